@@ -1,0 +1,24 @@
+//! The Dynamo protocol as pure code: no async, no clock, no randomness of its own, no IO.
+//!
+//! Read it in this order: [`key`] and [`clock`] are the nouns, [`object`] is what a replica holds
+//! for a key, [`frontier`] what it has seen; [`ring`], [`placement`] and [`preference`] say who
+//! holds what; [`quorum`], [`write`](mod@write) and [`read`] run one request; [`metadata`] keeps
+//! the one document that all members agree on.
+//!
+//! Time comes in as an argument, randomness as `&mut impl Rng`, and order from B-trees, so that the
+//! same inputs give the same outputs to the byte.
+
+pub mod clock;
+pub mod context;
+pub mod encoding;
+pub mod frontier;
+pub mod key;
+pub mod metadata;
+pub mod object;
+pub mod operation;
+pub mod placement;
+pub mod preference;
+pub mod quorum;
+pub mod read;
+pub mod ring;
+pub mod write;

@@ -1,0 +1,19 @@
+//! A Quorate node.
+//!
+//! Dependencies point one way: [`node`] assembles everything; [`service`] and [`tasks`] speak to
+//! clients and do the background work; [`coordinator`] and [`vnode`] run requests; [`storage`] and
+//! [`transport`] keep and carry bytes; [`dynamo`] is the protocol itself, pure code without IO.
+//! A test in `tests/` enforces it.
+
+pub mod config;
+pub mod coordinator;
+pub mod dev;
+pub mod dynamo;
+pub mod env;
+pub mod node;
+pub mod service;
+pub mod storage;
+pub mod tasks;
+pub mod telemetry;
+pub mod transport;
+pub mod vnode;
