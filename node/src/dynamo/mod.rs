@@ -11,6 +11,7 @@
 pub mod clock;
 pub mod context;
 pub mod encoding;
+pub mod format;
 pub mod frontier;
 pub mod key;
 pub mod metadata;

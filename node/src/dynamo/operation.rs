@@ -1,1 +1,162 @@
-//! Being written.
+//! Operation ids: how a retry is recognised as the write it repeats.
+//!
+//! An id names the node that is to coordinate the write and that node's *opening*, a random number
+//! drawn each time its store is opened. Only that node in that opening can know for certain that it
+//! has not seen the id: it keeps an index of them (id → dot) in the objects' own batches.
+//!
+//! ```text
+//!   id names ...                   index says     so the write is
+//!   me, this opening               nothing        new: coordinate it
+//!   me or not, any opening         dot a:7        done: answer with a:7, replicate again
+//!   me, an earlier opening         nothing        of unknown outcome: the index may have been lost
+//!   another node                   nothing        that node's to answer
+//!   anybody, over an hour old      -              refused: the index forgets after an hour
+//! ```
+//!
+//! A client may ask to run a write elsewhere *at least once* under the same id; the copies are shown
+//! as one value. Left out: asking all owners for an id that another coordinator may have used.
+
+use std::fmt;
+
+use super::clock::Dot;
+use super::key::{KeyHash, NodeId};
+
+/// How long ids are kept, and the age past which they are refused, in milliseconds.
+pub const OPERATION_KEPT_MS: u64 = 3_600_000;
+
+/// How far ahead of this node's clock an id's time may lie, in milliseconds: clocks differ.
+const OPERATION_AHEAD_MS: u64 = 60_000;
+
+/// A random number drawn at each opening of a node's store.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Opening(pub u64);
+
+/// Names one write of one client.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OperationId {
+    /// When it was issued, by a server's clock: milliseconds since the Unix epoch.
+    pub issued_ms: u64,
+    /// The node that is to coordinate.
+    pub coordinator: NodeId,
+    /// That node's opening.
+    pub opening: Opening,
+    /// The client.
+    pub client: u64,
+    /// The client's count of writes.
+    pub sequence: u64,
+}
+
+impl fmt::Debug for OperationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}/{} to {}", self.client, self.sequence, self.coordinator)
+    }
+}
+
+/// What the index keeps of an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Recorded {
+    /// The key it wrote: an id names one write of one key.
+    pub key: KeyHash,
+    /// The dot it was given.
+    pub dot: Dot,
+}
+
+/// What a coordinator does with a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// It is new: give it a dot.
+    New,
+    /// It was done under this dot: replicate the object again and answer.
+    Done(Dot),
+    /// The id wrote another key. Nothing is applied.
+    OtherKey,
+    /// The id is too old, or its time lies in the future. Nothing is applied now.
+    Expired,
+    /// The id names an earlier opening of this node: its outcome is unknown.
+    EarlierOpening,
+    /// The id names another node, which is to coordinate.
+    Elsewhere,
+}
+
+/// Who decides, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Admitting {
+    /// The deciding node.
+    pub node: NodeId,
+    /// Its opening.
+    pub opening: Opening,
+    /// Its wall clock, in milliseconds since the Unix epoch.
+    pub now_ms: u64,
+}
+
+impl Admitting {
+    /// Decides on a write of `key` under `id`, of which the index keeps `recorded`.
+    pub fn admit(
+        &self,
+        id: &OperationId,
+        key: KeyHash,
+        recorded: Option<Recorded>,
+        at_least_once: bool,
+    ) -> Admission {
+        if let Some(recorded) = recorded {
+            let same = recorded.key == key;
+            return if same { Admission::Done(recorded.dot) } else { Admission::OtherKey };
+        }
+        let oldest = self.now_ms.saturating_sub(OPERATION_KEPT_MS);
+        if id.issued_ms < oldest || id.issued_ms > self.now_ms + OPERATION_AHEAD_MS {
+            return Admission::Expired;
+        }
+        match (id.coordinator == self.node, id.opening == self.opening) {
+            (true, true) => Admission::New,
+            _ if at_least_once => Admission::New,
+            (true, false) => Admission::EarlierOpening,
+            (false, _) => Admission::Elsewhere,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dynamo::clock::Actor;
+
+    const ME: NodeId = NodeId(1);
+    const NOW: Admitting =
+        Admitting { node: ME, opening: Opening(5), now_ms: 2 * OPERATION_KEPT_MS };
+
+    fn id(coordinator: u64, opening: u64, issued_ms: u64) -> OperationId {
+        let (coordinator, opening) = (NodeId(coordinator), Opening(opening));
+        OperationId { issued_ms, coordinator, opening, client: 9, sequence: 1 }
+    }
+
+    #[test]
+    fn a_write_runs_once_unless_asked_otherwise() {
+        let fresh = NOW.now_ms - 1;
+        let cases = [
+            (id(1, 5, fresh), false, Admission::New),
+            (id(1, 4, fresh), false, Admission::EarlierOpening),
+            (id(1, 4, fresh), true, Admission::New),
+            (id(2, 5, fresh), false, Admission::Elsewhere),
+            (id(2, 5, fresh), true, Admission::New),
+            (id(1, 5, NOW.now_ms - OPERATION_KEPT_MS - 1), true, Admission::Expired),
+            (id(1, 5, NOW.now_ms + OPERATION_AHEAD_MS + 1), true, Admission::Expired),
+        ];
+        for (id, at_least_once, expected) in cases {
+            assert_eq!(NOW.admit(&id, KeyHash(7), None, at_least_once), expected, "{id:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_index_knows_is_never_applied_again() {
+        let dot = Dot { actor: Actor(3), n: 7 };
+        let recorded = Some(Recorded { key: KeyHash(7), dot });
+        for id in [id(1, 5, NOW.now_ms), id(1, 4, NOW.now_ms), id(2, 2, 0)] {
+            for at_least_once in [false, true] {
+                let admitted = NOW.admit(&id, KeyHash(7), recorded, at_least_once);
+                assert_eq!(admitted, Admission::Done(dot));
+                let other = NOW.admit(&id, KeyHash(8), recorded, at_least_once);
+                assert_eq!(other, Admission::OtherKey);
+            }
+        }
+    }
+}

@@ -1,1 +1,261 @@
-//! Being written.
+//! What nodes say to each other, and the two traits by which they do.
+//!
+//! The rest of the node knows [`Peers`], which sends a request to a node, and [`Handler`], which
+//! answers one. [`grpc`] carries them over long-lived gRPC streams; [`memory`] between nodes of one
+//! process, for tests and simulation. Both encode and decode every message by [`wire`], the only
+//! place that knows the protobuf form.
+
+pub mod grpc;
+pub mod memory;
+pub mod wire;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use thiserror::Error;
+
+use crate::dynamo::clock::Dot;
+use crate::dynamo::format::EncodedObject;
+use crate::dynamo::key::{Key, NamespaceId, NodeId, PartitionId};
+use crate::dynamo::object::Digest;
+use crate::dynamo::operation::OperationId;
+use crate::error::{RequestError, WriteError};
+
+/// A request of one node to another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// Merge an object.
+    Replicate(Replicate),
+    /// Tell what you hold of a key.
+    Read(Read),
+    /// Coordinate a client's read.
+    ForwardGet(ForwardGet),
+    /// Coordinate a client's write.
+    ForwardWrite(ForwardWrite),
+    /// List a part of a partition.
+    ScanPage(ScanPage),
+    /// Send your newest metadata document.
+    Document,
+    /// Take note of a chosen document, in its canonical encoding.
+    Learn(Bytes),
+    /// A message of the metadata register, in its canonical encoding.
+    Register(Bytes),
+}
+
+/// The answer to the [`Request`] of the same name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// The object was merged; whether it is on disk already.
+    Replicated {
+        /// On disk, not only handed to the operating system.
+        synced: bool,
+    },
+    /// What the replica holds.
+    Held(Held),
+    /// A coordinated read.
+    GetResult(GetResult),
+    /// A coordinated write.
+    WriteResult(WriteResult),
+    /// A part of a partition.
+    ScanPage(ScanPageReply),
+    /// The newest document known, in its canonical encoding; none before there is a cluster.
+    Document(Option<Bytes>),
+    /// The version known now.
+    Learned {
+        /// Of the newest document.
+        version: u64,
+    },
+    /// An answer of the metadata register, in its canonical encoding.
+    Register(Bytes),
+    /// The request failed; it was no write.
+    Failed(RequestError),
+    /// The write failed.
+    WriteFailed(WriteError),
+}
+
+/// Merge `object` into what you hold of the key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Replicate {
+    /// The key's namespace.
+    pub namespace: NamespaceId,
+    /// The key.
+    pub key: Key,
+    /// The whole object, never a part of it.
+    pub object: EncodedObject,
+    /// Acknowledge only when it is on disk.
+    pub synced: bool,
+    /// The write that caused this, and its dot, for the operation index; none for a repair.
+    pub operation: Option<(OperationId, Dot)>,
+}
+
+/// Tell what you hold of a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Read {
+    /// The key's namespace.
+    pub namespace: NamespaceId,
+    /// The key.
+    pub key: Key,
+    /// The digest is enough.
+    pub digest: bool,
+}
+
+/// What a replica holds of a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Held {
+    /// The object.
+    Object(EncodedObject),
+    /// Its digest.
+    Digest(Digest),
+}
+
+/// A client's read, sent on to a node that holds the key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ForwardGet {
+    /// The key's namespace.
+    pub namespace: NamespaceId,
+    /// The key.
+    pub key: Key,
+    /// How many replicas must answer, 1..=n.
+    pub r: u8,
+    /// Repair what differs before answering.
+    pub blocking_repair: bool,
+}
+
+/// The outcome of a read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GetResult {
+    /// The merge of the answers.
+    pub object: EncodedObject,
+    /// How many replicas answered.
+    pub replicas: u32,
+}
+
+/// A client's write, sent on to the node that is to coordinate it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ForwardWrite {
+    /// The key's namespace.
+    pub namespace: NamespaceId,
+    /// The key.
+    pub key: Key,
+    /// The value; none: a delete.
+    pub value: Option<Bytes>,
+    /// The context token; empty: none.
+    pub context: Bytes,
+    /// How many replicas must acknowledge, 1..=n.
+    pub w: u8,
+    /// They acknowledge only what is on disk.
+    pub synced: bool,
+    /// The client's id of the write.
+    pub operation: OperationId,
+    /// Coordinate it even if the id names another node or opening.
+    pub at_least_once: bool,
+}
+
+/// The outcome of a write that succeeded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WriteResult {
+    /// The token that covers the write; none if other siblings stand beside it.
+    pub context: Option<Bytes>,
+    /// How many siblings the key has now.
+    pub siblings: u32,
+    /// The write's dot.
+    pub dot: Dot,
+    /// The owners that acknowledged before the answer.
+    pub acked: Vec<NodeId>,
+    /// How many of them had it on disk.
+    pub synced: u32,
+}
+
+/// List the keys of a partition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScanPage {
+    /// Of this namespace.
+    pub namespace: NamespaceId,
+    /// In this partition.
+    pub partition: PartitionId,
+    /// That begin with this.
+    pub prefix: Bytes,
+    /// And come after this one; none: from the first.
+    pub after: Option<Key>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Keys of a partition in byte order, tombstones included: another replica may hold the value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScanPageReply {
+    /// Keys and objects.
+    pub items: Vec<(Key, EncodedObject)>,
+    /// Whether no key comes after the last of these.
+    pub complete: bool,
+}
+
+/// Why a peer gave no answer. Whether it did what it was asked to do is unknown, but for
+/// `Disconnected` and `QueueFull`: then nothing was sent.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum PeerError {
+    /// There is no connection.
+    #[error("not connected: {reason}")]
+    Disconnected {
+        /// Why not.
+        reason: String,
+    },
+    /// Too many requests wait to be sent.
+    #[error("its queue is full")]
+    QueueFull,
+    /// The connection broke while the request was under way.
+    #[error("the connection broke")]
+    Broken,
+    /// No answer came in time.
+    #[error("no answer in time")]
+    TimedOut,
+    /// The answer made no sense.
+    #[error("malformed answer: {reason}")]
+    Malformed {
+        /// What was wrong with it.
+        reason: String,
+    },
+}
+
+impl PeerError {
+    /// Whether the request certainly never reached the peer.
+    pub fn nothing_sent(&self) -> bool {
+        matches!(self, Self::Disconnected { .. } | Self::QueueFull)
+    }
+}
+
+/// Sends requests to other nodes.
+pub trait Peers: Send + Sync + 'static {
+    /// Sends `request` to `to` and waits for its answer, at most for `timeout`.
+    ///
+    /// The request is queued before the returned future is first polled: dropping the future
+    /// gives up the answer, not the request.
+    fn request(
+        &self,
+        to: NodeId,
+        request: Request,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<Reply, PeerError>>;
+
+    /// Whether a connection to `node` stands.
+    fn connected(&self, node: NodeId) -> bool;
+}
+
+/// Answers the requests of other nodes.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers `request` of `from`, which waits at most for `timeout`.
+    fn handle(
+        &self,
+        from: NodeId,
+        request: Request,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Reply>;
+
+    /// The version of the newest metadata document known here; every message carries it.
+    fn metadata_version(&self) -> u64;
+
+    /// Hears that `from` knows metadata of `version`; called before the message is handled, only
+    /// when it is newer. The future ends when the document was fetched, or could not be.
+    fn newer_metadata(&self, from: NodeId, version: u64) -> BoxFuture<'static, ()>;
+}

@@ -1,0 +1,169 @@
+//! Why a request failed, and what is known of a write that did.
+//!
+//! One type from the shard to the edge: `service` maps it to a gRPC status, `transport` carries it
+//! between nodes, so that a forwarded request fails with the words of the node that knew.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::dynamo::context::ContextError;
+use crate::dynamo::key::NodeId;
+use crate::dynamo::operation::{Opening, OperationId};
+
+/// Why a request failed.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum RequestError {
+    /// The request is wrong. Nothing was done; correct it.
+    #[error("{reason}")]
+    Invalid {
+        /// Which part, and why.
+        reason: String,
+    },
+    /// No namespace has this name or id, by the newest metadata that could be reached.
+    #[error("there is no namespace {name}; `namespace create` makes one")]
+    UnknownNamespace {
+        /// What was asked for.
+        name: String,
+    },
+    /// The context is of no use for this key. Nothing was done; read the key first.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// The key has as many siblings as it may have. Nothing was done; read and resolve them.
+    #[error(
+        "the key has {count} siblings, as many as it may have; read it and write with its context"
+    )]
+    TooManySiblings {
+        /// How many.
+        count: u32,
+    },
+    /// Too few replicas answered before the deadline. Try again, or ask for a lower level.
+    #[error("{got} of the {needed} replicas needed answered{detail}")]
+    QuorumNotReached {
+        /// How many had to.
+        needed: u32,
+        /// How many did.
+        got: u32,
+        /// Which did not and why, beginning with a separator; or empty.
+        detail: String,
+    },
+    /// The deadline passed.
+    #[error("the deadline passed while {waiting_for}")]
+    Timeout {
+        /// What was not done by then.
+        waiting_for: String,
+    },
+    /// A limit was reached. Wait and try again.
+    #[error("{what} is full; try again in {retry_after_ms} ms")]
+    Overloaded {
+        /// Which queue or budget.
+        what: String,
+        /// How long to wait before another try, in milliseconds.
+        retry_after_ms: u32,
+    },
+    /// The node that is to coordinate the write cannot be reached.
+    #[error("node {node}, which is to coordinate the write, cannot be reached: {reason}")]
+    CoordinatorUnreachable {
+        /// The node.
+        node: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// The operation id names an earlier opening of this node, whose index may be lost.
+    #[error("the operation id names an earlier opening of this node; it is {opening:?} now", opening = .opening.0)]
+    EarlierOpening {
+        /// The present one.
+        opening: Opening,
+    },
+    /// The node cannot serve now.
+    #[error("{reason}")]
+    NotReady {
+        /// Why, and what to wait for.
+        reason: String,
+    },
+    /// The change of the cluster contradicts its present state.
+    #[error("{reason}")]
+    Conflict {
+        /// What stands in the way.
+        reason: String,
+    },
+    /// Stored data is damaged, or the disk fails. The operator must look at this node.
+    #[error("{reason}")]
+    Data {
+        /// What is damaged.
+        reason: String,
+    },
+    /// A defect of this program.
+    #[error("internal error: {reason}")]
+    Internal {
+        /// What broke.
+        reason: String,
+    },
+}
+
+impl RequestError {
+    /// A wrong request.
+    pub fn invalid(reason: impl fmt::Display) -> Self {
+        Self::Invalid { reason: reason.to_string() }
+    }
+
+    /// A defect.
+    pub fn internal(reason: impl fmt::Display) -> Self {
+        Self::Internal { reason: reason.to_string() }
+    }
+
+    /// A node that cannot serve now.
+    pub fn not_ready(reason: impl fmt::Display) -> Self {
+        Self::NotReady { reason: reason.to_string() }
+    }
+
+    /// A short word for metrics and logs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Invalid { .. } => "invalid",
+            Self::UnknownNamespace { .. } => "unknown_namespace",
+            Self::Context(_) => "context",
+            Self::TooManySiblings { .. } => "siblings",
+            Self::QuorumNotReached { .. } => "quorum",
+            Self::Timeout { .. } => "timeout",
+            Self::Overloaded { .. } => "overloaded",
+            Self::CoordinatorUnreachable { .. } => "coordinator",
+            Self::EarlierOpening { .. } => "opening",
+            Self::NotReady { .. } => "not_ready",
+            Self::Conflict { .. } => "conflict",
+            Self::Data { .. } => "data",
+            Self::Internal { .. } => "internal",
+        }
+    }
+}
+
+/// What is known of a write that failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It has no dot and never will: said only before one exists.
+    NotApplied,
+    /// It may have been applied, or may yet be.
+    Unknown(OperationId),
+}
+
+/// A write that failed, and what is known of it.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("{error}")]
+pub struct WriteError {
+    /// Why.
+    pub error: RequestError,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+impl WriteError {
+    /// A write refused before it had a dot.
+    pub fn not_applied(error: impl Into<RequestError>) -> Self {
+        Self { error: error.into(), outcome: Outcome::NotApplied }
+    }
+
+    /// A write that failed after it had a dot, or may have.
+    pub fn unknown(operation: OperationId, error: impl Into<RequestError>) -> Self {
+        Self { error: error.into(), outcome: Outcome::Unknown(operation) }
+    }
+}
