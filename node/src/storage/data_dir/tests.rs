@@ -1,0 +1,157 @@
+use std::os::unix::fs::PermissionsExt;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::storage::{Batch, Space};
+
+const ID: u64 = 0x0123_4567_89ab_cdef;
+
+fn open(path: &Path) -> Result<DataDir, DataDirError> {
+    DataDir::open(path, "node-1", EngineKind::Fjall, || ID)
+}
+
+fn reopen(path: &Path) -> Result<DataDir, DataDirError> {
+    DataDir::open(path, "node-1", EngineKind::Fjall, || unreachable!("the store has an id"))
+}
+
+/// A directory whose `store.toml` says `text`.
+fn with_store_file(text: &str) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join(STORE_FILE), text).unwrap();
+    directory
+}
+
+#[test]
+fn a_store_keeps_its_id_and_its_data() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a/b");
+    let mut data = open(&path).unwrap();
+    assert_eq!(data.store_id(), ID);
+    let mut batch = Batch::new();
+    batch.put(Space::Meta, "k", "v");
+    data.engine(EngineOptions::default()).unwrap().apply(batch).unwrap();
+    drop(data);
+
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+    let mut data = reopen(&path).unwrap();
+    assert_eq!(data.store_id(), ID);
+    let engine = data.engine(EngineOptions::default()).unwrap();
+    assert_eq!(engine.get(Space::Meta, b"k").unwrap().unwrap(), "v");
+}
+
+#[test]
+fn a_second_process_is_told_who_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let _data = open(directory.path()).unwrap();
+    let error = open(directory.path()).unwrap_err();
+    assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+    assert!(matches!(error, DataDirError::InUse { .. }));
+}
+
+#[test]
+fn every_power_cut_while_a_store_is_made_is_recovered_from() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    // The directory and the lock are there, and a draft of store.toml.
+    fs::write(path.join(LOCK_FILE), "1\n").unwrap();
+    fs::write(path.join("store.toml.tmp"), "form").unwrap();
+    drop(open(path).unwrap());
+    // store.toml is there, and half of an engine.
+    fs::create_dir(path.join("fjall.creating")).unwrap();
+    fs::write(path.join("fjall.creating/0.jnl"), "").unwrap();
+    drop(reopen(path).unwrap().engine(EngineOptions::default()).unwrap());
+    // The engine is there, but store.toml does not know it yet.
+    let mut data = reopen(path).unwrap();
+    data.store.state = StoreState::Creating;
+    data.store.write(path).unwrap();
+    drop(data);
+    reopen(path).unwrap().engine(EngineOptions::default()).unwrap();
+    assert_eq!(reopen(path).unwrap().store.state, StoreState::Ready);
+}
+
+#[test]
+fn half_a_store_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    drop(open(path).unwrap().engine(EngineOptions::default()).unwrap());
+    fs::rename(path.join(STORE_FILE), path.join("aside")).unwrap();
+    assert!(matches!(open(path), Err(DataDirError::Missing { .. })));
+    fs::rename(path.join("aside"), path.join(STORE_FILE)).unwrap();
+    fs::remove_dir_all(path.join("fjall")).unwrap();
+    let refused = reopen(path).unwrap().engine(EngineOptions::default());
+    assert!(matches!(refused.map(drop), Err(DataDirError::Missing { .. })));
+}
+
+#[test]
+fn a_directory_of_another_node_or_engine_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(open(directory.path()).unwrap());
+    let other = DataDir::open(directory.path(), "node-2", EngineKind::Fjall, || ID);
+    assert!(matches!(other, Err(DataDirError::OtherNode { found, .. }) if found == "node-1"));
+    let other = DataDir::open(directory.path(), "node-1", EngineKind::Memory, || ID);
+    assert!(matches!(other, Err(DataDirError::OtherEngine { found, .. }) if found == "fjall"));
+}
+
+#[test]
+fn a_newer_format_is_told_from_a_damaged_file() {
+    let newer = with_store_file("format = 2\nanything = [1]\n");
+    let error = open(newer.path()).unwrap_err();
+    assert!(matches!(error, DataDirError::NewerFormat { found: 2, .. }), "{error}");
+    let whole = "format = 1\nnode = \"node-1\"\nstore_id = \"0123456789abcdef\"\n\
+                 engine = \"fjall\"\nstate = \"ready\"\n";
+    assert!(open(with_store_file(whole).path()).is_ok());
+    let damaged = [
+        String::new(),
+        "format".to_owned(),
+        "format = 1".to_owned(),
+        whole.replace("= 1", "= 0"),
+        whole.replace("0123456789abcdef", "+123456789abcdef"),
+        whole.replace("ready", "half"),
+        format!("{whole}more = 1\n"),
+    ];
+    for text in damaged {
+        let error = open(with_store_file(&text).path()).unwrap_err();
+        assert!(matches!(error, DataDirError::Malformed { .. }), "{text}: {error}");
+    }
+}
+
+#[test]
+fn a_file_is_no_directory() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for path in [file.path(), &file.path().join("below")] {
+        let error = open(path).unwrap_err();
+        assert!(matches!(error, DataDirError::NotADirectory { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_refusal_of_permission_has_its_own_error() {
+    let error = refused(Path::new("data"))(io::ErrorKind::PermissionDenied.into());
+    assert!(matches!(error, DataDirError::PermissionDenied { .. }));
+}
+
+#[test]
+fn a_memory_store_is_new_at_each_opening() {
+    let directory = tempfile::tempdir().unwrap();
+    for id in [1, 2] {
+        let mut data =
+            DataDir::open(directory.path(), "node-1", EngineKind::Memory, || id).unwrap();
+        assert_eq!(data.store_id(), id);
+        assert_eq!(data.engine(EngineOptions::default()).unwrap().stats().unwrap().keys_approx, 0);
+    }
+}
+
+#[test]
+fn engine_kinds_are_written_by_their_names() {
+    for kind in EngineKind::ALL {
+        assert_eq!(serde_name(kind), kind.name());
+    }
+}
+
+fn serde_name(kind: EngineKind) -> String {
+    match toml::Value::try_from(kind).unwrap() {
+        toml::Value::String(name) => name,
+        value => panic!("{value}"),
+    }
+}

@@ -1,0 +1,94 @@
+//! Files and directories that are still there after a power cut.
+//!
+//! A new name is durable only once its directory was synced too, and a file replaced in place may
+//! come back half written; so: write beside, sync, rename, sync the directory.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Syncs the names in `directory`.
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Makes `directory` and what is missing above it, for its owner alone, durably.
+pub(super) fn create_directory(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let parent = parent_of(directory);
+    create_directory(parent)?;
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !directory.is_dir() => {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    sync_directory(parent)
+}
+
+/// Puts `content` at `path`: after a crash there is the old file or the new one, whole.
+pub(super) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let draft = beside(path, ".tmp");
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    rename(&draft, path)
+}
+
+/// Renames within one directory, durably.
+pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_directory(parent_of(to))
+}
+
+/// `path` with `suffix` added to its last name.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
+/// Removes a directory with all that is in it, if it is there.
+pub(super) fn remove_directory(directory: &Path) -> io::Result<()> {
+    unless_gone(fs::remove_dir_all(directory))
+}
+
+/// The bytes allocated to the files below `directory`; holes do not count.
+pub(super) fn allocated_bytes(directory: &Path) -> io::Result<u64> {
+    let mut total = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        // An engine's own threads may delete a file between its listing and this line.
+        total += match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => below(&entry.path())?,
+            Ok(metadata) => metadata.blocks() * 512,
+            Err(error) => unless_gone::<u64>(Err(error))?,
+        };
+    }
+    Ok(total)
+}
+
+fn below(directory: &Path) -> io::Result<u64> {
+    unless_gone(allocated_bytes(directory))
+}
+
+fn unless_gone<T: Default>(result: io::Result<T>) -> io::Result<T> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
+        result => result,
+    }
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+        None => path,
+    }
+}

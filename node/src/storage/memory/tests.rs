@@ -1,0 +1,105 @@
+use std::collections::BTreeSet;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::storage::conformance::{self, Subject};
+
+struct MemorySubject(MemoryEngine);
+
+impl Subject for MemorySubject {
+    fn create() -> Self {
+        Self(MemoryEngine::new())
+    }
+
+    fn engine(&self) -> &dyn Engine {
+        &self.0
+    }
+
+    fn reopen(self) -> Self {
+        Self(self.0.kill())
+    }
+
+    fn kill(self) -> Self {
+        Self(self.0.kill())
+    }
+
+    fn open_checkpoint(path: &Path) -> Arc<dyn Engine> {
+        Arc::new(MemoryEngine::open_checkpoint(path).unwrap())
+    }
+}
+
+conformance::suite!(MemorySubject);
+
+/// Batch number `n` puts one key in two spaces.
+fn apply(engine: &MemoryEngine, n: u8) {
+    let mut batch = Batch::new();
+    batch.put(Space::Objects, vec![n], "object");
+    batch.put(Space::Frontiers, vec![n], "frontier");
+    engine.apply(batch).unwrap();
+}
+
+fn numbers(engine: &MemoryEngine, space: Space) -> Vec<u8> {
+    engine.scan(space, KeyRange::all()).map(|entry| entry.unwrap().0[0]).collect()
+}
+
+#[test]
+fn a_power_cut_keeps_a_prefix_with_all_that_was_synced() {
+    let mut lengths = BTreeSet::new();
+    for seed in 0..64 {
+        let engine = MemoryEngine::new();
+        (1..=3).for_each(|n| apply(&engine, n));
+        engine.sync().unwrap();
+        (4..=7).for_each(|n| apply(&engine, n));
+        let found = engine.crash(&mut ChaCha8Rng::seed_from_u64(seed));
+        let kept = numbers(&found, Space::Objects);
+        assert!(kept.iter().copied().eq(1..=kept.len() as u8), "{kept:?}");
+        assert_eq!(kept, numbers(&found, Space::Frontiers));
+        lengths.insert(kept.len());
+        // What one power cut left is on disk: another one takes nothing.
+        let again = found.crash(&mut ChaCha8Rng::seed_from_u64(seed + 1));
+        assert_eq!(numbers(&again, Space::Objects), kept);
+    }
+    assert_eq!(lengths, BTreeSet::from([3, 4, 5, 6, 7]));
+}
+
+#[test]
+fn a_kill_keeps_everything_but_syncs_nothing() {
+    let engine = MemoryEngine::new();
+    (1..=4).for_each(|n| apply(&engine, n));
+    let next = engine.kill();
+    assert_eq!(numbers(&next, Space::Objects), [1, 2, 3, 4]);
+    let shortest = (0..64).map(|seed| {
+        let next = MemoryEngine::new();
+        (1..=4).for_each(|n| apply(&next, n));
+        let crashed = next.kill().crash(&mut ChaCha8Rng::seed_from_u64(seed));
+        numbers(&crashed, Space::Objects).len()
+    });
+    assert_eq!(shortest.min(), Some(0));
+}
+
+#[test]
+fn the_handle_of_a_dead_process_is_closed() {
+    let engine = MemoryEngine::new();
+    apply(&engine, 1);
+    let next = engine.kill();
+    assert!(matches!(engine.get(Space::Meta, b"k"), Err(EngineError::Closed)));
+    assert!(matches!(engine.apply(Batch::new()), Err(EngineError::Closed)));
+    assert!(matches!(engine.sync(), Err(EngineError::Closed)));
+    let mut scan = engine.scan(Space::Objects, KeyRange::all());
+    assert!(matches!(scan.next(), Some(Err(EngineError::Closed))));
+    assert_eq!(numbers(&next, Space::Objects), [1]);
+}
+
+#[test]
+fn a_failed_sync_poisons_writes_but_not_reads() {
+    let engine = MemoryEngine::new();
+    apply(&engine, 1);
+    engine.fail_next_sync();
+    assert!(matches!(engine.sync(), Err(EngineError::Io { .. })));
+    assert!(matches!(engine.sync(), Err(EngineError::Poisoned)));
+    assert!(matches!(engine.apply(Batch::new()), Err(EngineError::Poisoned)));
+    assert_eq!(numbers(&engine, Space::Objects), [1]);
+    apply(&engine.kill(), 2);
+}
