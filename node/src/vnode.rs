@@ -1,1 +1,385 @@
-//! Being written.
+//! One hosted partition: read, merge, write; object, frontier and operation index in one batch.
+//!
+//! A vnode issues dots under an *actor*, minted at its first write after each opening of the store
+//! and ended whenever it may have lost an object: a dot that was issued twice would let one value
+//! cover another. Its frontier changes in the batch that stores the object, so that after a crash it
+//! vouches for nothing that is not there.
+//!
+//! A vnode belongs to one shard, which stages the work of many requests in one [`Turn`] and applies
+//! it as one batch. Requests of a turn see each other through the batch. If the batch fails, the
+//! shard forgets the vnode: its next opening reads what is really there, under a new actor.
+//!
+//! ```text
+//!   Operations   write "k" = x under o1, context C
+//!       │
+//!       ▼ admit (index)  ▼ read object   ▼ new dot a:8   ▼ stage: object, o1 → a:8, frontier of a
+//! ```
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use rand_chacha::ChaCha8Rng;
+use rand_core::Rng;
+
+use crate::dynamo::clock::{Actor, Dot, Hlc};
+use crate::dynamo::context::Context;
+use crate::dynamo::encoding::DecodeError;
+use crate::dynamo::format::{
+    EncodedObject, decode_intervals, decode_recorded, encode_intervals, encode_recorded,
+};
+use crate::dynamo::frontier::Frontier;
+use crate::dynamo::key::{Key, KeyHash, NamespaceId, VnodeId};
+use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX};
+use crate::dynamo::operation::{Admission, Admitting, OperationId, Recorded};
+use crate::error::{RequestError, WriteError};
+use crate::storage::record::{self, RecordError};
+use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
+
+/// A key's place in a vnode.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Address {
+    /// The vnode that holds the key.
+    pub vnode: VnodeId,
+    /// The key's namespace.
+    pub namespace: NamespaceId,
+    /// The key.
+    pub key: Key,
+}
+
+impl Address {
+    /// The key's hash.
+    pub fn hash(&self) -> KeyHash {
+        self.key.hash(self.namespace)
+    }
+
+    fn stored(&self) -> Bytes {
+        record::object_key(self.vnode, self.namespace, self.key.as_bytes())
+    }
+}
+
+/// A write to coordinate.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// Where.
+    pub address: Address,
+    /// The value; none: a delete.
+    pub value: Option<Bytes>,
+    /// What the write replaces.
+    pub context: Context,
+    /// The client's id of the write.
+    pub operation: OperationId,
+    /// Coordinate it even if the id names another node or opening.
+    pub at_least_once: bool,
+}
+
+/// A coordinated write, once its batch was applied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// The write's dot.
+    pub dot: Dot,
+    /// The key's whole object, to be replicated.
+    pub object: EncodedObject,
+    /// What the write may claim to have shown.
+    pub context: Option<Context>,
+    /// How many siblings the key has now.
+    pub siblings: u32,
+}
+
+/// An object of another replica, to be merged.
+#[derive(Clone, Debug)]
+pub struct Merge {
+    /// Where.
+    pub address: Address,
+    /// The whole object.
+    pub object: EncodedObject,
+    /// The write that brought it, for the index; none for a repair.
+    pub operation: Option<(OperationId, Dot)>,
+}
+
+/// What the requests of one group commit share.
+pub struct Turn<'a> {
+    /// Where the state lies.
+    pub engine: &'a dyn Engine,
+    /// What will be applied; read before the engine.
+    pub batch: Batch,
+    /// Who coordinates, and when.
+    pub admitting: Admitting,
+    /// For actors.
+    pub rng: &'a mut ChaCha8Rng,
+    /// The shard's hybrid clock.
+    pub clock: &'a mut Hlc,
+    /// How many damaged records were met.
+    pub corrupt: u64,
+}
+
+impl Turn<'_> {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        match self.batch.staged(space, key) {
+            Some(staged) => Ok(staged.cloned()),
+            None => self.engine.get(space, key),
+        }
+    }
+
+    fn put(&mut self, space: Space, key: Bytes, body: &[u8]) {
+        let sealed = record::seal(&key, body);
+        self.batch.put(space, key, sealed);
+    }
+}
+
+/// What a vnode found under a key.
+enum Found {
+    Object(EncodedObject),
+    Damaged,
+}
+
+/// One hosted partition.
+#[derive(Debug)]
+pub struct Vnode {
+    id: VnodeId,
+    /// The last dot issued since the store was opened, if any was.
+    issued: Option<Dot>,
+    frontier: Frontier,
+    /// Whose rows of the frontier changed in this turn.
+    grown: BTreeSet<Actor>,
+}
+
+impl Vnode {
+    /// Opens what the engine holds of `id`. A damaged row means that the frontier may lie: then it
+    /// is forgotten as a whole, and the rows with it at the next turn.
+    pub fn open(id: VnodeId, engine: &dyn Engine) -> Result<Self, EngineError> {
+        let mut vnode =
+            Self { id, issued: None, frontier: Frontier::new(), grown: BTreeSet::new() };
+        let mut damaged = false;
+        for row in engine.scan(Space::Frontiers, KeyRange::prefix(&record::vnode_prefix(id))) {
+            let (key, sealed) = row?;
+            let Some(actor) = record::frontier_actor(&key) else { continue };
+            vnode.grown.insert(actor);
+            let body = record::open(&key, &sealed).ok();
+            match body.and_then(|body| decode_intervals(body).ok()) {
+                Some(seen) => vnode.frontier.restore(actor, seen),
+                None => damaged = true,
+            }
+        }
+        if damaged {
+            tracing::error!(?id, "the vnode's frontier is damaged; it is forgotten");
+            vnode.frontier = Frontier::new();
+        } else {
+            vnode.grown.clear();
+        }
+        Ok(vnode)
+    }
+
+    /// Which dots this vnode has seen.
+    pub fn frontier(&self) -> &Frontier {
+        &self.frontier
+    }
+
+    /// What is held under a key; the absent object if nothing is.
+    pub fn read(
+        &mut self,
+        turn: &mut Turn<'_>,
+        address: &Address,
+    ) -> Result<EncodedObject, RequestError> {
+        match self.find(turn, &address.stored())? {
+            Found::Object(object) => Ok(object),
+            Found::Damaged => Err(RequestError::Data {
+                reason: format!("the record of key {:?} is damaged here", address.key),
+            }),
+        }
+    }
+
+    /// Gives a write its dot and stages what it leaves. An error leaves nothing.
+    pub fn write(&mut self, turn: &mut Turn<'_>, write: Write) -> Result<Written, WriteError> {
+        let hash = write.address.hash();
+        let index = record::operation_key(self.id, &write.operation);
+        let recorded = self.recorded(turn, &index).map_err(WriteError::not_applied)?;
+        let id = write.operation;
+        match turn.admitting.admit(&id, hash, recorded, write.at_least_once) {
+            Admission::New => self.write_new(turn, write, index),
+            Admission::Done(dot) => self.write_again(turn, &write, dot),
+            refused => Err(refusal(refused, id, turn.admitting)),
+        }
+    }
+
+    fn write_new(
+        &mut self,
+        turn: &mut Turn<'_>,
+        write: Write,
+        index: Bytes,
+    ) -> Result<Written, WriteError> {
+        let stored = write.address.stored();
+        let found = self.find(turn, &stored).map_err(WriteError::not_applied)?;
+        let mut object = self.decoded(turn, found);
+        let left = object.uncovered(&write.context.version);
+        if write.value.is_some() && left >= SIBLINGS_MAX {
+            let count = left as u32;
+            return Err(WriteError::not_applied(RequestError::TooManySiblings { count }));
+        }
+        let dot = self.next_dot(turn);
+        match write.value {
+            None => object.delete(dot, &write.context.version),
+            Some(payload) => {
+                let seen = object.time().max(write.context.time);
+                let time = turn.clock.next(turn.admitting.now_ms, seen);
+                *turn.clock = time;
+                let operation = write.operation;
+                let entry = Entry { payload, time, deadline_ms: None, operation, origin: dot };
+                object.write(dot, &write.context.version, entry);
+            }
+        }
+        let object_encoded = self.stage(turn, stored, &object);
+        let recorded = Recorded { key: write.address.hash(), dot };
+        turn.put(Space::Operations, index, &encode_recorded(recorded));
+        Ok(written(dot, &object, object_encoded, &write.operation))
+    }
+
+    /// The write was done before: its object is replicated again, whatever it is by now.
+    fn write_again(
+        &mut self,
+        turn: &mut Turn<'_>,
+        write: &Write,
+        dot: Dot,
+    ) -> Result<Written, WriteError> {
+        let unknown = |error: RequestError| WriteError::unknown(write.operation, error);
+        let encoded = self.read(turn, &write.address).map_err(unknown)?;
+        let object = encoded.decode().map_err(|error| unknown(RequestError::internal(error)))?;
+        Ok(written(dot, &object, encoded, &write.operation))
+    }
+
+    /// Takes in another replica's object. Nothing is staged if it is malformed.
+    pub fn merge(&mut self, turn: &mut Turn<'_>, merge: Merge) -> Result<(), RequestError> {
+        let stored = merge.address.stored();
+        let received = merge.object.decode().map_err(RequestError::invalid)?;
+        let found = self.find(turn, &stored)?;
+        let mut object = self.decoded(turn, found);
+        if object.merge(&received) {
+            self.stage(turn, stored, &object);
+        }
+        if let Some((id, dot)) = merge.operation {
+            let recorded = Recorded { key: merge.address.hash(), dot };
+            let index = record::operation_key(self.id, &id);
+            turn.put(Space::Operations, index, &encode_recorded(recorded));
+        }
+        Ok(())
+    }
+
+    /// Ends the actor, since objects were dropped.
+    pub fn end_actor(&mut self) {
+        self.issued = None;
+    }
+
+    /// Stages the frontier's rows that changed in this turn.
+    pub fn stage_frontier(&mut self, turn: &mut Turn<'_>) {
+        for actor in std::mem::take(&mut self.grown) {
+            let key = record::frontier_key(self.id, actor);
+            match self.frontier.of(actor) {
+                Some(seen) => turn.put(Space::Frontiers, key, &encode_intervals(seen)),
+                None => turn.batch.delete(Space::Frontiers, key),
+            }
+        }
+    }
+
+    fn stage(&mut self, turn: &mut Turn<'_>, stored: Bytes, object: &Object) -> EncodedObject {
+        let (sealed, encoded) = record::seal_object(&stored, object);
+        turn.batch.put(Space::Objects, stored, sealed);
+        let grown = &mut self.grown;
+        self.frontier.add_object(object, |actor| {
+            grown.insert(actor);
+        });
+        encoded
+    }
+
+    fn find(&mut self, turn: &mut Turn<'_>, stored: &[u8]) -> Result<Found, RequestError> {
+        let Some(sealed) = turn.get(Space::Objects, stored).map_err(engine_failed)? else {
+            return Ok(Found::Object(EncodedObject::default()));
+        };
+        match record::open(stored, &sealed) {
+            Ok(body) => Ok(Found::Object(EncodedObject(body))),
+            Err(RecordError::Damaged) => Ok(self.distrust(turn)),
+            Err(newer @ RecordError::Format(_)) => {
+                Err(RequestError::Data { reason: newer.to_string() })
+            }
+        }
+    }
+
+    /// A damaged object is as good as lost here: what other replicas hold is merged into nothing.
+    fn decoded(&mut self, turn: &mut Turn<'_>, found: Found) -> Object {
+        let decoded = match found {
+            Found::Object(encoded) => encoded.decode(),
+            Found::Damaged => return Object::default(),
+        };
+        decoded.unwrap_or_else(|DecodeError { .. }| {
+            self.distrust(turn);
+            Object::default()
+        })
+    }
+
+    /// A record is damaged: the actor ends, since an object was lost, and the frontier is forgotten,
+    /// since it vouches for it. The data stays.
+    fn distrust(&mut self, turn: &mut Turn<'_>) -> Found {
+        tracing::error!(vnode = ?self.id, "a record is damaged; the vnode forgets its frontier");
+        turn.corrupt += 1;
+        self.issued = None;
+        self.grown.extend(self.frontier.iter().map(|(actor, _)| actor));
+        self.frontier = Frontier::new();
+        Found::Damaged
+    }
+
+    fn recorded(
+        &mut self,
+        turn: &mut Turn<'_>,
+        index: &[u8],
+    ) -> Result<Option<Recorded>, RequestError> {
+        let sealed = turn.get(Space::Operations, index).map_err(engine_failed)?;
+        let Some(sealed) = sealed else { return Ok(None) };
+        let body = record::open(index, &sealed);
+        let damaged =
+            |error: String| RequestError::Data { reason: format!("operation index: {error}") };
+        let recorded = decode_recorded(body.map_err(|e| damaged(e.to_string()))?);
+        recorded.map(Some).map_err(|error| damaged(error.to_string()))
+    }
+
+    fn next_dot(&mut self, turn: &mut Turn<'_>) -> Dot {
+        let dot = match self.issued {
+            Some(last) => Dot { n: last.n + 1, ..last },
+            None => Dot { actor: Actor(turn.rng.next_u64()), n: 1 },
+        };
+        assert!(!self.frontier.contains(dot), "{dot} was issued twice");
+        self.issued = Some(dot);
+        dot
+    }
+}
+
+/// An engine that would not answer. For writes, callers say what is known of the outcome.
+pub fn engine_failed(error: EngineError) -> RequestError {
+    RequestError::Data { reason: error.to_string() }
+}
+
+fn written(dot: Dot, object: &Object, encoded: EncodedObject, operation: &OperationId) -> Written {
+    let context = Context::of_write(object, operation);
+    Written { dot, object: encoded, context, siblings: object.siblings().len() as u32 }
+}
+
+fn refusal(admission: Admission, id: OperationId, admitting: Admitting) -> WriteError {
+    match admission {
+        Admission::OtherKey => WriteError::not_applied(RequestError::invalid(
+            "the operation id was used for another key; take a new one for each write",
+        )),
+        Admission::Expired => WriteError::unknown(
+            id,
+            RequestError::invalid(
+                "the operation id is over an hour old, or its time lies in the future; \
+             take its time from a server (Describe)",
+            ),
+        ),
+        Admission::EarlierOpening => {
+            WriteError::unknown(id, RequestError::EarlierOpening { opening: admitting.opening })
+        }
+        Admission::Elsewhere | Admission::New | Admission::Done(_) => WriteError::not_applied(
+            RequestError::internal("a write was sent to a node that its id does not name"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -21,8 +21,16 @@ const OBJECT_FORMAT: u8 = 1;
 const HAS_DEADLINE: u8 = 1;
 const HAS_ORIGIN: u8 = 2;
 
-/// What an entry takes besides its payload, at most: sizes the buffer once.
-const ENTRY_OVERHEAD_BYTES: usize = 120;
+impl Object {
+    /// At least as many bytes as the encoding has: sizes the buffer once.
+    pub fn encoded_bytes_max(&self) -> usize {
+        const DOT_BYTES_MAX: usize = 18;
+        const ENTRY_BYTES_MAX: usize = 2 * DOT_BYTES_MAX + 1 + 8 + 40 + 8 + 10;
+        let payloads: usize = self.entries().iter().map(|(_, e)| e.payload.len()).sum();
+        let entries = ENTRY_BYTES_MAX * self.entries().len();
+        1 + 20 + DOT_BYTES_MAX * self.version().len() + entries + payloads
+    }
+}
 
 /// An object as it is stored and sent. From a disk or a peer it may turn out to be malformed, so it
 /// is decoded where its content is needed and passed on as it is elsewhere.
@@ -32,7 +40,12 @@ pub struct EncodedObject(pub Bytes);
 impl EncodedObject {
     /// Encodes an object; the absent one as no bytes.
     pub fn new(object: &Object) -> Self {
-        if object.is_absent() { Self::default() } else { Self(encode_object(object)) }
+        if object.is_absent() {
+            return Self::default();
+        }
+        let mut w = Writer::with_capacity(object.encoded_bytes_max());
+        write_object(&mut w, object);
+        Self(w.finish())
     }
 
     /// Decodes it; no bytes are the absent object. Payloads share the encoding's memory.
@@ -41,29 +54,26 @@ impl EncodedObject {
     }
 }
 
-fn encode_object(object: &Object) -> Bytes {
-    let payloads: usize = object.entries().iter().map(|(_, e)| e.payload.len()).sum();
-    let overhead = ENTRY_OVERHEAD_BYTES * object.entries().len() + 18 * object.version().len();
-    let mut w = Writer::with_capacity(payloads + overhead + 16);
+/// Appends the canonical encoding of an object that is not absent.
+pub fn write_object(w: &mut Writer, object: &Object) {
     w.u8(OBJECT_FORMAT);
-    write_version(&mut w, object.version());
+    write_version(w, object.version());
     w.count(object.entries().len());
     for (dot, entry) in object.entries() {
-        write_dot(&mut w, *dot);
+        write_dot(w, *dot);
         let copied = entry.origin != *dot;
         let deadline = if entry.deadline_ms.is_some() { HAS_DEADLINE } else { 0 };
         w.u8(deadline | if copied { HAS_ORIGIN } else { 0 });
         w.u64(entry.time.0);
-        write_operation(&mut w, &entry.operation);
+        write_operation(w, &entry.operation);
         if let Some(deadline_ms) = entry.deadline_ms {
             w.u64(deadline_ms);
         }
         if copied {
-            write_dot(&mut w, entry.origin);
+            write_dot(w, entry.origin);
         }
         w.bytes(&entry.payload);
     }
-    w.finish()
 }
 
 fn decode_object(bytes: Bytes) -> Result<Object, DecodeError> {

@@ -24,6 +24,7 @@ mod files;
 pub mod fjall;
 pub mod memory;
 pub mod range;
+pub mod record;
 
 #[cfg(test)]
 mod conformance;

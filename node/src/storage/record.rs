@@ -1,0 +1,175 @@
+//! How objects, frontiers and operations lie in an engine: their keys, and the seal on each value.
+//!
+//! ```text
+//!   Objects      n, partition, namespace, key     → the object
+//!   Frontiers    n, partition, actor              → the numbers seen of that actor
+//!   Operations   n, partition, issued, id         → key hash and dot
+//!
+//!   a sealed value:   format (1 byte) │ body │ xxh3-64 of all before, seeded with the key's hash
+//! ```
+//!
+//! Numbers in keys are big endian, so that one vnode is one range, in it one namespace, and the
+//! operations of a vnode lie by age. The seal speaks of the key too: a value that turns up under
+//! another key is damage, whatever the engine thinks of it.
+
+use bytes::Bytes;
+use thiserror::Error;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::dynamo::clock::Actor;
+use crate::dynamo::encoding::Writer;
+use crate::dynamo::format::{EncodedObject, write_object, write_operation};
+use crate::dynamo::key::{Key, NamespaceId, PartitionId, VnodeId};
+use crate::dynamo::object::Object;
+use crate::dynamo::operation::OperationId;
+
+const RECORD_FORMAT: u8 = 1;
+const CHECKSUM_BYTES: usize = 8;
+
+/// A stored value is not what was written. It must not be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum RecordError {
+    /// Too short, or its checksum is wrong.
+    #[error("the record is damaged")]
+    Damaged,
+    /// Written by a later version of this program.
+    #[error("the record has format {0}, which this version cannot read")]
+    Format(u8),
+}
+
+/// Where a vnode's keys begin.
+pub fn vnode_prefix(vnode: VnodeId) -> [u8; 3] {
+    let [high, low] = vnode.partition.0.to_be_bytes();
+    [vnode.n, high, low]
+}
+
+/// Where a namespace's keys begin, within a vnode.
+pub fn namespace_prefix(vnode: VnodeId, namespace: NamespaceId) -> [u8; 11] {
+    let mut prefix = [0; 11];
+    prefix[..3].copy_from_slice(&vnode_prefix(vnode));
+    prefix[3..].copy_from_slice(&namespace.0.to_be_bytes());
+    prefix
+}
+
+/// Where an object lies.
+pub fn object_key(vnode: VnodeId, namespace: NamespaceId, key: &[u8]) -> Bytes {
+    [&namespace_prefix(vnode, namespace)[..], key].concat().into()
+}
+
+/// What [`object_key`] put together; none if it is no such key.
+pub fn split_object_key(stored: &Bytes) -> Option<(VnodeId, NamespaceId, Key)> {
+    let key = Key::new(stored.get(11..).map(|_| stored.slice(11..))?).ok()?;
+    let partition = PartitionId(u16::from_be_bytes([stored[1], stored[2]]));
+    let namespace = NamespaceId(u64::from_be_bytes(stored[3..11].try_into().ok()?));
+    Some((VnodeId { n: stored[0], partition }, namespace, key))
+}
+
+/// Where the numbers seen of an actor lie.
+pub fn frontier_key(vnode: VnodeId, actor: Actor) -> Bytes {
+    [&vnode_prefix(vnode)[..], &actor.0.to_be_bytes()].concat().into()
+}
+
+/// What [`frontier_key`] put behind the vnode.
+pub fn frontier_actor(stored: &[u8]) -> Option<Actor> {
+    let actor = stored.get(3..)?.try_into().ok()?;
+    Some(Actor(u64::from_be_bytes(actor)))
+}
+
+/// Where an operation's outcome lies.
+pub fn operation_key(vnode: VnodeId, id: &OperationId) -> Bytes {
+    let mut w = Writer::with_capacity(43);
+    w.raw(&vnode_prefix(vnode));
+    write_operation(&mut w, id);
+    w.finish()
+}
+
+/// Where the operations issued at `issued_ms` or later begin, within a vnode.
+pub fn operations_since(vnode: VnodeId, issued_ms: u64) -> Bytes {
+    [&vnode_prefix(vnode)[..], &issued_ms.to_be_bytes()].concat().into()
+}
+
+/// Seals a body for its key.
+pub fn seal(key: &[u8], body: &[u8]) -> Bytes {
+    let mut w = Writer::with_capacity(1 + body.len() + CHECKSUM_BYTES);
+    w.u8(RECORD_FORMAT);
+    w.raw(body);
+    finish(key, w)
+}
+
+/// Seals an object for its key, and gives its encoding, which shares the record's memory.
+pub fn seal_object(key: &[u8], object: &Object) -> (Bytes, EncodedObject) {
+    let mut w = Writer::with_capacity(object.encoded_bytes_max() + 1 + CHECKSUM_BYTES);
+    w.u8(RECORD_FORMAT);
+    write_object(&mut w, object);
+    let record = finish(key, w);
+    let encoded = EncodedObject(record.slice(1..record.len() - CHECKSUM_BYTES));
+    (record, encoded)
+}
+
+fn finish(key: &[u8], mut w: Writer) -> Bytes {
+    let checksum = checksum(key, w.as_slice());
+    w.u64(checksum);
+    w.finish()
+}
+
+/// Opens a sealed value: its body, or why it must not be used.
+pub fn open(key: &[u8], record: &Bytes) -> Result<Bytes, RecordError> {
+    let end = record.len().checked_sub(CHECKSUM_BYTES).ok_or(RecordError::Damaged)?;
+    if end == 0 || record[end..] != checksum(key, &record[..end]).to_le_bytes() {
+        return Err(RecordError::Damaged);
+    }
+    match record[0] {
+        RECORD_FORMAT => Ok(record.slice(1..end)),
+        newer => Err(RecordError::Format(newer)),
+    }
+}
+
+fn checksum(key: &[u8], bytes: &[u8]) -> u64 {
+    xxh3_64_with_seed(bytes, xxh3_64(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dynamo::object::testing::histories;
+
+    const VNODE: VnodeId = VnodeId { n: 3, partition: PartitionId(0x0102) };
+
+    proptest! {
+        #[test]
+        fn any_flipped_bit_is_noticed(
+            body in prop::collection::vec(any::<u8>(), 0..50), at in any::<prop::sample::Index>(), bit in 0..8u8
+        ) {
+            let record = seal(b"key", &body);
+            prop_assert_eq!(open(b"key", &record), Ok(body.into()));
+            prop_assert_eq!(open(b"kez", &record), Err(RecordError::Damaged));
+            let mut flipped = record.to_vec();
+            let at = at.index(flipped.len());
+            flipped[at] ^= 1 << bit;
+            prop_assert!(open(b"key", &flipped.into()).is_err());
+            prop_assert!(open(b"key", &record.slice(..at)).is_err(), "a truncated tail");
+        }
+
+        #[test]
+        fn an_object_is_sealed_as_its_encoding_is(history in histories()) {
+            for object in history.replicas.iter().filter(|o| !o.is_absent()) {
+                let (record, encoded) = seal_object(b"key", object);
+                prop_assert_eq!(&encoded, &EncodedObject::new(object));
+                prop_assert_eq!(open(b"key", &record), Ok(encoded.0));
+            }
+        }
+    }
+
+    #[test]
+    fn keys_lie_by_vnode_namespace_and_key() {
+        let stored = object_key(VNODE, NamespaceId(5), b"k");
+        assert_eq!(&stored[..], b"\x03\x01\x02\0\0\0\0\0\0\0\x05k");
+        let parts = (VNODE, NamespaceId(5), Key::new("k").unwrap());
+        assert_eq!(split_object_key(&stored), Some(parts));
+        assert_eq!(split_object_key(&stored.slice(..11)), None);
+        let actor = Actor(77);
+        assert_eq!(frontier_actor(&frontier_key(VNODE, actor)), Some(actor));
+    }
+}
