@@ -1,1 +1,539 @@
-//! Being written.
+//! A shard owns its vnodes alone and commits in groups.
+//!
+//! ```text
+//!   requests ──► bounded queue ──► turn: drain ► stage in one batch ► apply ► (sync) ► answer
+//! ```
+//!
+//! Whatever has queued up while one batch was being applied becomes the next: that is the group
+//! commit, with no timer and no lock. A full queue refuses at once, so that overload is an answer and
+//! not a delay. Each shard has a thread of its own in production and is a task in simulation.
+//!
+//! Invariant: nothing is answered before the batch that holds it was applied; what was asked to be
+//! on disk, not before it was synced. After a batch failed, every request of its turn hears so, and
+//! the vnodes it touched are forgotten: they open again under new actors.
+
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::sync::Arc;
+
+use rand_chacha::ChaCha8Rng;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::dynamo::clock::Hlc;
+use crate::dynamo::format::EncodedObject;
+use crate::dynamo::key::{KEY_MAX_BYTES, Key, NamespaceId, NodeId, PartitionId, VnodeId};
+use crate::dynamo::operation::{Admitting, OPERATION_KEPT_MS, Opening};
+use crate::env::{Blocking, Env};
+use crate::error::{RequestError, WriteError};
+use crate::storage::record;
+use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
+use crate::vnode::{self, Address, Merge, Turn, Vnode, Write, Written};
+
+/// The most requests of one turn: bounds the batch, and what a failed one takes with it.
+const TURN_MAX: usize = 256;
+
+/// How long a client is told to wait after a full queue, in milliseconds: many turns.
+const RETRY_AFTER_MS: u32 = 50;
+
+/// Objects dropped, or operations forgotten, per batch.
+const SWEEP_BATCH: usize = 1024;
+
+/// A page of a partition: keys in byte order, and whether none comes after.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Page {
+    /// Keys and objects, tombstones included.
+    pub items: Vec<(Key, EncodedObject)>,
+    /// Whether the partition has no later key.
+    pub complete: bool,
+}
+
+/// A part of a partition.
+#[derive(Clone, Debug)]
+pub struct PageRange {
+    /// The partition.
+    pub vnode: VnodeId,
+    /// The namespace.
+    pub namespace: NamespaceId,
+    /// Keys that begin with this.
+    pub prefix: bytes::Bytes,
+    /// And come after this one.
+    pub after: Option<Key>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+enum Job {
+    Write { write: Write, synced: bool, answer: oneshot::Sender<Result<Written, WriteError>> },
+    Merge { merge: Merge, synced: bool, answer: oneshot::Sender<Result<(), RequestError>> },
+    Read { address: Address, answer: oneshot::Sender<Result<EncodedObject, RequestError>> },
+    Page { range: PageRange, answer: oneshot::Sender<Result<Page, RequestError>> },
+    Sweep { known: Arc<BTreeSet<NamespaceId>>, answer: oneshot::Sender<Result<u64, RequestError>> },
+    Forget { answer: oneshot::Sender<Result<u64, RequestError>> },
+}
+
+/// An answer that waits for the turn's batch.
+enum Answer {
+    Written(
+        oneshot::Sender<Result<Written, WriteError>>,
+        Written,
+        crate::dynamo::operation::OperationId,
+    ),
+    Merged(oneshot::Sender<Result<(), RequestError>>),
+    Read(oneshot::Sender<Result<EncodedObject, RequestError>>, EncodedObject),
+}
+
+impl Answer {
+    /// Answers after the batch; a requester that went away does not matter.
+    fn send(self, failed: Option<&EngineError>) {
+        let error = failed.map(|error| vnode::engine_failed(error.clone()));
+        match (self, error) {
+            (Self::Written(to, written, _), None) => drop(to.send(Ok(written))),
+            (Self::Written(to, _, id), Some(e)) => drop(to.send(Err(WriteError::unknown(id, e)))),
+            (Self::Merged(to), error) => drop(to.send(error.map_or(Ok(()), Err))),
+            (Self::Read(to, object), None) => drop(to.send(Ok(object))),
+            (Self::Read(to, _), Some(error)) => drop(to.send(Err(error))),
+        }
+    }
+}
+
+/// Hears what shards do, for metrics.
+pub trait ShardObserver: Send + Sync + 'static {
+    /// A turn of so many requests was applied.
+    fn turn(&self, requests: usize);
+    /// So many damaged records were met.
+    fn corrupt(&self, records: u64);
+    /// A request was refused, since the queue was full.
+    fn refused(&self);
+}
+
+/// What all shards of a node share.
+#[derive(Clone)]
+pub struct ShardContext {
+    /// The node.
+    pub node: NodeId,
+    /// The opening of its store.
+    pub opening: Opening,
+    /// Its engine.
+    pub engine: Arc<dyn Engine>,
+    /// Its world.
+    pub env: Env,
+    /// Who hears of it.
+    pub observer: Arc<dyn ShardObserver>,
+}
+
+struct Shard {
+    context: ShardContext,
+    /// Which of how many: it owns the partitions whose number leaves `index`, divided by `count`.
+    index: usize,
+    count: usize,
+    vnodes: BTreeMap<VnodeId, Vnode>,
+    rng: ChaCha8Rng,
+    clock: Hlc,
+}
+
+impl Shard {
+    fn new(context: ShardContext, index: usize, count: usize) -> Self {
+        let rng = context.env.rng();
+        Self { context, index, count, vnodes: BTreeMap::new(), rng, clock: Hlc::default() }
+    }
+
+    fn owns(&self, vnode: VnodeId) -> bool {
+        shard_of(vnode.partition, self.count) == self.index
+    }
+
+    /// One group commit.
+    fn turn(&mut self, jobs: &mut Vec<Job>) {
+        let requests = jobs.len();
+        let engine = self.context.engine.clone();
+        let admitting = Admitting {
+            node: self.context.node,
+            opening: self.context.opening,
+            now_ms: self.context.env.now_ms(),
+        };
+        let mut staging = Staging {
+            turn: Turn {
+                engine: &*engine,
+                batch: Batch::new(),
+                admitting,
+                rng: &mut self.rng,
+                clock: &mut self.clock,
+                corrupt: 0,
+            },
+            vnodes: &mut self.vnodes,
+            touched: BTreeSet::new(),
+            answers: Vec::with_capacity(requests),
+            to_sync: Vec::new(),
+        };
+        let mut alone = Vec::new();
+        for job in jobs.drain(..) {
+            staging.stage(job, &mut alone);
+        }
+        staging.commit(&self.context);
+        for job in alone {
+            self.run_alone(job);
+        }
+        self.context.observer.turn(requests);
+    }
+
+    /// Work that is a batch, or many, of its own: after the turn's.
+    fn run_alone(&mut self, job: Job) {
+        match job {
+            Job::Page { range, answer } => drop(answer.send(self.page(&range))),
+            Job::Sweep { known, answer } => drop(answer.send(self.sweep(&known))),
+            Job::Forget { answer } => drop(answer.send(self.forget_operations())),
+            Job::Write { .. } | Job::Merge { .. } | Job::Read { .. } => {
+                unreachable!("requests of single keys are staged")
+            }
+        }
+    }
+
+    fn page(&self, range: &PageRange) -> Result<Page, RequestError> {
+        let base = record::namespace_prefix(range.vnode, range.namespace);
+        let mut keys = KeyRange::prefix(&[&base[..], &range.prefix].concat());
+        if let Some(after) = &range.after {
+            keys = keys.after([&base[..], after.as_bytes()].concat());
+        }
+        let mut page = Page { items: Vec::new(), complete: true };
+        for row in self.context.engine.scan(Space::Objects, keys) {
+            let (stored, sealed) = row.map_err(vnode::engine_failed)?;
+            if page.items.len() == range.limit {
+                page.complete = false;
+                break;
+            }
+            let damaged =
+                || RequestError::Data { reason: "a record of the page is damaged".into() };
+            let (_, _, key) = record::split_object_key(&stored).ok_or_else(damaged)?;
+            let body = record::open(&stored, &sealed).map_err(|_| {
+                self.context.observer.corrupt(1);
+                damaged()
+            })?;
+            page.items.push((key, EncodedObject(body)));
+        }
+        Ok(page)
+    }
+
+    /// Deletes the objects of namespaces that are not `known`, and ends the actors concerned.
+    fn sweep(&mut self, known: &BTreeSet<NamespaceId>) -> Result<u64, RequestError> {
+        let mut dropped = 0;
+        for id in self.stored_vnodes()? {
+            let mut from = KeyRange::prefix(&record::vnode_prefix(id));
+            while let Some(namespace) = self.first_namespace(from)? {
+                let prefix = record::namespace_prefix(id, namespace);
+                if !known.contains(&namespace) {
+                    let engine = &self.context.engine;
+                    engine.clear(Space::Objects, &prefix).map_err(vnode::engine_failed)?;
+                    self.vnodes.entry(id).and_modify(Vnode::end_actor);
+                    dropped += 1;
+                }
+                from = KeyRange::prefix(&record::vnode_prefix(id)).after(past(&prefix));
+            }
+        }
+        Ok(dropped)
+    }
+
+    /// Every vnode of this shard that holds objects.
+    fn stored_vnodes(&self) -> Result<Vec<VnodeId>, RequestError> {
+        let mut vnodes = Vec::new();
+        let mut range = KeyRange::all();
+        loop {
+            let first = self.context.engine.scan(Space::Objects, range).next();
+            let Some(row) = first else { return Ok(vnodes) };
+            let (stored, _) = row.map_err(vnode::engine_failed)?;
+            let Some((id, _, _)) = record::split_object_key(&stored) else { return Ok(vnodes) };
+            if self.owns(id) {
+                vnodes.push(id);
+            }
+            range = KeyRange::all().after(past(&record::vnode_prefix(id)));
+        }
+    }
+
+    fn first_namespace(&self, range: KeyRange) -> Result<Option<NamespaceId>, RequestError> {
+        match self.context.engine.scan(Space::Objects, range).next() {
+            None => Ok(None),
+            Some(row) => {
+                let (stored, _) = row.map_err(vnode::engine_failed)?;
+                Ok(record::split_object_key(&stored).map(|(_, namespace, _)| namespace))
+            }
+        }
+    }
+
+    /// Forgets operations past their time; retries of them are refused by their age.
+    fn forget_operations(&mut self) -> Result<u64, RequestError> {
+        let now_ms = self.context.env.now_ms();
+        let oldest_ms = now_ms.saturating_sub(2 * OPERATION_KEPT_MS);
+        let mut forgotten = 0;
+        for id in self.stored_vnodes()? {
+            let mut batch = Batch::new();
+            let old =
+                record::vnode_prefix(id).to_vec()..record::operations_since(id, oldest_ms).to_vec();
+            let range = KeyRange::new(bytes::Bytes::from(old.start)..bytes::Bytes::from(old.end));
+            for row in self.context.engine.scan(Space::Operations, range).take(SWEEP_BATCH) {
+                batch.delete(Space::Operations, row.map_err(vnode::engine_failed)?.0);
+            }
+            forgotten += batch.len() as u64;
+            if !batch.is_empty() {
+                self.context.engine.apply(batch).map_err(vnode::engine_failed)?;
+            }
+        }
+        Ok(forgotten)
+    }
+}
+
+/// A key past every object's that begins with `prefix`.
+fn past(prefix: &[u8]) -> Vec<u8> {
+    const LONGEST: usize = size_of::<u64>() + KEY_MAX_BYTES;
+    [prefix, &[0xff; LONGEST + 1]].concat()
+}
+
+fn shard_of(partition: PartitionId, count: usize) -> usize {
+    usize::from(partition.0) % count
+}
+
+/// A turn under way.
+struct Staging<'a> {
+    turn: Turn<'a>,
+    vnodes: &'a mut BTreeMap<VnodeId, Vnode>,
+    touched: BTreeSet<VnodeId>,
+    /// Answered once the batch is applied.
+    answers: Vec<Answer>,
+    /// Answered once it is on disk.
+    to_sync: Vec<Answer>,
+}
+
+impl Staging<'_> {
+    fn stage(&mut self, job: Job, alone: &mut Vec<Job>) {
+        match job {
+            Job::Write { write, synced, answer } => self.write(write, synced, answer),
+            Job::Merge { merge, synced, answer } => self.merge(merge, synced, answer),
+            Job::Read { address, answer } => self.read(&address, answer),
+            other => alone.push(other),
+        }
+    }
+
+    fn write(
+        &mut self,
+        write: Write,
+        synced: bool,
+        to: oneshot::Sender<Result<Written, WriteError>>,
+    ) {
+        let (id, operation) = (write.address.vnode, write.operation);
+        let staged = match Self::vnode(self.vnodes, &self.turn, id) {
+            Ok(vnode) => vnode.write(&mut self.turn, write),
+            Err(error) => Err(WriteError::not_applied(vnode::engine_failed(error))),
+        };
+        self.touched.insert(id);
+        match staged {
+            Ok(written) => self.answer(synced, Answer::Written(to, written, operation)),
+            Err(refused) => drop(to.send(Err(refused))),
+        }
+    }
+
+    fn merge(&mut self, merge: Merge, synced: bool, to: oneshot::Sender<Result<(), RequestError>>) {
+        let id = merge.address.vnode;
+        let staged = match Self::vnode(self.vnodes, &self.turn, id) {
+            Ok(vnode) => vnode.merge(&mut self.turn, merge),
+            Err(error) => Err(vnode::engine_failed(error)),
+        };
+        self.touched.insert(id);
+        match staged {
+            Ok(()) => self.answer(synced, Answer::Merged(to)),
+            Err(refused) => drop(to.send(Err(refused))),
+        }
+    }
+
+    fn read(
+        &mut self,
+        address: &Address,
+        to: oneshot::Sender<Result<EncodedObject, RequestError>>,
+    ) {
+        let found = match Self::vnode(self.vnodes, &self.turn, address.vnode) {
+            Ok(vnode) => vnode.read(&mut self.turn, address),
+            Err(error) => Err(vnode::engine_failed(error)),
+        };
+        self.touched.insert(address.vnode);
+        match found {
+            Ok(object) => self.answers.push(Answer::Read(to, object)),
+            Err(refused) => drop(to.send(Err(refused))),
+        }
+    }
+
+    fn answer(&mut self, synced: bool, answer: Answer) {
+        if synced { self.to_sync.push(answer) } else { self.answers.push(answer) }
+    }
+
+    fn vnode<'v>(
+        vnodes: &'v mut BTreeMap<VnodeId, Vnode>,
+        turn: &Turn<'_>,
+        id: VnodeId,
+    ) -> Result<&'v mut Vnode, EngineError> {
+        match vnodes.entry(id) {
+            Entry::Occupied(open) => Ok(open.into_mut()),
+            Entry::Vacant(closed) => Ok(closed.insert(Vnode::open(id, turn.engine)?)),
+        }
+    }
+
+    /// Applies the batch, then answers; syncs for those who asked, then answers them.
+    fn commit(mut self, context: &ShardContext) {
+        for id in &self.touched {
+            if let Some(vnode) = self.vnodes.get_mut(id) {
+                vnode.stage_frontier(&mut self.turn);
+            }
+        }
+        if self.turn.corrupt > 0 {
+            context.observer.corrupt(self.turn.corrupt);
+        }
+        let engine = self.turn.engine;
+        let batch = self.turn.batch;
+        let applied = if batch.is_empty() { Ok(()) } else { engine.apply(batch) };
+        if let Err(error) = &applied {
+            tracing::error!(%error, "a batch failed; its vnodes are opened again");
+            self.touched.iter().for_each(|id| drop(self.vnodes.remove(id)));
+        }
+        let failed = applied.err();
+        self.answers.into_iter().for_each(|answer| answer.send(failed.as_ref()));
+        if self.to_sync.is_empty() {
+            return;
+        }
+        let failed = failed.or_else(|| engine.sync().err());
+        self.to_sync.into_iter().for_each(|answer| answer.send(failed.as_ref()));
+    }
+}
+
+/// The node's shards.
+#[derive(Clone)]
+pub struct Shards {
+    queues: Arc<[mpsc::Sender<Job>]>,
+    observer: Arc<dyn ShardObserver>,
+}
+
+impl Shards {
+    /// Starts `count` shards whose queues hold `queue` requests each. They end when the last
+    /// handle is dropped, after what is queued; the second value becomes ready then.
+    pub fn start(context: ShardContext, count: usize, queue: usize) -> (Self, ShardsEnd) {
+        let mut ends = Vec::new();
+        let count = count.max(1);
+        let queues = (0..count).map(|index| {
+            let (sender, receiver) = mpsc::channel(queue);
+            let (ended, end) = oneshot::channel();
+            ends.push(end);
+            start_shard(index, Shard::new(context.clone(), index, count), receiver, ended);
+            sender
+        });
+        let queues = queues.collect();
+        (Self { queues, observer: context.observer }, ShardsEnd(ends))
+    }
+
+    /// Coordinates a write; `synced`: answers once it is on disk.
+    pub async fn write(&self, write: Write, synced: bool) -> Result<Written, WriteError> {
+        let (vnode, operation) = (write.address.vnode, write.operation);
+        let (answer, wait) = oneshot::channel();
+        let job = Job::Write { write, synced, answer };
+        self.queue(vnode.partition, job).map_err(WriteError::not_applied)?;
+        wait.await.unwrap_or_else(|_| Err(WriteError::unknown(operation, gone())))
+    }
+
+    /// Merges another replica's object; `synced`: answers once it is on disk.
+    pub async fn merge(&self, merge: Merge, synced: bool) -> Result<(), RequestError> {
+        let (answer, wait) = oneshot::channel();
+        self.queue(merge.address.vnode.partition, Job::Merge { merge, synced, answer })?;
+        wait.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// What is held under a key.
+    pub async fn read(&self, address: Address) -> Result<EncodedObject, RequestError> {
+        let (answer, wait) = oneshot::channel();
+        self.queue(address.vnode.partition, Job::Read { address, answer })?;
+        wait.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// A part of a partition.
+    pub async fn page(&self, range: PageRange) -> Result<Page, RequestError> {
+        let (answer, wait) = oneshot::channel();
+        self.queue(range.vnode.partition, Job::Page { range, answer })?;
+        wait.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Deletes the objects of namespaces that are not `known`; how many vnodes had some.
+    pub async fn sweep(&self, known: BTreeSet<NamespaceId>) -> Result<u64, RequestError> {
+        let known = Arc::new(known);
+        self.everywhere(|answer| Job::Sweep { known: known.clone(), answer }).await
+    }
+
+    /// Forgets operations past their time; how many were.
+    pub async fn forget_operations(&self) -> Result<u64, RequestError> {
+        self.everywhere(|answer| Job::Forget { answer }).await
+    }
+
+    /// How many requests wait, by shard.
+    pub fn queued(&self) -> impl Iterator<Item = usize> + '_ {
+        self.queues.iter().map(|queue| queue.max_capacity() - queue.capacity())
+    }
+
+    async fn everywhere(
+        &self,
+        job: impl Fn(oneshot::Sender<Result<u64, RequestError>>) -> Job,
+    ) -> Result<u64, RequestError> {
+        let mut total = 0;
+        for queue in self.queues.iter() {
+            let (answer, wait) = oneshot::channel();
+            queue.send(job(answer)).await.map_err(|_| gone())?;
+            total += wait.await.unwrap_or_else(|_| Err(gone()))?;
+        }
+        Ok(total)
+    }
+
+    fn queue(&self, partition: PartitionId, job: Job) -> Result<(), RequestError> {
+        let queue = &self.queues[shard_of(partition, self.queues.len())];
+        queue.try_send(job).map_err(|error| match error {
+            mpsc::error::TrySendError::Closed(_) => gone(),
+            mpsc::error::TrySendError::Full(_) => {
+                self.observer.refused();
+                let what = "a shard's queue".to_owned();
+                RequestError::Overloaded { what, retry_after_ms: RETRY_AFTER_MS }
+            }
+        })
+    }
+}
+
+/// Becomes ready when every shard has ended.
+#[derive(Debug)]
+pub struct ShardsEnd(Vec<oneshot::Receiver<()>>);
+
+impl ShardsEnd {
+    /// Waits for the end; a shard that panicked has ended too.
+    pub async fn wait(self) {
+        for end in self.0 {
+            let _ = end.await;
+        }
+    }
+}
+
+fn gone() -> RequestError {
+    RequestError::not_ready("the node is stopping")
+}
+
+fn start_shard(
+    index: usize,
+    mut shard: Shard,
+    mut queue: mpsc::Receiver<Job>,
+    ended: oneshot::Sender<()>,
+) {
+    let mut jobs = Vec::with_capacity(TURN_MAX);
+    if shard.context.env.blocking() == Blocking::Inline {
+        tokio::spawn(async move {
+            while queue.recv_many(&mut jobs, TURN_MAX).await > 0 {
+                shard.turn(&mut jobs);
+            }
+            let _ = ended.send(());
+        });
+        return;
+    }
+    let run = move || {
+        while queue.blocking_recv_many(&mut jobs, TURN_MAX) > 0 {
+            shard.turn(&mut jobs);
+        }
+        let _ = ended.send(());
+    };
+    let thread = std::thread::Builder::new().name(format!("shard-{index}"));
+    thread.spawn(run).expect("the operating system gives a node its threads");
+}

@@ -1,1 +1,265 @@
+//! A vnode against a naive twin, over restarts, power cuts and rot.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use rand::SeedableRng;
+
+use super::*;
+use crate::dynamo::key::{NodeId, PartitionId};
+use crate::dynamo::operation::Opening;
+use crate::storage::memory::MemoryEngine;
+
+const ID: VnodeId = VnodeId { n: 3, partition: PartitionId(7) };
+const NAMESPACE: NamespaceId = NamespaceId(1);
+const ADMITTING: Admitting = Admitting { node: NodeId(1), opening: Opening(1), now_ms: 1_000 };
+
+/// A vnode in its store.
+struct Store {
+    engine: MemoryEngine,
+    vnode: Vnode,
+    rng: ChaCha8Rng,
+    clock: Hlc,
+    corrupt: u64,
+}
+
+fn address(key: u8) -> Address {
+    Address { vnode: ID, namespace: NAMESPACE, key: Key::new(vec![key]).unwrap() }
+}
+
+fn operation(sequence: u64) -> OperationId {
+    let Admitting { node: coordinator, opening, now_ms } = ADMITTING;
+    OperationId { issued_ms: now_ms, coordinator, opening, client: 1, sequence }
+}
+
+fn put(key: u8, sequence: u64, context: Context) -> Write {
+    let value = Some(Bytes::from(format!("value {sequence}")));
+    let operation = operation(sequence);
+    Write { address: address(key), value, context, operation, at_least_once: false }
+}
+
+impl Store {
+    fn new(seed: u64) -> Self {
+        Self::open(MemoryEngine::new(), ChaCha8Rng::seed_from_u64(seed))
+    }
+
+    fn open(engine: MemoryEngine, rng: ChaCha8Rng) -> Self {
+        let vnode = Vnode::open(ID, &engine).unwrap();
+        Self { engine, vnode, rng, clock: Hlc::default(), corrupt: 0 }
+    }
+
+    fn turn<T>(&mut self, work: impl FnOnce(&mut Vnode, &mut Turn<'_>) -> T) -> T {
+        let mut turn = Turn {
+            engine: &self.engine,
+            batch: Batch::new(),
+            admitting: ADMITTING,
+            rng: &mut self.rng,
+            clock: &mut self.clock,
+            corrupt: 0,
+        };
+        let result = work(&mut self.vnode, &mut turn);
+        self.vnode.stage_frontier(&mut turn);
+        self.corrupt += turn.corrupt;
+        let batch = turn.batch;
+        self.engine.apply(batch).unwrap();
+        result
+    }
+
+    fn write(&mut self, write: Write) -> Result<Written, WriteError> {
+        self.turn(|vnode, turn| vnode.write(turn, write))
+    }
+
+    fn read(&mut self, key: u8) -> Object {
+        self.turn(|vnode, turn| vnode.read(turn, &address(key))).unwrap().decode().unwrap()
+    }
+
+    /// For every dot in F, the object for its key holds or covers it; the index says which key.
+    fn frontier_vouches_only_for_what_is_here(&mut self) {
+        let mut keys = BTreeMap::new();
+        for row in self.engine.scan(Space::Operations, KeyRange::all()) {
+            let (key, sealed) = row.unwrap();
+            let recorded = decode_recorded(record::open(&key, &sealed).unwrap()).unwrap();
+            keys.insert(recorded.dot, recorded.key);
+        }
+        let objects: BTreeMap<KeyHash, Object> =
+            (0..4).map(|key| (address(key).hash(), self.read(key))).collect();
+        for (actor, seen) in self.vnode.frontier().clone().iter() {
+            for n in seen.ranges().iter().flat_map(|&(first, last)| first..=last) {
+                let dot = Dot { actor, n };
+                let object = &objects[keys.get(&dot).expect("every dot's operation is recorded")];
+                assert!(object.version().covers(dot), "{dot} is in F, but not here");
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write {
+        key: u8,
+        blind: bool,
+    },
+    Delete {
+        key: u8,
+    },
+    /// Everything applied survives, as after kill -9.
+    Restart,
+    /// A random prefix of what was not synced is lost.
+    PowerCut,
+    Sync,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (0..4u8, any::<bool>()).prop_map(|(key, blind)| Step::Write { key, blind }),
+        2 => (0..4u8).prop_map(|key| Step::Delete { key }),
+        1 => Just(Step::Restart),
+        1 => Just(Step::PowerCut),
+        1 => Just(Step::Sync),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+proptest! {
+    #[test]
+    fn no_dot_is_issued_twice_and_the_frontier_never_lies(steps in steps(), seed in any::<u64>()) {
+        let mut store = Store::new(seed);
+        let mut issued = BTreeSet::new();
+        for (sequence, step) in (0..).zip(steps) {
+            let (key, value, blind) = match step {
+                Step::Write { key, blind } => (key, true, blind),
+                Step::Delete { key } => (key, false, false),
+                Step::Sync => { store.engine.sync().unwrap(); continue }
+                Step::Restart => { store = Store::open(store.engine.kill(), store.rng); continue }
+                Step::PowerCut => {
+                    let engine = store.engine.crash(&mut store.rng);
+                    store = Store::open(engine, store.rng);
+                    store.frontier_vouches_only_for_what_is_here();
+                    continue;
+                }
+            };
+            let before = store.read(key);
+            let context = if blind { Context::default() } else { Context::of_read(&before) };
+            let mut write = put(key, sequence, context);
+            if !value { write.value = None; }
+            let written = store.write(write).unwrap();
+            prop_assert!(issued.insert(written.dot), "{} was issued twice", written.dot);
+            let after = store.read(key);
+            prop_assert_eq!(written.object.decode().unwrap(), after.clone());
+            prop_assert_eq!(after.holds(written.dot), value);
+            let expected = usize::from(value) + if blind { before.entries().len() } else { 0 };
+            prop_assert_eq!(after.entries().len(), expected);
+        }
+        store.frontier_vouches_only_for_what_is_here();
+    }
+}
+
+#[test]
+fn a_retry_is_answered_with_its_first_dot() {
+    let mut store = Store::new(1);
+    let first = store.write(put(1, 7, Context::default())).unwrap();
+    let again = store.write(put(1, 7, Context::default())).unwrap();
+    assert_eq!(first, again);
+    assert_eq!(store.read(1).entries().len(), 1);
+
+    let other = store.write(put(2, 7, Context::default())).unwrap_err();
+    assert_eq!(other.error.kind(), "invalid");
+    assert!(store.read(2).is_absent(), "nothing is written under another key's id");
+}
+
+#[test]
+fn a_retry_of_an_earlier_opening_is_known_if_it_was_stored_and_else_unknown() {
+    let mut store = Store::new(1);
+    let first = store.write(put(1, 7, Context::default())).unwrap();
+    let mut store = Store::open(store.engine.kill(), store.rng);
+    assert_eq!(store.write(put(1, 7, Context::default())).unwrap().dot, first.dot);
+
+    let mut earlier = put(1, 8, Context::default());
+    earlier.operation.opening = Opening(0);
+    let refused = store.write(earlier.clone()).unwrap_err();
+    assert_eq!(
+        refused,
+        WriteError::unknown(
+            earlier.operation,
+            RequestError::EarlierOpening { opening: Opening(1) }
+        )
+    );
+    earlier.at_least_once = true;
+    assert!(store.write(earlier).is_ok());
+}
+
+#[test]
+fn a_merge_records_the_operation_and_adds_only_this_keys_dots() {
+    let (mut home, mut other) = (Store::new(1), Store::new(2));
+    other.write(put(1, 1, Context::default())).unwrap();
+    let second = other.write(put(2, 2, Context::default())).unwrap();
+    let operation = Some((operation(2), second.dot));
+    let merge = Merge { address: address(2), object: second.object.clone(), operation };
+    home.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
+    assert!(home.vnode.frontier().contains(second.dot));
+    let first = Dot { n: 1, ..second.dot };
+    assert!(!home.vnode.frontier().contains(first), "{first} is another key's");
+
+    let again = home.write(put(2, 2, Context::default())).unwrap();
+    assert_eq!(again.dot, second.dot, "the index knows what others coordinated");
+}
+
+#[test]
+fn requests_of_one_turn_see_each_other() {
+    let mut store = Store::new(1);
+    let dots = store.turn(|vnode, turn| {
+        let first = vnode.write(turn, put(1, 1, Context::default())).unwrap();
+        let context = first.context.clone().unwrap();
+        let second = vnode.write(turn, put(1, 2, context)).unwrap();
+        assert_eq!(vnode.read(turn, &address(1)).unwrap(), second.object);
+        [first.dot, second.dot]
+    });
+    let object = store.read(1);
+    assert!(!object.holds(dots[0]) && object.holds(dots[1]));
+}
+
+#[test]
+fn a_damaged_record_ends_the_actor_and_forgets_the_frontier_not_the_data() {
+    let mut store = Store::new(1);
+    let kept = store.write(put(1, 1, Context::default())).unwrap();
+    store.write(put(2, 2, Context::default())).unwrap();
+    let mut rot = Batch::new();
+    let key = address(2).stored();
+    rot.put(Space::Objects, key.clone(), Bytes::from_static(b"\x01rotten bytes"));
+    store.engine.apply(rot).unwrap();
+
+    let refused = store.turn(|vnode, turn| vnode.read(turn, &address(2))).unwrap_err();
+    assert_eq!(refused.kind(), "data", "never not-found, never wrong bytes");
+    assert_eq!((store.corrupt, store.vnode.frontier().iter().count()), (1, 0));
+    assert!(store.read(1).holds(kept.dot));
+    assert_eq!(store.engine.scan(Space::Frontiers, KeyRange::all()).count(), 0);
+
+    let written = store.write(put(2, 3, Context::default())).unwrap();
+    assert_ne!(written.dot.actor, kept.dot.actor, "what was lost may not be covered");
+    assert_eq!(store.read(2).entries().len(), 1);
+}
+
+#[test]
+fn too_many_siblings_are_refused_before_a_dot_exists() {
+    let mut store = Store::new(1);
+    for sequence in 0..SIBLINGS_MAX as u64 {
+        store.write(put(1, sequence, Context::default())).unwrap();
+    }
+    let before = store.vnode.frontier().clone();
+    let refused = store.write(put(1, 1_000, Context::default())).unwrap_err();
+    let count = SIBLINGS_MAX as u32;
+    assert_eq!(refused, WriteError::not_applied(RequestError::TooManySiblings { count }));
+    assert_eq!(store.vnode.frontier(), &before);
+    let context = Context::of_read(&store.read(1));
+    assert!(store.write(put(1, 1_000, context)).is_ok(), "a write with a context resolves them");
+}
+
+#[test]
+fn a_malformed_object_of_a_peer_stages_nothing() {
+    let mut store = Store::new(1);
+    let object = EncodedObject(Bytes::from_static(b"\x01garbage"));
+    let merge = Merge { address: address(1), object, operation: None };
+    let refused = store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap_err();
+    assert_eq!(refused.kind(), "invalid");
+    assert!(store.read(1).is_absent());
+}
