@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{KEY_MAX_BYTES, Key, NamespaceId, NodeId, PartitionId, VnodeId};
-use crate::dynamo::operation::{Admitting, OPERATION_KEPT_MS, Opening};
+use crate::dynamo::operation::{Admitting, OPERATION_KEPT_MS, Opening, OperationId};
 use crate::env::{Blocking, Env};
 use crate::error::{RequestError, WriteError};
 use crate::storage::record;
@@ -73,11 +73,7 @@ enum Job {
 
 /// An answer that waits for the turn's batch.
 enum Answer {
-    Written(
-        oneshot::Sender<Result<Written, WriteError>>,
-        Written,
-        crate::dynamo::operation::OperationId,
-    ),
+    Written(oneshot::Sender<Result<Written, WriteError>>, Written, OperationId),
     Merged(oneshot::Sender<Result<(), RequestError>>),
     Read(oneshot::Sender<Result<EncodedObject, RequestError>>, EncodedObject),
 }

@@ -15,7 +15,7 @@ use super::clock::{Hlc, VersionVector};
 use super::encoding::{Reader, Writer};
 use super::format::{read_version, write_version};
 use super::key::{KeyHash, NamespaceId};
-use super::metadata::ClusterKey;
+use super::metadata::document::ClusterKey;
 use super::object::Object;
 use super::operation::OperationId;
 

@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_count_is_bounded_by_what_is_left() {
-        const HUGE: [u8; 11] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0];
+        static HUGE: [u8; 11] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0];
         let flaw = |mut reader: Reader| reader.count(1, "many").unwrap_err().flaw;
         assert_eq!(flaw(Reader::new(&HUGE[..])), Flaw::Truncated);
         assert_eq!(Reader::new(&[2, 0, 0, 0][..]).count(2, "pairs").unwrap_err().at, 0);

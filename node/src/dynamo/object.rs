@@ -24,7 +24,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::clock::{Causality, Dot, Hlc, VersionVector};
 use super::key::{Key, NamespaceId};
-use super::metadata::ClusterKey;
+use super::metadata::document::ClusterKey;
 use super::operation::OperationId;
 
 /// The most siblings a key may have. Past it something writes without contexts, and every read

@@ -1,0 +1,123 @@
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+
+fn member(index: usize) -> Member {
+    Member {
+        node: NodeId::of_name(&format!("node-{index}")),
+        name: format!("node-{index}"),
+        zone: format!("zone-{}", index % 2),
+        weight: 1 + index as u32,
+        peer_address: format!("10.0.0.{index}:7000"),
+        client_address: format!("10.0.0.{index}:8000"),
+    }
+}
+
+fn plan(members: usize, voters: usize) -> FirstDocument {
+    let vote = |index| Voter { node: member(index).node, store: StoreId(index as u64) };
+    FirstDocument {
+        cluster: ClusterId([7; 16]),
+        cluster_key: ClusterKey([9; 32]),
+        partitions: PartitionCount::new(8).unwrap(),
+        members: (0..members).map(member).collect(),
+        voters: (0..voters).map(vote).collect(),
+    }
+}
+
+/// Any table: the first n nodes own everything.
+fn place(n: u8) -> Vec<NodeId> {
+    (0..8).flat_map(|_| (0..n.into()).map(|index| member(index).node)).collect()
+}
+
+fn with_carts() -> Document {
+    let one = Document::first(plan(3, 3)).unwrap();
+    one.with_namespace(NewNamespace::named("carts"), place).unwrap()
+}
+
+const GOLDEN: &str = include_str!("golden_v1.hex");
+
+#[test]
+fn format_1_stays_readable() {
+    let digits = GOLDEN.trim().as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+    let bytes: Vec<u8> = digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect();
+    assert_eq!(Document::decode(bytes.clone()), Ok(with_carts()));
+    assert_eq!(with_carts().encode(), bytes);
+}
+
+#[test]
+fn a_chain_of_changes() {
+    let two = with_carts();
+    let never = |_| panic!("the group exists");
+    let three = two.with_namespace(NewNamespace::named("users"), never).unwrap();
+    assert_eq!((three.version, three.predecessor), (3, two.hash()));
+    let four = three.without_namespace("carts").unwrap();
+    assert_eq!(four.namespace_named("carts"), None);
+    let five = four.with_namespace(NewNamespace::named("carts"), never).unwrap();
+    assert_eq!(five.namespace_named("carts").unwrap().id, NamespaceId(3), "1 is never reused");
+    assert_eq!(five.namespace(NamespaceId(2)).unwrap().name, "users");
+}
+
+#[test]
+fn impossible_namespaces_name_the_numbers() {
+    let two = with_carts();
+    let new = |name: &str, n, w| NewNamespace { n, w, ..NewNamespace::named(name) };
+    let message = |new| two.with_namespace(new, place).unwrap_err().to_string();
+    assert!(message(new("a", 4, Level::One)).contains("n = 4, but the cluster has 3"));
+    assert!(message(new("a", 2, Level::Count(3))).contains("w is level 3 with n = 2"));
+    assert!(message(new("carts", 3, Level::One)).contains("exists already"));
+    let long = "a".repeat(65);
+    for bad in ["", "-a", "A", "a b", "ä", long.as_str()] {
+        assert!(message(new(bad, 3, Level::One)).contains("no namespace name"), "{bad}");
+    }
+    let short = two.with_namespace(new("a", 2, Level::One), |_| Vec::new());
+    assert_eq!(short, Err(DocumentError::TableSize { n: 2, got: 0, expected: 16 }));
+    assert!(two.without_namespace("gone").is_err());
+}
+
+#[test]
+fn impossible_clusters_are_refused() {
+    assert_eq!(Document::first(plan(3, 0)), Err(DocumentError::Voters { voters: 0 }));
+    assert_eq!(Document::first(plan(9, 8)), Err(DocumentError::Voters { voters: 8 }));
+    let stranger = Document::first(FirstDocument { voters: plan(3, 3).voters, ..plan(2, 1) });
+    assert_eq!(stranger, Err(DocumentError::VoterNotMember { node: member(2).node }));
+    let mut twice = plan(2, 1);
+    twice.members.push(member(0));
+    assert!(matches!(Document::first(twice), Err(DocumentError::Repeated { .. })));
+    let mut collision = plan(2, 1);
+    collision.members[1].node = collision.members[0].node;
+    assert!(matches!(Document::first(collision), Err(DocumentError::NodeCollision { .. })));
+}
+
+#[test]
+fn debug_hides_the_key() {
+    assert!(format!("{:?}", with_carts()).contains("ClusterKey(redacted)"));
+}
+
+proptest! {
+    #[test]
+    fn documents_survive_the_wire(members in 1..9usize, n in 1..4u8, change in any::<Option<u64>>()) {
+        let mut document = Document::first(plan(members, members.min(7))).unwrap();
+        let new = NewNamespace { n: n.min(members as u8), ..NewNamespace::named("a") };
+        document = document.with_namespace(new, place).unwrap();
+        document.plan = change;
+        prop_assert_eq!(Document::decode(document.encode()), Ok(document));
+    }
+
+    #[test]
+    fn hostile_bytes_are_an_error_or_another_document(at in any::<usize>(), byte in any::<u8>()) {
+        let good = with_carts().encode();
+        let at = at % good.len();
+        prop_assert!(Document::decode(good.slice(..at)).is_err());
+        let mut bad = good.to_vec();
+        bad[at] = byte;
+        if let Ok(document) = Document::decode(bad.clone()) {
+            prop_assert_eq!(document.encode(), Bytes::from(bad));
+        }
+    }
+
+    #[test]
+    fn noise_is_an_error(noise in prop::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert!(Document::decode(noise).is_err());
+    }
+}
