@@ -5,6 +5,7 @@
 //! [`transport`] keep and carry bytes; [`dynamo`] is the protocol itself, pure code without IO.
 //! A test in `tests/` enforces it.
 
+pub mod cluster;
 pub mod config;
 pub mod coordinator;
 pub mod dev;

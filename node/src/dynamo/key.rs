@@ -151,7 +151,7 @@ impl PartitionCount {
     }
 
     /// Every partition, ascending.
-    pub fn iter(self) -> impl Iterator<Item = PartitionId> {
+    pub fn iter(self) -> impl Iterator<Item = PartitionId> + use<> {
         (0..self.0).map(PartitionId)
     }
 
