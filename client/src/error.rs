@@ -195,6 +195,11 @@ impl Error {
         self
     }
 
+    /// What was wrong, without where and what to do.
+    pub(crate) fn message(&self) -> &str {
+        &self.0.message
+    }
+
     pub(crate) fn reach(&self) -> Reach {
         self.0.reach
     }

@@ -43,6 +43,11 @@ mod token;
 mod topology;
 mod write;
 
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
+
 pub use client::{Client, ClientConfig, CreatedNamespace};
 pub use error::{Error, ErrorKind, WriteError};
 pub use level::{Durability, Level, ParseLevelError};

@@ -34,7 +34,7 @@ pub struct Written {
     pub siblings: u32,
     /// Who has the write.
     pub receipt: Receipt,
-    /// How often it was sent, over all of its requests.
+    /// How often it was sent.
     pub attempts: u32,
 }
 

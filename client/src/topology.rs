@@ -205,3 +205,45 @@ impl From<v1::Member> for Member {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply() -> v1::DescribeReply {
+        let member = |id| v1::Member { id, name: format!("n{id}"), ..v1::Member::default() };
+        v1::DescribeReply {
+            members: (0..3).map(member).collect(),
+            partitions: 8,
+            groups: vec![v1::PlacementGroup { n: 2, owners: (0..16).map(|at| at % 3).collect() }],
+            ..v1::DescribeReply::default()
+        }
+    }
+
+    #[test]
+    fn owners_come_in_order_and_unknown_ones_not_at_all() {
+        let topology = Topology::from_wire(reply()).unwrap();
+        let names = |n, partition| -> Vec<_> {
+            topology.owners(n, partition).map(|member| &*member.name).collect()
+        };
+        assert_eq!(names(2, 0), ["n0", "n1"]);
+        assert_eq!(names(2, 7), ["n2", "n0"]);
+        assert!(names(2, 8).is_empty() && names(3, 0).is_empty());
+        assert_eq!((&*topology.name_of(1), &*topology.name_of(255)), ("n1", "00000000000000ff"));
+        let hash = key_hash(1, b"k");
+        assert_eq!(u64::from(topology.partition_of(1, b"k")), hash >> 61);
+    }
+
+    #[test]
+    fn malformed_answers_are_refused() {
+        let spoilt = |spoil: fn(&mut v1::DescribeReply)| {
+            let mut reply = reply();
+            spoil(&mut reply);
+            Topology::from_wire(reply)
+        };
+        assert!(spoilt(|reply| reply.partitions = 0).is_err());
+        assert!(spoilt(|reply| reply.partitions = 12).is_err());
+        assert!(spoilt(|reply| reply.groups[0].owners.truncate(15)).is_err());
+        assert!(spoilt(|reply| reply.groups[0].owners[3] = 3).is_err());
+    }
+}
