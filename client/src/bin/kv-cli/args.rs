@@ -283,12 +283,13 @@ pub(crate) struct ImportArgs {
     pub(crate) key_column: Option<usize>,
 }
 
-const IMPORT_HELP: &str = "A line ends with \\n or \\r\\n; neither is part of the row. Empty lines are \
-no rows. csv fields may be quoted as in RFC 4180, and quoted fields may hold line ends; there is no \
-header line; rows must be UTF-8 and have as many fields as the first. Duplicate keys are reported \
-by line, among the first 14 million distinct keys; the last row of a key wins. At most 100 lines of \
-each kind are listed. Writes are retried elsewhere under the same operation id (at least once; \
-copies show as one).
+const IMPORT_HELP: &str =
+    "A line ends with \\n or \\r\\n; neither is part of the row. Empty lines \
+are no rows. csv fields may be quoted as in RFC 4180, and quoted fields may hold line ends; there \
+is no header line; rows must be UTF-8 and have as many fields as the first. Duplicate keys are \
+reported by line, among the first 14 million distinct keys; the last row of a key wins. At most \
+100 lines of each kind are listed. Writes are retried elsewhere under the same operation id (at \
+least once; copies show as one).
 
 Last line on stdout (json: one object): rows, stored, failed, unknown, bytes, seconds
 

@@ -22,7 +22,8 @@ fn the_command_line_is_consistent() {
 #[test]
 fn every_line_of_the_contract_parses() {
     let lines = [
-        "kv-cli --endpoints a:1,b:2 --output json --timeout 5s put ns k v -w all --durability synced",
+        "kv-cli --endpoints a:1,b:2 --output json --timeout 5s put ns k v -w all \
+         --durability synced --context AAAA",
         "kv-cli put ns k - -w 2",
         "kv-cli get ns k -r one",
         "kv-cli get ns k --replica node-1",

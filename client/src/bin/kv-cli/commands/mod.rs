@@ -54,3 +54,21 @@ pub(crate) async fn run(args: Args) -> Result<Exit> {
 fn bytes(argument: OsString) -> Bytes {
     argument.into_encoded_bytes().into()
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn endpoints_that_are_down_are_named() {
+        // Ports that nothing listens on: they were free a moment ago.
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (one, two) = (free().to_string(), free().to_string());
+        let endpoints = format!("{one},{two}");
+        let line = ["kv-cli", "--endpoints", &endpoints, "--timeout", "2s", "count", "users"];
+        let error = run(Args::try_parse_from(line).unwrap()).await.unwrap_err().to_string();
+        assert!(error.contains(&one) && error.contains(&two), "{error}");
+    }
+}

@@ -87,7 +87,7 @@ mod tests {
 
     use super::super::testing::{file, rows};
     use super::super::{Columns, RowFormat};
-    use super::*;
+    use super::{Pair, Row};
 
     fn read(text: &[u8]) -> Vec<Row> {
         rows(RowFormat::Jsonl, Columns::default(), text)
@@ -115,13 +115,14 @@ mod tests {
         assert!(read(b"{\"key\":\"\xff\",\"value\":\"\"}")[0].content.is_err());
     }
 
+    fn bytes(length: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>(), length)
+    }
+
     proptest! {
         #[test]
         fn any_bytes_read_back(
-            pairs in prop::collection::vec(
-                (prop::collection::vec(any::<u8>(), 1..6), prop::collection::vec(any::<u8>(), 0..9)),
-                0..6,
-            ),
+            pairs in prop::collection::vec((bytes(1..6), bytes(0..9)), 0..6),
         ) {
             let pairs: Vec<Pair> = pairs
                 .into_iter()
