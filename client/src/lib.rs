@@ -1,1 +1,61 @@
-//! x
+//! Client SDK for Quorate, a leaderless Dynamo-style key-value store.
+//!
+//! A [`Client`] learns the cluster's topology from any node, then sends each key to a node that
+//! holds it. Replies that show the topology to be stale make it learn anew; failures are retried
+//! under one deadline, by rules under which a write is never applied twice unless you allow it.
+//!
+//! ```no_run
+//! use quorate_client::{Client, ClientConfig, GetOptions, NamespaceSpec, PutOptions};
+//!
+//! # async fn quickstart() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect(ClientConfig::new(["127.0.0.1:7001"])).await?;
+//! client.create_namespace(NamespaceSpec::new("carts")).await?;
+//! let carts = client.namespace("carts");
+//!
+//! let written = carts.put("ann", "2 apples", PutOptions::default()).await?;
+//! // The context says which value the next write replaces. Without one, both would stand.
+//! let replaces = PutOptions { context: written.context, ..PutOptions::default() };
+//! carts.put("ann", "3 apples", replaces).await?;
+//!
+//! for sibling in carts.get("ann", GetOptions::default()).await?.siblings {
+//!     println!("{}", String::from_utf8_lossy(&sibling.value));
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The rest in the order of reading: [`Namespace`] reads and writes, [`Read`] and [`Written`] are
+//! what it answers, [`Error`] and [`WriteError`] what went wrong, [`Topology`] who holds what.
+//! A runtime of tokio with time and IO enabled is required.
+
+mod client;
+mod connection;
+mod error;
+mod level;
+mod namespace;
+mod operation;
+mod options;
+mod outcome;
+mod retry;
+mod route;
+mod scan;
+mod token;
+mod topology;
+mod write;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
+
+pub use client::{Client, ClientConfig, CreatedNamespace};
+pub use error::{Error, ErrorKind, WriteError};
+pub use level::{Durability, Level, ParseLevelError};
+pub use namespace::Namespace;
+pub use operation::OperationId;
+pub use options::{
+    DeleteOptions, GetOptions, NamespaceSpec, PutOptions, Repair, Retry, ScanOptions, UpdateOptions,
+};
+pub use outcome::{Deleted, Read, Receipt, ScanItem, Sibling, Updated, Written};
+pub use token::{Context, Cursor, ParseTokenError};
+pub use topology::{ConflictRule, Member, NamespaceDescription, Topology};

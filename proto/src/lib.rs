@@ -5,7 +5,7 @@
 //! that either can change without the other.
 
 /// The public interface, package `quorate.v1`.
-#[allow(missing_docs, unreachable_pub, clippy::all)]
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::too_many_lines)]
 pub mod v1 {
     tonic::include_proto!("quorate.v1");
 
@@ -14,7 +14,7 @@ pub mod v1 {
 }
 
 /// Replica to replica, package `quorate.peer.v1`.
-#[allow(missing_docs, unreachable_pub, clippy::all)]
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::too_many_lines)]
 pub mod peer {
     tonic::include_proto!("quorate.peer.v1");
 }

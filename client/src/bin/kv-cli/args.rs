@@ -1,0 +1,424 @@
+//! The command line: the contract that scripts rely on, and the help that explains it.
+
+mod parse;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use quorate_client::{Context, Durability, Level};
+
+use crate::output::OutputFormat;
+
+const LEVELS: &str = "LEVEL is one, quorum, all, or a number of replicas from 1 to the \
+namespace's n.\nExit codes: 0 found or done, 1 not found, 2 an error with its reason on stderr.";
+
+const EXAMPLES: &str = "Examples:
+  kv-cli namespace create users
+  kv-cli put users alice 'hello'
+  kv-cli get users alice
+  kv-cli --output json get users alice -r all
+  kv-cli import users rows.csv --format csv --delimiter ';'
+  kv-cli cluster status
+
+LEVEL is one, quorum, all, or a number of replicas from 1 to the namespace's n.
+Exit codes: 0 found or done, 1 not found, 2 an error with its reason on stderr.";
+
+/// Quorate from a shell: read and write keys, move files in and out, look at the cluster.
+#[derive(Parser, Debug)]
+#[command(name = "kv-cli", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command; they may stand before or after it.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Connection and output")]
+pub(crate) struct Global {
+    /// Nodes to ask for the cluster's topology, in turn; one that answers is enough
+    #[arg(long, global = true, env = "QUORATE_ENDPOINTS", value_name = "HOST:PORT,..")]
+    #[arg(value_delimiter = ',', value_parser = parse::endpoint)]
+    #[arg(default_value = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403,127.0.0.1:7404,\
+                           127.0.0.1:7405")]
+    pub(crate) endpoints: Vec<String>,
+    /// Text for people, json for scripts
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub(crate) output: OutputFormat,
+    /// How long each operation may take, retries included: 500ms, 5s, 2m
+    #[arg(long, global = true, value_name = "TIME", default_value = "5s")]
+    #[arg(value_parser = parse::duration)]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    Put(PutArgs),
+    Get(GetArgs),
+    Delete(DeleteArgs),
+    Scan(ScanArgs),
+    Count(CountArgs),
+    /// Create, list, describe and drop namespaces
+    #[command(subcommand)]
+    Namespace(NamespaceCommand),
+    Import(ImportArgs),
+    Export(ExportArgs),
+    Bench(BenchArgs),
+    /// Look at the members and at where keys live
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+}
+
+/// Write a value
+///
+/// With --context the value replaces exactly what that read or write showed. Without one it stands
+/// beside whatever is there, as a sibling.
+#[derive(clap::Args, Debug)]
+#[command(after_help = PUT_HELP)]
+pub(crate) struct PutArgs {
+    /// The namespace
+    #[arg(value_name = "NS")]
+    pub(crate) namespace: String,
+    /// The key, 1 to 4096 bytes
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) key: OsString,
+    /// The value, or - to read it from stdin to its end, byte for byte
+    #[arg(value_name = "VALUE|-", allow_hyphen_values = true)]
+    pub(crate) value: OsString,
+    /// What the value replaces: the context that a get, put or delete answered
+    #[arg(long)]
+    pub(crate) context: Option<Context>,
+    /// How many replicas must acknowledge [default: the namespace's]
+    #[arg(short, value_name = "LEVEL")]
+    pub(crate) w: Option<Level>,
+    /// When a replica may acknowledge: buffered survives the process, synced a power cut
+    /// [default: the namespace's]
+    #[arg(long, value_name = "buffered|synced")]
+    pub(crate) durability: Option<Durability>,
+}
+
+const PUT_HELP: &str = "json: context (null when other siblings stand beside the value), siblings \
+(how many, this one included), receipt{dot, acked[], synced}
+
+Examples:
+  kv-cli put users alice 'hello'
+  kv-cli put users alice 'hello again' --context \"$CONTEXT\" -w all
+  kv-cli put files logo.png - < logo.png";
+
+/// Read a key
+///
+/// Text is the raw value, byte for byte, and one newline. Of several siblings each follows a line
+/// with its index, such as [1/2]. Exit code 1 if the key has no value.
+#[derive(clap::Args, Debug)]
+#[command(after_help = GET_HELP)]
+pub(crate) struct GetArgs {
+    /// The namespace
+    #[arg(value_name = "NS")]
+    pub(crate) namespace: String,
+    /// The key
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) key: OsString,
+    /// How many replicas must answer [default: the namespace's]
+    #[arg(short, value_name = "LEVEL", conflicts_with = "replica")]
+    pub(crate) r: Option<Level>,
+    /// Show what this node alone holds, without asking another
+    #[arg(long, value_name = "NODE")]
+    pub(crate) replica: Option<String>,
+}
+
+const GET_HELP: &str =
+    "json: {\"siblings\":[{\"value\",\"value_base64\"}],\"context\",\"replicas\"}; \
+value has U+FFFD in place of bytes that are not UTF-8, value_base64 is exact.
+
+Examples:
+  kv-cli get users alice
+  kv-cli get users alice -r all --output json
+  kv-cli get users alice --replica node-2";
+
+/// Delete a key
+///
+/// With --context exactly what that context covers is deleted. Without one the key is read by
+/// quorum and what that read saw is deleted. Exit code 1 if there was nothing to delete.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "json: context, siblings (how many values are left), receipt; all as of put
+
+Examples:
+  kv-cli delete users alice
+  kv-cli delete users alice --context \"$CONTEXT\"")]
+pub(crate) struct DeleteArgs {
+    /// The namespace
+    #[arg(value_name = "NS")]
+    pub(crate) namespace: String,
+    /// The key
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) key: OsString,
+    /// What to delete: the context that a get or put answered
+    #[arg(long)]
+    pub(crate) context: Option<Context>,
+    /// How many replicas must acknowledge [default: the namespace's]
+    #[arg(short, value_name = "LEVEL")]
+    pub(crate) w: Option<Level>,
+}
+
+/// List keys and values, partition by partition, in byte order within each
+///
+/// Text is KEY<TAB>VALUE per line, control characters escaped; of several siblings each has a line
+/// KEY<TAB>[1/2]<TAB>VALUE. For exact bytes take --output json, or export.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "json: a line {\"key\",\"key_base64\",\"siblings\":[..],\"context\"} per key
+
+Examples:
+  kv-cli scan users --prefix al --limit 10"
+)]
+pub(crate) struct ScanArgs {
+    /// The namespace
+    #[arg(value_name = "NS")]
+    pub(crate) namespace: String,
+    /// Only keys that begin with these bytes
+    #[arg(long, default_value = "", hide_default_value = true, allow_hyphen_values = true)]
+    pub(crate) prefix: OsString,
+    /// At most so many keys
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+}
+
+/// Count the keys of a namespace by reading all of them
+#[derive(clap::Args, Debug)]
+#[command(after_help = "json: {\"count\"}")]
+pub(crate) struct CountArgs {
+    /// The namespace
+    #[arg(value_name = "NS")]
+    pub(crate) namespace: String,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum NamespaceCommand {
+    Create(CreateArgs),
+    /// List the namespaces and their settings
+    List,
+    /// Show one namespace; exit code 1 if there is none of that name
+    Describe {
+        /// Its name
+        name: String,
+    },
+    /// Drop a namespace and everything in it; exit code 1 if there is none of that name
+    Drop {
+        /// Its name
+        name: String,
+    },
+}
+
+/// Create a namespace
+#[derive(clap::Args, Debug)]
+#[command(after_help = LEVELS)]
+pub(crate) struct CreateArgs {
+    /// Its name: 1 to 64 of a-z, 0-9, '-', '_' and '.', beginning with a letter or a digit
+    pub(crate) name: String,
+    /// Replicas of each key
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) n: u32,
+    /// How many replicas must answer a read
+    #[arg(long = "r", value_name = "LEVEL", default_value = "quorum")]
+    pub(crate) r: Level,
+    /// How many replicas must acknowledge a write
+    #[arg(long = "w", value_name = "LEVEL", default_value = "quorum")]
+    pub(crate) w: Level,
+    /// What happens to concurrent writes of one key
+    #[arg(long, value_enum, default_value = "siblings")]
+    pub(crate) conflict: Conflict,
+    /// When a replica may acknowledge
+    #[arg(long, value_name = "buffered|synced", default_value = "buffered")]
+    pub(crate) durability: Durability,
+    /// The largest value, in bytes [default: 1048576]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) value_max_bytes: Option<u32>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Conflict {
+    /// All are kept until a client resolves them
+    Siblings,
+}
+
+/// What the rows of a file look like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum RowFormat {
+    /// The key is one field; the value is the whole line, byte for byte, without its end
+    Csv,
+    /// {"key","value"} per line; key_base64 and value_base64 for what is not UTF-8
+    Jsonl,
+    /// KEY<TAB>VALUE per line
+    Lines,
+}
+
+/// Load the rows of a file
+///
+/// A row replaces what is under its key; a row that is there already is not written again, so that
+/// the same import twice leaves the same state. Rows of one key are applied in the order of the
+/// file. A row that is no row of the format, or cannot be written within --timeout, is reported by
+/// line on stderr and does not stop the others; exit code 2 if there is any.
+#[derive(clap::Args, Debug)]
+#[command(after_help = IMPORT_HELP)]
+pub(crate) struct ImportArgs {
+    /// The namespace
+    #[arg(value_name = "NS")]
+    pub(crate) namespace: String,
+    /// The file, or - for stdin
+    pub(crate) file: PathBuf,
+    /// What its rows look like
+    #[arg(long, value_enum)]
+    pub(crate) format: RowFormat,
+    /// csv: what separates fields, one ASCII character or \t [default: ,]
+    #[arg(long, value_name = "C", value_parser = parse::delimiter)]
+    pub(crate) delimiter: Option<u8>,
+    /// csv: which field is the key, counted from 0 [default: 0]
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) key_column: Option<usize>,
+}
+
+const IMPORT_HELP: &str =
+    "A line ends with \\n or \\r\\n; neither is part of the row. Empty lines \
+are no rows. csv fields may be quoted as in RFC 4180, and quoted fields may hold line ends; there \
+is no header line; rows must be UTF-8 and have as many fields as the first. Duplicate keys are \
+reported by line, among the first 14 million distinct keys; the last row of a key wins. At most \
+100 lines of each kind are listed. Writes are retried elsewhere under the same operation id (at \
+least once; copies show as one).
+
+Last line on stdout (json: one object): rows, stored, failed, unknown, bytes, seconds
+
+Examples:
+  kv-cli import unicode UnicodeData.txt --format csv --delimiter ';'
+  zcat users.jsonl.gz | kv-cli import users - --format jsonl --timeout 30s";
+
+/// Which keys with several siblings to export.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum SiblingsArg {
+    /// None: they are reported, and the export fails
+    Fail,
+    /// All, a row for each sibling
+    All,
+}
+
+/// Write all rows of a namespace to a file or to stdout
+///
+/// FILE appears only when the export is complete. A key that the format cannot hold, or that has
+/// several siblings, is reported on stderr; exit code 2 if there is any.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXPORT_HELP)]
+pub(crate) struct ExportArgs {
+    /// The namespace
+    #[arg(value_name = "NS")]
+    pub(crate) namespace: String,
+    /// The file; stdout without one, or with -
+    pub(crate) file: Option<PathBuf>,
+    /// csv: the values, a line each; lines: KEY<TAB>VALUE; jsonl: {"key","value"}
+    #[arg(long, value_enum)]
+    pub(crate) format: RowFormat,
+    /// What to do about keys with several siblings
+    #[arg(long, value_enum, default_value = "fail")]
+    pub(crate) siblings: SiblingsArg,
+}
+
+const EXPORT_HELP: &str =
+    "Rows come partition by partition; sort them to compare two exports. What \
+import could not read back as it is, such as a value with a line end as lines, is an error: jsonl \
+holds everything.
+
+Examples:
+  kv-cli export unicode --format csv | sort > sorted.txt
+  kv-cli export users users.jsonl --format jsonl --siblings all";
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Workload {
+    /// Reads only
+    Read,
+    /// Writes only
+    Write,
+    /// Half reads, half writes, at random
+    Mixed,
+}
+
+/// Measure throughput and latency
+///
+/// Without --rate each of the workers starts its next operation when the last one has ended. With
+/// it operations are due at fixed times, and latency counts from when one was due, so that a slow
+/// answer also counts against those that it held up.
+#[derive(clap::Args, Debug)]
+#[command(after_help = BENCH_HELP)]
+pub(crate) struct BenchArgs {
+    /// The namespace
+    #[arg(value_name = "NS")]
+    pub(crate) namespace: String,
+    /// What to do
+    #[arg(long, value_enum)]
+    pub(crate) workload: Workload,
+    /// How many keys: bench-000000000000 and on
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub(crate) keys: u64,
+    /// Bytes of each value, random
+    #[arg(long, value_name = "B", default_value_t = 1024)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=1 << 30))]
+    pub(crate) value_size: u32,
+    /// How many operations at once
+    #[arg(long, value_name = "C", default_value_t = 64)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) concurrency: u32,
+    /// For how long operations are started
+    #[arg(long, value_name = "TIME", default_value = "12s", value_parser = parse::duration)]
+    pub(crate) duration: Duration,
+    /// Operations per second, due at fixed times
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(crate) rate: Option<u64>,
+    /// Popular and unpopular keys (Zipf, exponent 0.99) instead of equal ones
+    #[arg(long)]
+    pub(crate) zipf: bool,
+    /// First write every key, uncounted
+    #[arg(long)]
+    pub(crate) prepare: bool,
+    /// Send no contexts: siblings pile up until the limit of 100 refuses more
+    #[arg(long)]
+    pub(crate) blind: bool,
+}
+
+const BENCH_HELP: &str =
+    "A write sends the last context received for its key, unless --blind; after \
+a race it reads the key first, within the write's latency. Writes are retried elsewhere under the \
+same operation id.
+
+operations are all attempted; an error is one that was not ok within --timeout, unknown outcomes \
+included; latencies are of all operations. missed: due under --rate, but not started in time.
+json: operations, errors{kind: n}, not_found, retries, seconds, ops_per_s, \
+latency_us{p50,p90,p99,p999}, missed
+
+Examples:
+  kv-cli bench load --workload write --keys 100000 --value-size 1024 --concurrency 64
+  kv-cli bench load --workload mixed --prepare --zipf --rate 5000 --duration 1m --output json";
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ClusterCommand {
+    /// Show the members, and which of them answer
+    Status,
+    Ring(RingArgs),
+}
+
+/// Show each node's share of the keys, or which nodes own one key
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kv-cli cluster ring
+  kv-cli cluster ring alice --namespace users")]
+pub(crate) struct RingArgs {
+    /// The key
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) key: Option<OsString>,
+    /// The key's namespace; needed if there are several
+    #[arg(long, value_name = "NS")]
+    pub(crate) namespace: Option<String>,
+}

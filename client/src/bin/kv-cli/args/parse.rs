@@ -1,0 +1,44 @@
+//! Values of arguments that clap has no parser for. Messages name what would have been right.
+
+use std::time::Duration;
+
+/// `500ms`, `5s`, `1.5s`, `2m`, `1h`; more than nothing and at most a day.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let wrong = || format!("'{text}' is no time; write for example 500ms, 5s, 2m or 1h");
+    let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(unit_at);
+    let unit_seconds = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let duration = Duration::try_from_secs_f64(number * unit_seconds).map_err(|_| wrong())?;
+    if duration < Duration::from_millis(1) || duration > DAY {
+        return Err(format!("'{text}' is out of range; take 1ms to 24h"));
+    }
+    Ok(duration)
+}
+
+/// `HOST:PORT`.
+pub(super) fn endpoint(text: &str) -> Result<String, String> {
+    let wrong = || format!("'{text}' is no endpoint; write HOST:PORT, for example 127.0.0.1:7401");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    match port.parse::<u16>() {
+        Ok(1..) if !host.is_empty() && !host.contains('/') => Ok(text.to_owned()),
+        _ => Err(wrong()),
+    }
+}
+
+/// One ASCII character that can stand between fields, or `\t`.
+pub(super) fn delimiter(text: &str) -> Result<u8, String> {
+    match text.as_bytes() {
+        b"\\t" => Ok(b'\t'),
+        [b'"' | b'\n' | b'\r'] => Err("quotes and line ends cannot separate fields".to_owned()),
+        [byte] if byte.is_ascii() => Ok(*byte),
+        _ => Err(format!("'{text}' is not one ASCII character, nor \\t")),
+    }
+}

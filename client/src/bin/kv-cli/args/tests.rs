@@ -1,0 +1,112 @@
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser};
+
+use super::*;
+
+fn parse(line: &str) -> Result<Args, clap::Error> {
+    Args::try_parse_from(line.split(' '))
+}
+
+fn refusal(line: &str) -> String {
+    let error = parse(line).expect_err(line);
+    assert_eq!(error.exit_code(), 2, "{line}");
+    error.to_string()
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Args::command().debug_assert();
+}
+
+#[test]
+fn every_line_of_the_contract_parses() {
+    let lines = [
+        "kv-cli --endpoints a:1,b:2 --output json --timeout 5s put ns k v -w all \
+         --durability synced --context AAAA",
+        "kv-cli put ns k - -w 2",
+        "kv-cli get ns k -r one",
+        "kv-cli get ns k --replica node-1",
+        "kv-cli delete ns k -w quorum",
+        "kv-cli scan ns --prefix p --limit 3",
+        "kv-cli count ns",
+        "kv-cli namespace create ns --n 3 --r quorum --w 1 --conflict siblings",
+        "kv-cli namespace list",
+        "kv-cli namespace describe ns",
+        "kv-cli namespace drop ns",
+        "kv-cli import ns f --format csv --delimiter ; --key-column 0",
+        "kv-cli import ns f --format jsonl",
+        "kv-cli import ns f --format lines",
+        "kv-cli export ns --format csv",
+        "kv-cli export ns f --format jsonl --siblings all",
+        "kv-cli bench ns --workload mixed --keys 9 --value-size 8 --concurrency 7 --duration 12s \
+         --rate 5 --zipf --prepare --blind",
+        "kv-cli cluster status",
+        "kv-cli cluster ring",
+        "kv-cli cluster ring k --namespace ns",
+    ];
+    for line in lines {
+        let words = line.split_whitespace();
+        assert!(Args::try_parse_from(words).is_ok(), "{line}");
+    }
+}
+
+#[test]
+fn global_options_stand_anywhere() {
+    for line in ["kv-cli --timeout 2s count ns", "kv-cli count ns --timeout 2s"] {
+        assert_eq!(parse(line).unwrap().global.timeout, Duration::from_secs(2));
+    }
+    let args = parse("kv-cli cluster status --endpoints a:1,b:2").unwrap();
+    assert_eq!(args.global.endpoints, ["a:1", "b:2"]);
+}
+
+#[test]
+fn keys_and_values_may_begin_with_a_hyphen() {
+    let args = parse("kv-cli put ns -k -1 -w 2").unwrap();
+    let Command::Put(put) = args.command else { panic!("{args:?}") };
+    assert_eq!((put.key.to_str(), put.value.to_str()), (Some("-k"), Some("-1")));
+    assert!(put.w.is_some());
+}
+
+#[test]
+fn wrong_values_are_named() {
+    assert!(refusal("kv-cli bench ns --workload read --keys 0").contains("--keys"));
+    assert!(refusal("kv-cli bench ns --workload read --concurrency 0").contains("--concurrency"));
+    assert!(refusal("kv-cli bench ns --workload read --rate 0").contains("--rate"));
+    assert!(refusal("kv-cli count ns --timeout 5").contains("write for example"));
+    assert!(refusal("kv-cli count ns --endpoints localhost").contains("HOST:PORT"));
+    assert!(refusal("kv-cli import ns f --format csv --delimiter ab").contains("--delimiter"));
+    assert!(refusal("kv-cli get ns k -r 0").contains('0'));
+    assert!(refusal("kv-cli get ns k -r all --replica node-1").contains("--replica"));
+    assert!(refusal("kv-cli put ns k v --context !!").contains("--context"));
+    refusal("kv-cli frobnicate");
+}
+
+#[test]
+fn durations_need_a_unit_and_a_sane_size() {
+    assert_eq!(parse::duration("500ms"), Ok(Duration::from_millis(500)));
+    assert_eq!(parse::duration("1.5s"), Ok(Duration::from_millis(1500)));
+    assert_eq!(parse::duration("2m"), Ok(Duration::from_secs(120)));
+    for bad in ["", "5", "s", "-1s", "0s", "NaNs", "infs", "1e9h", "5 s", "5sec", "25h"] {
+        assert!(parse::duration(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn delimiters_are_one_character() {
+    assert_eq!(parse::delimiter(";"), Ok(b';'));
+    assert_eq!(parse::delimiter("\\t"), Ok(b'\t'));
+    for bad in ["", "\"", "\n", "ab", "é"] {
+        assert!(parse::delimiter(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn endpoints_are_host_and_port() {
+    for good in ["127.0.0.1:7401", "localhost:1", "[::1]:7401"] {
+        assert!(parse::endpoint(good).is_ok(), "{good}");
+    }
+    for bad in ["", ":1", "host", "host:", "host:0", "host:99999", "http://host:1"] {
+        assert!(parse::endpoint(bad).is_err(), "{bad}");
+    }
+}

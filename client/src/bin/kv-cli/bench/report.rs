@@ -1,0 +1,149 @@
+//! What was measured.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// Counts and latencies of some operations.
+pub(super) struct Report {
+    operations: u64,
+    errors: BTreeMap<&'static str, u64>,
+    pub(super) not_found: u64,
+    pub(super) retries: u64,
+    pub(super) missed: u64,
+    pub(super) seconds: f64,
+    /// In microseconds.
+    latencies: Histogram<u64>,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self {
+            operations: 0,
+            errors: BTreeMap::new(),
+            not_found: 0,
+            retries: 0,
+            missed: 0,
+            seconds: 0.0,
+            // Three digits: p99 is right to a thousandth.
+            latencies: Histogram::new(3).expect("three digits are within what it supports"),
+        }
+    }
+}
+
+impl Report {
+    /// An operation ended, with an error of this kind or without one.
+    pub(super) fn on_ended(&mut self, latency: Duration, error: Option<&'static str>) {
+        self.operations += 1;
+        if let Some(kind) = error {
+            *self.errors.entry(kind).or_default() += 1;
+        }
+        self.latencies.saturating_record(latency.as_micros() as u64);
+    }
+
+    /// Takes in what another worker counted.
+    pub(super) fn add(&mut self, part: &Self) {
+        self.operations += part.operations;
+        self.not_found += part.not_found;
+        self.retries += part.retries;
+        for (kind, count) in &part.errors {
+            *self.errors.entry(kind).or_default() += count;
+        }
+        let grown = self.latencies.add(&part.latencies);
+        grown.expect("both histograms resize themselves");
+    }
+
+    pub(super) fn json(&self) -> BenchJson<'_> {
+        let at = |quantile| self.latencies.value_at_quantile(quantile);
+        let ops_per_s = self.operations as f64 / self.seconds;
+        BenchJson {
+            operations: self.operations,
+            errors: &self.errors,
+            not_found: self.not_found,
+            retries: self.retries,
+            seconds: self.seconds,
+            ops_per_s: (ops_per_s * 10.0).round() / 10.0,
+            latency_us: Latency { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999) },
+            missed: self.missed,
+        }
+    }
+}
+
+/// What `bench` answers.
+#[derive(Serialize)]
+pub(super) struct BenchJson<'a> {
+    /// All attempted.
+    operations: u64,
+    /// Those that were not ok within their deadline, by kind.
+    errors: &'a BTreeMap<&'static str, u64>,
+    /// Reads of keys without a value.
+    not_found: u64,
+    /// How many more times writes were sent than there were writes.
+    retries: u64,
+    seconds: f64,
+    ops_per_s: f64,
+    latency_us: Latency,
+    /// Due, but not started before the end.
+    missed: u64,
+}
+
+#[derive(Serialize)]
+struct Latency {
+    p50: u64,
+    p90: u64,
+    p99: u64,
+    p999: u64,
+}
+
+impl fmt::Display for BenchJson<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let errors = match self.errors.iter() {
+            kinds if kinds.len() == 0 => "none".to_owned(),
+            kinds => kinds.map(|(kind, n)| format!("{kind} {n}")).collect::<Vec<_>>().join(", "),
+        };
+        let Latency { p50, p90, p99, p999 } = self.latency_us;
+        writeln!(f, "operations  {}", self.operations)?;
+        writeln!(f, "errors      {errors}")?;
+        writeln!(f, "not found   {}", self.not_found)?;
+        writeln!(f, "retries     {}", self.retries)?;
+        writeln!(f, "missed      {}", self.missed)?;
+        writeln!(f, "seconds     {:.3}", self.seconds)?;
+        writeln!(f, "ops/s       {:.1}", self.ops_per_s)?;
+        write!(f, "latency     p50 {p50} us, p90 {p90} us, p99 {p99} us, p99.9 {p999} us")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_add_up_to_the_contract() {
+        let (mut whole, mut part) = (Report::default(), Report::default());
+        for us in 1..=1000 {
+            let to = if us % 2 == 0 { &mut whole } else { &mut part };
+            to.on_ended(Duration::from_micros(us), (us > 998).then_some("unknown"));
+        }
+        part.not_found = 3;
+        part.retries = 2;
+        whole.add(&part);
+        whole.seconds = 2.0;
+        let json = serde_json::to_string(&whole.json()).unwrap();
+        assert_eq!(
+            json,
+            "{\"operations\":1000,\"errors\":{\"unknown\":2},\"not_found\":3,\"retries\":2,\
+             \"seconds\":2.0,\"ops_per_s\":500.0,\
+             \"latency_us\":{\"p50\":500,\"p90\":900,\"p99\":990,\"p999\":999},\"missed\":0}"
+        );
+        assert!(whole.json().to_string().contains("errors      unknown 2\n"));
+    }
+
+    #[test]
+    fn an_empty_report_is_a_report() {
+        let report = Report { seconds: 1.0, ..Report::default() };
+        assert!(report.json().to_string().contains("errors      none\n"));
+    }
+}

@@ -1,0 +1,125 @@
+//! `cluster status` and `cluster ring`: who is there, and who holds what.
+
+mod ring;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use futures::future::join_all;
+use quorate_client::{Member, Topology};
+use serde::Serialize;
+
+use super::Session;
+use crate::args::ClusterCommand;
+use crate::failure::Exit;
+use crate::output::table;
+
+/// How long `status` waits for each member. A person is waiting, and a member that takes longer
+/// is as good as down.
+const PROBE_MAX: Duration = Duration::from_secs(3);
+
+pub(super) async fn run(session: &Session, command: ClusterCommand) -> Result<Exit> {
+    let topology = session.client.topology().await?;
+    match command {
+        ClusterCommand::Status => status(session, &topology).await?,
+        ClusterCommand::Ring(args) => ring::run(session.output, &topology, args)?,
+    }
+    Ok(Exit::Done)
+}
+
+#[derive(Serialize)]
+struct StatusJson<'a> {
+    cluster_id: &'a str,
+    version: u64,
+    partitions: u32,
+    answered_by: String,
+    members: Vec<MemberJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct MemberJson<'a> {
+    name: &'a str,
+    id: String,
+    zone: &'a str,
+    weight: u32,
+    client_address: &'a str,
+    peer_address: &'a str,
+    /// As the answering node sees it.
+    connected: bool,
+    voter: bool,
+    /// As this client sees it.
+    reachable: bool,
+    /// Of the cluster's metadata, as the member itself has it.
+    version: Option<u64>,
+    error: Option<String>,
+}
+
+async fn status(session: &Session, topology: &Topology) -> Result<()> {
+    let probes = topology.members.iter().map(|member| probe(session, member));
+    let json = StatusJson {
+        cluster_id: &topology.cluster_id,
+        version: topology.version,
+        partitions: topology.partitions,
+        answered_by: topology.name_of(topology.node),
+        members: join_all(probes).await,
+    };
+    Ok(session.output.result(&json, || status_text(&json))?)
+}
+
+/// Asks a member itself. One that does not answer is a row of the table, not an error.
+async fn probe<'a>(session: &Session, member: &'a Member) -> MemberJson<'a> {
+    let limit = PROBE_MAX.min(session.timeout);
+    let asked = tokio::time::timeout(limit, session.client.describe_from(&member.name)).await;
+    let (version, error) = match asked {
+        Ok(Ok(topology)) => (Some(topology.version), None),
+        Ok(Err(error)) => (None, Some(error.to_string())),
+        Err(_) => (None, Some(format!("no answer within {} ms", limit.as_millis()))),
+    };
+    MemberJson {
+        name: &member.name,
+        id: format!("{:016x}", member.id),
+        zone: &member.zone,
+        weight: member.weight,
+        client_address: &member.client_address,
+        peer_address: &member.peer_address,
+        connected: member.connected,
+        voter: member.voter,
+        reachable: version.is_some(),
+        version,
+        error,
+    }
+}
+
+fn status_text(status: &StatusJson<'_>) -> String {
+    let header =
+        ["NODE", "ZONE", "WEIGHT", "ADDRESS", "VOTER", "CONNECTED", "REACHABLE", "VERSION"];
+    let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
+    let row = |m: &MemberJson<'_>| {
+        vec![
+            m.name.to_owned(),
+            or_dash(m.zone),
+            m.weight.to_string(),
+            m.client_address.to_owned(),
+            yes(m.voter),
+            yes(m.connected),
+            yes(m.reachable),
+            m.version.map_or("-".to_owned(), |version| version.to_string()),
+        ]
+    };
+    let mut lines = vec![
+        format!(
+            "cluster {}, metadata version {}, {} partitions; connected as seen by {}",
+            status.cluster_id, status.version, status.partitions, status.answered_by
+        ),
+        String::new(),
+        table(&header, status.members.iter().map(row)),
+    ];
+    for member in &status.members {
+        lines.extend(member.error.as_ref().map(|error| format!("{}: {error}", member.name)));
+    }
+    lines.join("\n")
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}

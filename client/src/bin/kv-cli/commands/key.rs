@@ -1,0 +1,159 @@
+//! `put`, `get` and `delete`: one key.
+
+use std::ffi::OsString;
+use std::io;
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use quorate_client::{
+    DeleteOptions, Deleted, GetOptions, Level, PutOptions, Read, Sibling, Written,
+};
+use serde::Serialize;
+use tokio::io::AsyncReadExt as _;
+
+use super::{Session, bytes};
+use crate::args::{DeleteArgs, GetArgs, PutArgs};
+use crate::failure::Exit;
+use crate::output::{Output, ReceiptJson, SiblingJson};
+
+/// What `put` and `delete` answer in json.
+#[derive(Serialize)]
+struct WrittenJson<'a> {
+    context: Option<String>,
+    siblings: u32,
+    receipt: Option<ReceiptJson<'a>>,
+}
+
+impl<'a> From<&'a Written> for WrittenJson<'a> {
+    fn from(written: &'a Written) -> Self {
+        Self {
+            context: written.context.as_ref().map(ToString::to_string),
+            siblings: written.siblings,
+            receipt: Some(ReceiptJson::from(&written.receipt)),
+        }
+    }
+}
+
+/// What `get` answers in json.
+#[derive(Serialize)]
+struct ReadJson<'a> {
+    siblings: Vec<SiblingJson<'a>>,
+    context: Option<String>,
+    replicas: u32,
+}
+
+pub(super) async fn put(session: &Session, args: PutArgs) -> Result<Exit> {
+    let value = value(args.value).await?;
+    let options = PutOptions {
+        context: args.context,
+        w: args.w.unwrap_or_default(),
+        durability: args.durability.unwrap_or_default(),
+        ..PutOptions::default()
+    };
+    let namespace = session.client.namespace(args.namespace);
+    let written = namespace.put(bytes(args.key), value, options).await?;
+    session.output.result(&WrittenJson::from(&written), || {
+        let beside = match written.siblings.saturating_sub(1) {
+            0 => String::new(),
+            others => format!("; siblings beside it: {others}"),
+        };
+        format!("stored: {}{beside}", receipt(&written))
+    })?;
+    Ok(Exit::Done)
+}
+
+/// The argument's bytes, or for `-` those of stdin.
+async fn value(argument: OsString) -> Result<Bytes> {
+    if argument != "-" {
+        return Ok(bytes(argument));
+    }
+    let mut value = Vec::new();
+    tokio::io::stdin().read_to_end(&mut value).await.context("cannot read the value from stdin")?;
+    Ok(value.into())
+}
+
+fn receipt(written: &Written) -> String {
+    let receipt = &written.receipt;
+    let synced = match receipt.synced {
+        0 => String::new(),
+        synced => format!(", {synced} synced"),
+    };
+    format!("{} acknowledged by {}{synced}", receipt.dot, receipt.acked.join(", "))
+}
+
+pub(super) async fn get(session: &Session, args: GetArgs) -> Result<Exit> {
+    let options = GetOptions {
+        r: args.r.unwrap_or_default(),
+        replica: args.replica,
+        ..GetOptions::default()
+    };
+    let namespace = session.client.namespace(args.namespace);
+    let read = namespace.get(bytes(args.key), options).await?;
+    show(session.output, &read)?;
+    Ok(if read.siblings.is_empty() { Exit::NotFound } else { Exit::Done })
+}
+
+fn show(output: Output, read: &Read) -> io::Result<()> {
+    if output.is_json() {
+        return output.object(&ReadJson {
+            siblings: SiblingJson::all(&read.siblings),
+            context: read.context.as_ref().map(ToString::to_string),
+            replicas: read.replicas,
+        });
+    }
+    output.bytes(&text(&read.siblings))
+}
+
+/// The raw value and a newline; of several siblings each after a line with its index.
+fn text(siblings: &[Sibling]) -> Vec<u8> {
+    let mut text = Vec::new();
+    for (at, sibling) in siblings.iter().enumerate() {
+        if siblings.len() > 1 {
+            text.extend_from_slice(format!("[{}/{}]\n", at + 1, siblings.len()).as_bytes());
+        }
+        text.extend_from_slice(&sibling.value);
+        text.push(b'\n');
+    }
+    text
+}
+
+pub(super) async fn delete(session: &Session, args: DeleteArgs) -> Result<Exit> {
+    let options = DeleteOptions {
+        context: args.context,
+        r: Level::Quorum,
+        w: args.w.unwrap_or_default(),
+        ..DeleteOptions::default()
+    };
+    let namespace = session.client.namespace(args.namespace);
+    let Deleted::Done(written) = namespace.delete(bytes(args.key), options).await? else {
+        if session.output.is_json() {
+            let nothing = WrittenJson { context: None, siblings: 0, receipt: None };
+            session.output.object(&nothing)?;
+        }
+        return Ok(Exit::NotFound);
+    };
+    session.output.result(&WrittenJson::from(&written), || {
+        let left = match written.siblings {
+            0 => String::new(),
+            left => format!("; siblings left, since they were not covered: {left}"),
+        };
+        format!("deleted: {}{left}", receipt(&written))
+    })?;
+    Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sibling(value: &'static [u8]) -> Sibling {
+        Sibling { value: value.into(), written_ms: 0 }
+    }
+
+    #[test]
+    fn one_value_is_raw_and_several_have_an_index() {
+        assert_eq!(text(&[]), b"");
+        assert_eq!(text(&[sibling(b"a\n\xff")]), b"a\n\xff\n");
+        assert_eq!(text(&[sibling(b"a"), sibling(b"b")]), b"[1/2]\na\n[2/2]\nb\n");
+    }
+}

@@ -1,0 +1,144 @@
+//! `namespace create`, `list`, `describe` and `drop`.
+
+use anyhow::Result;
+use quorate_client::{Error, ErrorKind, NamespaceDescription, NamespaceSpec};
+use serde::Serialize;
+
+use super::Session;
+use crate::args::{Conflict, CreateArgs, NamespaceCommand};
+use crate::failure::{Exit, say};
+use crate::output::table;
+
+#[derive(Serialize)]
+struct NamespaceJson<'a> {
+    name: &'a str,
+    id: String,
+    n: u32,
+    r: String,
+    w: String,
+    conflict: String,
+    durability: String,
+    value_max_bytes: u32,
+}
+
+impl<'a> From<&'a NamespaceDescription> for NamespaceJson<'a> {
+    fn from(of: &'a NamespaceDescription) -> Self {
+        Self {
+            name: &of.name,
+            id: format!("{:016x}", of.id),
+            n: of.n,
+            r: of.r.to_string(),
+            w: of.w.to_string(),
+            conflict: of.conflict.to_string(),
+            durability: of.durability.to_string(),
+            value_max_bytes: of.value_max_bytes,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ListJson<'a> {
+    namespaces: Vec<NamespaceJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct CreatedJson<'a> {
+    namespace: NamespaceJson<'a>,
+    unreachable: &'a [String],
+}
+
+#[derive(Serialize)]
+struct DroppedJson<'a> {
+    dropped: &'a str,
+    unreachable: &'a [String],
+}
+
+pub(super) async fn run(session: &Session, command: NamespaceCommand) -> Result<Exit> {
+    match command {
+        NamespaceCommand::Create(args) => create(session, args).await,
+        NamespaceCommand::List => list(session).await,
+        NamespaceCommand::Describe { name } => describe(session, &name).await,
+        NamespaceCommand::Drop { name } => drop_namespace(session, &name).await,
+    }
+}
+
+async fn create(session: &Session, args: CreateArgs) -> Result<Exit> {
+    // The only rule that there is, and the SDK's own.
+    let Conflict::Siblings = args.conflict;
+    let spec = NamespaceSpec {
+        n: Some(args.n),
+        r: args.r,
+        w: args.w,
+        durability: args.durability,
+        value_max_bytes: args.value_max_bytes,
+        ..NamespaceSpec::new(args.name)
+    };
+    let created = session.client.create_namespace(spec).await?;
+    let namespace = &created.namespace;
+    let json = CreatedJson { namespace: namespace.into(), unreachable: &created.unreachable };
+    session.output.result(&json, || format!("created {}", settings(namespace)))?;
+    warn_unreachable(&created.unreachable);
+    Ok(Exit::Done)
+}
+
+async fn list(session: &Session) -> Result<Exit> {
+    let namespaces = session.client.list_namespaces().await?;
+    let json = ListJson { namespaces: namespaces.iter().map(NamespaceJson::from).collect() };
+    let header = ["NAME", "N", "R", "W", "CONFLICT", "DURABILITY", "VALUE_MAX_BYTES"];
+    let row = |of: &NamespaceDescription| {
+        vec![
+            of.name.clone(),
+            of.n.to_string(),
+            of.r.to_string(),
+            of.w.to_string(),
+            of.conflict.to_string(),
+            of.durability.to_string(),
+            of.value_max_bytes.to_string(),
+        ]
+    };
+    session.output.result(&json, || table(&header, namespaces.iter().map(row)))?;
+    Ok(Exit::Done)
+}
+
+async fn describe(session: &Session, name: &str) -> Result<Exit> {
+    let namespace = match session.client.describe_namespace(name).await {
+        Ok(namespace) => namespace,
+        Err(error) => return not_found(error),
+    };
+    session.output.result(&NamespaceJson::from(&namespace), || settings(&namespace))?;
+    Ok(Exit::Done)
+}
+
+async fn drop_namespace(session: &Session, name: &str) -> Result<Exit> {
+    let unreachable = match session.client.drop_namespace(name).await {
+        Ok(unreachable) => unreachable,
+        Err(error) => return not_found(error),
+    };
+    let json = DroppedJson { dropped: name, unreachable: &unreachable };
+    session.output.result(&json, || format!("dropped {name}"))?;
+    warn_unreachable(&unreachable);
+    Ok(Exit::Done)
+}
+
+/// A namespace that does not exist has an exit code of its own, and its reason on stderr too.
+fn not_found(error: Error) -> Result<Exit> {
+    if error.kind() != ErrorKind::NotFound {
+        return Err(error.into());
+    }
+    say(&format!("error: {error}"));
+    Ok(Exit::NotFound)
+}
+
+fn warn_unreachable(members: &[String]) {
+    if !members.is_empty() {
+        let members = members.join(", ");
+        say(&format!("note: not reached, and will learn of it later: {members}"));
+    }
+}
+
+fn settings(of: &NamespaceDescription) -> String {
+    format!(
+        "{}: n={} r={} w={} conflict={} durability={} value_max_bytes={}",
+        of.name, of.n, of.r, of.w, of.conflict, of.durability, of.value_max_bytes
+    )
+}

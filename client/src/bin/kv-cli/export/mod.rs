@@ -1,0 +1,179 @@
+//! `export`: all rows of a namespace into a file or to stdout, in the twin formats of `import`.
+//!
+//! A key that cannot be written is reported and the scan goes on, so that one run names them all;
+//! but then the export has failed, and FILE is not there.
+
+mod target;
+
+use std::fmt;
+use std::io::Write;
+use std::pin::pin;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
+use quorate_client::{ScanItem, ScanOptions};
+use serde::Serialize;
+
+use self::target::Target;
+use crate::args::{ExportArgs, RowFormat, SiblingsArg};
+use crate::commands::Session;
+use crate::failure::{Exit, say};
+use crate::formats::{Pair, WriteRowError, write_row};
+use crate::output::printable;
+use crate::progress::Progress;
+
+/// How many keys that could not be written are listed; the summary counts them all.
+const LISTED_MAX: u64 = 100;
+
+/// What was done: the last line on stdout if the rows went to a file, else on stderr.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Summary {
+    /// Rows written.
+    rows: u64,
+    /// Keys that could not be written.
+    failed: u64,
+    /// Bytes of their keys and values.
+    bytes: u64,
+    seconds: f64,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rows, failed, bytes, seconds } = self;
+        write!(f, "rows={rows} failed={failed} bytes={bytes} seconds={seconds:.3}")
+    }
+}
+
+/// Exports the namespace.
+pub(crate) async fn run(session: &Session, args: ExportArgs) -> Result<Exit> {
+    let path = args.file.filter(|path| path.as_os_str() != "-");
+    let items = session.client.namespace(args.namespace).scan(ScanOptions::default());
+    let mut items = pin!(items);
+    let name = path.as_ref().map_or("stdout".to_owned(), |path| path.display().to_string());
+    let cannot_write = || format!("cannot write {name}");
+    let mut target = match &path {
+        Some(path) => Target::file(path).with_context(cannot_write)?,
+        None => Target::stdout(session.output.writer()),
+    };
+    let mut export = Export::new(args.format, args.siblings);
+    while let Some(item) = items.next().await {
+        let item = item.with_context(|| match path {
+            Some(_) => "the export is incomplete, so there is no file",
+            None => "the export is incomplete",
+        })?;
+        export.write(item, &mut target).with_context(cannot_write)?;
+    }
+
+    let summary = export.finish();
+    if summary.failed > 0 {
+        target.flush().with_context(cannot_write)?;
+        say(&format!("error: {} keys could not be written: {summary}", summary.failed));
+        return Ok(Exit::Failed);
+    }
+    target.commit().with_context(cannot_write)?;
+    match path {
+        Some(_) => session.output.result(&summary, || summary.to_string())?,
+        None => say(&summary.to_string()),
+    }
+    Ok(Exit::Done)
+}
+
+/// Writes and counts.
+struct Export {
+    format: RowFormat,
+    siblings: SiblingsArg,
+    summary: Summary,
+    progress: Progress,
+    started: Instant,
+}
+
+impl Export {
+    fn new(format: RowFormat, siblings: SiblingsArg) -> Self {
+        Self {
+            format,
+            siblings,
+            summary: Summary::default(),
+            progress: Progress::keys(None),
+            started: Instant::now(),
+        }
+    }
+
+    fn write(&mut self, item: ScanItem, out: &mut impl Write) -> std::io::Result<()> {
+        self.progress.advance(1);
+        let many = item.siblings.len();
+        if many > 1 && self.siblings == SiblingsArg::Fail {
+            let reason = format!("it has {many} siblings; resolve them, or pass --siblings all");
+            self.fail(&item.key, &reason);
+            return Ok(());
+        }
+        for sibling in item.siblings {
+            let pair = Pair { key: item.key.clone(), value: sibling.value };
+            match write_row(self.format, &pair, out) {
+                Ok(()) => {
+                    self.summary.rows += 1;
+                    self.summary.bytes += (pair.key.len() + pair.value.len()) as u64;
+                }
+                Err(WriteRowError::Io(error)) => return Err(error),
+                Err(WriteRowError::Refused(reason)) => {
+                    self.fail(&item.key, &format!("{reason}; jsonl can hold it"));
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, key: &[u8], reason: &str) {
+        self.summary.failed += 1;
+        if self.summary.failed <= LISTED_MAX {
+            self.progress.note(&format!("failed: key '{}': {reason}", printable(key)));
+        }
+    }
+
+    fn finish(mut self) -> Summary {
+        self.summary.seconds = self.started.elapsed().as_secs_f64();
+        self.progress.clear();
+        if self.summary.failed > LISTED_MAX {
+            let more = self.summary.failed - LISTED_MAX;
+            self.progress.note(&format!("and {more} more keys"));
+        }
+        self.summary
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_client::Sibling;
+
+    use super::*;
+
+    fn item(key: &'static str, values: &[&'static str]) -> ScanItem {
+        let sibling = |value: &&'static str| Sibling { value: (*value).into(), written_ms: 0 };
+        let siblings = values.iter().map(sibling).collect();
+        ScanItem { key: key.into(), siblings, context: None, cursor: None }
+    }
+
+    fn export(siblings: SiblingsArg, items: &[ScanItem]) -> (String, Summary) {
+        let (mut out, mut export) = (Vec::new(), Export::new(RowFormat::Lines, siblings));
+        for item in items {
+            export.write(item.clone(), &mut out).unwrap();
+        }
+        (String::from_utf8(out).unwrap(), export.finish())
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_written_fails_alone() {
+        let items = [item("a", &["1"]), item("b\t", &["2"]), item("c", &["3", "4"])];
+        let (text, summary) = export(SiblingsArg::Fail, &items);
+        assert_eq!(text, "a\t1\n");
+        assert_eq!((summary.rows, summary.failed, summary.bytes), (1, 2, 2));
+    }
+
+    #[test]
+    fn all_siblings_have_a_row_each_when_asked() {
+        let (text, summary) = export(SiblingsArg::All, &[item("c", &["3", "4"])]);
+        assert_eq!(text, "c\t3\nc\t4\n");
+        assert_eq!((summary.rows, summary.failed), (2, 0));
+    }
+}

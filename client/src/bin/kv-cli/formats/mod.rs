@@ -1,0 +1,122 @@
+//! Rows of files: what import reads and export writes.
+//!
+//! ```text
+//!   csv    0041;LATIN CAPITAL LETTER A;Lu     key 0041 (column 0), value the whole line
+//!   lines  alice<TAB>hello                    key alice, value hello
+//!   jsonl  {"key":"alice","value":"hello"}    the same; key_base64, value_base64 for other bytes
+//! ```
+//!
+//! A reader holds one row at a time and never stops at a bad one: it says what is wrong with it
+//! and goes on. A writer refuses what its reader would not read back byte for byte.
+
+mod csv;
+mod jsonl;
+mod lines;
+mod text;
+
+use std::io::{self, BufRead, Write};
+
+use bytes::Bytes;
+
+pub(crate) use self::csv::{Columns, CsvReader};
+pub(crate) use self::jsonl::JsonlReader;
+pub(crate) use self::lines::LinesReader;
+use crate::args::RowFormat;
+
+/// The longest key, in bytes: the servers' rule, checked here to name the line.
+const KEY_MAX_BYTES: usize = 4096;
+
+/// A key and its value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Pair {
+    pub(crate) key: Bytes,
+    pub(crate) value: Bytes,
+}
+
+/// One row of a file, or what is wrong with it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Row {
+    /// The line on which it begins, counted from 1.
+    pub(crate) line: u64,
+    /// How many bytes of the file it takes, its line end included.
+    pub(crate) bytes: u64,
+    pub(crate) content: Result<Pair, String>,
+}
+
+/// Reads a file row by row.
+pub(crate) trait RowReader: Send {
+    /// The next row; none at the end of the file. After an error of the file there is no more.
+    fn next_row(&mut self) -> io::Result<Option<Row>>;
+}
+
+/// The reader of `format`.
+pub(crate) fn reader(
+    format: RowFormat,
+    input: Box<dyn BufRead + Send>,
+    columns: Columns,
+) -> Box<dyn RowReader> {
+    match format {
+        RowFormat::Csv => Box::new(CsvReader::new(input, columns)),
+        RowFormat::Jsonl => Box::new(JsonlReader::new(input)),
+        RowFormat::Lines => Box::new(LinesReader::new(input)),
+    }
+}
+
+/// Why a row cannot be written.
+pub(crate) enum WriteRowError {
+    /// The reader would not read it back as it is; nothing was written.
+    Refused(&'static str),
+    /// The file failed.
+    Io(io::Error),
+}
+
+impl From<io::Error> for WriteRowError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Appends one row.
+pub(crate) fn write_row(
+    format: RowFormat,
+    pair: &Pair,
+    out: &mut impl Write,
+) -> Result<(), WriteRowError> {
+    match format {
+        RowFormat::Csv => csv::write(pair, out),
+        RowFormat::Jsonl => jsonl::write(pair, out),
+        RowFormat::Lines => lines::write(pair, out),
+    }
+}
+
+/// A pair whose key the servers would accept.
+fn pair(key: Bytes, value: Bytes) -> Result<Pair, String> {
+    match key.len() {
+        0 => Err("the key is empty".to_owned()),
+        1..=KEY_MAX_BYTES => Ok(Pair { key, value }),
+        length => Err(format!("the key has {length} bytes, {KEY_MAX_BYTES} at most")),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// Every row of `text`, in a buffer small enough to split lines.
+    pub(crate) fn rows(format: RowFormat, columns: Columns, text: &[u8]) -> Vec<Row> {
+        let input = io::BufReader::with_capacity(3, io::Cursor::new(text.to_vec()));
+        let mut reader = reader(format, Box::new(input), columns);
+        std::iter::from_fn(|| reader.next_row().unwrap()).collect()
+    }
+
+    /// The file that export would write, without the pairs that it refuses; and how many it took.
+    pub(crate) fn file(format: RowFormat, pairs: &[Pair]) -> (Vec<u8>, Vec<Pair>) {
+        let (mut out, mut taken) = (Vec::new(), Vec::new());
+        for pair in pairs {
+            if write_row(format, pair, &mut out).is_ok() {
+                taken.push(pair.clone());
+            }
+        }
+        (out, taken)
+    }
+}

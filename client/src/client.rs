@@ -1,0 +1,425 @@
+//! A client of one cluster: what it knows of it, and how it asks.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use quorate_proto::v1::{self, error_detail::Kind};
+use tokio::sync::Mutex;
+
+use crate::{
+    connection::Connection,
+    error::{Error, ErrorKind, Reach},
+    namespace::Namespace,
+    options::NamespaceSpec,
+    retry::{Backoff, Deadline, server_ms},
+    route::{Routes, Target, Tries},
+    topology::{NamespaceDescription, Topology},
+};
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// HOST:PORT of any nodes of the cluster.
+    pub endpoints: Vec<String>,
+    /// How long each operation may take, its retries included.
+    pub timeout: Duration,
+}
+
+impl ClientConfig {
+    /// Connects to any of these, with the default timeout.
+    pub fn new<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Self {
+        let endpoints = endpoints.into_iter().map(Into::into).collect();
+        Self { endpoints, ..Self::default() }
+    }
+}
+
+impl Default for ClientConfig {
+    /// No endpoints, and 5 s: as long as a server takes at most by default.
+    fn default() -> Self {
+        Self { endpoints: Vec::new(), timeout: Duration::from_secs(5) }
+    }
+}
+
+/// A namespace that was made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CreatedNamespace {
+    /// The namespace.
+    pub namespace: NamespaceDescription,
+    /// Members that could not be reached; they learn of it later.
+    pub unreachable: Vec<String>,
+}
+
+/// A client of one cluster. Clones are cheap and share its connections.
+#[derive(Clone)]
+pub struct Client(pub(crate) Arc<Shared>);
+
+impl Client {
+    /// Learns the topology from the first endpoint that answers, in turn, within the timeout.
+    pub async fn connect(config: ClientConfig) -> Result<Self, Error> {
+        let deadline = Deadline::after(config.timeout);
+        let seed = |address: &String| Connection::new(address, address);
+        let seeds = config.endpoints.iter().map(seed).collect::<Result<Vec<_>, _>>()?;
+        let mut reasons = Vec::new();
+        for (at, node) in seeds.iter().enumerate() {
+            let limit = deadline.remaining() / (seeds.len() - at) as u32;
+            match learn(node, limit).await.and_then(|topology| Routes::new(topology, &seeds)) {
+                Ok(routes) => {
+                    return Ok(Self(Arc::new(Shared::new(config.timeout, seeds, routes))));
+                }
+                Err(error) => reasons.push(format!("{}: {}", node.address, error.message())),
+            }
+        }
+        let message = match reasons.as_slice() {
+            [] => return Err(Error::new(ErrorKind::Invalid, "no endpoints were given")),
+            reasons => format!("no endpoint answered: {}", reasons.join(" | ")),
+        };
+        Err(Error::new(ErrorKind::Unavailable, message))
+    }
+
+    /// A cheap handle to a namespace, which need not exist yet.
+    pub fn namespace(&self, name: impl Into<String>) -> Namespace {
+        Namespace { client: self.clone(), name: name.into().into() }
+    }
+
+    /// The cluster as a node that can be reached knows it now.
+    pub async fn topology(&self) -> Result<Arc<Topology>, Error> {
+        let deadline = self.0.deadline(None);
+        self.0.ask_topology(self.0.any(), deadline).await
+    }
+
+    /// The cluster as the node of this name knows it, asked of that very node.
+    pub async fn describe_from(&self, node: &str) -> Result<Topology, Error> {
+        let deadline = self.0.deadline(None);
+        let target = Target::Node(self.0.node_id(node, deadline).await?);
+        self.0.ask_topology(target, deadline).await.map(Arc::unwrap_or_clone)
+    }
+
+    /// Makes a namespace. Returns once every member that can be reached has it.
+    pub async fn create_namespace(&self, spec: NamespaceSpec) -> Result<CreatedNamespace, Error> {
+        let deadline = self.0.deadline(None);
+        let request = v1::CreateNamespaceRequest {
+            name: spec.name,
+            n: spec.n.unwrap_or(0),
+            r: spec.r.to_wire(),
+            w: spec.w.to_wire(),
+            conflict: v1::ConflictRule::Siblings.into(),
+            durability: spec.durability.to_wire(),
+            value_max_bytes: spec.value_max_bytes.unwrap_or(0),
+            timeout_ms: 0,
+        };
+        let call = |node: Arc<Connection>, limit| {
+            let request =
+                v1::CreateNamespaceRequest { timeout_ms: server_ms(limit), ..request.clone() };
+            async move { node.call(limit, node.cluster().create_namespace(request)).await }
+        };
+        let reply = self.0.ask_once(deadline, call).await?;
+        // The namespace is there whether or not this client learns of it at once.
+        let _ = self.0.refresh(deadline).await;
+        Ok(CreatedNamespace {
+            namespace: described(reply.namespace)?,
+            unreachable: reply.unreachable,
+        })
+    }
+
+    /// Every namespace.
+    pub async fn list_namespaces(&self) -> Result<Vec<NamespaceDescription>, Error> {
+        let deadline = self.0.deadline(None);
+        let call = |node: Arc<Connection>, limit| async move {
+            node.call(limit, node.cluster().list_namespaces(v1::ListNamespacesRequest {})).await
+        };
+        let reply = self.0.ask(self.0.any(), deadline, call).await?;
+        Ok(reply.namespaces.into_iter().map(NamespaceDescription::from).collect())
+    }
+
+    /// One namespace.
+    pub async fn describe_namespace(&self, name: &str) -> Result<NamespaceDescription, Error> {
+        self.0.describe_namespace(name, self.0.deadline(None)).await
+    }
+
+    /// Drops a namespace and every key in it. Answers the names of the members that could not be
+    /// reached; they learn of it later.
+    pub async fn drop_namespace(&self, name: &str) -> Result<Vec<String>, Error> {
+        let deadline = self.0.deadline(None);
+        let call = |node: Arc<Connection>, limit| async move {
+            let timeout_ms = server_ms(limit);
+            let request = v1::DropNamespaceRequest { name: name.to_owned(), timeout_ms };
+            node.call(limit, node.cluster().drop_namespace(request)).await
+        };
+        let reply = self.0.ask_once(deadline, call).await?;
+        // It is gone whether or not this client learns of it at once.
+        let _ = self.0.refresh(deadline).await;
+        Ok(reply.unreachable)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("cluster", &self.0.routes().topology.cluster_id).finish()
+    }
+}
+
+/// What all clones of a client share.
+pub(crate) struct Shared {
+    timeout: Duration,
+    seeds: Vec<Arc<Connection>>,
+    routes: ArcSwap<Routes>,
+    /// When the last refresh began. Held while one runs, so that those who find the topology
+    /// stale at once share one answer: the first that was asked for after they did.
+    refreshed: Mutex<Instant>,
+    /// This client in operation ids.
+    pub(crate) id: u64,
+    sequence: AtomicU64,
+    turn: AtomicUsize,
+}
+
+impl Shared {
+    /// A failing node does not make every request ask for the topology.
+    const REFRESH_PAUSE: Duration = Duration::from_secs(1);
+    /// Notices in time what no error tells, such as a namespace dropped and made again.
+    const REFRESH_AGE: Duration = Duration::from_secs(30);
+
+    fn new(timeout: Duration, seeds: Vec<Arc<Connection>>, routes: Routes) -> Self {
+        Self {
+            timeout,
+            seeds,
+            routes: ArcSwap::from_pointee(routes),
+            refreshed: Mutex::new(Instant::now()),
+            id: rand::random(),
+            sequence: AtomicU64::new(0),
+            turn: AtomicUsize::new(rand::random_range(0..1024)),
+        }
+    }
+
+    pub(crate) fn deadline(&self, timeout: Option<Duration>) -> Deadline {
+        Deadline::after(timeout.unwrap_or(self.timeout))
+    }
+
+    pub(crate) fn timeout(&self, timeout: Option<Duration>) -> Duration {
+        timeout.unwrap_or(self.timeout)
+    }
+
+    pub(crate) fn routes(&self) -> Arc<Routes> {
+        self.routes.load_full()
+    }
+
+    /// The number of this client's next write.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Any member, each in its turn.
+    pub(crate) fn any(&self) -> Target<'static> {
+        Target::Any { turn: self.turn.fetch_add(1, Relaxed) }
+    }
+
+    /// Asks nodes until one answers, no retry can help, or the deadline passes.
+    pub(crate) async fn ask<T, F: Future<Output = Result<T, Error>>>(
+        self: &Arc<Self>,
+        target: Target<'_>,
+        deadline: Deadline,
+        call: impl Fn(Arc<Connection>, Duration) -> F,
+    ) -> Result<T, Error> {
+        let (mut tries, mut backoff, mut refreshed) = (Tries::default(), Backoff::default(), false);
+        loop {
+            let routes = self.routes();
+            let Some(node) = tries.pick(&routes, &target) else {
+                return Err(Error::new(ErrorKind::Unavailable, "the topology names no such node"));
+            };
+            let error = match call(Arc::clone(&node), deadline.share()).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            tries.failed(&node, &error);
+            if error.detail() == Kind::UnknownNamespace && !refreshed {
+                refreshed = true;
+                match target {
+                    Target::Key { namespace, .. }
+                        if self.still_knows(namespace, deadline).await => {}
+                    _ => return Err(error),
+                }
+                tries.clear();
+                continue;
+            }
+            if !error.is_retryable() || deadline.has_passed() {
+                return Err(error);
+            }
+            self.refresh_soon();
+            if tries.are_exhausted(&routes, &target) {
+                if !backoff.pause(deadline, error.retry_after()).await {
+                    return Err(error);
+                }
+                tries.clear();
+            }
+        }
+    }
+
+    /// Like [`Self::ask`], of what must not be done twice: a request that may have had an effect
+    /// is not repeated.
+    async fn ask_once<T, F: Future<Output = Result<T, Error>>>(
+        self: &Arc<Self>,
+        deadline: Deadline,
+        call: impl Fn(Arc<Connection>, Duration) -> F,
+    ) -> Result<T, Error> {
+        let call = |node, _| {
+            let attempt = call(node, deadline.remaining());
+            async move {
+                match attempt.await {
+                    Err(error) if !had_no_effect(&error) => Ok(Err(error)),
+                    other => other.map(Ok),
+                }
+            }
+        };
+        self.ask(self.any(), deadline, call).await?
+    }
+
+    async fn ask_topology(
+        self: &Arc<Self>,
+        target: Target<'_>,
+        deadline: Deadline,
+    ) -> Result<Arc<Topology>, Error> {
+        let call =
+            |node: Arc<Connection>, limit| async move { self.learn_from(&node, limit).await };
+        self.ask(target, deadline, call).await
+    }
+
+    /// The routes, which name the namespace; or that there is none.
+    pub(crate) async fn resolve(
+        self: &Arc<Self>,
+        namespace: &str,
+        deadline: Deadline,
+    ) -> Result<Arc<Routes>, Error> {
+        let routes = self.routes();
+        if routes.topology.namespace(namespace).is_some() {
+            if routes.learnt.elapsed() > Self::REFRESH_AGE {
+                self.refresh_soon();
+            }
+            return Ok(routes);
+        }
+        // A node asks for the newest topology before it denies a name; Describe would not.
+        self.describe_namespace(namespace, deadline).await?;
+        self.refresh(deadline).await
+    }
+
+    /// Whether a namespace that a node denied is in a topology asked for since.
+    pub(crate) async fn still_knows(&self, namespace: &str, deadline: Deadline) -> bool {
+        let routes = self.refresh(deadline).await;
+        routes.is_ok_and(|routes| routes.topology.namespace(namespace).is_some())
+    }
+
+    async fn describe_namespace(
+        self: &Arc<Self>,
+        name: &str,
+        deadline: Deadline,
+    ) -> Result<NamespaceDescription, Error> {
+        let call = |node: Arc<Connection>, limit| async move {
+            let request = v1::DescribeNamespaceRequest { name: name.to_owned() };
+            node.call(limit, node.cluster().describe_namespace(request)).await
+        };
+        described(self.ask(self.any(), deadline, call).await?.namespace)
+    }
+
+    /// The id of the member of this name.
+    pub(crate) async fn node_id(
+        self: &Arc<Self>,
+        name: &str,
+        deadline: Deadline,
+    ) -> Result<u64, Error> {
+        if let Some(member) = self.routes().topology.member(name) {
+            return Ok(member.id);
+        }
+        let routes = self.refresh(deadline).await?;
+        routes.topology.member(name).map(|member| member.id).ok_or_else(|| {
+            let names: Vec<_> = routes.topology.members.iter().map(|m| &*m.name).collect();
+            let message = format!("no member is called {name:?}; there are {}", names.join(", "));
+            Error::new(ErrorKind::NotFound, message)
+        })
+    }
+
+    /// Refreshes the topology in the background, unless that was just done.
+    pub(crate) fn refresh_soon(self: &Arc<Self>) {
+        let is_due = |begun: &Instant| begun.elapsed() > Self::REFRESH_PAUSE;
+        if self.refreshed.try_lock().is_ok_and(|begun| is_due(&begun)) {
+            let shared = Arc::clone(self);
+            tokio::spawn(async move { shared.refresh(shared.deadline(None)).await });
+        }
+    }
+
+    /// Learns the topology anew. Callers at the same time share one answer.
+    pub(crate) async fn refresh(&self, deadline: Deadline) -> Result<Arc<Routes>, Error> {
+        let asked = Instant::now();
+        let refresh = async {
+            let mut refreshed = self.refreshed.lock().await;
+            if *refreshed < asked {
+                let begun = Instant::now();
+                self.learn_from_any(deadline).await?;
+                *refreshed = begun;
+            }
+            Ok(self.routes())
+        };
+        let limit = deadline.remaining();
+        tokio::time::timeout(limit, refresh)
+            .await
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "no node told the topology")))
+    }
+
+    /// Asks members, each in its turn, those that failed last; then the seeds.
+    async fn learn_from_any(&self, deadline: Deadline) -> Result<(), Error> {
+        let (routes, target) = (self.routes(), self.any());
+        let (mut tries, mut last) = (Tries::default(), None);
+        while let Some(node) = tries.pick(&routes, &target) {
+            match self.learn_from(&node, deadline.share()).await {
+                Ok(_) => return Ok(()),
+                Err(error) => tries.failed(&node, last.insert(error)),
+            }
+        }
+        for node in &self.seeds {
+            match self.learn_from(node, deadline.share()).await {
+                Ok(_) => return Ok(()),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.expect("a client has at least one seed"))
+    }
+
+    /// Asks one node, and takes over what it knows unless this client knows better.
+    async fn learn_from(&self, node: &Connection, limit: Duration) -> Result<Arc<Topology>, Error> {
+        let topology = learn(node, limit).await?;
+        let routes = self.routes();
+        if topology.cluster_id != routes.topology.cluster_id {
+            let message = format!("it belongs to another cluster, {}", topology.cluster_id);
+            return Err(Error::new(ErrorKind::Invalid, message).at(&node.name));
+        }
+        if topology.version >= routes.topology.version {
+            let known = [&self.seeds[..], &routes.nodes].concat();
+            self.routes.store(Arc::new(Routes::new(Arc::clone(&topology), &known)?));
+        }
+        Ok(topology)
+    }
+}
+
+/// Asks a node what it knows.
+async fn learn(node: &Connection, limit: Duration) -> Result<Arc<Topology>, Error> {
+    let malformed = |what| {
+        let message = format!("its topology is malformed: {what}");
+        Error::new(ErrorKind::Internal, message).at(&node.name)
+    };
+    Topology::from_wire(node.describe(limit).await?).map(Arc::new).map_err(malformed)
+}
+
+/// Whether a failed change of the cluster can be asked for again elsewhere.
+fn had_no_effect(error: &Error) -> bool {
+    let refused = matches!(error.detail(), Kind::NotReady | Kind::Overloaded);
+    refused || error.reach() == Reach::NotSent
+}
+
+fn described(namespace: Option<v1::Namespace>) -> Result<NamespaceDescription, Error> {
+    let missing = || Error::new(ErrorKind::Internal, "the answer names no namespace");
+    namespace.map(NamespaceDescription::from).ok_or_else(missing)
+}

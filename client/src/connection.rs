@@ -1,0 +1,255 @@
+//! One lazily made HTTP/2 connection per node, and what this client knows of the node behind it.
+//!
+//! A node that fails is avoided for a back-off that doubles with each failure in a row, so that a
+//! dead node costs one request a time-out now and then, not each request. When the back-off ends,
+//! one request claims the right to try the node; the others go on avoiding it until that one
+//! comes back well.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use quorate_proto::v1::{
+    DescribeReply, DescribeRequest, cluster_client::ClusterClient, kv_client::KvClient,
+};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{
+    error::{Error, ErrorKind, Reach},
+    retry::Deadline,
+};
+
+/// Within a data centre a connection takes a millisecond; a second allows for one lost packet.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A silent peer is noticed within twice this, also while idle.
+const KEEPALIVE: Duration = Duration::from_secs(2);
+/// A scan whose caller reads slowly may hold so much; it must not hold up other calls, so the
+/// connection as a whole may hold a thousand times as much.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
+/// 100 siblings of the largest value fit many times over.
+const REPLY_MAX_BYTES: usize = 1 << 30;
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(250);
+const BACKOFF_DOUBLINGS_MAX: u32 = 4;
+
+/// A node's store as it was opened, and its clock: what an operation id needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Opening {
+    /// The node's id.
+    pub(crate) node: u64,
+    /// Of its store.
+    pub(crate) opening: u64,
+    now_ms: u64,
+    at: Instant,
+}
+
+impl Opening {
+    pub(crate) fn of(reply: &DescribeReply) -> Self {
+        Self { node: reply.node, opening: reply.opening, now_ms: reply.now_ms, at: Instant::now() }
+    }
+
+    /// The node's clock now: its answer and the time since, whatever this machine's clock says.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now_ms + self.at.elapsed().as_millis() as u64
+    }
+}
+
+/// The way to one node.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// The node's name; its address as long as the name is unknown.
+    pub(crate) name: String,
+    pub(crate) address: String,
+    channel: Channel,
+    opening: ArcSwapOption<Opening>,
+    health: Health,
+}
+
+impl Connection {
+    /// Prepares a connection to `address`, which is HOST:PORT; the first call makes it.
+    pub(crate) fn new(name: &str, address: &str) -> Result<Arc<Self>, Error> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
+            let message = format!("{address:?} is no HOST:PORT: {error}");
+            Error::new(ErrorKind::Invalid, message)
+        })?;
+        let channel = endpoint
+            .tcp_nodelay(true)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .connect_lazy();
+        Ok(Arc::new(Self {
+            name: name.to_owned(),
+            address: address.to_owned(),
+            channel,
+            opening: ArcSwapOption::empty(),
+            health: Health::default(),
+        }))
+    }
+
+    /// The same connection under the name learnt since.
+    pub(crate) fn renamed(&self, name: &str) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.to_owned(),
+            address: self.address.clone(),
+            channel: self.channel.clone(),
+            opening: ArcSwapOption::new(self.opening.load_full()),
+            health: Health::default(),
+        })
+    }
+
+    pub(crate) fn kv(&self) -> KvClient<Channel> {
+        KvClient::new(self.channel.clone()).max_decoding_message_size(REPLY_MAX_BYTES)
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channel.clone()).max_decoding_message_size(REPLY_MAX_BYTES)
+    }
+
+    /// Awaits a call to this node for `limit`, and notes how the node fared.
+    pub(crate) async fn call<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(limit, call).await {
+            Ok(Ok(reply)) => {
+                self.health.well();
+                Ok(reply.into_inner())
+            }
+            Ok(Err(status)) => Err(self.failed(Error::from_status(&status, &self.name))),
+            Err(_) => Err(self.failed(Error::silent(&self.name, limit))),
+        }
+    }
+
+    /// Notes what an error says of the node.
+    pub(crate) fn failed(&self, error: Error) -> Error {
+        if error.is_node_failure() {
+            self.health.ill();
+            // It may have restarted, and a restart is another opening.
+            self.forget_opening();
+        } else if matches!(error.reach(), Reach::Answered(_)) {
+            self.health.well();
+        }
+        error
+    }
+
+    /// Asks the node what it knows, and remembers its opening.
+    pub(crate) async fn describe(&self, limit: Duration) -> Result<DescribeReply, Error> {
+        let mut cluster = self.cluster();
+        let reply = self.call(limit, cluster.describe(DescribeRequest {})).await?;
+        self.opening.store(Some(Arc::new(Opening::of(&reply))));
+        Ok(reply)
+    }
+
+    /// The node's opening, asked for if it is not known.
+    pub(crate) async fn opening(&self, deadline: Deadline) -> Result<Opening, Error> {
+        if let Some(opening) = self.opening.load().as_deref() {
+            return Ok(*opening);
+        }
+        let reply = self.describe(deadline.share()).await.map_err(|error| {
+            // The request proper was not sent, whatever became of the question before it.
+            error.reaching(Reach::NotSent)
+        })?;
+        Ok(Opening::of(&reply))
+    }
+
+    pub(crate) fn forget_opening(&self) {
+        self.opening.store(None);
+    }
+
+    /// Whether to send the next request here. After a back-off this answers yes once, to one
+    /// caller, which must then try.
+    pub(crate) fn claim(&self) -> bool {
+        self.health.claim()
+    }
+}
+
+/// Since when, and how often in a row, a node failed.
+#[derive(Debug)]
+struct Health {
+    epoch: Instant,
+    failures: AtomicU32,
+    /// Milliseconds since the epoch.
+    avoid_until: AtomicU64,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { epoch: Instant::now(), failures: AtomicU32::new(0), avoid_until: AtomicU64::new(0) }
+    }
+}
+
+impl Health {
+    fn well(&self) {
+        if self.failures.load(Relaxed) != 0 {
+            self.failures.store(0, Relaxed);
+        }
+    }
+
+    fn ill(&self) {
+        let before = self.failures.fetch_add(1, Relaxed).min(BACKOFF_DOUBLINGS_MAX);
+        self.avoid_until.store(self.now() + backoff_ms(before), Relaxed);
+    }
+
+    fn claim(&self) -> bool {
+        let failures = self.failures.load(Relaxed);
+        if failures == 0 {
+            return true;
+        }
+        let (now, until) = (self.now(), self.avoid_until.load(Relaxed));
+        let next = now + backoff_ms(failures.min(BACKOFF_DOUBLINGS_MAX));
+        now >= until && self.avoid_until.compare_exchange(until, next, Relaxed, Relaxed).is_ok()
+    }
+
+    fn now(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64
+    }
+}
+
+fn backoff_ms(doublings: u32) -> u64 {
+    (BACKOFF_FIRST.as_millis() as u64) << doublings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_node_is_avoided_then_tried_by_one() {
+        let health = Health::default();
+        assert!(health.claim() && health.claim());
+        health.ill();
+        assert!(!health.claim());
+        health.avoid_until.store(0, Relaxed);
+        assert!(health.claim(), "the back-off ended");
+        assert!(!health.claim(), "one at a time");
+        health.well();
+        assert!(health.claim() && health.claim());
+    }
+
+    #[test]
+    fn the_backoff_is_bounded() {
+        let health = Health::default();
+        for _ in 0..40 {
+            health.ill();
+        }
+        let most = backoff_ms(BACKOFF_DOUBLINGS_MAX);
+        assert!(health.avoid_until.load(Relaxed) <= health.now() + most);
+    }
+
+    #[tokio::test]
+    async fn an_address_must_be_one() {
+        let error = Connection::new("n1", "not an address").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+    }
+}

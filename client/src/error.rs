@@ -1,0 +1,338 @@
+//! What went wrong, at which node, and what to do about it.
+//!
+//! For a write the question that matters is whether it was applied. What a failure tells:
+//!
+//! ```text
+//!   no connection could be made      nothing was sent: not applied
+//!   the node answered with a detail  the detail says: not applied, or unknown
+//!   the connection broke, or silence unknown
+//! ```
+
+use std::{error::Error as StdError, fmt, time::Duration};
+
+use prost::Message as _;
+use quorate_proto::v1::{
+    ErrorDetail,
+    error_detail::{Kind, Outcome},
+};
+use thiserror::Error;
+use tonic::{Code, Status};
+
+use crate::operation::OperationId;
+
+/// What a caller does about an error depends on this alone.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Too few nodes can be reached.
+    Unavailable,
+    /// The deadline passed.
+    Timeout,
+    /// The request is wrong.
+    Invalid,
+    /// No namespace, or no node, has this name.
+    NotFound,
+    /// Something else stands there: a namespace of this name, or too many siblings.
+    Conflict,
+    /// Stored data is damaged, or a disk fails.
+    Data,
+    /// A limit was reached.
+    Overloaded,
+    /// A defect.
+    Internal,
+}
+
+impl ErrorKind {
+    /// A short name in snake case, for machines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::Invalid => "invalid",
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::Data => "data",
+            Self::Overloaded => "overloaded",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Why a request failed, after the retries that the deadline allowed.
+///
+/// Displayed, it says what was wrong, which node says so, and what to do.
+#[derive(Clone)]
+pub struct Error(Box<Inner>);
+
+#[derive(Clone, Debug)]
+struct Inner {
+    kind: ErrorKind,
+    detail: Kind,
+    reach: Reach,
+    message: String,
+    node: Option<String>,
+    needed: u32,
+    got: u32,
+    retry_after: Duration,
+}
+
+/// How far a failed request came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reach {
+    /// It was never sent, or refused before a handler saw it.
+    NotSent,
+    /// It was sent and nothing came back.
+    Lost,
+    /// A node answered, and said so much of a write.
+    Answered(Outcome),
+}
+
+impl Error {
+    /// What a caller does about it depends on this alone.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether the same request may succeed later, or at another node.
+    pub fn is_retryable(&self) -> bool {
+        use ErrorKind::{Data, Overloaded, Timeout, Unavailable};
+        matches!(self.0.kind, Unavailable | Timeout | Overloaded | Data)
+    }
+
+    /// The name (or, before the topology is known, the address) of the node that says so, or that
+    /// could not be reached.
+    pub fn node(&self) -> Option<&str> {
+        self.0.node.as_deref()
+    }
+
+    /// How many replicas had to answer; 0 if that was not the matter.
+    pub fn needed(&self) -> u32 {
+        self.0.needed
+    }
+
+    /// How many replicas answered.
+    pub fn got(&self) -> u32 {
+        self.0.got
+    }
+
+    /// How long the node asks to wait before another try; zero if it does not.
+    pub fn retry_after(&self) -> Duration {
+        self.0.retry_after
+    }
+
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            detail: Kind::Unspecified,
+            reach: Reach::NotSent,
+            message: message.into(),
+            node: None,
+            needed: 0,
+            got: 0,
+            retry_after: Duration::ZERO,
+        }))
+    }
+
+    /// No answer came from `node` within `limit`.
+    pub(crate) fn silent(node: &str, limit: Duration) -> Self {
+        let message = format!("no answer within {} ms", limit.as_millis());
+        Self::new(ErrorKind::Timeout, message).at(node).reaching(Reach::Lost)
+    }
+
+    /// What a failed call to `node` tells.
+    pub(crate) fn from_status(status: &Status, node: &str) -> Self {
+        match detail_of(status) {
+            Some(detail) => Self::from_detail(status, detail, node),
+            None => Self::from_transport(status, node),
+        }
+    }
+
+    fn from_detail(status: &Status, detail: ErrorDetail, node: &str) -> Self {
+        let kind = match detail.kind() {
+            Kind::Unspecified => kind_of_code(status.code()),
+            Kind::Invalid | Kind::Context => ErrorKind::Invalid,
+            Kind::UnknownNamespace => ErrorKind::NotFound,
+            Kind::Quorum | Kind::Coordinator | Kind::Opening | Kind::NotReady => {
+                ErrorKind::Unavailable
+            }
+            Kind::Timeout => ErrorKind::Timeout,
+            Kind::Overloaded => ErrorKind::Overloaded,
+            Kind::Conflict | Kind::Siblings => ErrorKind::Conflict,
+            Kind::Data => ErrorKind::Data,
+            Kind::Internal => ErrorKind::Internal,
+        };
+        let (cause, outcome) = (detail.kind(), detail.outcome());
+        let mut error = Self::new(kind, status.message()).reaching(Reach::Answered(outcome));
+        error.0.detail = cause;
+        error.0.node = Some(if detail.node.is_empty() { node.to_owned() } else { detail.node });
+        error.0.needed = detail.needed;
+        error.0.got = detail.got;
+        error.0.retry_after = Duration::from_millis(detail.retry_after_ms.into());
+        error
+    }
+
+    fn from_transport(status: &Status, node: &str) -> Self {
+        let kind = kind_of_code(status.code());
+        let refused = connection_failed(status)
+            || matches!(status.code(), Code::Unimplemented | Code::OutOfRange);
+        let reach = if refused { Reach::NotSent } else { Reach::Lost };
+        Self::new(kind, describe_transport(status)).at(node).reaching(reach)
+    }
+
+    pub(crate) fn at(mut self, node: &str) -> Self {
+        self.0.node = Some(node.to_owned());
+        self
+    }
+
+    pub(crate) fn reaching(mut self, reach: Reach) -> Self {
+        self.0.reach = reach;
+        self
+    }
+
+    /// What was wrong, without where and what to do.
+    pub(crate) fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    pub(crate) fn reach(&self) -> Reach {
+        self.0.reach
+    }
+
+    pub(crate) fn detail(&self) -> Kind {
+        self.0.detail
+    }
+
+    /// Whether the node itself is to be avoided for a while, not just this request.
+    pub(crate) fn is_node_failure(&self) -> bool {
+        let unreachable = !matches!(self.0.reach, Reach::Answered(_)) && self.is_retryable();
+        unreachable || self.0.detail == Kind::NotReady
+    }
+
+    fn next_step(&self) -> &'static str {
+        match (self.0.detail, self.0.kind) {
+            (Kind::Quorum, _) => "try again, bring nodes back, or ask for fewer replicas",
+            (Kind::Context, _) => "read the key again and use the context of that read",
+            (Kind::Siblings, _) => "read the key and write with the context of that read",
+            (_, ErrorKind::Unavailable) => "check that the node runs and can be reached",
+            (_, ErrorKind::Timeout) => "try again or allow more time",
+            (_, ErrorKind::Invalid) => "correct the request",
+            (_, ErrorKind::NotFound) => "check the name, or create it first",
+            (_, ErrorKind::Conflict) => "look at what is there and decide",
+            (_, ErrorKind::Data) => "look at that node's log; other replicas may serve the key",
+            (_, ErrorKind::Overloaded) => "try again later, or send less at once",
+            (_, ErrorKind::Internal) => "report it, with that node's log",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)?;
+        match (&self.0.node, self.0.needed) {
+            (Some(node), 0) => write!(f, " (node {node})")?,
+            (Some(node), needed) => {
+                write!(f, " (node {node}; {} of {needed} replicas answered)", self.0.got)?;
+            }
+            (None, _) => {}
+        }
+        write!(f, "; {}", self.next_step())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl StdError for Error {}
+
+/// How a write failed: for certain, or perhaps not at all.
+#[derive(Clone, Debug, Error)]
+pub enum WriteError {
+    /// It was not applied and never will be: write again if you like.
+    #[error("not applied: {error}")]
+    NotApplied {
+        /// Why.
+        error: Error,
+    },
+    /// It may have been applied, or may yet be. Ask again with the operation id within one hour,
+    /// or read the key.
+    #[error("it is unknown whether operation {operation} was applied: {error}")]
+    Unknown {
+        /// Names the write.
+        operation: OperationId,
+        /// Why the outcome could not be learnt.
+        error: Error,
+    },
+}
+
+impl WriteError {
+    /// What went wrong.
+    pub fn error(&self) -> &Error {
+        match self {
+            Self::NotApplied { error } | Self::Unknown { error, .. } => error,
+        }
+    }
+
+    /// What a caller does about it, provided that the outcome is known.
+    pub fn kind(&self) -> ErrorKind {
+        self.error().kind()
+    }
+
+    /// Whether the write may have been applied.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown { .. })
+    }
+}
+
+const DETAIL_TYPE: &str = "type.googleapis.com/quorate.v1.ErrorDetail";
+
+/// The server's own account, among the details of a `google.rpc.Status`.
+fn detail_of(status: &Status) -> Option<ErrorDetail> {
+    let details = tonic_types::pb::Status::decode(status.details()).ok()?.details;
+    let any = details.into_iter().find(|any| any.type_url == DETAIL_TYPE)?;
+    ErrorDetail::decode(any.value.as_slice()).ok()
+}
+
+/// For a status without details: made by the transport, or by something between.
+fn kind_of_code(code: Code) -> ErrorKind {
+    match code {
+        Code::DeadlineExceeded => ErrorKind::Timeout,
+        Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => ErrorKind::Invalid,
+        Code::ResourceExhausted => ErrorKind::Overloaded,
+        Code::DataLoss => ErrorKind::Data,
+        // hyper and h2 report a broken connection under each of these.
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Aborted | Code::Internal => {
+            ErrorKind::Unavailable
+        }
+        _ => ErrorKind::Internal,
+    }
+}
+
+/// Whether the connection could not be made, so that nothing was sent.
+fn connection_failed(status: &Status) -> bool {
+    causes(status).any(|cause| cause.is::<tonic::ConnectError>())
+}
+
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+    std::iter::successors(status.source(), |&cause| cause.source())
+}
+
+/// The innermost cause says most: "connection refused", not "transport error".
+fn describe_transport(status: &Status) -> String {
+    let what = if connection_failed(status) { "cannot connect" } else { "the call failed" };
+    match causes(status).last() {
+        Some(cause) => format!("{what}: {cause}"),
+        None => format!("{what}: {}", status.message()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,88 @@
+use prost::Message;
+
+use super::*;
+
+/// `google.rpc.Status` and `google.protobuf.Any`, as far as servers use them.
+#[derive(Clone, PartialEq, Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<AnyMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct AnyMessage {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// A status as a server makes it.
+pub(crate) fn status(code: Code, message: &str, detail: ErrorDetail) -> Status {
+    let other = AnyMessage { type_url: "type.googleapis.com/a.b.C".into(), value: vec![255] };
+    let detail = AnyMessage { type_url: DETAIL_TYPE.into(), value: detail.encode_to_vec() };
+    let (code, details) = (i32::from(code), vec![other, detail]);
+    let rpc = RpcStatus { code, message: message.to_owned(), details };
+    Status::with_details(code.into(), message, rpc.encode_to_vec().into())
+}
+
+#[test]
+fn a_detail_becomes_a_typed_error() {
+    let detail = ErrorDetail {
+        kind: Kind::Quorum.into(),
+        outcome: Outcome::Unknown.into(),
+        node: "n2".into(),
+        needed: 2,
+        got: 1,
+        ..ErrorDetail::default()
+    };
+    let error = Error::from_status(&status(Code::Unavailable, "too few replicas", detail), "n1");
+    assert_eq!((error.kind(), error.node()), (ErrorKind::Unavailable, Some("n2")));
+    assert_eq!((error.needed(), error.got()), (2, 1));
+    assert_eq!(error.reach(), Reach::Answered(Outcome::Unknown));
+    assert!(error.is_retryable() && !error.is_node_failure());
+    assert_eq!(
+        error.to_string(),
+        "too few replicas (node n2; 1 of 2 replicas answered); \
+         try again, bring nodes back, or ask for fewer replicas"
+    );
+}
+
+#[test]
+fn every_kind_has_its_own() {
+    let cases = [
+        (Kind::Invalid, ErrorKind::Invalid, false),
+        (Kind::UnknownNamespace, ErrorKind::NotFound, false),
+        (Kind::Context, ErrorKind::Invalid, false),
+        (Kind::Timeout, ErrorKind::Timeout, true),
+        (Kind::Overloaded, ErrorKind::Overloaded, true),
+        (Kind::NotReady, ErrorKind::Unavailable, true),
+        (Kind::Conflict, ErrorKind::Conflict, false),
+        (Kind::Siblings, ErrorKind::Conflict, false),
+        (Kind::Data, ErrorKind::Data, true),
+        (Kind::Internal, ErrorKind::Internal, false),
+    ];
+    for (kind, expected, retryable) in cases {
+        let detail = ErrorDetail { kind: kind.into(), ..ErrorDetail::default() };
+        let error = Error::from_status(&status(Code::Unknown, "said", detail), "n1");
+        assert_eq!((error.kind(), error.is_retryable()), (expected, retryable), "{kind:?}");
+        assert_eq!(error.node(), Some("n1"), "the node asked, when none is named");
+    }
+}
+
+#[test]
+fn without_a_detail_nothing_is_known_of_what_was_sent() {
+    for code in [Code::Unavailable, Code::Unknown, Code::Internal, Code::Cancelled] {
+        let error = Error::from_status(&Status::new(code, "broken pipe"), "n1");
+        assert_eq!((error.reach(), error.kind()), (Reach::Lost, ErrorKind::Unavailable));
+        assert!(error.is_node_failure());
+    }
+    let garbage = Status::with_details(Code::Unavailable, "said", vec![255; 9].into());
+    assert_eq!(Error::from_status(&garbage, "n1").reach(), Reach::Lost);
+    let other_service = Error::from_status(&Status::unimplemented("no"), "n1");
+    assert_eq!((other_service.reach(), other_service.is_retryable()), (Reach::NotSent, false));
+}

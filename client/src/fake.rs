@@ -1,0 +1,305 @@
+//! A cluster of fake nodes on this machine that do what a test's script says.
+//!
+//! Each answers the next requests as scripted, then all others well, and keeps a log of them.
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _, stream};
+use quorate_proto::v1::{
+    self,
+    cluster_server::{Cluster, ClusterServer},
+    error_detail::{Kind, Outcome},
+    kv_server::{Kv, KvServer},
+};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Request, Response, Status, transport::Server};
+
+use crate::{Client, ClientConfig, error::tests::status};
+
+pub(crate) const NAMESPACE: &str = "carts";
+pub(crate) const OPENING: u64 = 7;
+pub(crate) const NOW_MS: u64 = 1_700_000_000_000;
+
+/// What a node does with a request, instead of answering it well.
+#[derive(Clone, Debug)]
+pub(crate) enum Act {
+    /// A typed error.
+    Fail(Kind, Outcome),
+    /// An error of the transport: no detail.
+    Break,
+    /// No answer at all.
+    Hang,
+    /// A good answer without a context, as when other values stand beside.
+    Beside,
+    /// A read that finds nothing.
+    Nothing,
+    /// A scan that breaks off after so many pages.
+    BreakAfter(usize),
+}
+
+/// What a node was asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Asked {
+    Describe,
+    Get,
+    Put(v1::OperationId, i32, Bytes),
+    Delete(Bytes),
+    Scan(Bytes, u64),
+}
+
+#[derive(Default)]
+pub(crate) struct Node {
+    pub(crate) script: Mutex<VecDeque<Act>>,
+    pub(crate) log: Mutex<Vec<Asked>>,
+    /// What Describe answers; shared by all nodes.
+    topology: Arc<Mutex<v1::DescribeReply>>,
+    id: u64,
+    pub(crate) opening: Mutex<u64>,
+}
+
+/// Nodes n0, n1, n2, of which the first is the primary of every key, then the second.
+pub(crate) struct Fakes {
+    pub(crate) nodes: Vec<Arc<Node>>,
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) topology: Arc<Mutex<v1::DescribeReply>>,
+}
+
+impl Fakes {
+    /// Three nodes, of which those in `dead` refuse connections.
+    pub(crate) async fn start(dead: &[usize]) -> Self {
+        let topology = Arc::new(Mutex::new(v1::DescribeReply::default()));
+        let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
+        for id in 0..3 {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            addresses.push(listener.local_addr().unwrap());
+            let node = Arc::new(Node {
+                topology: Arc::clone(&topology),
+                id: id as u64 + 1,
+                opening: Mutex::new(OPENING),
+                ..Node::default()
+            });
+            nodes.push(Arc::clone(&node));
+            if !dead.contains(&id) {
+                let service = Server::builder()
+                    .add_service(KvServer::from_arc(Arc::clone(&node)))
+                    .add_service(ClusterServer::from_arc(node));
+                tokio::spawn(service.serve_with_incoming(TcpListenerStream::new(listener)));
+            }
+        }
+        *topology.lock().unwrap() = describe(&addresses);
+        Self { nodes, addresses, topology }
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        let endpoints = self.addresses.iter().map(ToString::to_string);
+        let client = Client::connect(ClientConfig::new(endpoints)).await.unwrap();
+        self.nodes.iter().for_each(|node| node.log.lock().unwrap().clear());
+        client
+    }
+
+    pub(crate) fn script(&self, node: usize, acts: impl IntoIterator<Item = Act>) {
+        self.nodes[node].script.lock().unwrap().extend(acts);
+    }
+
+    /// What a node was asked since, Describe apart.
+    pub(crate) fn log(&self, node: usize) -> Vec<Asked> {
+        let log = self.nodes[node].log.lock().unwrap();
+        log.iter().filter(|asked| **asked != Asked::Describe).cloned().collect()
+    }
+
+    /// The operation ids of the puts that a node was sent.
+    pub(crate) fn operations(&self, node: usize) -> Vec<v1::OperationId> {
+        let operation = |asked| match asked {
+            Asked::Put(operation, ..) => Some(operation),
+            _ => None,
+        };
+        self.log(node).into_iter().filter_map(operation).collect()
+    }
+}
+
+fn describe(addresses: &[SocketAddr]) -> v1::DescribeReply {
+    let member = |(at, address): (usize, &SocketAddr)| v1::Member {
+        id: at as u64 + 1,
+        name: format!("n{at}"),
+        client_address: address.to_string(),
+        connected: true,
+        ..v1::Member::default()
+    };
+    let owners = (0..8).flat_map(|_| [0, 1]).collect();
+    v1::DescribeReply {
+        cluster_id: "c".repeat(32),
+        version: 1,
+        members: addresses.iter().enumerate().map(member).collect(),
+        partitions: 8,
+        groups: vec![v1::PlacementGroup { n: 2, owners }],
+        namespaces: vec![namespace(NAMESPACE)],
+        now_ms: NOW_MS,
+        ..v1::DescribeReply::default()
+    }
+}
+
+pub(crate) fn namespace(name: &str) -> v1::Namespace {
+    v1::Namespace { id: 1, name: name.to_owned(), n: 2, ..v1::Namespace::default() }
+}
+
+impl Node {
+    /// Logs a request and does as the script says; what is left is for the caller to do.
+    async fn act(&self, asked: Asked) -> Result<Option<Act>, Status> {
+        self.log.lock().unwrap().push(asked);
+        let act = self.script.lock().unwrap().pop_front();
+        match act {
+            Some(Act::Fail(kind, outcome)) => Err(self.fail(kind, outcome)),
+            Some(Act::Break) => Err(Status::unavailable("broken pipe")),
+            Some(Act::Hang) => std::future::pending().await,
+            other => Ok(other),
+        }
+    }
+
+    fn fail(&self, kind: Kind, outcome: Outcome) -> Status {
+        let detail = v1::ErrorDetail {
+            kind: kind.into(),
+            outcome: outcome.into(),
+            node: format!("n{}", self.id - 1),
+            ..v1::ErrorDetail::default()
+        };
+        status(Code::Unavailable, "as scripted", detail)
+    }
+
+    fn known(&self, name: &str) -> Result<v1::Namespace, Status> {
+        let topology = self.topology.lock().unwrap();
+        let found = topology.namespaces.iter().find(|namespace| namespace.name == name);
+        found.cloned().ok_or_else(|| self.fail(Kind::UnknownNamespace, Outcome::NotApplied))
+    }
+
+    fn receipt(&self) -> Option<v1::Receipt> {
+        let dot = Some(v1::Dot { actor: 0xa, n: 1 });
+        Some(v1::Receipt { dot, acked: vec![self.id, 99], synced: 1 })
+    }
+}
+
+fn written(act: Option<Act>) -> (Bytes, u32) {
+    match act {
+        Some(Act::Beside) => (Bytes::new(), 2),
+        _ => (Bytes::from_static(b"context"), 1),
+    }
+}
+
+#[tonic::async_trait]
+impl Kv for Node {
+    async fn get(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::GetReply>, Status> {
+        let act = self.act(Asked::Get).await?;
+        self.known(&request.get_ref().namespace)?;
+        let siblings = match act {
+            Some(Act::Nothing) => Vec::new(),
+            _ => vec![v1::Sibling { value: Bytes::from_static(b"1"), written_ms: NOW_MS }],
+        };
+        let context = Bytes::from_static(b"read");
+        Ok(Response::new(v1::GetReply { siblings, context, replicas: 2 }))
+    }
+
+    async fn put(
+        &self,
+        request: Request<v1::PutRequest>,
+    ) -> Result<Response<v1::PutReply>, Status> {
+        let request = request.into_inner();
+        let asked = Asked::Put(request.operation_id.unwrap(), request.retry, request.context);
+        let act = self.act(asked).await?;
+        self.known(&request.namespace)?;
+        let ((context, siblings), receipt) = (written(act), self.receipt());
+        Ok(Response::new(v1::PutReply { context, siblings, receipt }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteReply>, Status> {
+        let act = self.act(Asked::Delete(request.into_inner().context)).await?;
+        let ((context, siblings), receipt) = (written(act), self.receipt());
+        Ok(Response::new(v1::DeleteReply { context, siblings, receipt }))
+    }
+
+    type ScanStream = Pin<Box<dyn Stream<Item = Result<v1::ScanReply, Status>> + Send>>;
+
+    /// Keys k0 to k9, two a page; a cursor is the number of the next key, as one character.
+    async fn scan(
+        &self,
+        request: Request<v1::ScanRequest>,
+    ) -> Result<Response<Self::ScanStream>, Status> {
+        let v1::ScanRequest { cursor, limit, .. } = request.into_inner();
+        let act = self.act(Asked::Scan(cursor.clone(), limit)).await?;
+        let from = cursor.first().map_or(0, |digit| digit - b'0');
+        let to = if limit == 0 { 10 } else { (from + limit as u8).min(10) };
+        let item = |key| v1::ScanItem { key: format!("k{key}").into(), ..Default::default() };
+        let page = move |first: u8| {
+            let next = (first + 2).min(to);
+            let cursor = Bytes::from(vec![b'0' + next]);
+            Ok(v1::ScanReply { items: (first..next).map(item).collect(), cursor })
+        };
+        let pages = stream::iter((from..to).step_by(2).map(page));
+        Ok(Response::new(match act {
+            Some(Act::BreakAfter(count)) => {
+                let broken = stream::iter([Err(Status::unavailable("broken pipe"))]);
+                pages.take(count).chain(broken).boxed()
+            }
+            _ => pages.boxed(),
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl Cluster for Node {
+    async fn describe(
+        &self,
+        _: Request<v1::DescribeRequest>,
+    ) -> Result<Response<v1::DescribeReply>, Status> {
+        self.log.lock().unwrap().push(Asked::Describe);
+        let topology = self.topology.lock().unwrap().clone();
+        let opening = *self.opening.lock().unwrap();
+        Ok(Response::new(v1::DescribeReply { node: self.id, opening, ..topology }))
+    }
+
+    async fn create_namespace(
+        &self,
+        request: Request<v1::CreateNamespaceRequest>,
+    ) -> Result<Response<v1::CreateNamespaceReply>, Status> {
+        let made = namespace(&request.into_inner().name);
+        self.topology.lock().unwrap().namespaces.push(made.clone());
+        let unreachable = vec!["n9".to_owned()];
+        Ok(Response::new(v1::CreateNamespaceReply { namespace: Some(made), unreachable }))
+    }
+
+    async fn list_namespaces(
+        &self,
+        _: Request<v1::ListNamespacesRequest>,
+    ) -> Result<Response<v1::ListNamespacesReply>, Status> {
+        let namespaces = self.topology.lock().unwrap().namespaces.clone();
+        Ok(Response::new(v1::ListNamespacesReply { namespaces }))
+    }
+
+    async fn describe_namespace(
+        &self,
+        request: Request<v1::DescribeNamespaceRequest>,
+    ) -> Result<Response<v1::DescribeNamespaceReply>, Status> {
+        let namespace = Some(self.known(&request.into_inner().name)?);
+        Ok(Response::new(v1::DescribeNamespaceReply { namespace }))
+    }
+
+    async fn drop_namespace(
+        &self,
+        request: Request<v1::DropNamespaceRequest>,
+    ) -> Result<Response<v1::DropNamespaceReply>, Status> {
+        let name = request.into_inner().name;
+        self.topology.lock().unwrap().namespaces.retain(|namespace| namespace.name != name);
+        Ok(Response::new(v1::DropNamespaceReply { unreachable: Vec::new() }))
+    }
+}

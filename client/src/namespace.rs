@@ -1,0 +1,218 @@
+//! Reading and writing the keys of one namespace.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use futures::Stream;
+use quorate_proto::v1;
+
+use crate::{
+    client::Client,
+    connection::Connection,
+    error::{Error, ErrorKind, WriteError},
+    options::{DeleteOptions, GetOptions, PutOptions, Repair, ScanOptions, UpdateOptions},
+    outcome::{Deleted, Read, ScanItem, Sibling, Updated, Written},
+    retry::{Backoff, Deadline, server_ms},
+    route::Target,
+    scan,
+    token::Context,
+    write::{Change, Write},
+};
+
+/// A handle to one namespace: cheap to make and to clone.
+#[derive(Clone)]
+pub struct Namespace {
+    pub(crate) client: Client,
+    pub(crate) name: Arc<str>,
+}
+
+impl Namespace {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads a key. One without values answers with no siblings, not with an error.
+    pub async fn get(&self, key: impl Into<Bytes>, options: GetOptions) -> Result<Read, Error> {
+        let deadline = self.client.0.deadline(options.timeout);
+        self.read(&key.into(), &options, deadline).await
+    }
+
+    /// Writes a value. It replaces exactly what its context covers; without one it stands beside
+    /// whatever is there.
+    pub async fn put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        options: PutOptions,
+    ) -> Result<Written, WriteError> {
+        let deadline = self.client.0.deadline(options.timeout);
+        let write = Write {
+            namespace: Arc::clone(&self.name),
+            key: key.into(),
+            change: Change::Put(value.into()),
+            context: options.context,
+            w: options.w,
+            durability: options.durability,
+            retry: options.retry,
+            operation: options.operation,
+        };
+        write.run(&self.client.0, deadline).await
+    }
+
+    /// Removes the values that the context covers; without one, those that a read sees now.
+    pub async fn delete(
+        &self,
+        key: impl Into<Bytes>,
+        options: DeleteOptions,
+    ) -> Result<Deleted, WriteError> {
+        let (key, deadline) = (key.into(), self.client.0.deadline(options.timeout));
+        let context = match (options.context, options.operation) {
+            (Some(context), _) => Some(context),
+            (None, None) => self.covering(&key, options.r, deadline).await?,
+            (None, Some(operation)) => return Err(needs_context(operation)),
+        };
+        let Some(context) = context else { return Ok(Deleted::NotFound) };
+        let write = Write {
+            namespace: Arc::clone(&self.name),
+            key,
+            change: Change::Delete,
+            context: Some(context),
+            w: options.w,
+            durability: options.durability,
+            retry: options.retry,
+            operation: options.operation,
+        };
+        write.run(&self.client.0, deadline).await.map(Deleted::Done)
+    }
+
+    /// Reads the siblings, asks `f` for the one value to replace them all, and writes that.
+    ///
+    /// If a concurrent write ends up beside it, all of that is done again until the deadline: what
+    /// `f` answered before is then among the siblings that it is shown, so it must merge them, not
+    /// add to them. With no answer the key is left as it is.
+    ///
+    /// When the deadline passes between two rounds, the last write stands, with its siblings.
+    pub async fn update(
+        &self,
+        key: impl Into<Bytes>,
+        options: UpdateOptions,
+        mut f: impl FnMut(&[Sibling]) -> Option<Bytes>,
+    ) -> Result<Updated, WriteError> {
+        let (key, deadline) = (key.into(), self.client.0.deadline(options.timeout));
+        let mut backoff = Backoff::default();
+        let mut last: Option<Written> = None;
+        loop {
+            let round = self.update_once(&key, &options, deadline, &mut f).await;
+            let written = match (round, last) {
+                (Ok(Some(written)), _) => written,
+                (Ok(None), None) => return Ok(Updated::Unchanged),
+                // An earlier round did write: that this one did not does not undo it.
+                (Ok(None) | Err(WriteError::NotApplied { .. }), Some(last)) => {
+                    return Ok(Updated::Done(last));
+                }
+                (Err(error), _) => return Err(error),
+            };
+            if written.context.is_some() || !backoff.pause(deadline, Default::default()).await {
+                return Ok(Updated::Done(written));
+            }
+            last = Some(written);
+        }
+    }
+
+    /// Streams the keys that begin with a prefix: partition by partition, in byte order within
+    /// each. When a node fails, it goes on at another; it never ends early without an error.
+    pub fn scan(
+        &self,
+        options: ScanOptions,
+    ) -> impl Stream<Item = Result<ScanItem, Error>> + Send + 'static {
+        scan::stream(Arc::clone(&self.client.0), Arc::clone(&self.name), options)
+    }
+
+    async fn read(
+        &self,
+        key: &Bytes,
+        options: &GetOptions,
+        deadline: Deadline,
+    ) -> Result<Read, Error> {
+        let shared = &self.client.0;
+        let replica = match &options.replica {
+            Some(name) => shared.node_id(name, deadline).await?,
+            None => 0,
+        };
+        shared.resolve(&self.name, deadline).await?;
+        let target = match replica {
+            0 => Target::Key { namespace: &self.name, key, forwarded: true },
+            node => Target::Node(node),
+        };
+        let call = |node: Arc<Connection>, limit| async move {
+            let request = v1::GetRequest {
+                namespace: self.name.to_string(),
+                key: key.clone(),
+                r: options.r.to_wire(),
+                timeout_ms: server_ms(limit),
+                repair: repair_to_wire(options.repair),
+                replica,
+            };
+            node.call(limit, node.kv().get(request)).await
+        };
+        shared.ask(target, deadline, call).await.map(Read::from)
+    }
+
+    /// The context of what a read sees; none if it sees no value.
+    async fn covering(
+        &self,
+        key: &Bytes,
+        r: crate::Level,
+        deadline: Deadline,
+    ) -> Result<Option<Context>, WriteError> {
+        let options = GetOptions { r, ..GetOptions::default() };
+        let read = self.read(key, &options, deadline).await;
+        let read = read.map_err(|error| WriteError::NotApplied { error })?;
+        Ok(read.context.filter(|_| !read.siblings.is_empty()))
+    }
+
+    /// One round of an update; nothing is written if `f` does not answer.
+    async fn update_once(
+        &self,
+        key: &Bytes,
+        options: &UpdateOptions,
+        deadline: Deadline,
+        f: &mut impl FnMut(&[Sibling]) -> Option<Bytes>,
+    ) -> Result<Option<Written>, WriteError> {
+        let read = GetOptions { r: options.r, ..GetOptions::default() };
+        let read = self.read(key, &read, deadline).await;
+        let read = read.map_err(|error| WriteError::NotApplied { error })?;
+        let Some(value) = f(&read.siblings) else { return Ok(None) };
+        let write = Write {
+            namespace: Arc::clone(&self.name),
+            key: key.clone(),
+            change: Change::Put(value),
+            context: read.context,
+            w: options.w,
+            durability: options.durability,
+            retry: options.retry,
+            operation: None,
+        };
+        write.run(&self.client.0, deadline).await.map(Some)
+    }
+}
+
+impl fmt::Debug for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Namespace").field(&self.name).finish()
+    }
+}
+
+fn needs_context(operation: crate::OperationId) -> WriteError {
+    let message = "to ask for the outcome of a delete takes the context that it was sent with";
+    WriteError::Unknown { operation, error: Error::new(ErrorKind::Invalid, message) }
+}
+
+fn repair_to_wire(repair: Repair) -> i32 {
+    match repair {
+        Repair::Async => v1::Repair::Async,
+        Repair::Blocking => v1::Repair::Blocking,
+    }
+    .into()
+}

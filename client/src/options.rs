@@ -1,0 +1,134 @@
+//! How a request is to be done. Every option has a default; `..Default::default()` fills the rest.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::{
+    level::{Durability, Level},
+    operation::OperationId,
+    token::{Context, Cursor},
+};
+
+/// What is done about replicas whose answers differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Repair {
+    /// They are sent the merged object after the answer.
+    #[default]
+    Async,
+    /// They are sent it, and have acknowledged it, before the answer.
+    Blocking,
+}
+
+/// What becomes of a write whose outcome is unknown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Retry {
+    /// Sent again to its coordinator only, which recognises it: applied once or not at all.
+    #[default]
+    ExactlyOnce,
+    /// Sent to another node too: may be applied more than once, its copies are shown as one.
+    AtLeastOnce,
+}
+
+/// How to read.
+#[derive(Clone, Debug, Default)]
+pub struct GetOptions {
+    /// How many replicas must answer.
+    pub r: Level,
+    /// The name of a node: what it alone holds, without asking another.
+    pub replica: Option<String>,
+    /// What to do about replicas that differ.
+    pub repair: Repair,
+    /// Instead of the client's.
+    pub timeout: Option<Duration>,
+}
+
+/// How to write.
+#[derive(Clone, Debug, Default)]
+pub struct PutOptions {
+    /// What the write replaces. Without one it stands beside whatever is there.
+    pub context: Option<Context>,
+    /// How many replicas must acknowledge.
+    pub w: Level,
+    /// When a replica may acknowledge.
+    pub durability: Durability,
+    /// What to do when the outcome is unknown.
+    pub retry: Retry,
+    /// Instead of the client's.
+    pub timeout: Option<Duration>,
+    /// Asks again for the outcome of this write, which ended unknown. Send the same key and value.
+    pub operation: Option<OperationId>,
+}
+
+/// How to delete.
+#[derive(Clone, Debug, Default)]
+pub struct DeleteOptions {
+    /// What to delete. Without one, the key is read first and what was seen is deleted.
+    pub context: Option<Context>,
+    /// How many replicas must answer that read.
+    pub r: Level,
+    /// How many replicas must acknowledge the deletion.
+    pub w: Level,
+    /// When a replica may acknowledge.
+    pub durability: Durability,
+    /// What to do when the outcome is unknown.
+    pub retry: Retry,
+    /// Instead of the client's, for the read and the write together.
+    pub timeout: Option<Duration>,
+    /// Asks again for the outcome of this delete, which ended unknown. Needs its context.
+    pub operation: Option<OperationId>,
+}
+
+/// How to update.
+#[derive(Clone, Debug, Default)]
+pub struct UpdateOptions {
+    /// How many replicas must answer each read.
+    pub r: Level,
+    /// How many replicas must acknowledge each write.
+    pub w: Level,
+    /// When a replica may acknowledge.
+    pub durability: Durability,
+    /// What to do when the outcome of a write is unknown.
+    pub retry: Retry,
+    /// Instead of the client's, for all of the reads and writes together.
+    pub timeout: Option<Duration>,
+}
+
+/// What to scan.
+#[derive(Clone, Debug, Default)]
+pub struct ScanOptions {
+    /// Only keys that begin with it. Empty: every key.
+    pub prefix: Bytes,
+    /// How many keys at most; `None`: all.
+    pub limit: Option<u64>,
+    /// How many owners of each partition must answer.
+    pub r: Level,
+    /// Where an earlier scan stopped; `None`: from the start.
+    pub cursor: Option<Cursor>,
+    /// Instead of the client's, for each page.
+    pub timeout: Option<Duration>,
+}
+
+/// A namespace to be made.
+#[derive(Clone, Debug, Default)]
+pub struct NamespaceSpec {
+    /// 1..=64 of a-z, 0-9, '-', '_' and '.', beginning with a letter or a digit.
+    pub name: String,
+    /// Replicas of each key; `None`: 3.
+    pub n: Option<u32>,
+    /// The default level of reads; itself by default `quorum`.
+    pub r: Level,
+    /// The default level of writes; itself by default `quorum`.
+    pub w: Level,
+    /// The default durability; itself by default buffered.
+    pub durability: Durability,
+    /// The largest value, in bytes; `None`: 1 MiB.
+    pub value_max_bytes: Option<u32>,
+}
+
+impl NamespaceSpec {
+    /// A namespace with every default.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+}

@@ -1,0 +1,106 @@
+//! What requests answer.
+
+use bytes::Bytes;
+use quorate_proto::v1;
+
+use crate::token::{Context, Cursor};
+
+/// One of the concurrent values of a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sibling {
+    /// The value.
+    pub value: Bytes,
+    /// When it was written, by its coordinator's clock: milliseconds since the Unix epoch.
+    pub written_ms: u64,
+}
+
+/// What a read saw.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Read {
+    /// The concurrent values; none if the key was never written or is deleted.
+    pub siblings: Vec<Sibling>,
+    /// Send it with the write that replaces these siblings. `None` if nothing was ever written.
+    pub context: Option<Context>,
+    /// How many replicas answered.
+    pub replicas: u32,
+}
+
+/// An acknowledged write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// Covers what was written; `None` if other values stand beside it: read them first.
+    pub context: Option<Context>,
+    /// How many values stand under the key now; after a delete, how many it did not cover.
+    pub siblings: u32,
+    /// Who has the write.
+    pub receipt: Receipt,
+    /// How often it was sent.
+    pub attempts: u32,
+}
+
+/// Who has a write.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Receipt {
+    /// The write's name for ever: `actor:n`, the actor in hexadecimal.
+    pub dot: String,
+    /// The names of the nodes that acknowledged before the answer.
+    pub acked: Vec<String>,
+    /// How many of them had it on disk.
+    pub synced: u32,
+}
+
+/// What a delete did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Deleted {
+    /// It removed what its context covers.
+    Done(Written),
+    /// The key had no values, so nothing was written.
+    NotFound,
+}
+
+/// What an update did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Updated {
+    /// It wrote. With more than one sibling, concurrent writers won the race until the deadline.
+    Done(Written),
+    /// The function asked to leave the key as it is.
+    Unchanged,
+}
+
+/// One key of a scan, with its values.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScanItem {
+    /// The key.
+    pub key: Bytes,
+    /// Its concurrent values, at least one.
+    pub siblings: Vec<Sibling>,
+    /// Send it with the write that replaces these siblings.
+    pub context: Option<Context>,
+    /// On the last item of each page: a scan from here goes on after this item.
+    pub cursor: Option<Cursor>,
+}
+
+fn siblings(wire: Vec<v1::Sibling>) -> Vec<Sibling> {
+    wire.into_iter().map(|s| Sibling { value: s.value, written_ms: s.written_ms }).collect()
+}
+
+impl From<v1::GetReply> for Read {
+    fn from(reply: v1::GetReply) -> Self {
+        Self {
+            siblings: siblings(reply.siblings),
+            context: Context::from_bytes(reply.context),
+            replicas: reply.replicas,
+        }
+    }
+}
+
+impl From<v1::ScanItem> for ScanItem {
+    fn from(item: v1::ScanItem) -> Self {
+        Self {
+            key: item.key,
+            siblings: siblings(item.siblings),
+            context: Context::from_bytes(item.context),
+            cursor: None,
+        }
+    }
+}

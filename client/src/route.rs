@@ -1,0 +1,166 @@
+//! Where a request goes: key -> hash -> partition -> owners -> the first that can be reached.
+//!
+//! Owners are tried in the order of the preference list, not at random. Primaries are spread evenly
+//! over the nodes, so the load is too; and as long as nothing fails, all writes of one key have one
+//! coordinator, which keeps version vectors short and a key's writes in one order.
+//!
+//! A write goes to owners only, since its operation id names who coordinates it. A read that no
+//! owner took goes to any other member, which forwards it: that helps a client that is cut off
+//! from the owners while other nodes are not.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::{
+    connection::Connection,
+    error::{Error, Reach},
+    topology::Topology,
+};
+
+/// The hash that chooses a key's partition; nodes and clients of every version agree on it.
+pub(crate) fn key_hash(namespace_id: u64, key: &[u8]) -> u64 {
+    xxh3_64_with_seed(hashed_part(key), namespace_id)
+}
+
+/// The tag between the first `{` and the next `}`, if it is not empty; else the whole key.
+fn hashed_part(key: &[u8]) -> &[u8] {
+    let Some(open) = key.iter().position(|&b| b == b'{') else { return key };
+    let tail = &key[open + 1..];
+    match tail.iter().position(|&b| b == b'}') {
+        None | Some(0) => key,
+        Some(close) => &tail[..close],
+    }
+}
+
+/// A topology and the ways to its members.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    pub(crate) topology: Arc<Topology>,
+    /// In the order of the members.
+    pub(crate) nodes: Vec<Arc<Connection>>,
+    pub(crate) learnt: Instant,
+}
+
+impl Routes {
+    /// Takes over `connections` to addresses that are still in use.
+    pub(crate) fn new(
+        topology: Arc<Topology>,
+        connections: &[Arc<Connection>],
+    ) -> Result<Self, Error> {
+        let present: HashMap<&str, &Arc<Connection>> =
+            connections.iter().map(|node| (node.address.as_str(), node)).collect();
+        let connection = |member: &crate::Member| match present.get(&*member.client_address) {
+            Some(node) if node.name == member.name => Ok(Arc::clone(node)),
+            Some(node) => Ok(node.renamed(&member.name)),
+            None => Connection::new(&member.name, &member.client_address),
+        };
+        let nodes = topology.members.iter().map(connection).collect::<Result<_, _>>()?;
+        Ok(Self { topology, nodes, learnt: Instant::now() })
+    }
+
+    /// The owners of the target's partition, as indexes; none if it has no key, or its namespace
+    /// is not known here.
+    fn owners(&self, target: &Target<'_>) -> &[u32] {
+        let Target::Key { namespace, key, .. } = target else { return &[] };
+        let Some(namespace) = self.topology.namespace(namespace) else { return &[] };
+        let partition = self.topology.partition_of(namespace.id, key);
+        self.topology.owner_indexes(namespace.n, partition)
+    }
+}
+
+/// Who may take a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target<'a> {
+    /// The owners of this key; any member, if `forwarded` and no owner can be reached.
+    Key { namespace: &'a str, key: &'a Bytes, forwarded: bool },
+    /// This node.
+    Node(u64),
+    /// Any member, beginning with the one whose turn it is.
+    Any { turn: usize },
+}
+
+/// Which nodes one request went to since it last paused.
+#[derive(Debug, Default)]
+pub(crate) struct Tries {
+    tried: Vec<Arc<Connection>>,
+    answered: bool,
+}
+
+impl Tries {
+    /// The next node: one that is not known to fail, else any that was not tried.
+    pub(crate) fn pick(&self, routes: &Routes, target: &Target<'_>) -> Option<Arc<Connection>> {
+        let node = self.untried(routes, target).find(|node| node.claim());
+        node.or_else(|| self.untried(routes, target).next()).cloned()
+    }
+
+    /// Whether every node that may take the request was tried.
+    pub(crate) fn are_exhausted(&self, routes: &Routes, target: &Target<'_>) -> bool {
+        self.untried(routes, target).next().is_none()
+    }
+
+    /// Notes that the request failed there.
+    pub(crate) fn failed(&mut self, node: &Arc<Connection>, error: &Error) {
+        self.answered |= matches!(error.reach(), Reach::Answered(_));
+        self.tried.push(Arc::clone(node));
+    }
+
+    /// Begins another round.
+    pub(crate) fn clear(&mut self) {
+        self.tried.clear();
+        self.answered = false;
+    }
+
+    fn untried<'a>(
+        &'a self,
+        routes: &'a Routes,
+        target: &'a Target<'_>,
+    ) -> impl Iterator<Item = &'a Arc<Connection>> {
+        let members = routes.nodes.len();
+        let (start, others) = match *target {
+            // Owners that answered, if with an error, say as much as a forwarder could.
+            Target::Key { forwarded, .. } if forwarded && !self.answered => (0, 0..members),
+            Target::Key { .. } => (0, 0..0),
+            Target::Node(id) => match routes.topology.index_of(id) {
+                Some(at) => (at, 0..1),
+                None => (0, 0..0),
+            },
+            Target::Any { turn } => (turn, 0..members),
+        };
+        let first = routes.owners(target).iter().map(|&at| at as usize);
+        first
+            .chain(others.map(move |at| (start + at) % members))
+            .map(|at| &routes.nodes[at])
+            .filter(|node| !self.tried.iter().any(|tried| tried.address == node.address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOLDEN: &str = include_str!("../../proto/golden/key_hash.txt");
+
+    #[test]
+    fn hashes_match_the_golden_vectors() {
+        let mut vectors = 0;
+        for line in GOLDEN.lines().filter(|l| !l.starts_with('#') && !l.is_empty()) {
+            let mut fields = line.split(' ');
+            let namespace = fields.next().unwrap().parse().unwrap();
+            let hash = u64::from_str_radix(fields.next().unwrap(), 16).unwrap();
+            let key = fields.next().unwrap().as_bytes();
+            assert_eq!(key_hash(namespace, key), hash, "{line}");
+            vectors += 1;
+        }
+        assert!(vectors >= 8);
+    }
+
+    #[test]
+    fn only_a_nonempty_tag_is_hashed_alone() {
+        let cases = [("a{b}c", "b"), ("a{}c", "a{}c"), ("a{b", "a{b"), ("}{x}", "x")];
+        for (key, part) in cases {
+            assert_eq!(hashed_part(key.as_bytes()), part.as_bytes(), "{key}");
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! The retry rules, against nodes that fail as scripted.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
+use quorate_proto::v1::error_detail::{Kind, Outcome};
+use tokio::{io::AsyncReadExt as _, net::TcpListener};
+
+use crate::{
+    Client, ClientConfig, DeleteOptions, Deleted, ErrorKind, GetOptions, Namespace, NamespaceSpec,
+    PutOptions, Retry, ScanOptions, UpdateOptions, Updated, WriteError,
+    connection::Connection,
+    error::Reach,
+    fake::{Act, Asked, Fakes, NAMESPACE, NOW_MS, OPENING},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn started(dead: &[usize]) -> (Fakes, Namespace) {
+    let fakes = Fakes::start(dead).await;
+    let carts = fakes.client().await.namespace(NAMESPACE);
+    (fakes, carts)
+}
+
+fn quick(retry: Retry) -> PutOptions {
+    PutOptions { timeout: Some(SECOND / 4), retry, ..PutOptions::default() }
+}
+
+#[tokio::test]
+async fn a_key_goes_to_its_primary() {
+    let (fakes, carts) = started(&[]).await;
+    let read = carts.get("k", GetOptions::default()).await.unwrap();
+    assert_eq!((&read.siblings[0].value[..], read.replicas), (&b"1"[..], 2));
+    let written = carts.put("k", "v", PutOptions::default()).await.unwrap();
+    assert_eq!((written.attempts, written.siblings), (1, 1));
+    assert_eq!(written.receipt.dot, "000000000000000a:1");
+    assert_eq!(written.receipt.acked, ["n0", "0000000000000063"]);
+    let operation = fakes.operations(0)[0];
+    assert_eq!((operation.coordinator, operation.opening, operation.sequence), (1, OPENING, 1));
+    assert!((NOW_MS..NOW_MS + 60_000).contains(&operation.issued_ms));
+    assert!(fakes.log(1).is_empty() && fakes.log(2).is_empty());
+}
+
+#[tokio::test]
+async fn a_read_goes_on_at_another_owner_and_avoids_the_failed_one() {
+    let (fakes, carts) = started(&[]).await;
+    fakes.script(0, [Act::Break]);
+    for _ in 0..3 {
+        carts.get("k", GetOptions::default()).await.unwrap();
+    }
+    assert_eq!((fakes.log(0).len(), fakes.log(1).len()), (1, 3));
+}
+
+#[tokio::test]
+async fn a_read_hops_over_a_node_that_hangs() {
+    let (fakes, carts) = started(&[]).await;
+    fakes.script(0, [Act::Hang]);
+    let options = GetOptions { timeout: Some(SECOND), ..GetOptions::default() };
+    carts.get("k", options).await.unwrap();
+    assert_eq!(fakes.log(1), [Asked::Get]);
+}
+
+#[tokio::test]
+async fn a_read_is_forwarded_when_no_owner_can_be_reached() {
+    let (fakes, carts) = started(&[0, 1]).await;
+    carts.get("k", GetOptions::default()).await.unwrap();
+    assert_eq!(fakes.log(2), [Asked::Get]);
+}
+
+#[tokio::test]
+async fn a_read_of_one_replica_asks_that_node() {
+    let (fakes, carts) = started(&[]).await;
+    let replica = |name: &str| GetOptions { replica: Some(name.into()), ..GetOptions::default() };
+    carts.get("k", replica("n2")).await.unwrap();
+    assert_eq!(fakes.log(2), [Asked::Get]);
+    let error = carts.get("k", replica("n7")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("there are n0, n1, n2"), "{error}");
+}
+
+#[tokio::test]
+async fn errors_that_no_retry_helps_return_at_once() {
+    let (fakes, carts) = started(&[]).await;
+    for kind in [Kind::Invalid, Kind::Context, Kind::Siblings] {
+        fakes.script(0, [Act::Fail(kind, Outcome::NotApplied)]);
+        let error = carts.put("k", "v", PutOptions::default()).await.unwrap_err();
+        assert!(!error.is_unknown(), "{error}");
+        assert_eq!(error.error().node(), Some("n0"));
+    }
+    assert_eq!((fakes.log(0).len(), fakes.log(1).len()), (3, 0));
+}
+
+#[tokio::test]
+async fn a_write_not_applied_is_tried_elsewhere_under_a_new_id() {
+    let (fakes, carts) = started(&[]).await;
+    fakes.script(0, [Act::Fail(Kind::Quorum, Outcome::NotApplied)]);
+    let written = carts.put("k", "v", PutOptions::default()).await.unwrap();
+    assert_eq!(written.attempts, 2);
+    let (first, second) = (fakes.operations(0), fakes.operations(1));
+    assert_eq!((first[0].coordinator, first[0].sequence), (1, 1));
+    assert_eq!((second[0].coordinator, second[0].sequence), (2, 2));
+    assert_eq!(first[0].client, second[0].client);
+}
+
+#[tokio::test]
+async fn a_write_to_a_dead_node_was_not_sent() {
+    let (fakes, carts) = started(&[0]).await;
+    carts.put("k", "v", PutOptions::default()).await.unwrap();
+    assert_eq!(fakes.operations(1)[0].coordinator, 2);
+
+    let (_fakes, carts) = started(&[0, 1]).await;
+    let error = carts.put("k", "v", quick(Retry::ExactlyOnce)).await.unwrap_err();
+    assert!(!error.is_unknown(), "a node that owns nothing cannot coordinate: {error}");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn an_unknown_write_is_retried_at_its_coordinator_under_the_same_id() {
+    for act in [Act::Break, Act::Fail(Kind::Quorum, Outcome::Unknown)] {
+        let (fakes, carts) = started(&[]).await;
+        fakes.script(0, [act.clone(), act]);
+        let written = carts.put("k", "v", PutOptions::default()).await.unwrap();
+        assert_eq!(written.attempts, 3);
+        let operations = fakes.operations(0);
+        assert_eq!(operations.len(), 3);
+        assert!(operations.iter().all(|operation| *operation == operations[0]));
+        assert!(fakes.log(1).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_stays_unknown_says_so_and_can_be_asked_for() {
+    let (fakes, carts) = started(&[]).await;
+    fakes.script(0, vec![Act::Break; 100]);
+    let error = carts.put("k", "v", quick(Retry::ExactlyOnce)).await.unwrap_err();
+    let WriteError::Unknown { operation, .. } = error else { panic!("{error}") };
+    assert_eq!(operation, fakes.operations(0)[0].into());
+    assert!(fakes.operations(1).is_empty());
+
+    fakes.nodes[0].script.lock().unwrap().clear();
+    let again = PutOptions { operation: Some(operation), ..PutOptions::default() };
+    carts.put("k", "v", again).await.unwrap();
+    let operations = fakes.operations(0);
+    assert_eq!(operations[0], operations[operations.len() - 1]);
+}
+
+#[tokio::test]
+async fn a_write_that_is_not_answered_is_unknown() {
+    let (fakes, carts) = started(&[]).await;
+    fakes.script(0, [Act::Hang]);
+    let error = carts.put("k", "v", quick(Retry::ExactlyOnce)).await.unwrap_err();
+    assert!(error.is_unknown());
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+}
+
+#[tokio::test]
+async fn at_least_once_goes_elsewhere_under_the_same_id() {
+    let (fakes, carts) = started(&[]).await;
+    fakes.script(0, [Act::Break]);
+    let options = PutOptions { retry: Retry::AtLeastOnce, ..PutOptions::default() };
+    carts.put("k", "v", options).await.unwrap();
+    assert_eq!(fakes.log(0), fakes.log(1));
+    let Asked::Put(operation, retry, _) = fakes.log(1)[0].clone() else { panic!() };
+    assert_eq!((operation.coordinator, retry), (1, 1));
+}
+
+#[tokio::test]
+async fn a_restarted_coordinator_gets_a_new_id() {
+    let (fakes, carts) = started(&[]).await;
+    carts.put("k", "v", PutOptions::default()).await.unwrap();
+    *fakes.nodes[0].opening.lock().unwrap() = 8;
+    fakes.script(0, [Act::Fail(Kind::Opening, Outcome::NotApplied)]);
+    carts.put("k", "v", PutOptions::default()).await.unwrap();
+    let operations = fakes.operations(0);
+    assert_eq!(operations.iter().map(|o| o.opening).collect::<Vec<_>>(), [OPENING, OPENING, 8]);
+    assert_eq!(operations.iter().map(|o| o.sequence).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_coordinator_that_restarted_between_attempts_leaves_it_unknown() {
+    let (fakes, carts) = started(&[]).await;
+    fakes.script(0, [Act::Break, Act::Fail(Kind::Opening, Outcome::Unknown)]);
+    let error = carts.put("k", "v", PutOptions::default()).await.unwrap_err();
+    assert!(error.is_unknown());
+    assert_eq!(fakes.operations(0).len(), 2);
+}
+
+#[tokio::test]
+async fn a_refusal_at_the_door_says_nothing_of_an_earlier_attempt() {
+    let (fakes, carts) = started(&[]).await;
+    fakes.script(0, [Act::Break, Act::Fail(Kind::Overloaded, Outcome::NotApplied)]);
+    carts.put("k", "v", PutOptions::default()).await.unwrap();
+    let operations = fakes.operations(0);
+    assert_eq!((operations.len(), operations[0]), (3, operations[2]));
+}
+
+#[tokio::test]
+async fn a_new_namespace_is_learnt_and_an_unknown_one_is_an_error() {
+    let fakes = Fakes::start(&[]).await;
+    let (mine, other) = (fakes.client().await, fakes.client().await);
+    let error = mine.namespace("new").get("k", GetOptions::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+
+    let created = other.create_namespace(NamespaceSpec::new("new")).await.unwrap();
+    assert_eq!((&*created.namespace.name, &*created.unreachable[0]), ("new", "n9"));
+    mine.namespace("new").put("k", "v", PutOptions::default()).await.unwrap();
+    assert_eq!(mine.list_namespaces().await.unwrap().len(), 2);
+
+    assert!(other.drop_namespace("new").await.unwrap().is_empty());
+    let error = mine.namespace("new").put("k", "v", PutOptions::default()).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_unknown()), (ErrorKind::NotFound, false));
+    let error = mine.describe_namespace("new").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_delete_without_a_context_deletes_what_it_reads() {
+    let (fakes, carts) = started(&[]).await;
+    let deleted = carts.delete("k", DeleteOptions::default()).await.unwrap();
+    assert!(matches!(deleted, Deleted::Done(_)));
+    assert_eq!(fakes.log(0), [Asked::Get, Asked::Delete(Bytes::from_static(b"read"))]);
+    fakes.script(0, [Act::Nothing]);
+    let deleted = carts.delete("k", DeleteOptions::default()).await.unwrap();
+    assert_eq!(deleted, Deleted::NotFound);
+    assert_eq!(fakes.log(0).len(), 3);
+}
+
+#[tokio::test]
+async fn an_update_goes_on_until_it_stands_alone() {
+    let (fakes, carts) = started(&[]).await;
+    // The read is answered well, then the write stands beside another.
+    let (mut rounds, nodes) = (0, fakes.nodes.clone());
+    let updated = carts.update("k", UpdateOptions::default(), |siblings| {
+        assert_eq!(&siblings[0].value[..], b"1");
+        rounds += 1;
+        let act = (rounds == 1).then_some(Act::Beside);
+        nodes[0].script.lock().unwrap().extend(act);
+        Some(Bytes::from_static(b"2"))
+    });
+    let Updated::Done(written) = updated.await.unwrap() else { panic!() };
+    assert!(written.context.is_some());
+    assert_eq!((rounds, fakes.operations(0).len()), (2, 2));
+
+    let updated = carts.update("k", UpdateOptions::default(), |_| None).await.unwrap();
+    assert_eq!(updated, Updated::Unchanged);
+    assert_eq!(fakes.operations(0).len(), 2);
+}
+
+async fn keys(carts: &Namespace, limit: Option<u64>) -> Vec<Bytes> {
+    let options = ScanOptions { limit, ..ScanOptions::default() };
+    let items: Vec<_> = carts.scan(options).try_collect().await.unwrap();
+    items.into_iter().map(|item| item.key).collect()
+}
+
+#[tokio::test]
+async fn a_scan_that_breaks_goes_on_elsewhere_without_gap_or_copy() {
+    let (fakes, carts) = started(&[]).await;
+    let all: Vec<_> = (0..10).map(|key| format!("k{key}")).collect();
+    assert_eq!(keys(&carts, None).await, all);
+    for node in 0..3 {
+        fakes.script(node, [Act::BreakAfter(2), Act::BreakAfter(0)]);
+    }
+    assert_eq!(keys(&carts, None).await, all);
+    for node in 0..3 {
+        fakes.script(node, [Act::BreakAfter(1)]);
+    }
+    assert_eq!(keys(&carts, Some(5)).await, all[..5]);
+}
+
+#[tokio::test]
+async fn a_scan_ends_with_a_typed_error_and_can_be_continued() {
+    let (fakes, carts) = started(&[]).await;
+    for node in 0..3 {
+        let fail = Act::Fail(Kind::Quorum, Outcome::None);
+        fakes.script(node, [vec![Act::BreakAfter(1)], vec![fail; 50]].concat());
+    }
+    let timeout = Some(SECOND / 4);
+    let options = ScanOptions { timeout, ..ScanOptions::default() };
+    let results: Vec<_> = carts.scan(options).collect().await;
+    let error = results.last().unwrap().as_ref().unwrap_err();
+    // A page of two keys from each of the three nodes.
+    assert_eq!((error.kind(), results.len()), (ErrorKind::Unavailable, 7));
+
+    fakes.nodes.iter().for_each(|node| node.script.lock().unwrap().clear());
+    let cursor = results[5].as_ref().unwrap().cursor.clone();
+    assert!(cursor.is_some());
+    let rest = carts.scan(ScanOptions { cursor, ..ScanOptions::default() });
+    assert_eq!(rest.try_collect::<Vec<_>>().await.unwrap()[0].key, "k6");
+}
+
+#[tokio::test]
+async fn connecting_lists_every_endpoint_and_its_reason() {
+    let fakes = Fakes::start(&[0, 1]).await;
+    let dead: Vec<_> = fakes.addresses[..2].iter().map(ToString::to_string).collect();
+    let error = Client::connect(ClientConfig::new(dead.clone())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    for endpoint in dead {
+        assert!(error.to_string().contains(&endpoint), "{error}");
+    }
+    let none: [String; 0] = [];
+    let error = Client::connect(ClientConfig::new(none)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    fakes.client().await;
+}
+
+#[tokio::test]
+async fn another_cluster_is_not_taken_for_this_one() {
+    let fakes = Fakes::start(&[]).await;
+    let client = fakes.client().await;
+    assert_eq!(client.describe_from("n1").await.unwrap().node, 2);
+    fakes.topology.lock().unwrap().cluster_id = "d".repeat(32);
+    let error = client.topology().await.unwrap_err();
+    assert!(error.to_string().contains("another cluster"), "{error}");
+}
+
+#[tokio::test]
+async fn a_dead_endpoint_was_not_sent_to_and_a_broken_one_was() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let slam = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        socket.read_exact(&mut [0; 60]).await.unwrap();
+    });
+    let node = Connection::new("n1", &address).unwrap();
+    let error = node.describe(SECOND).await.unwrap_err();
+    assert_eq!(error.reach(), Reach::Lost, "{error}");
+    slam.await.unwrap();
+    let begun = Instant::now();
+    let error = node.describe(SECOND).await.unwrap_err();
+    assert_eq!(error.reach(), Reach::NotSent, "{error}");
+    assert!(begun.elapsed() < SECOND);
+}
+
+#[test]
+fn every_operation_can_be_spawned() {
+    fn sendable<T: Send>(_: T) {}
+    // Never called: that it compiles is the test.
+    let _ = |client: &Client, carts: &Namespace| {
+        sendable(Client::connect(ClientConfig::default()));
+        sendable(client.topology());
+        sendable(client.describe_from("n1"));
+        sendable(client.create_namespace(NamespaceSpec::new("new")));
+        sendable(client.list_namespaces());
+        sendable(client.drop_namespace("new"));
+        sendable(carts.get("k", GetOptions::default()));
+        sendable(carts.put("k", "v", PutOptions::default()));
+        sendable(carts.delete("k", DeleteOptions::default()));
+        sendable(carts.update("k", UpdateOptions::default(), |_| None));
+        sendable(carts.scan(ScanOptions::default()));
+    };
+}

@@ -1,0 +1,249 @@
+//! What a node knows of the cluster: members, namespaces, and who holds which partition.
+//!
+//! ```text
+//!   namespace id + key -> hash -> top log2(Q) bits: partition -> its n owners, primary first
+//! ```
+
+use std::{collections::HashMap, fmt};
+
+use quorate_proto::v1;
+
+use crate::{
+    level::{Durability, Level},
+    route::key_hash,
+};
+
+/// A member of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Derived from the name.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Its zone: replicas of a key are spread over zones.
+    pub zone: String,
+    /// Its relative share of the data.
+    pub weight: u32,
+    /// HOST:PORT for clients.
+    pub client_address: String,
+    /// HOST:PORT for other nodes.
+    pub peer_address: String,
+    /// Whether the answering node is connected to it.
+    pub connected: bool,
+    /// Whether it votes on changes of the cluster.
+    pub voter: bool,
+}
+
+/// What happens to concurrent writes of one key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ConflictRule {
+    /// All are kept until a client resolves them.
+    #[default]
+    Siblings,
+}
+
+impl fmt::Display for ConflictRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Siblings => f.pad("siblings"),
+        }
+    }
+}
+
+/// A namespace and the defaults of its requests.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamespaceDescription {
+    /// Never used again, also after a drop.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Replicas of each key.
+    pub n: u32,
+    /// The default level of reads.
+    pub r: Level,
+    /// The default level of writes.
+    pub w: Level,
+    /// What happens to concurrent writes.
+    pub conflict: ConflictRule,
+    /// The default durability.
+    pub durability: Durability,
+    /// The largest value, in bytes.
+    pub value_max_bytes: u32,
+}
+
+impl From<v1::Namespace> for NamespaceDescription {
+    fn from(wire: v1::Namespace) -> Self {
+        let (durability, conflict) = (wire.durability(), wire.conflict());
+        Self {
+            id: wire.id,
+            name: wire.name,
+            n: wire.n,
+            r: Level::from_wire(wire.r),
+            w: Level::from_wire(wire.w),
+            conflict: match conflict {
+                v1::ConflictRule::Siblings => ConflictRule::Siblings,
+            },
+            durability: Durability::from_wire(durability),
+            value_max_bytes: wire.value_max_bytes,
+        }
+    }
+}
+
+/// The cluster, as one node knew it when it was asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Topology {
+    /// 32 hexadecimal digits.
+    pub cluster_id: String,
+    /// The version of the cluster's metadata; it only grows.
+    pub version: u64,
+    /// Every member.
+    pub members: Vec<Member>,
+    /// Q, a power of two.
+    pub partitions: u32,
+    /// Every namespace.
+    pub namespaces: Vec<NamespaceDescription>,
+    /// The id of the node that answered.
+    pub node: u64,
+    /// The opening of that node's store.
+    pub opening: u64,
+    /// That node's clock: milliseconds since the Unix epoch.
+    pub now_ms: u64,
+    groups: Vec<v1::PlacementGroup>,
+    by_id: HashMap<u64, usize>,
+    by_namespace: HashMap<String, usize>,
+}
+
+impl Topology {
+    /// The member called `name`.
+    pub fn member(&self, name: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.name == name)
+    }
+
+    /// The namespace called `name`.
+    pub fn namespace(&self, name: &str) -> Option<&NamespaceDescription> {
+        self.by_namespace.get(name).map(|&at| &self.namespaces[at])
+    }
+
+    /// The partition of a key, 0..Q.
+    pub fn partition_of(&self, namespace_id: u64, key: &[u8]) -> u32 {
+        let bits = self.partitions.trailing_zeros();
+        (key_hash(namespace_id, key) >> (64 - bits)) as u32
+    }
+
+    /// The owners of a partition among the namespaces of one n, primary first; none for an n that
+    /// no namespace has, or a partition beyond Q.
+    pub fn owners(&self, n: u32, partition: u32) -> impl Iterator<Item = &Member> {
+        self.owner_indexes(n, partition).iter().map(|&at| &self.members[at as usize])
+    }
+
+    /// The name of the node with this id; its id in hexadecimal if it is no member.
+    pub fn name_of(&self, node: u64) -> String {
+        match self.index_of(node) {
+            Some(at) => self.members[at].name.clone(),
+            None => format!("{node:016x}"),
+        }
+    }
+
+    pub(crate) fn index_of(&self, node: u64) -> Option<usize> {
+        self.by_id.get(&node).copied()
+    }
+
+    /// As indexes into the members.
+    pub(crate) fn owner_indexes(&self, n: u32, partition: u32) -> &[u32] {
+        let group = self.groups.iter().find(|group| group.n == n);
+        let from = partition as usize * n as usize;
+        group.and_then(|group| group.owners.get(from..from + n as usize)).unwrap_or_default()
+    }
+
+    /// Takes a node's answer, or says what is wrong with it.
+    pub(crate) fn from_wire(reply: v1::DescribeReply) -> Result<Self, &'static str> {
+        if !reply.partitions.is_power_of_two() || reply.partitions < 2 {
+            return Err("its number of partitions is no power of two");
+        }
+        for group in &reply.groups {
+            if group.owners.len() != reply.partitions as usize * group.n as usize {
+                return Err("a placement group has too many or too few owners");
+            }
+            if group.owners.iter().any(|&at| at as usize >= reply.members.len()) {
+                return Err("a placement group names an owner that is no member");
+            }
+        }
+        let members: Vec<Member> = reply.members.into_iter().map(Member::from).collect();
+        let namespaces: Vec<_> =
+            reply.namespaces.into_iter().map(NamespaceDescription::from).collect();
+        Ok(Self {
+            by_id: members.iter().enumerate().map(|(at, m)| (m.id, at)).collect(),
+            by_namespace: namespaces
+                .iter()
+                .enumerate()
+                .map(|(at, n)| (n.name.clone(), at))
+                .collect(),
+            cluster_id: reply.cluster_id,
+            version: reply.version,
+            members,
+            partitions: reply.partitions,
+            namespaces,
+            node: reply.node,
+            opening: reply.opening,
+            now_ms: reply.now_ms,
+            groups: reply.groups,
+        })
+    }
+}
+
+impl From<v1::Member> for Member {
+    fn from(wire: v1::Member) -> Self {
+        Self {
+            id: wire.id,
+            name: wire.name,
+            zone: wire.zone,
+            weight: wire.weight,
+            client_address: wire.client_address,
+            peer_address: wire.peer_address,
+            connected: wire.connected,
+            voter: wire.voter,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply() -> v1::DescribeReply {
+        let member = |id| v1::Member { id, name: format!("n{id}"), ..v1::Member::default() };
+        v1::DescribeReply {
+            members: (0..3).map(member).collect(),
+            partitions: 8,
+            groups: vec![v1::PlacementGroup { n: 2, owners: (0..16).map(|at| at % 3).collect() }],
+            ..v1::DescribeReply::default()
+        }
+    }
+
+    #[test]
+    fn owners_come_in_order_and_unknown_ones_not_at_all() {
+        let topology = Topology::from_wire(reply()).unwrap();
+        let names = |n, partition| -> Vec<_> {
+            topology.owners(n, partition).map(|member| &*member.name).collect()
+        };
+        assert_eq!(names(2, 0), ["n0", "n1"]);
+        assert_eq!(names(2, 7), ["n2", "n0"]);
+        assert!(names(2, 8).is_empty() && names(3, 0).is_empty());
+        assert_eq!((&*topology.name_of(1), &*topology.name_of(255)), ("n1", "00000000000000ff"));
+        let hash = key_hash(1, b"k");
+        assert_eq!(u64::from(topology.partition_of(1, b"k")), hash >> 61);
+    }
+
+    #[test]
+    fn malformed_answers_are_refused() {
+        let spoilt = |spoil: fn(&mut v1::DescribeReply)| {
+            let mut reply = reply();
+            spoil(&mut reply);
+            Topology::from_wire(reply)
+        };
+        assert!(spoilt(|reply| reply.partitions = 0).is_err());
+        assert!(spoilt(|reply| reply.partitions = 12).is_err());
+        assert!(spoilt(|reply| reply.groups[0].owners.truncate(15)).is_err());
+        assert!(spoilt(|reply| reply.groups[0].owners[3] = 3).is_err());
+    }
+}

@@ -1,0 +1,282 @@
+//! One write, from its first attempt to an outcome: applied, not applied, or unknown.
+//!
+//! What to do after each failure is decided in [`retry`](crate::retry); here it is done.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use quorate_proto::v1::{self, error_detail::Kind};
+
+use crate::{
+    client::Shared,
+    connection::Connection,
+    error::{Error, ErrorKind, WriteError},
+    level::{Durability, Level},
+    operation::OperationId,
+    options::Retry,
+    outcome::{Receipt, Written},
+    retry::{Backoff, Deadline, Doubt, Next, server_ms},
+    route::{Target, Tries},
+    token::Context,
+};
+
+/// What a write does to its key.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    Put(Bytes),
+    Delete,
+}
+
+/// A write as it was asked for.
+#[derive(Debug)]
+pub(crate) struct Write {
+    pub(crate) namespace: Arc<str>,
+    pub(crate) key: Bytes,
+    pub(crate) change: Change,
+    pub(crate) context: Option<Context>,
+    pub(crate) w: Level,
+    pub(crate) durability: Durability,
+    pub(crate) retry: Retry,
+    /// Set if an earlier request under this id ended unknown.
+    pub(crate) operation: Option<OperationId>,
+}
+
+impl Write {
+    /// Sends it until its outcome is known or the deadline passes.
+    pub(crate) async fn run(
+        &self,
+        shared: &Arc<Shared>,
+        deadline: Deadline,
+    ) -> Result<Written, WriteError> {
+        let mut run = Run {
+            shared,
+            write: self,
+            deadline,
+            doubt: Doubt::new(self.retry, self.operation.is_some()),
+            operation: self.operation,
+            node: None,
+            tries: Tries::default(),
+            backoff: Backoff::default(),
+            refreshed: false,
+            attempts: 0,
+        };
+        if let Err(error) = run.prepare().await {
+            return Err(run.failed(error));
+        }
+        loop {
+            match run.attempt().await {
+                Ok(written) => return Ok(written),
+                Err(error) => run.recover(error).await?,
+            }
+        }
+    }
+
+    fn target(&self) -> Target<'_> {
+        Target::Key { namespace: &self.namespace, key: &self.key, forwarded: false }
+    }
+
+    async fn send(
+        &self,
+        node: &Connection,
+        operation: OperationId,
+        limit: Duration,
+    ) -> Result<(Bytes, u32, Option<v1::Receipt>), Error> {
+        let (namespace, key) = (self.namespace.to_string(), self.key.clone());
+        let context = self.context.as_ref().map(Context::to_bytes).unwrap_or_default();
+        let (w, durability) = (self.w.to_wire(), self.durability.to_wire());
+        let (operation_id, retry) = (Some(operation.into()), retry_to_wire(self.retry));
+        let timeout_ms = server_ms(limit);
+        let mut kv = node.kv();
+        match &self.change {
+            Change::Put(value) => {
+                let value = value.clone();
+                let request = v1::PutRequest {
+                    namespace,
+                    key,
+                    value,
+                    context,
+                    w,
+                    durability,
+                    operation_id,
+                    retry,
+                    timeout_ms,
+                };
+                let reply = node.call(limit, kv.put(request)).await?;
+                Ok((reply.context, reply.siblings, reply.receipt))
+            }
+            Change::Delete => {
+                let request = v1::DeleteRequest {
+                    namespace,
+                    key,
+                    context,
+                    w,
+                    durability,
+                    operation_id,
+                    retry,
+                    timeout_ms,
+                };
+                let reply = node.call(limit, kv.delete(request)).await?;
+                Ok((reply.context, reply.siblings, reply.receipt))
+            }
+        }
+    }
+}
+
+/// A write under way.
+struct Run<'a> {
+    shared: &'a Arc<Shared>,
+    write: &'a Write,
+    deadline: Deadline,
+    doubt: Doubt,
+    /// The present id; none if the next attempt is to have a new one.
+    operation: Option<OperationId>,
+    /// Where the next attempt goes; none if it is to be chosen.
+    node: Option<Arc<Connection>>,
+    tries: Tries,
+    backoff: Backoff,
+    refreshed: bool,
+    attempts: u32,
+}
+
+impl Run<'_> {
+    /// Finds the namespace, and the coordinator of a write that is to be asked about.
+    async fn prepare(&mut self) -> Result<(), Error> {
+        let routes = self.shared.resolve(&self.write.namespace, self.deadline).await?;
+        let Some(operation) = self.operation else { return Ok(()) };
+        self.node =
+            routes.topology.index_of(operation.coordinator).map(|at| Arc::clone(&routes.nodes[at]));
+        if self.node.is_none() && self.write.retry == Retry::ExactlyOnce {
+            let message = "the coordinator of the operation is no member any more";
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        }
+        Ok(())
+    }
+
+    async fn attempt(&mut self) -> Result<Written, Error> {
+        let node = match &self.node {
+            Some(node) => Arc::clone(node),
+            None => self.choose()?,
+        };
+        let operation = match self.operation {
+            Some(operation) => operation,
+            None => self.name_operation(&node).await?,
+        };
+        // Whoever may only ask one node gains nothing from keeping time for another.
+        let limit = match self.write.retry {
+            Retry::ExactlyOnce => self.deadline.remaining(),
+            Retry::AtLeastOnce => self.deadline.share(),
+        };
+        self.attempts += 1;
+        let (context, siblings, receipt) = self.write.send(&node, operation, limit).await?;
+        Ok(Written {
+            context: Context::from_bytes(context),
+            siblings,
+            receipt: self.receipt(receipt),
+            attempts: self.attempts,
+        })
+    }
+
+    /// The next owner.
+    fn choose(&mut self) -> Result<Arc<Connection>, Error> {
+        let node = self.tries.pick(&self.shared.routes(), &self.write.target());
+        let nobody =
+            || Error::new(ErrorKind::Unavailable, "the topology names no owner of the key");
+        let node = node.ok_or_else(nobody)?;
+        self.node = Some(Arc::clone(&node));
+        Ok(node)
+    }
+
+    /// A new operation id, to be coordinated by this node in its present opening.
+    async fn name_operation(&mut self, node: &Connection) -> Result<OperationId, Error> {
+        let opening = node.opening(self.deadline).await?;
+        let operation = OperationId {
+            coordinator: opening.node,
+            opening: opening.opening,
+            client: self.shared.id,
+            sequence: self.shared.next_sequence(),
+            issued_ms: opening.now_ms(),
+        };
+        self.operation = Some(operation);
+        Ok(operation)
+    }
+
+    /// Prepares the next attempt, or says how the write ended.
+    async fn recover(&mut self, error: Error) -> Result<(), WriteError> {
+        let mut next = self.doubt.on_failure(&error);
+        if error.detail() == Kind::UnknownNamespace && !self.doubt.unknown && !self.refreshed {
+            self.refreshed = true;
+            if self.shared.still_knows(&self.write.namespace, self.deadline).await {
+                next = Next::Afresh;
+            }
+        }
+        // Who asks for the outcome of one operation is told it, and decides about another.
+        let settled = next == Next::Afresh && self.write.operation.is_some();
+        if next == Next::Stop || settled || self.deadline.has_passed() {
+            return Err(self.failed(error));
+        }
+        if error.is_node_failure() {
+            self.shared.refresh_soon();
+        }
+        let pause = match next {
+            Next::Stop | Next::SameNode => true,
+            Next::AskOpening => self.ask_opening(),
+            Next::Afresh => {
+                self.operation = None;
+                self.leave_node(&error)
+            }
+            Next::Elsewhere => self.leave_node(&error),
+        };
+        if pause && !self.backoff.pause(self.deadline, error.retry_after()).await {
+            return Err(self.failed(error));
+        }
+        Ok(())
+    }
+
+    /// Answers whether to pause.
+    fn ask_opening(&mut self) -> bool {
+        self.operation = None;
+        if let Some(node) = &self.node {
+            node.forget_opening();
+        }
+        // Once is the rule after a restart; more often, something is restarting all the time.
+        self.attempts > 1
+    }
+
+    /// Goes on at another owner. Answers whether to pause, since all were tried.
+    fn leave_node(&mut self, error: &Error) -> bool {
+        if let Some(node) = self.node.take() {
+            self.tries.failed(&node, error);
+        }
+        let exhausted = self.tries.are_exhausted(&self.shared.routes(), &self.write.target());
+        if exhausted {
+            self.tries.clear();
+        }
+        exhausted
+    }
+
+    fn failed(&self, error: Error) -> WriteError {
+        match self.operation {
+            Some(operation) if self.doubt.unknown => WriteError::Unknown { operation, error },
+            _ => WriteError::NotApplied { error },
+        }
+    }
+
+    fn receipt(&self, receipt: Option<v1::Receipt>) -> Receipt {
+        let Some(receipt) = receipt else { return Receipt::default() };
+        let dot = receipt.dot.unwrap_or_default();
+        let topology = &self.shared.routes().topology;
+        Receipt {
+            dot: format!("{:016x}:{}", dot.actor, dot.n),
+            acked: receipt.acked.iter().map(|&node| topology.name_of(node)).collect(),
+            synced: receipt.synced,
+        }
+    }
+}
+
+fn retry_to_wire(retry: Retry) -> i32 {
+    match retry {
+        Retry::ExactlyOnce => v1::Retry::ExactlyOnce,
+        Retry::AtLeastOnce => v1::Retry::AtLeastOnce,
+    }
+    .into()
+}
