@@ -16,6 +16,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use super::key::NodeId;
+
 /// How many of a key's N owners a read or write waits for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub enum Level {
@@ -83,8 +85,126 @@ impl fmt::Display for Level {
     }
 }
 
+/// Where a request stands. Once it is reached or unreachable it stays so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Too early to tell.
+    Pending,
+    /// Enough owners answered.
+    Reached,
+    /// Even if all that are left answer, it is not enough.
+    Unreachable,
+}
+
+/// Counts answers of owners against the number needed:
+///
+/// ```text
+///   needed 2 of 3    acks 0   acks 1        acks 2    acks 3
+///   failures 0       pending  pending       reached   reached
+///   failures 1       pending  pending       reached   -
+///   failures 2       unreachable            -         -
+/// ```
+///
+/// Each owner is counted once, as an ack or as a failure: who counts sees to that. More may be
+/// needed than there are owners (a cluster smaller than N): then nothing is ever enough.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tally {
+    needed: u32,
+    total: u32,
+    acks: u32,
+    failures: u32,
+}
+
+impl Tally {
+    /// Nobody of `total` owners has answered; `needed`, from 1, must.
+    pub fn new(needed: u8, total: usize) -> Self {
+        assert!(needed > 0, "a level resolves to at least one owner");
+        let total = u32::try_from(total).expect("N fits a byte");
+        Self { needed: needed.into(), total, acks: 0, failures: 0 }
+    }
+
+    /// One more owner answered.
+    pub fn ack(&mut self) {
+        self.acks += 1;
+        assert!(self.acks + self.failures <= self.total, "an owner was counted twice: {self:?}");
+    }
+
+    /// One more owner will not answer.
+    pub fn fail(&mut self) {
+        self.failures += 1;
+        assert!(self.acks + self.failures <= self.total, "an owner was counted twice: {self:?}");
+    }
+
+    /// How many answers are needed.
+    pub fn needed(&self) -> u32 {
+        self.needed
+    }
+
+    /// How many owners answered.
+    pub fn acks(&self) -> u32 {
+        self.acks
+    }
+
+    /// Whether that is enough, or can be.
+    pub fn verdict(&self) -> Verdict {
+        if self.acks >= self.needed {
+            Verdict::Reached
+        } else if self.total - self.failures < self.needed {
+            Verdict::Unreachable
+        } else {
+            Verdict::Pending
+        }
+    }
+}
+
+/// Why an owner did not answer. Only [`Cause::Refused`] and [`Cause::Overloaded`] say that it did
+/// nothing; after any other a write may have been applied there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum Cause {
+    /// No answer in time.
+    #[error("timed out")]
+    Timeout,
+    /// There was no connection, or it broke.
+    #[error("was not connected")]
+    Disconnected,
+    /// Its queues are full.
+    #[error("was overloaded")]
+    Overloaded,
+    /// It would not serve the request, as when it knows another layout.
+    #[error("refused")]
+    Refused,
+    /// Its storage failed, or its record is damaged.
+    #[error("could not read or write its storage")]
+    Storage,
+}
+
+/// An owner that did not answer, for the error message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// The owner.
+    pub node: NodeId,
+    /// Why.
+    pub cause: Cause,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.node, self.cause)
+    }
+}
+
+/// Whether each of `nodes` is named once, without which owners cannot be counted.
+pub(super) fn is_distinct(nodes: &[NodeId]) -> bool {
+    nodes.iter().enumerate().all(|(at, node)| !nodes[..at].contains(node))
+}
+
+#[cfg(test)]
+pub(crate) mod testing;
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -124,5 +244,93 @@ mod tests {
     fn the_error_names_both_numbers() {
         let error = Level::Count(4).resolve(3).unwrap_err();
         assert!(error.to_string().starts_with("level 4 with n = 3"), "{error}");
+    }
+
+    /// A tally of 3 owners.
+    fn tally(needed: u8, acks: u32, failures: u32) -> Tally {
+        let mut tally = Tally::new(needed, 3);
+        (0..acks).for_each(|_| tally.ack());
+        (0..failures).for_each(|_| tally.fail());
+        tally
+    }
+
+    #[test]
+    fn verdicts_are_as_in_the_table() {
+        use Verdict::{Pending, Reached, Unreachable};
+        // Per number needed: for each number of failures, the verdicts by number of acks.
+        let cases: [(u8, [&[Verdict]; 4]); 4] = [
+            (
+                1,
+                [
+                    &[Pending, Reached, Reached, Reached],
+                    &[Pending, Reached, Reached],
+                    &[Pending, Reached],
+                    &[Unreachable],
+                ],
+            ),
+            (
+                2,
+                [
+                    &[Pending, Pending, Reached, Reached],
+                    &[Pending, Pending, Reached],
+                    &[Unreachable, Unreachable],
+                    &[Unreachable],
+                ],
+            ),
+            (
+                3,
+                [
+                    &[Pending, Pending, Pending, Reached],
+                    &[Unreachable, Unreachable, Unreachable],
+                    &[Unreachable, Unreachable],
+                    &[Unreachable],
+                ],
+            ),
+            (4, [&[Unreachable; 4], &[Unreachable; 3], &[Unreachable; 2], &[Unreachable]]),
+        ];
+        for (needed, by_failures) in cases {
+            for (failures, by_acks) in (0..).zip(by_failures) {
+                for (acks, verdict) in (0..).zip(by_acks) {
+                    let tally = tally(needed, acks, failures);
+                    assert_eq!(tally.verdict(), *verdict, "{tally:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "counted twice")]
+    fn an_owner_is_counted_once() {
+        tally(2, 2, 2);
+    }
+
+    #[test]
+    fn a_failure_names_the_node_and_the_cause() {
+        let failure = Failure { node: NodeId(10), cause: Cause::Timeout };
+        assert_eq!(failure.to_string(), "000000000000000a timed out");
+    }
+
+    proptest! {
+        /// The naive twin tries every way in which the owners that are left may answer.
+        #[test]
+        fn a_verdict_foresees_every_end(
+            needed in 1..6u8,
+            replies in prop::collection::vec(any::<bool>(), 0..6),
+            left in 0..5usize,
+        ) {
+            let mut tally = Tally::new(needed, replies.len() + left);
+            replies.iter().for_each(|&ack| if ack { tally.ack() } else { tally.fail() });
+            let acks = replies.iter().filter(|&&ack| ack).count() as u32;
+            let ends: Vec<bool> = (0..1u32 << left)
+                .map(|end| acks + end.count_ones() >= needed.into())
+                .collect();
+            let expected = match (ends.iter().all(|&e| e), ends.iter().any(|&e| e)) {
+                (true, _) => Verdict::Reached,
+                (false, true) => Verdict::Pending,
+                (false, false) => Verdict::Unreachable,
+            };
+            prop_assert_eq!(tally.verdict(), expected);
+            prop_assert_eq!((tally.needed(), tally.acks()), (needed.into(), acks));
+        }
     }
 }
