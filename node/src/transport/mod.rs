@@ -5,7 +5,11 @@
 //! process, for tests and simulation. Both encode and decode every message by [`wire`], the only
 //! place that knows the protobuf form.
 
+mod answer;
+#[cfg(test)]
+mod conformance;
 pub mod grpc;
+pub mod listener;
 pub mod memory;
 pub mod wire;
 

@@ -1,0 +1,70 @@
+//! How a request becomes an answer, the same over every transport.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::peer::Message;
+use quorate_proto::peer::message::Body;
+use tokio::time::Instant;
+
+use super::wire::{self, WireError};
+use super::{Handler, Reply, Request};
+use crate::dynamo::key::NodeId;
+use crate::error::{RequestError, WriteError};
+
+/// How much longer than its sender waits a request may take: a handler ends by itself in time, and
+/// one that does not must not hold its place for ever.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Answers a request of `from`.
+///
+/// Newer metadata that the message tells of is fetched first. A message that makes no sense is
+/// answered with its flaw, so that it harms no other on the same stream.
+pub(super) async fn answer(handler: Arc<dyn Handler>, from: NodeId, message: Message) -> Message {
+    let id = message.id;
+    let reply = respond(&*handler, from, message).await;
+    wire::reply_message(id, handler.metadata_version(), reply)
+}
+
+async fn respond(handler: &dyn Handler, from: NodeId, message: Message) -> Reply {
+    let timeout = Duration::from_millis(message.timeout_ms.into());
+    let write = matches!(message.body, Some(Body::ForwardWrite(_)));
+    let request = match wire::decode_request(message.body) {
+        Ok(request) => request,
+        Err(flaw) => return malformed(write, flaw),
+    };
+    let operation = match &request {
+        Request::ForwardWrite(write) => Some(write.operation),
+        _ => None,
+    };
+    let work = handle(handler, from, message.version, (request, timeout));
+    tokio::time::timeout(timeout.saturating_add(GRACE), work).await.unwrap_or_else(|_| {
+        let error = RequestError::Timeout { waiting_for: "a peer's request ran".to_owned() };
+        match operation {
+            None => Reply::Failed(error),
+            Some(operation) => Reply::WriteFailed(WriteError::unknown(operation, error)),
+        }
+    })
+}
+
+async fn handle(
+    handler: &dyn Handler,
+    from: NodeId,
+    version: u64,
+    (request, timeout): (Request, Duration),
+) -> Reply {
+    if version <= handler.metadata_version() {
+        return handler.handle(from, request, timeout).await;
+    }
+    let started = Instant::now();
+    handler.newer_metadata(from, version).await;
+    handler.handle(from, request, timeout.saturating_sub(started.elapsed())).await
+}
+
+fn malformed(write: bool, flaw: WireError) -> Reply {
+    let error = RequestError::Invalid { reason: format!("malformed request: {flaw}") };
+    match write {
+        false => Reply::Failed(error),
+        true => Reply::WriteFailed(WriteError::not_applied(error)),
+    }
+}

@@ -1,0 +1,162 @@
+//! Before there is a cluster: who a node is, its first document, and the newest one.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use quorate_proto::peer as proto;
+use quorate_proto::peer::peer_client::PeerClient;
+use thiserror::Error;
+use tonic::transport::Channel;
+
+use super::{FRAME_MAX_BYTES, causes, endpoint, reason};
+use crate::dynamo::key::NodeId;
+use crate::error::RequestError;
+use crate::transport::wire::{self, PROTOCOL};
+
+/// How long one of these calls may take: a document is synced to disk before the answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a node says of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// Derived from the name.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its zone.
+    pub zone: String,
+    /// Its relative share of the data.
+    pub weight: u32,
+    /// Its store: a random number made with it.
+    pub store: u64,
+    /// Where other nodes reach it, "host:port".
+    pub peer_address: String,
+    /// Where clients do.
+    pub client_address: String,
+    /// Its cluster, if it has one.
+    pub cluster: Option<[u8; 16]>,
+    /// The version of the newest document it knows; 0: none.
+    pub version: u64,
+}
+
+/// What a node does for those it shares no cluster with yet.
+pub trait Bootstrap: Send + Sync + 'static {
+    /// Who it is.
+    fn identify(&self) -> Identity;
+
+    /// Takes the first document, in its canonical encoding; returns once it is on disk.
+    fn bootstrap(&self, document: Bytes) -> BoxFuture<'static, Result<(), RequestError>>;
+
+    /// The newest document it knows, in its canonical encoding.
+    fn document(&self) -> Option<Bytes>;
+}
+
+/// Why a node could not be asked, or refused.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum IntroduceError {
+    /// Nobody answered there. Whether a document was taken is unknown.
+    #[error("{address} cannot be reached: {reason}")]
+    Unreachable {
+        /// The address asked.
+        address: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// Whoever answered there speaks another protocol.
+    #[error("{address} answers what this release does not understand: {reason}")]
+    Malformed {
+        /// The address asked.
+        address: String,
+        /// What was wrong.
+        reason: String,
+    },
+    /// The node did not take the document.
+    #[error("{address} refused: {error}")]
+    Refused {
+        /// The address asked.
+        address: String,
+        /// Why.
+        error: RequestError,
+    },
+}
+
+/// Asks who answers at `address` ("host:port").
+pub async fn identify(address: &str) -> Result<Identity, IntroduceError> {
+    let mut client = connect(address).await?;
+    let reply = client.identify(proto::IdentifyRequest {}).await;
+    let reply = reply.map_err(|status| unreachable(address, reason(&status)))?;
+    decode_identity(reply.into_inner()).map_err(|reason| malformed(address, reason))
+}
+
+/// Gives the node at `address` the first document, in its canonical encoding.
+pub async fn bootstrap(address: &str, document: Bytes) -> Result<(), IntroduceError> {
+    let mut client = connect(address).await?;
+    let reply = client.bootstrap(proto::BootstrapRequest { document }).await;
+    let reply = reply.map_err(|status| unreachable(address, reason(&status)))?;
+    let Some(failure) = reply.into_inner().failure else { return Ok(()) };
+    let (error, _) =
+        wire::decode_failure(failure).map_err(|flaw| malformed(address, flaw.to_string()))?;
+    Err(IntroduceError::Refused { address: address.to_owned(), error })
+}
+
+/// The newest document that the node at `address` knows, in its canonical encoding.
+pub async fn fetch_document(address: &str) -> Result<Option<Bytes>, IntroduceError> {
+    let mut client = connect(address).await?;
+    let reply = client.fetch_document(proto::FetchDocumentRequest {}).await;
+    let document = reply.map_err(|status| unreachable(address, reason(&status)))?;
+    let document = document.into_inner().document;
+    Ok((!document.is_empty()).then_some(document))
+}
+
+async fn connect(address: &str) -> Result<PeerClient<Channel>, IntroduceError> {
+    let endpoint = endpoint(address).map_err(|error| unreachable(address, causes(&error)))?;
+    let channel = endpoint.timeout(CALL_TIMEOUT).connect().await;
+    let channel = channel.map_err(|error| unreachable(address, causes(&error)))?;
+    Ok(PeerClient::new(channel).max_decoding_message_size(FRAME_MAX_BYTES))
+}
+
+fn unreachable(address: &str, reason: String) -> IntroduceError {
+    IntroduceError::Unreachable { address: address.to_owned(), reason }
+}
+
+fn malformed(address: &str, reason: String) -> IntroduceError {
+    IntroduceError::Malformed { address: address.to_owned(), reason }
+}
+
+pub(super) fn encode_identity(identity: Identity) -> proto::IdentifyReply {
+    proto::IdentifyReply {
+        protocol: PROTOCOL,
+        node: identity.node.0,
+        name: identity.name,
+        zone: identity.zone,
+        weight: identity.weight,
+        store: identity.store,
+        peer_address: identity.peer_address,
+        client_address: identity.client_address,
+        cluster: identity.cluster.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id)),
+        version: identity.version,
+    }
+}
+
+fn decode_identity(reply: proto::IdentifyReply) -> Result<Identity, String> {
+    if reply.protocol != PROTOCOL {
+        return Err(format!("protocol {}, not {PROTOCOL}", reply.protocol));
+    }
+    let cluster = match <[u8; 16]>::try_from(&reply.cluster[..]) {
+        Ok(cluster) => Some(cluster),
+        Err(_) if reply.cluster.is_empty() => None,
+        Err(_) => return Err(format!("a cluster id of {} bytes", reply.cluster.len())),
+    };
+    Ok(Identity {
+        node: NodeId(reply.node),
+        name: reply.name,
+        zone: reply.zone,
+        weight: reply.weight,
+        store: reply.store,
+        peer_address: reply.peer_address,
+        client_address: reply.client_address,
+        cluster,
+        version: reply.version,
+    })
+}

@@ -1,0 +1,242 @@
+use proptest::option;
+use proptest::prelude::*;
+
+use super::*;
+use crate::dynamo::context::ContextError;
+use crate::dynamo::operation::Opening;
+use crate::error::{Outcome, RequestError, WriteError};
+
+fn bytes() -> impl Strategy<Value = Bytes> + Clone {
+    prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from)
+}
+
+fn key() -> impl Strategy<Value = Key> + Clone {
+    prop::collection::vec(any::<u8>(), 1..40).prop_map(|bytes| Key::new(bytes).unwrap())
+}
+
+fn object() -> impl Strategy<Value = EncodedObject> + Clone {
+    bytes().prop_map(EncodedObject)
+}
+
+fn place() -> impl Strategy<Value = (NamespaceId, Key)> {
+    (any::<u64>().prop_map(NamespaceId), key())
+}
+
+fn operation() -> impl Strategy<Value = OperationId> {
+    any::<[u64; 5]>().prop_map(|[issued_ms, coordinator, opening, client, sequence]| OperationId {
+        issued_ms,
+        coordinator: NodeId(coordinator),
+        opening: Opening(opening),
+        client,
+        sequence,
+    })
+}
+
+fn dot() -> impl Strategy<Value = Dot> {
+    (any::<u64>(), 1..=u64::MAX).prop_map(|(actor, n)| Dot { actor: Actor(actor), n })
+}
+
+fn key_requests() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        (place(), object(), any::<bool>(), option::of((operation(), dot()))).prop_map(
+            |((namespace, key), object, synced, operation)| {
+                Request::Replicate(Replicate { namespace, key, object, synced, operation })
+            }
+        ),
+        (place(), any::<bool>()).prop_map(|((namespace, key), digest)| {
+            Request::Read(Read { namespace, key, digest })
+        }),
+        (place(), 1..=u8::MAX, any::<bool>()).prop_map(|((namespace, key), r, blocking_repair)| {
+            Request::ForwardGet(ForwardGet { namespace, key, r, blocking_repair })
+        }),
+        (place(), option::of(bytes()), bytes(), 1..=u8::MAX, any::<[bool; 2]>(), operation())
+            .prop_map(|((namespace, key), value, context, w, flags, operation)| {
+                let [synced, at_least_once] = flags;
+                Request::ForwardWrite(ForwardWrite {
+                    namespace,
+                    key,
+                    value,
+                    context,
+                    w,
+                    synced,
+                    operation,
+                    at_least_once,
+                })
+            }),
+    ]
+}
+
+fn requests() -> impl Strategy<Value = Request> {
+    let scan = (any::<u64>(), any::<u16>(), bytes(), option::of(key()), any::<u32>());
+    prop_oneof![
+        4 => key_requests(),
+        1 => scan.prop_map(|(namespace, partition, prefix, after, limit)| {
+            let (namespace, partition) = (NamespaceId(namespace), PartitionId(partition));
+            Request::ScanPage(ScanPage { namespace, partition, prefix, after, limit })
+        }),
+        1 => Just(Request::Document),
+        1 => bytes().prop_map(Request::Learn),
+        1 => bytes().prop_map(Request::Register),
+    ]
+}
+
+fn errors() -> impl Strategy<Value = RequestError> {
+    prop_oneof![
+        ".*".prop_map(|reason| RequestError::Invalid { reason }),
+        ".*".prop_map(|name| RequestError::UnknownNamespace { name }),
+        Just(RequestError::Context(ContextError::Malformed)),
+        Just(RequestError::Context(ContextError::Foreign)),
+        any::<u32>().prop_map(|count| RequestError::TooManySiblings { count }),
+        (any::<u32>(), any::<u32>(), ".*").prop_map(|(needed, got, detail)| {
+            RequestError::QuorumNotReached { needed, got, detail }
+        }),
+        ".*".prop_map(|waiting_for| RequestError::Timeout { waiting_for }),
+        (".*", any::<u32>())
+            .prop_map(|(what, retry_after_ms)| RequestError::Overloaded { what, retry_after_ms }),
+        (any::<u64>(), ".*").prop_map(|(node, reason)| {
+            RequestError::CoordinatorUnreachable { node: NodeId(node), reason }
+        }),
+        any::<u64>().prop_map(|o| RequestError::EarlierOpening { opening: Opening(o) }),
+        ".*".prop_map(|reason| RequestError::NotReady { reason }),
+        ".*".prop_map(|reason| RequestError::Conflict { reason }),
+        ".*".prop_map(|reason| RequestError::Data { reason }),
+        ".*".prop_map(|reason| RequestError::Internal { reason }),
+    ]
+}
+
+fn failures() -> impl Strategy<Value = Reply> {
+    prop_oneof![
+        errors().prop_map(Reply::Failed),
+        errors().prop_map(|error| Reply::WriteFailed(WriteError::not_applied(error))),
+        (errors(), operation()).prop_map(|(error, id)| {
+            Reply::WriteFailed(WriteError { error, outcome: Outcome::Unknown(id) })
+        }),
+    ]
+}
+
+fn replies() -> impl Strategy<Value = Reply> {
+    let acked = prop::collection::vec(any::<u64>().prop_map(NodeId), 0..5);
+    let items = prop::collection::vec((key(), object()), 0..4);
+    prop_oneof![
+        3 => failures(),
+        1 => any::<bool>().prop_map(|synced| Reply::Replicated { synced }),
+        1 => object().prop_map(|object| Reply::Held(Held::Object(object))),
+        1 => any::<[u8; 32]>().prop_map(|digest| Reply::Held(Held::Digest(Digest(digest)))),
+        1 => (object(), any::<u32>())
+            .prop_map(|(object, replicas)| Reply::GetResult(GetResult { object, replicas })),
+        1 => (option::of(bytes()), any::<[u32; 2]>(), dot(), acked).prop_map(
+            |(context, [siblings, synced], dot, acked)| {
+                Reply::WriteResult(WriteResult { context, siblings, dot, acked, synced })
+            }
+        ),
+        1 => (items, any::<bool>())
+            .prop_map(|(items, complete)| Reply::ScanPage(ScanPageReply { items, complete })),
+        1 => option::of(bytes()).prop_map(Reply::Document),
+        1 => any::<u64>().prop_map(|version| Reply::Learned { version }),
+        1 => bytes().prop_map(Reply::Register),
+    ]
+}
+
+/// Through bytes and back.
+fn carried(message: Message) -> Message {
+    let frame = Frame { hello: None, messages: vec![message] };
+    decode_frame(encode_frame(&frame)).unwrap().messages.remove(0)
+}
+
+proptest! {
+    #[test]
+    fn requests_come_back_as_sent(request in requests(), id in any::<u64>(), ms in any::<u32>()) {
+        let timeout = Duration::from_millis(ms.into());
+        let message = carried(request_message(id, 7, timeout, request.clone()));
+        prop_assert_eq!((message.id, message.version, message.timeout_ms), (id, 7, ms));
+        prop_assert_eq!(decode_request(message.body), Ok(request));
+    }
+
+    #[test]
+    fn replies_come_back_as_sent(reply in replies(), id in any::<u64>()) {
+        let message = carried(reply_message(id, 7, reply.clone()));
+        prop_assert_eq!((message.id, message.version), (id, 7));
+        prop_assert_eq!(decode_reply(message.body), Ok(reply));
+    }
+
+    #[test]
+    fn a_request_is_no_reply_and_a_reply_no_request(request in requests(), reply in replies()) {
+        let as_reply = decode_reply(Some(encode_request(request)));
+        let refused = matches!(as_reply, Err(WireError::Unexpected { expected: "reply", .. }));
+        prop_assert!(refused);
+        let as_request = decode_request(Some(encode_reply(reply)));
+        let refused = matches!(as_request, Err(WireError::Unexpected { expected: "request", .. }));
+        prop_assert!(refused);
+    }
+
+    #[test]
+    fn garbage_is_refused_or_decodes_and_never_panics(
+        garbage in prop::collection::vec(any::<u8>(), 0..200)
+    ) {
+        let _ = decode_frame(garbage.into());
+    }
+
+    #[test]
+    fn damaged_messages_never_panic(
+        request in requests(), reply in replies(), at in any::<prop::sample::Index>(), byte: u8
+    ) {
+        let timeout = Duration::from_secs(1);
+        let messages =
+            vec![request_message(1, 2, timeout, request), reply_message(1, 2, reply)];
+        let mut bytes = encode_frame(&Frame { hello: None, messages }).to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        for message in decode_frame(bytes.into()).map(|f| f.messages).unwrap_or_default() {
+            let _ = decode_request(message.body.clone());
+            let _ = decode_reply(message.body);
+        }
+    }
+}
+
+#[test]
+fn what_no_honest_peer_sends_is_refused_with_its_reason() {
+    let read = |key: &'static [u8]| {
+        let key = Bytes::from_static(key);
+        decode_request(Some(Body::Read(proto::Read { namespace: 1, key, digest: false })))
+    };
+    assert_eq!(read(b""), Err(WireError::Key(KeyError::Empty)));
+    assert_eq!(read(&[0; 4097]), Err(WireError::Key(KeyError::TooLong { length: 4097 })));
+
+    let key = Bytes::from_static(b"k");
+    for r in [0, 256] {
+        let get = proto::ForwardGet { namespace: 1, key: key.clone(), r, blocking_repair: false };
+        let error = decode_request(Some(Body::ForwardGet(get))).unwrap_err();
+        assert_eq!(error.to_string(), format!("r cannot be {r}"));
+    }
+    let page = proto::ScanPage { partition: 65536, ..Default::default() };
+    let error = decode_request(Some(Body::ScanPage(page))).unwrap_err();
+    assert_eq!(error.to_string(), "partition cannot be 65536");
+
+    let error = decode_reply(Some(Body::WriteResult(proto::WriteResult::default())));
+    assert_eq!(error.unwrap_err().to_string(), "dot cannot be 0");
+    let error = decode_reply(Some(Body::ReadReply(proto::ReadReply::default())));
+    assert_eq!(error.unwrap_err().to_string(), "what is held is missing");
+    let error = decode_reply(Some(Body::Failure(proto::Failure::default())));
+    assert_eq!(error.unwrap_err().to_string(), "error code cannot be 0");
+    let error = decode_reply(None).unwrap_err();
+    assert_eq!(error.to_string(), "a message of unknown kind where a reply was expected");
+}
+
+#[test]
+fn values_keep_sharing_the_memory_of_their_frame() {
+    let object = EncodedObject(Bytes::from(vec![7; 5000]));
+    let message = reply_message(1, 1, Reply::Held(Held::Object(object)));
+    let bytes = encode_frame(&Frame { hello: None, messages: vec![message] });
+    let body = decode_frame(bytes.clone()).unwrap().messages.remove(0).body;
+    let Ok(Reply::Held(Held::Object(object))) = decode_reply(body) else { panic!("no object") };
+    assert!(bytes.as_ptr_range().contains(&object.0.as_ptr()));
+}
+
+#[test]
+fn timeouts_round_up_and_saturate() {
+    let sent = |timeout| request_message(1, 1, timeout, Request::Document).timeout_ms;
+    assert_eq!(sent(Duration::ZERO), 0);
+    assert_eq!(sent(Duration::from_micros(1)), 1);
+    assert_eq!(sent(Duration::from_millis(5)), 5);
+    assert_eq!(sent(Duration::MAX), u32::MAX);
+}
