@@ -1,1 +1,256 @@
-//! Being written.
+//! What an operator may choose, and what is wrong with a choice.
+//!
+//! Every key is flat, so that one rule names it everywhere:
+//!
+//! ```text
+//!   in the file      in the environment     as a flag        later ones win
+//!   weight = 20      QUORATE_WEIGHT=20      --weight 20
+//!   seeds = ["a:1"]  QUORATE_SEEDS=a:1,b:1  --seeds a:1,b:1
+//! ```
+//!
+//! `deploy/node.toml` lists every key with its default; a test keeps it true. What nobody needs to
+//! change is a constant where it is used. Properties of data (copies, levels, sizes of values)
+//! belong to namespaces and are no business of a node.
+
+mod layers;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
+
+pub use self::layers::{ConfigError, Effective, Origin, Problem, Sources};
+pub use crate::storage::data_dir::EngineKind;
+
+/// The most shards that are chosen by themselves: beyond, one disk's group commits only get
+/// smaller.
+const SHARDS_AUTO_MAX: usize = 16;
+
+/// How log lines are written.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A node's configuration. [`Sources::load`] makes it; its values have been validated.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The node's name, unique in the cluster and its identity in it. Default `node-1`.
+    pub node_name: String,
+    /// What fails together with this node: a rack, a room. Default `default`.
+    pub zone: String,
+    /// Share of the partitions relative to the other members, 1..=100. Default 10.
+    pub weight: u32,
+    /// Where the data lives; relative to the file that says so. Default `data`.
+    pub data_dir: PathBuf,
+    /// The storage engine. Default `fjall`.
+    pub engine: EngineKind,
+    /// Memory for blocks read from disk, in bytes. Default 64 MiB.
+    pub cache_bytes: u64,
+    /// HOST:PORT on which clients are served. Default `127.0.0.1:7401`.
+    pub client_address: String,
+    /// HOST:PORT on which other nodes are served. Default `127.0.0.1:7501`.
+    pub peer_address: String,
+    /// HOST:PORT of health and metrics. Default `127.0.0.1:7601`.
+    pub http_address: String,
+    /// HOST:PORT under which clients reach this node; empty: the address it listens on.
+    pub client_advertise: String,
+    /// HOST:PORT under which other nodes reach this node; empty: the address it listens on.
+    pub peer_advertise: String,
+    /// Peer addresses asked for the cluster's document when this node has none. Default none.
+    pub seeds: Vec<String>,
+    /// Threads that own the data; 0: one a core, at most 16. Default 0.
+    pub shards: u32,
+    /// Requests that may wait for each shard. Default 1024.
+    pub shard_queue: u32,
+    /// How long a buffered write may wait for the disk, in milliseconds, 1..=100. Default 100.
+    pub sync_interval_ms: u64,
+    /// Deadline of requests that name none, in milliseconds. Default 5000.
+    pub request_timeout_ms: u64,
+    /// Client requests served at a time; more are refused with a delay. Default 1024.
+    pub requests_max: u32,
+    /// The largest message accepted from a client or a node, in bytes. Default 16 MiB.
+    pub message_max_bytes: u32,
+    /// What is logged: a level, or directives such as `info,quorate_node=debug`. Default `info`.
+    pub log_level: String,
+    /// How it is logged. Default `text`.
+    pub log_format: LogFormat,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node_name: "node-1".to_owned(),
+            zone: "default".to_owned(),
+            weight: 10,
+            data_dir: PathBuf::from("data"),
+            engine: EngineKind::Fjall,
+            cache_bytes: 64 << 20,
+            client_address: "127.0.0.1:7401".to_owned(),
+            peer_address: "127.0.0.1:7501".to_owned(),
+            http_address: "127.0.0.1:7601".to_owned(),
+            client_advertise: String::new(),
+            peer_advertise: String::new(),
+            seeds: Vec::new(),
+            shards: 0,
+            shard_queue: 1024,
+            sync_interval_ms: 100,
+            request_timeout_ms: 5000,
+            requests_max: 1024,
+            message_max_bytes: 16 << 20,
+            log_level: "info".to_owned(),
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+impl Config {
+    /// How many shards to run.
+    pub fn shard_count(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        match self.shards {
+            0 => cores().min(SHARDS_AUTO_MAX),
+            shards => shards as usize,
+        }
+    }
+
+    /// Every key whose value is impossible, and why.
+    pub fn validate(&self) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        self.validate_names(&mut found);
+        self.validate_numbers(&mut found);
+        self.validate_addresses(&mut found);
+        if let Err(error) = EnvFilter::try_new(&self.log_level) {
+            found.push(("log_level", format!("{error}; give error, warn, info, debug or trace")));
+        }
+        found
+    }
+
+    fn validate_names(&self, found: &mut Vec<(&'static str, String)>) {
+        for (key, value) in [("node_name", &self.node_name), ("zone", &self.zone)] {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            if !(1..=64).contains(&value.len()) || !value.bytes().all(plain) {
+                let reason = "must be 1 to 64 letters, digits, '-', '_' or '.'";
+                found.push((key, reason.to_owned()));
+            }
+        }
+        if self.data_dir.as_os_str().is_empty() {
+            found.push(("data_dir", "must name a directory".to_owned()));
+        }
+    }
+
+    fn validate_numbers(&self, found: &mut Vec<(&'static str, String)>) {
+        let ranges: [(&'static str, u64, RangeInclusive<u64>); 8] = [
+            ("weight", self.weight.into(), 1..=100),
+            ("cache_bytes", self.cache_bytes, 1 << 20..=1 << 40),
+            ("shards", self.shards.into(), 0..=64),
+            ("shard_queue", self.shard_queue.into(), 1..=65_536),
+            ("sync_interval_ms", self.sync_interval_ms, 1..=100),
+            ("request_timeout_ms", self.request_timeout_ms, 1..=600_000),
+            ("requests_max", self.requests_max.into(), 1..=1_000_000),
+            ("message_max_bytes", self.message_max_bytes.into(), 1 << 16..=1 << 30),
+        ];
+        for (key, value, allowed) in ranges {
+            if !allowed.contains(&value) {
+                let (least, most) = allowed.into_inner();
+                found.push((key, format!("must be in {least}..={most}")));
+            }
+        }
+    }
+
+    fn validate_addresses(&self, found: &mut Vec<(&'static str, String)>) {
+        let listen = [
+            ("client_address", &self.client_address),
+            ("peer_address", &self.peer_address),
+            ("http_address", &self.http_address),
+        ];
+        for (at, (key, address)) in listen.iter().enumerate() {
+            match HostPort::parse(address) {
+                Err(reason) => found.push((key, reason)),
+                Ok(HostPort { port: 0, .. }) => {}
+                Ok(_) => {
+                    if let Some((other, _)) = listen[..at].iter().find(|(_, a)| a == address) {
+                        found.push((key, format!("is {other} too; every port serves one thing")));
+                    }
+                }
+            }
+        }
+        for (key, address, listen) in [
+            ("client_advertise", &self.client_advertise, listen[0]),
+            ("peer_advertise", &self.peer_advertise, listen[1]),
+        ] {
+            found.extend(advertised(address, listen).err().map(|reason| (key, reason)));
+        }
+        for seed in &self.seeds {
+            if let Err(reason) = HostPort::reachable(seed) {
+                found.push(("seeds", format!("{seed:?} {reason}")));
+            }
+        }
+    }
+}
+
+/// Checks that others can reach what this node will say of itself.
+fn advertised(address: &str, (listen_key, listen): (&str, &String)) -> Result<(), String> {
+    if !address.is_empty() {
+        return HostPort::reachable(address).map(drop);
+    }
+    match HostPort::parse(listen) {
+        Ok(host_port) if host_port.is_everywhere() => Err(format!(
+            "must be set to HOST:PORT, since {listen_key} = {listen:?} listens on every interface \
+             and says nothing of where others reach this node"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// An address as written: a name or a number, and a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct HostPort<'a> {
+    host: &'a str,
+    port: u16,
+}
+
+impl<'a> HostPort<'a> {
+    fn parse(text: &'a str) -> Result<Self, String> {
+        let wanted = "must be HOST:PORT, such as 127.0.0.1:7401 or [::1]:7401";
+        let (host, port) = text.rsplit_once(':').ok_or(wanted)?;
+        let port = port.parse().map_err(|_| format!("{wanted}, with a port in 0..=65535"))?;
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let valid = match bracketed {
+            Some(inside) => inside.parse::<Ipv6Addr>().is_ok(),
+            None => !host.is_empty() && !host.contains([':', '/', ' ', '[', ']', ',', '@']),
+        };
+        if valid { Ok(Self { host: bracketed.unwrap_or(host), port }) } else { Err(wanted.into()) }
+    }
+
+    /// Like [`HostPort::parse`], of an address that others are to dial.
+    fn reachable(text: &'a str) -> Result<Self, String> {
+        let address = Self::parse(text)?;
+        if address.port == 0 {
+            return Err("must have a port other than 0".to_owned());
+        }
+        if address.is_everywhere() {
+            return Err("names every interface; name an address that others reach".to_owned());
+        }
+        Ok(address)
+    }
+
+    fn is_everywhere(self) -> bool {
+        self.host.parse().is_ok_and(|address: IpAddr| address.is_unspecified())
+    }
+}
+
+/// Checks an address that is to be dialled.
+pub fn check_reachable(address: &str) -> Result<(), String> {
+    HostPort::reachable(address).map(drop)
+}

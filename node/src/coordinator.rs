@@ -1,1 +1,242 @@
-//! Being written.
+//! Runs one client request: who is asked, how long is waited, what is answered.
+//!
+//! The decisions are the pure machines' ([`dynamo::write`](crate::dynamo::write),
+//! [`dynamo::read`](crate::dynamo::read)); here are the waiting and the sending. A node that owns no
+//! replica of a key forwards the request to one that does.
+//!
+//! ```text
+//!   put, W=2    own shard: dot, batch applied ──► object to the other owners ──► 2 acks: answer
+//!   get, R=2    own shard: object   another owner: digest ──► equal: answer
+//!                                                         └─► differs: its object, merge, repair
+//!   scan        each partition in turn, from R owners, merged up to what all of them have listed
+//! ```
+//!
+//! Invariants: other owners hear of a write only after its own batch was applied, so that its dot
+//! cannot be issued again; *not applied* is said only before a dot exists.
+
+mod read;
+mod scan;
+mod write;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+pub use self::read::{Get, ReadAnswer};
+pub use self::scan::{ScanCursor, ScanPart, ScanRequest};
+pub use self::write::Put;
+use crate::cluster::Cluster;
+use crate::cluster::view::View;
+use crate::dynamo::context::ContextBinding;
+use crate::dynamo::key::{Key, NodeId, VnodeId};
+use crate::dynamo::metadata::document::Namespace;
+use crate::dynamo::operation::Opening;
+use crate::dynamo::preference::PreferenceList;
+use crate::dynamo::quorum::{Cause, Failure, Level, Tally};
+use crate::env::Env;
+use crate::error::RequestError;
+use crate::shard::Shards;
+use crate::transport::{PeerError, Peers, Reply, Request};
+use crate::vnode::Address;
+
+/// What a request may take if it does not say, in milliseconds.
+pub const TIMEOUT_MS: u64 = 5_000;
+
+/// Repairs under way at once. More are left to the next read: they are a favour, and must not
+/// crowd out requests.
+const REPAIRS_MAX: usize = 256;
+
+/// Coordinates requests on this node.
+pub struct Coordinator {
+    node: NodeId,
+    opening: Opening,
+    cluster: Arc<Cluster>,
+    shards: Shards,
+    peers: Arc<dyn Peers>,
+    env: Env,
+    repairs: Arc<Semaphore>,
+}
+
+/// What a coordinator works with.
+pub struct CoordinatorParts {
+    /// This node.
+    pub node: NodeId,
+    /// The opening of its store.
+    pub opening: Opening,
+    /// What it knows of the cluster.
+    pub cluster: Arc<Cluster>,
+    /// Its partitions.
+    pub shards: Shards,
+    /// The other nodes.
+    pub peers: Arc<dyn Peers>,
+    /// Its world.
+    pub env: Env,
+}
+
+/// One key in one namespace, with all that a request needs to know of it.
+struct Target {
+    view: Arc<View>,
+    namespace: Namespace,
+    address: Address,
+}
+
+impl Coordinator {
+    /// A coordinator with nothing under way.
+    pub fn new(parts: CoordinatorParts) -> Self {
+        let CoordinatorParts { node, opening, cluster, shards, peers, env } = parts;
+        let repairs = Arc::new(Semaphore::new(REPAIRS_MAX));
+        Self { node, opening, cluster, shards, peers, env, repairs }
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The opening of this node's store.
+    pub fn opening(&self) -> Opening {
+        self.opening
+    }
+
+    /// What this node knows of the cluster.
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// This node's partitions.
+    pub fn shards(&self) -> &Shards {
+        &self.shards
+    }
+
+    /// The other nodes.
+    pub fn peers(&self) -> &Arc<dyn Peers> {
+        &self.peers
+    }
+
+    /// This node's world.
+    pub fn env(&self) -> &Env {
+        &self.env
+    }
+
+    /// The namespace called `name`, by the newest metadata that can be had.
+    pub async fn namespace(
+        &self,
+        name: &str,
+        deadline: Instant,
+    ) -> Result<(Arc<View>, Namespace), RequestError> {
+        let view = self.view()?;
+        if let Some(namespace) = view.namespace_named(name).cloned() {
+            return Ok((view, namespace));
+        }
+        self.cluster.refresh(remaining(deadline)).await;
+        let view = self.view()?;
+        let found = view.namespace_named(name).cloned();
+        let namespace =
+            found.ok_or_else(|| RequestError::UnknownNamespace { name: name.to_owned() })?;
+        Ok((view, namespace))
+    }
+
+    fn view(&self) -> Result<Arc<View>, RequestError> {
+        self.cluster.view().ok_or_else(|| {
+            RequestError::not_ready("this node belongs to no cluster yet; `quorate init` makes one")
+        })
+    }
+
+    async fn target(
+        &self,
+        name: &str,
+        key: Key,
+        deadline: Instant,
+    ) -> Result<Target, RequestError> {
+        let (view, namespace) = self.namespace(name, deadline).await?;
+        let vnode = view.vnode(&namespace, &key);
+        let address = Address { vnode, namespace: namespace.id, key };
+        Ok(Target { view, namespace, address })
+    }
+
+    /// The owners in the order in which to ask them: this node, those connected, the others.
+    fn owners_by_reach(&self, preference: &PreferenceList) -> Vec<NodeId> {
+        let mut owners = preference.owners().to_vec();
+        owners.sort_by_key(|&node| match node == self.node {
+            true => 0,
+            false if self.peers.connected(node) => 1,
+            false => 2,
+        });
+        owners
+    }
+
+    fn request(
+        &self,
+        to: NodeId,
+        request: Request,
+        deadline: Instant,
+    ) -> BoxFuture<'static, (NodeId, Result<Reply, PeerError>)> {
+        self.peers.request(to, request, remaining(deadline)).map(move |reply| (to, reply)).boxed()
+    }
+}
+
+impl Target {
+    fn preference(&self) -> Result<&PreferenceList, RequestError> {
+        preference(&self.view, self.address.vnode)
+    }
+
+    fn binding(&self) -> ContextBinding<'_> {
+        binding(&self.view, &self.namespace, &self.address.key)
+    }
+}
+
+/// What binds the context tokens of a key.
+pub fn binding<'a>(view: &'a View, namespace: &Namespace, key: &Key) -> ContextBinding<'a> {
+    ContextBinding {
+        key: &view.document().cluster_key,
+        namespace: namespace.id,
+        hash: key.hash(namespace.id),
+    }
+}
+
+fn preference(view: &View, vnode: VnodeId) -> Result<&PreferenceList, RequestError> {
+    let missing = || RequestError::internal(format!("no placement for n = {}", vnode.n));
+    view.preference(vnode).ok_or_else(missing)
+}
+
+fn resolve(level: Option<Level>, default: Level, n: u8) -> Result<u8, RequestError> {
+    level.unwrap_or(default).resolve(n).map_err(RequestError::invalid)
+}
+
+fn remaining(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+/// Why a peer that gave no useful answer does not count.
+fn cause_of(reply: &Result<Reply, PeerError>) -> Cause {
+    match reply {
+        Err(PeerError::Disconnected { .. } | PeerError::Broken) => Cause::Disconnected,
+        Err(PeerError::QueueFull) => Cause::Overloaded,
+        Err(PeerError::TimedOut) => Cause::Timeout,
+        Ok(Reply::Failed(error)) => cause_of_error(error),
+        Err(PeerError::Malformed { .. }) | Ok(_) => Cause::Refused,
+    }
+}
+
+fn cause_of_error(error: &RequestError) -> Cause {
+    match error {
+        RequestError::Overloaded { .. } => Cause::Overloaded,
+        RequestError::Data { .. } => Cause::Storage,
+        RequestError::Timeout { .. } => Cause::Timeout,
+        _ => Cause::Refused,
+    }
+}
+
+/// Too few answered: how many, and why the others did not, by name.
+fn not_reached(view: &View, tally: Tally, failures: &[Failure], silent: &[NodeId]) -> RequestError {
+    let failed = failures.iter().map(|f| format!("{} {}", view.name_of(f.node), f.cause));
+    let silent = silent.iter().map(|&node| format!("{} {}", view.name_of(node), Cause::Timeout));
+    let reasons: Vec<String> = failed.chain(silent).collect();
+    let detail =
+        if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) };
+    RequestError::QuorumNotReached { needed: tally.needed(), got: tally.acks(), detail }
+}

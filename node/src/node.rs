@@ -1,1 +1,298 @@
-//! Being written.
+//! Puts a node together: its directory, its replica, its sockets, its place in a cluster.
+//!
+//! ```text
+//!   open the directory ► replica ► listen ► (wait for a document) ► connect to members ► ready
+//!                                              │
+//!           its own store, `quorate init`, or a seed that knows one
+//! ```
+//!
+//! A node never makes a cluster by itself: without a document it answers that it is not ready, and
+//! waits. This is the only file that knows everything.
+
+mod join;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use quorate_proto::v1;
+use quorate_proto::v1::cluster_server::ClusterServer;
+use quorate_proto::v1::kv_server::KvServer;
+use thiserror::Error;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::cluster::OpenError;
+use crate::config::Config;
+use crate::dynamo::key::NodeId;
+use crate::dynamo::metadata::document::StoreId;
+use crate::env::Env;
+use crate::http::Readiness;
+use crate::replica::{Replica, ReplicaParts, ReplicaSize};
+use crate::service::cluster::ClusterService;
+use crate::service::kv::{KvService, NodeParts};
+use crate::storage::data_dir::{DataDir, DataDirError};
+use crate::storage::{Engine, EngineOptions};
+use crate::telemetry::Metrics;
+use crate::transport::grpc::{self, Limits, PeerService};
+use crate::transport::{PeerError, Peers, Reply, Request, listener};
+
+/// How long requests that are under way may go on after the node was told to stop.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How long the replica may take to end after that.
+const END: Duration = Duration::from_secs(2);
+
+/// HTTP/2 windows of client connections: a few of the largest values by default.
+const WINDOW_BYTES: u32 = 4 << 20;
+
+/// Why a node cannot run, or did not end well.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    /// The data directory cannot be used; nothing in it was changed.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// What the store says of the cluster cannot be used; nothing was changed.
+    #[error(transparent)]
+    Metadata(#[from] OpenError),
+    /// A port is in use, or the address is not this machine's.
+    #[error(
+        "cannot listen on {key} = {address:?}: {source}; stop what uses the port, or choose another"
+    )]
+    Listen {
+        /// The key of the configuration.
+        key: &'static str,
+        /// Its value.
+        address: String,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// The node stopped by itself, since going on would have put data at risk.
+    #[error("{reason}; the node stopped")]
+    Failed {
+        /// What happened.
+        reason: String,
+    },
+    /// The gRPC server ended.
+    #[error("the server failed: {0}")]
+    Server(#[from] tonic::transport::Error),
+}
+
+/// Where a node listens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Addresses {
+    /// For clients.
+    pub client: SocketAddr,
+    /// For other nodes.
+    pub peer: SocketAddr,
+}
+
+/// A running node.
+pub struct Node {
+    ready: watch::Receiver<Readiness>,
+    addresses: Addresses,
+    replica: Replica,
+    servers: Vec<JoinHandle<Result<(), tonic::transport::Error>>>,
+    stop: CancellationToken,
+    /// Locks the directory until everything else has ended.
+    directory: DataDir,
+}
+
+impl Node {
+    /// Starts a node; it serves until `stop`.
+    pub async fn start(
+        config: Config,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> Result<Self, NodeError> {
+        let env = Env::system();
+        let (directory, engine) = open_directory(&config, &env).await?;
+        let node = NodeId::of_name(&config.node_name);
+        let store = StoreId(directory.store_id());
+        let (client_incoming, client) = listen("client_address", &config.client_address).await?;
+        let (peer_incoming, peer) = listen("peer_address", &config.peer_address).await?;
+        let addresses = Addresses { client, peer };
+
+        let peers = Arc::new(LatePeers::default());
+        let parts = ReplicaParts {
+            node,
+            store,
+            engine,
+            peers: peers.clone(),
+            env,
+            metrics: metrics.clone(),
+        };
+        let replica = Replica::start(parts, size_of(&config), stop.clone())?;
+        let identity = join::identity(&config, addresses, store);
+        let bootstrap = join::Joining::new(identity, replica.cluster().clone());
+        let service = PeerService::new(Arc::new(bootstrap), Limits::default(), stop.clone());
+        let (set_ready, ready) = watch::channel(Readiness::not_ready(join::WAITING));
+
+        let peer_server = grpc::server().add_service(service.clone().into_server());
+        let stopped = stop.clone().cancelled_owned();
+        let peer_server =
+            tokio::spawn(peer_server.serve_with_incoming_shutdown(peer_incoming, stopped));
+        let parts = NodeParts {
+            name: config.node_name.clone(),
+            coordinator: replica.coordinator().clone(),
+            metrics,
+            permits: Arc::new(Semaphore::new(config.requests_max as usize)),
+        };
+        let client_server = serve_clients(&config, parts, client_incoming, ready.clone(), &stop);
+        tokio::spawn(join::join(join::Join {
+            seeds: config.seeds.clone(),
+            node,
+            store,
+            opening: replica.coordinator().opening(),
+            cluster: replica.cluster().clone(),
+            handler: Arc::downgrade(replica.handler()),
+            service,
+            peers,
+            ready: set_ready,
+            stop: stop.clone(),
+        }));
+        let servers = vec![client_server, peer_server];
+        Ok(Self { ready, addresses, replica, servers, stop, directory })
+    }
+
+    /// Whether it serves.
+    pub fn ready(&self) -> watch::Receiver<Readiness> {
+        self.ready.clone()
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Waits until it was told to stop and has stopped, or stopped by itself.
+    ///
+    /// Requests under way get a moment to end; then what was applied is put on disk.
+    pub async fn stopped(self) -> Result<(), NodeError> {
+        let Self { replica, servers, stop, directory, .. } = self;
+        let mut servers = futures::future::try_join_all(servers);
+        let ended = tokio::select! {
+            biased;
+            ended = &mut servers => Some(ended),
+            () = stop.cancelled() => tokio::time::timeout(DRAIN, &mut servers).await.ok(),
+        };
+        stop.cancel();
+        drop(servers);
+        let failure = tokio::time::timeout(END, replica.stopped()).await;
+        drop(directory);
+        match (failure, ended) {
+            (Ok(Some(reason)), _) => Err(NodeError::Failed { reason }),
+            (_, Some(Ok(results))) => {
+                results.into_iter().collect::<Result<_, _>>().map_err(Into::into)
+            }
+            (_, Some(Err(panicked))) => Err(NodeError::Failed { reason: panicked.to_string() }),
+            (_, None) => Ok(()),
+        }
+    }
+}
+
+async fn open_directory(
+    config: &Config,
+    env: &Env,
+) -> Result<(DataDir, Arc<dyn Engine>), NodeError> {
+    let (config, random) = (config.clone(), env.random());
+    env.block(move || {
+        let mut directory =
+            DataDir::open(&config.data_dir, &config.node_name, config.engine, || random)?;
+        let engine = directory.engine(EngineOptions { cache_bytes: config.cache_bytes })?;
+        Ok((directory, engine))
+    })
+    .await
+}
+
+async fn listen(key: &'static str, address: &str) -> Result<(TcpIncoming, SocketAddr), NodeError> {
+    let failed = |source| NodeError::Listen { key, address: address.to_owned(), source };
+    listener::bind(address).await.map_err(failed)
+}
+
+fn size_of(config: &Config) -> ReplicaSize {
+    ReplicaSize {
+        shards: config.shard_count(),
+        queue: config.shard_queue as usize,
+        sync_every: Duration::from_millis(config.sync_interval_ms),
+    }
+}
+
+fn serve_clients(
+    config: &Config,
+    parts: NodeParts,
+    incoming: TcpIncoming,
+    ready: watch::Receiver<Readiness>,
+    stop: &CancellationToken,
+) -> JoinHandle<Result<(), tonic::transport::Error>> {
+    let parts = Arc::new(parts);
+    let limit = config.message_max_bytes as usize;
+    let kv = KvServer::new(KvService::new(parts.clone())).max_decoding_message_size(limit);
+    let cluster = ClusterServer::new(ClusterService::new(parts)).max_decoding_message_size(limit);
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
+        .build_v1()
+        .expect("the descriptors are those that this program was built with");
+    let (reporter, health) = tonic_health::server::health_reporter();
+    tokio::spawn(report_health(reporter, ready, stop.clone()));
+    let server = Server::builder()
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .add_service(kv)
+        .add_service(cluster)
+        .add_service(health)
+        .add_service(reflection);
+    tokio::spawn(server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()))
+}
+
+/// Keeps the gRPC health service in step with the node.
+async fn report_health(
+    reporter: tonic_health::server::HealthReporter,
+    mut ready: watch::Receiver<Readiness>,
+    stop: CancellationToken,
+) {
+    loop {
+        if *ready.borrow_and_update() == Readiness::Ready {
+            reporter.set_serving::<KvServer<KvService>>().await;
+            reporter.set_serving::<ClusterServer<ClusterService>>().await;
+        } else {
+            reporter.set_not_serving::<KvServer<KvService>>().await;
+            reporter.set_not_serving::<ClusterServer<ClusterService>>().await;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = ready.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// The way to other nodes, before it is known which cluster this node belongs to.
+#[derive(Default)]
+struct LatePeers(OnceLock<Arc<dyn Peers>>);
+
+impl Peers for LatePeers {
+    fn request(
+        &self,
+        to: NodeId,
+        request: Request,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<Reply, PeerError>> {
+        match self.0.get() {
+            Some(peers) => peers.request(to, request, timeout),
+            None => {
+                let reason = "this node belongs to no cluster yet".to_owned();
+                std::future::ready(Err(PeerError::Disconnected { reason })).boxed()
+            }
+        }
+    }
+
+    fn connected(&self, node: NodeId) -> bool {
+        self.0.get().is_some_and(|peers| peers.connected(node))
+    }
+}

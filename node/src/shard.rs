@@ -73,6 +73,8 @@ enum Job {
 
 /// An answer that waits for the turn's batch.
 enum Answer {
+    /// A write refused, with the refusal recorded.
+    Refused(oneshot::Sender<Result<Written, WriteError>>, WriteError),
     Written(oneshot::Sender<Result<Written, WriteError>>, Written, OperationId),
     Merged(oneshot::Sender<Result<(), RequestError>>),
     Read(oneshot::Sender<Result<EncodedObject, RequestError>>, EncodedObject),
@@ -83,6 +85,7 @@ impl Answer {
     fn send(self, failed: Option<&EngineError>) {
         let error = failed.map(|error| vnode::engine_failed(error.clone()));
         match (self, error) {
+            (Self::Refused(to, refusal), _) => drop(to.send(Err(refusal))),
             (Self::Written(to, written, _), None) => drop(to.send(Ok(written))),
             (Self::Written(to, _, id), Some(e)) => drop(to.send(Err(WriteError::unknown(id, e)))),
             (Self::Merged(to), error) => drop(to.send(error.map_or(Ok(()), Err))),
@@ -94,12 +97,14 @@ impl Answer {
 
 /// Hears what shards do, for metrics.
 pub trait ShardObserver: Send + Sync + 'static {
-    /// A turn of so many requests was applied.
-    fn turn(&self, requests: usize);
+    /// A turn of so many requests ended.
+    fn turn(&self, shard: usize, requests: usize);
+    /// Something was applied that may not be on disk yet.
+    fn applied(&self);
     /// So many damaged records were met.
     fn corrupt(&self, records: u64);
-    /// A request was refused, since the queue was full.
-    fn refused(&self);
+    /// A write was refused, since its key has too many siblings.
+    fn crowded(&self);
 }
 
 /// What all shards of a node share.
@@ -159,6 +164,7 @@ impl Shard {
             touched: BTreeSet::new(),
             answers: Vec::with_capacity(requests),
             to_sync: Vec::new(),
+            observer: &*self.context.observer,
         };
         let mut alone = Vec::new();
         for job in jobs.drain(..) {
@@ -168,7 +174,7 @@ impl Shard {
         for job in alone {
             self.run_alone(job);
         }
-        self.context.observer.turn(requests);
+        self.context.observer.turn(self.index, requests);
     }
 
     /// Work that is a batch, or many, of its own: after the turn's.
@@ -218,6 +224,7 @@ impl Shard {
                 if !known.contains(&namespace) {
                     let engine = &self.context.engine;
                     engine.clear(Space::Objects, &prefix).map_err(vnode::engine_failed)?;
+                    self.context.observer.applied();
                     self.vnodes.entry(id).and_modify(Vnode::end_actor);
                     dropped += 1;
                 }
@@ -269,6 +276,7 @@ impl Shard {
             forgotten += batch.len() as u64;
             if !batch.is_empty() {
                 self.context.engine.apply(batch).map_err(vnode::engine_failed)?;
+                self.context.observer.applied();
             }
         }
         Ok(forgotten)
@@ -294,6 +302,7 @@ struct Staging<'a> {
     answers: Vec<Answer>,
     /// Answered once it is on disk.
     to_sync: Vec<Answer>,
+    observer: &'a dyn ShardObserver,
 }
 
 impl Staging<'_> {
@@ -320,7 +329,12 @@ impl Staging<'_> {
         self.touched.insert(id);
         match staged {
             Ok(written) => self.answer(synced, Answer::Written(to, written, operation)),
-            Err(refused) => drop(to.send(Err(refused))),
+            Err(refusal) => {
+                if matches!(refusal.error, RequestError::TooManySiblings { .. }) {
+                    self.observer.crowded();
+                }
+                self.answers.push(Answer::Refused(to, refusal));
+            }
         }
     }
 
@@ -380,7 +394,10 @@ impl Staging<'_> {
         }
         let engine = self.turn.engine;
         let batch = self.turn.batch;
-        let applied = if batch.is_empty() { Ok(()) } else { engine.apply(batch) };
+        let applied = match batch.is_empty() {
+            true => Ok(()),
+            false => engine.apply(batch).inspect(|()| context.observer.applied()),
+        };
         if let Err(error) = &applied {
             tracing::error!(%error, "a batch failed; its vnodes are opened again");
             self.touched.iter().for_each(|id| drop(self.vnodes.remove(id)));
@@ -399,7 +416,6 @@ impl Staging<'_> {
 #[derive(Clone)]
 pub struct Shards {
     queues: Arc<[mpsc::Sender<Job>]>,
-    observer: Arc<dyn ShardObserver>,
 }
 
 impl Shards {
@@ -416,7 +432,7 @@ impl Shards {
             sender
         });
         let queues = queues.collect();
-        (Self { queues, observer: context.observer }, ShardsEnd(ends))
+        (Self { queues }, ShardsEnd(ends))
     }
 
     /// Coordinates a write; `synced`: answers once it is on disk.
@@ -483,7 +499,6 @@ impl Shards {
         queue.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Closed(_) => gone(),
             mpsc::error::TrySendError::Full(_) => {
-                self.observer.refused();
                 let what = "a shard's queue".to_owned();
                 RequestError::Overloaded { what, retry_after_ms: RETRY_AFTER_MS }
             }

@@ -1,1 +1,26 @@
-//! Being written.
+//! What a node says of itself: log lines and metrics.
+//!
+//! No global state but the one log subscriber of the process: each node has its own [`Metrics`],
+//! so that several of them can live in one test.
+
+mod metrics;
+
+use std::io;
+
+use tracing_subscriber::EnvFilter;
+
+pub use self::metrics::{Metrics, Operation, OutcomeLabel, ShardMetrics};
+use crate::config::{Config, LogFormat};
+
+/// Sends log lines to stderr from now on, by `log_level` and `log_format`; once a process.
+///
+/// A second call changes nothing.
+pub fn start_logging(config: &Config) {
+    let filter = EnvFilter::try_new(&config.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let started = match config.log_format {
+        LogFormat::Text => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+    drop(started);
+}

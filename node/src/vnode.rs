@@ -70,6 +70,8 @@ pub struct Write {
     pub operation: OperationId,
     /// Coordinate it even if the id names another node or opening.
     pub at_least_once: bool,
+    /// Why it is to be refused, if it is new.
+    pub refusal: Option<RequestError>,
 }
 
 /// A coordinated write, once its batch was applied.
@@ -188,7 +190,8 @@ impl Vnode {
         }
     }
 
-    /// Gives a write its dot and stages what it leaves. An error leaves nothing.
+    /// Gives a write its dot and stages what it leaves. An error leaves no dot; a refusal of this
+    /// very write is recorded.
     pub fn write(&mut self, turn: &mut Turn<'_>, write: Write) -> Result<Written, WriteError> {
         let hash = write.address.hash();
         let index = record::operation_key(self.id, &write.operation);
@@ -211,9 +214,12 @@ impl Vnode {
         let found = self.find(turn, &stored).map_err(WriteError::not_applied)?;
         let mut object = self.decoded(turn, found);
         let left = object.uncovered(&write.context.version);
-        if write.value.is_some() && left >= SIBLINGS_MAX {
-            let count = left as u32;
-            return Err(WriteError::not_applied(RequestError::TooManySiblings { count }));
+        let crowded = write.value.is_some() && left >= SIBLINGS_MAX;
+        let crowded = crowded.then_some(RequestError::TooManySiblings { count: left as u32 });
+        if let Some(refusal) = write.refusal.or(crowded) {
+            let recorded = Recorded { key: write.address.hash(), dot: None };
+            turn.put(Space::Operations, index, &encode_recorded(recorded));
+            return Err(WriteError::not_applied(refusal));
         }
         let dot = self.next_dot(turn);
         match write.value {
@@ -228,7 +234,7 @@ impl Vnode {
             }
         }
         let object_encoded = self.stage(turn, stored, &object);
-        let recorded = Recorded { key: write.address.hash(), dot };
+        let recorded = Recorded { key: write.address.hash(), dot: Some(dot) };
         turn.put(Space::Operations, index, &encode_recorded(recorded));
         Ok(written(dot, &object, object_encoded, &write.operation))
     }
@@ -256,7 +262,7 @@ impl Vnode {
             self.stage(turn, stored, &object);
         }
         if let Some((id, dot)) = merge.operation {
-            let recorded = Recorded { key: merge.address.hash(), dot };
+            let recorded = Recorded { key: merge.address.hash(), dot: Some(dot) };
             let index = record::operation_key(self.id, &id);
             turn.put(Space::Operations, index, &encode_recorded(recorded));
         }
@@ -362,6 +368,9 @@ fn written(dot: Dot, object: &Object, encoded: EncodedObject, operation: &Operat
 
 fn refusal(admission: Admission, id: OperationId, admitting: Admitting) -> WriteError {
     match admission {
+        Admission::Refused => WriteError::not_applied(RequestError::invalid(
+            "the operation id was refused before; take a new one",
+        )),
         Admission::OtherKey => WriteError::not_applied(RequestError::invalid(
             "the operation id was used for another key; take a new one for each write",
         )),

@@ -179,26 +179,33 @@ pub fn decode_intervals(bytes: Bytes) -> Result<Intervals, DecodeError> {
     Intervals::from_ranges(ranges).ok_or(unsound)
 }
 
-/// The outcome of a recorded operation; the only one so far.
+/// The outcomes of a recorded operation.
 const APPLIED: u8 = 1;
+const REFUSED: u8 = 2;
 
 /// What the operation index keeps of an operation.
 pub fn encode_recorded(recorded: Recorded) -> Bytes {
     let mut w = Writer::with_capacity(27);
-    w.u8(APPLIED);
+    w.u8(if recorded.dot.is_some() { APPLIED } else { REFUSED });
     w.u64(recorded.key.0);
-    write_dot(&mut w, recorded.dot);
+    if let Some(dot) = recorded.dot {
+        write_dot(&mut w, dot);
+    }
     w.finish()
 }
 
 /// What the operation index keeps.
 pub fn decode_recorded(bytes: Bytes) -> Result<Recorded, DecodeError> {
     let mut r = Reader::new(bytes);
-    r.format(APPLIED, "recorded outcome")?;
+    let outcome = r.u8("recorded outcome")?;
     let key = KeyHash(r.u64("recorded key")?);
-    let recorded = Recorded { key, dot: read_dot(&mut r, "recorded dot")? };
+    let dot = match outcome {
+        APPLIED => Some(read_dot(&mut r, "recorded dot")?),
+        REFUSED => None,
+        other => return Err(r.error("recorded outcome", Flaw::Value(other.into()))),
+    };
     r.finish("recorded")?;
-    Ok(recorded)
+    Ok(Recorded { key, dot })
 }
 
 #[cfg(test)]

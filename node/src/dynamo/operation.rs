@@ -8,6 +8,7 @@
 //!   id names ...                   index says     so the write is
 //!   me, this opening               nothing        new: coordinate it
 //!   me or not, any opening         dot a:7        done: answer with a:7, replicate again
+//!   me or not, any opening         refused        refused again
 //!   me, an earlier opening         nothing        of unknown outcome: the index may have been lost
 //!   another node                   nothing        that node's to answer
 //!   anybody, over an hour old      -              refused: the index forgets after an hour
@@ -57,8 +58,8 @@ impl fmt::Debug for OperationId {
 pub struct Recorded {
     /// The key it wrote: an id names one write of one key.
     pub key: KeyHash,
-    /// The dot it was given.
-    pub dot: Dot,
+    /// The dot it was given; none: it was refused, and stays so.
+    pub dot: Option<Dot>,
 }
 
 /// What a coordinator does with a write.
@@ -68,6 +69,9 @@ pub enum Admission {
     New,
     /// It was done under this dot: replicate the object again and answer.
     Done(Dot),
+    /// It was refused before: nothing is applied, so that *not applied* stays true of a copy of the
+    /// request that comes late.
+    Refused,
     /// The id wrote another key. Nothing is applied.
     OtherKey,
     /// The id is too old, or its time lies in the future. Nothing is applied now.
@@ -99,8 +103,11 @@ impl Admitting {
         at_least_once: bool,
     ) -> Admission {
         if let Some(recorded) = recorded {
-            let same = recorded.key == key;
-            return if same { Admission::Done(recorded.dot) } else { Admission::OtherKey };
+            return match recorded.dot {
+                _ if recorded.key != key => Admission::OtherKey,
+                Some(dot) => Admission::Done(dot),
+                None => Admission::Refused,
+            };
         }
         let oldest = self.now_ms.saturating_sub(OPERATION_KEPT_MS);
         if id.issued_ms < oldest || id.issued_ms > self.now_ms + OPERATION_AHEAD_MS {
@@ -149,13 +156,16 @@ mod tests {
     #[test]
     fn what_the_index_knows_is_never_applied_again() {
         let dot = Dot { actor: Actor(3), n: 7 };
-        let recorded = Some(Recorded { key: KeyHash(7), dot });
+        let recorded = Some(Recorded { key: KeyHash(7), dot: Some(dot) });
+        let refused = Some(Recorded { key: KeyHash(7), dot: None });
         for id in [id(1, 5, NOW.now_ms), id(1, 4, NOW.now_ms), id(2, 2, 0)] {
             for at_least_once in [false, true] {
                 let admitted = NOW.admit(&id, KeyHash(7), recorded, at_least_once);
                 assert_eq!(admitted, Admission::Done(dot));
                 let other = NOW.admit(&id, KeyHash(8), recorded, at_least_once);
                 assert_eq!(other, Admission::OtherKey);
+                let again = NOW.admit(&id, KeyHash(7), refused, at_least_once);
+                assert_eq!(again, Admission::Refused);
             }
         }
     }

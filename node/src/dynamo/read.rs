@@ -33,7 +33,7 @@
 //! absence, and come with sloppy quorums; hedging by a node's own speed, which is the caller's.
 
 use super::key::{Key, NamespaceId, NodeId};
-use super::metadata::ClusterKey;
+use super::metadata::document::ClusterKey;
 use super::object::{Digest, Object};
 use super::quorum::{Cause, Failure, Tally, Verdict, is_distinct};
 

@@ -1,1 +1,62 @@
-//! Being written.
+//! What a node answers: thin handlers that translate, call the coordinator, and translate back.
+//!
+//! [`kv`] and [`cluster`] speak the public gRPC interface, [`peer`] answers other nodes, and
+//! [`status`] is the one place where an error becomes a gRPC status.
+
+pub mod cluster;
+pub mod kv;
+pub mod peer;
+pub mod status;
+
+use std::time::Duration;
+
+use quorate_proto::v1;
+
+use crate::coordinator::TIMEOUT_MS;
+use crate::dynamo::metadata::document::Durability;
+use crate::dynamo::quorum::Level;
+use crate::error::RequestError;
+
+/// The level that a message names; none: the namespace's default.
+fn level(level: Option<v1::Level>) -> Result<Option<Level>, RequestError> {
+    let Some(level) = level else { return Ok(None) };
+    Ok(match level.kind() {
+        v1::level::Kind::Default => None,
+        v1::level::Kind::One => Some(Level::One),
+        v1::level::Kind::Quorum => Some(Level::Quorum),
+        v1::level::Kind::All => Some(Level::All),
+        v1::level::Kind::Count => match u8::try_from(level.count) {
+            Ok(count) if count > 0 => Some(Level::Count(count)),
+            _ => {
+                let count = level.count;
+                let reason = format!("level {count}: a count of replicas is 1 to n");
+                return Err(RequestError::Invalid { reason });
+            }
+        },
+    })
+}
+
+fn level_message(level: Level) -> v1::Level {
+    let (kind, count) = match level {
+        Level::One => (v1::level::Kind::One, 0),
+        Level::Quorum => (v1::level::Kind::Quorum, 0),
+        Level::All => (v1::level::Kind::All, 0),
+        Level::Count(count) => (v1::level::Kind::Count, count.into()),
+    };
+    v1::Level { kind: kind.into(), count }
+}
+
+fn durability(durability: v1::Durability) -> Option<Durability> {
+    match durability {
+        v1::Durability::Default => None,
+        v1::Durability::Buffered => Some(Durability::Buffered),
+        v1::Durability::Synced => Some(Durability::Synced),
+    }
+}
+
+fn timeout(timeout_ms: u32) -> Duration {
+    match timeout_ms {
+        0 => Duration::from_millis(TIMEOUT_MS),
+        ms => Duration::from_millis(ms.into()),
+    }
+}

@@ -35,7 +35,7 @@ fn operation(sequence: u64) -> OperationId {
 fn put(key: u8, sequence: u64, context: Context) -> Write {
     let value = Some(Bytes::from(format!("value {sequence}")));
     let operation = operation(sequence);
-    Write { address: address(key), value, context, operation, at_least_once: false }
+    Write { address: address(key), value, context, operation, at_least_once: false, refusal: None }
 }
 
 impl Store {
@@ -86,7 +86,8 @@ impl Store {
         for (actor, seen) in self.vnode.frontier().clone().iter() {
             for n in seen.ranges().iter().flat_map(|&(first, last)| first..=last) {
                 let dot = Dot { actor, n };
-                let object = &objects[keys.get(&dot).expect("every dot's operation is recorded")];
+                let object =
+                    &objects[keys.get(&Some(dot)).expect("every dot's operation is recorded")];
                 assert!(object.version().covers(dot), "{dot} is in F, but not here");
             }
         }
@@ -251,7 +252,9 @@ fn too_many_siblings_are_refused_before_a_dot_exists() {
     assert_eq!(refused, WriteError::not_applied(RequestError::TooManySiblings { count }));
     assert_eq!(store.vnode.frontier(), &before);
     let context = Context::of_read(&store.read(1));
-    assert!(store.write(put(1, 1_000, context)).is_ok(), "a write with a context resolves them");
+    let again = store.write(put(1, 1_000, context.clone())).unwrap_err();
+    assert_eq!(again.outcome, crate::error::Outcome::NotApplied, "what was refused stays refused");
+    assert!(store.write(put(1, 1_001, context)).is_ok(), "a write with a context resolves them");
 }
 
 #[test]
@@ -262,4 +265,21 @@ fn a_malformed_object_of_a_peer_stages_nothing() {
     let refused = store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap_err();
     assert_eq!(refused.kind(), "invalid");
     assert!(store.read(1).is_absent());
+}
+
+#[test]
+fn a_refusal_is_recorded_and_holds_for_late_copies() {
+    let mut store = Store::new(1);
+    let mut refused = put(1, 1, Context::default());
+    refused.refusal = Some(RequestError::not_ready("too few owners"));
+    let error = store.write(refused).unwrap_err();
+    assert_eq!(error, WriteError::not_applied(RequestError::not_ready("too few owners")));
+    let late = store.write(put(1, 1, Context::default())).unwrap_err();
+    assert_eq!(late.outcome, crate::error::Outcome::NotApplied);
+    assert!(store.read(1).is_absent());
+
+    let done = store.write(put(1, 2, Context::default())).unwrap();
+    let mut retry = put(1, 2, Context::default());
+    retry.refusal = Some(RequestError::not_ready("too few owners"));
+    assert_eq!(store.write(retry).unwrap().dot, done.dot, "a retry of a write that was done");
 }

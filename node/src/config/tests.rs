@@ -1,0 +1,189 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::Table;
+
+use super::*;
+
+const DEPLOYED: &str = include_str!("../../../deploy/node.toml");
+
+/// Sources with a file of this text in a directory of its own, which lives as long as the guard.
+fn file(text: &str) -> (tempfile::TempDir, Sources) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("node.toml");
+    std::fs::write(&path, text).unwrap();
+    (directory, Sources { file: Some(path), ..Sources::default() })
+}
+
+fn environment(pairs: &[(&str, &str)]) -> Sources {
+    let environment = pairs.iter().map(|&(n, v)| (n.to_owned(), v.to_owned())).collect();
+    Sources { environment, ..Sources::default() }
+}
+
+fn error(sources: Sources) -> String {
+    sources.load().unwrap_err().to_string()
+}
+
+fn set(key: &str, value: impl Into<toml::Value>) -> String {
+    let flags = Table::from_iter([(key.to_owned(), value.into())]);
+    match (Sources { flags, ..Sources::default() }).load() {
+        Ok(_) => "fine".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn the_deployed_file_lists_every_key_with_its_default() {
+    let deployed: Config = toml::from_str(DEPLOYED).unwrap();
+    assert_eq!(deployed, Config::default());
+    let keys = |table: Table| table.into_iter().map(|(key, _)| key).collect::<BTreeSet<_>>();
+    let known = keys(Table::try_from(Config::default()).unwrap());
+    assert_eq!(keys(toml::from_str(DEPLOYED).unwrap()), known);
+}
+
+#[test]
+fn the_deployed_file_comments_every_key() {
+    let blocks = DEPLOYED.split("\n\n").filter(|block| block.contains(" = "));
+    for block in blocks.filter(|block| !block.starts_with("# A node")) {
+        assert!(block.trim_start().starts_with("# "), "without a comment:\n{block}");
+    }
+}
+
+#[test]
+fn the_defaults_are_valid() {
+    let effective = Sources::default().load().unwrap();
+    assert_eq!(effective.config, Config::default());
+    assert_eq!(effective.origin("weight"), &Origin::Default);
+    assert!((1..=64).contains(&effective.config.shard_count()));
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let (_guard, mut sources) = file("weight = 2\nshards = 2\nzone = 'a'\nseeds = ['h:1']");
+    sources.environment = [("QUORATE_WEIGHT", "3"), ("QUORATE_SHARDS", "3"), ("QUORATE_X", "?")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec();
+    sources.flags = Table::from_iter([("weight".to_owned(), 4.into())]);
+    let effective = sources.load().unwrap();
+    let Config { weight, shards, zone, .. } = &effective.config;
+    assert_eq!((*weight, *shards, zone.as_str()), (4, 3, "a"));
+    assert_eq!(effective.origin("weight").to_string(), "flag --weight");
+    assert_eq!(effective.origin("shards").to_string(), "environment variable QUORATE_SHARDS");
+    assert!(effective.origin("zone").to_string().ends_with("/node.toml"));
+    assert!(effective.to_string().contains("# flag --weight\n"), "{effective}");
+    assert!(effective.one_line().contains("weight=4 zone=\"a\""), "{}", effective.one_line());
+}
+
+#[test]
+fn what_is_shown_is_a_file_that_gives_the_same() {
+    let sources = environment(&[("QUORATE_SEEDS", "a:1, b:2"), ("QUORATE_LOG_FORMAT", "json")]);
+    let effective = sources.load().unwrap();
+    assert_eq!(effective.config.seeds, ["a:1", "b:2"]);
+    let shown = Config::deserialize(toml::from_str::<Table>(&effective.to_string()).unwrap());
+    assert_eq!(shown.unwrap(), effective.config);
+}
+
+#[test]
+fn a_relative_data_directory_begins_where_it_was_written() {
+    for text in ["", "data_dir = 'data'"] {
+        let (guard, sources) = file(text);
+        assert_eq!(sources.load().unwrap().config.data_dir, guard.path().join("data"));
+    }
+    let (_guard, mut sources) = file("data_dir = 'data'");
+    sources.environment = vec![("QUORATE_DATA_DIR".to_owned(), "here".to_owned())];
+    assert_eq!(sources.load().unwrap().config.data_dir, Path::new("here"));
+}
+
+#[test]
+fn an_error_in_the_file_names_file_line_key_and_reason() {
+    let (_guard, sources) = file("zone = 'a'\nwieght = 3\n");
+    let text = error(sources);
+    for part in ["node.toml is malformed", "line 2", "unknown field `wieght`", "`weight`"] {
+        assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+    let (_guard, sources) = file("weight = 'heavy'");
+    let text = error(sources);
+    for part in ["line 1, column 10", "weight = 'heavy'", "invalid type: string", "u32"] {
+        assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+    let (_guard, sources) = file("engine = 'rocks'");
+    let text = error(sources);
+    assert!(text.contains("unknown variant `rocks`, expected `fjall` or `memory`"), "{text}");
+    let (_guard, sources) = file("weight = ");
+    assert!(error(sources).contains("line 1, column 10"));
+    let (_guard, sources) = file("weight = 0");
+    let text = error(sources);
+    assert!(text.contains("weight = 0 (/") && text.contains("node.toml): must be in 1..=100"));
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let sources = Sources { file: Some("/nowhere/node.toml".into()), ..Sources::default() };
+    let text = error(sources);
+    let reason = "cannot read the configuration file /nowhere/node.toml: No such file";
+    assert!(text.starts_with(reason), "{text}");
+}
+
+#[test]
+fn an_error_in_the_environment_names_the_variable() {
+    assert_eq!(
+        error(environment(&[("QUORATE_WEIGHT", "heavy")])),
+        "invalid configuration: weight = \"heavy\" (environment variable QUORATE_WEIGHT): \
+         must be a whole number"
+    );
+    let text = error(environment(&[("QUORATE_ENGINE", "rocks")]));
+    assert!(text.contains("engine = \"rocks\" (environment variable QUORATE_ENGINE): unknown"));
+    let text = error(environment(&[("QUORATE_WEIGHT", "-1")]));
+    assert!(text.contains("weight = -1 (environment variable QUORATE_WEIGHT): invalid value"));
+    let text = error(environment(&[("QUORATE_SHARDS", "x"), ("QUORATE_ZONE", "")]));
+    assert!(text.starts_with("invalid configuration: 2 values\n  shards = \"x\""), "{text}");
+}
+
+#[test]
+fn every_key_has_its_limits() {
+    let far = "must be in ";
+    for (key, value, reason) in [
+        ("weight", 101, "must be in 1..=100"),
+        ("cache_bytes", 1000, "must be in 1048576..=1099511627776"),
+        ("shards", 65, "must be in 0..=64"),
+        ("shard_queue", 0, far),
+        ("sync_interval_ms", 101, "must be in 1..=100"),
+        ("request_timeout_ms", 0, far),
+        ("requests_max", 0, far),
+        ("message_max_bytes", 1000, far),
+    ] {
+        let text = set(key, value);
+        assert!(text.contains(&format!("{key} = {value} (flag --")), "{text}");
+        assert!(text.contains(reason), "{text}");
+    }
+    for (key, value, reason) in [
+        ("node_name", "", "must be 1 to 64 letters"),
+        ("zone", "a b", "must be 1 to 64 letters"),
+        ("data_dir", "", "must name a directory"),
+        ("log_level", "info,=x=", "give error, warn, info, debug or trace"),
+        ("log_format", "xml", "unknown variant `xml`, expected `text` or `json`"),
+        ("client_address", "localhost", "must be HOST:PORT"),
+        ("peer_address", ":7000", "must be HOST:PORT"),
+        ("http_address", "a:70000", "with a port in 0..=65535"),
+        ("http_address", "127.0.0.1:7401", "is client_address too"),
+        ("client_advertise", "a:0", "must have a port other than 0"),
+        ("peer_advertise", "0.0.0.0:7501", "names every interface"),
+        ("peer_address", "0.0.0.0:7501", "must be set to HOST:PORT, since peer_address"),
+        ("client_address", "[::]:7401", "must be set to HOST:PORT, since client_address"),
+    ] {
+        let text = set(key, value);
+        assert!(text.contains(reason), "{key} = {value}: {text}");
+    }
+    assert!(set("seeds", vec!["a:1", "b"]).contains("\"b\" must be HOST:PORT"));
+}
+
+#[test]
+fn addresses_may_be_names_or_numbers_and_ports_may_be_0_where_one_listens() {
+    for good in ["localhost:0", "node-1.example.org:7401", "[::1]:7401", "10.0.0.1:65535"] {
+        assert_eq!(set("client_address", good), "fine", "{good}");
+    }
+    for bad in ["http://a:1", "a:b:1", "[a]:1", "::1:1", "a,b:1", "a@b:1", "a:-1"] {
+        assert_ne!(set("client_address", bad), "fine", "{bad}");
+    }
+}

@@ -1,0 +1,317 @@
+//! Coordinating gets.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use futures::{FutureExt as _, future};
+use tokio::time::{Instant, sleep_until};
+
+use super::{Coordinator, Target, cause_of, cause_of_error, not_reached, remaining, resolve};
+use crate::dynamo::format::EncodedObject;
+use crate::dynamo::key::{Key, NodeId};
+use crate::dynamo::object::{Digest, Object};
+use crate::dynamo::quorum::{Cause, Level, Verdict};
+use crate::dynamo::read::{Digester, Effect, ReadOp, ReadPlan, Repair};
+use crate::error::RequestError;
+use crate::transport::{ForwardGet, Held, PeerError, Read, Replicate, Reply, Request};
+use crate::vnode::{Address, Merge};
+
+/// When a read asks the owners that it spared at first: well past what a healthy one takes, so that
+/// only a sick one costs the others work.
+const SLOW_AFTER: Duration = Duration::from_millis(100);
+
+/// A client's get.
+#[derive(Clone, Debug)]
+pub struct Get {
+    /// The namespace's name.
+    pub namespace: String,
+    /// The key.
+    pub key: Key,
+    /// How many owners must answer; none: the namespace's default.
+    pub r: Option<Level>,
+    /// When stale owners are repaired.
+    pub repair: Repair,
+    /// What this node alone holds, and no other.
+    pub replica: Option<NodeId>,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// What a read found.
+#[derive(Clone, Debug)]
+pub struct ReadAnswer {
+    /// The merge of the answers.
+    pub object: Object,
+    /// How many replicas answered.
+    pub replicas: u32,
+    /// The context token of the object; none if nothing was ever written.
+    pub context: Option<bytes::Bytes>,
+}
+
+/// What came back from an owner.
+enum Heard {
+    Object(Object),
+    Digest(Digest),
+    Repaired,
+    Failed(Cause),
+}
+
+impl Coordinator {
+    /// Reads a key here, or by way of an owner.
+    pub async fn get(&self, get: Get) -> Result<ReadAnswer, RequestError> {
+        let deadline = Instant::now() + get.timeout;
+        let target = self.target(&get.namespace, get.key, deadline).await?;
+        let (object, replicas) = match get.replica {
+            Some(node) => (self.get_from(&target, node, deadline).await?, 1),
+            None => {
+                let r = resolve(get.r, target.namespace.r, target.namespace.n)?;
+                self.get_by_quorum(&target, r, get.repair, deadline).await?
+            }
+        };
+        let read = crate::dynamo::context::Context::of_read(&object);
+        let context = (!object.is_absent()).then(|| read.seal(target.binding()));
+        Ok(ReadAnswer { object, replicas, context })
+    }
+
+    /// Runs a read that another node sent on.
+    pub async fn get_forwarded(
+        &self,
+        forward: ForwardGet,
+        timeout: Duration,
+    ) -> Result<(Object, u32), RequestError> {
+        let deadline = Instant::now() + timeout;
+        let view = self.view()?;
+        let Some(namespace) = view.namespace(forward.namespace).cloned() else {
+            let name = format!("of id {}", forward.namespace.0);
+            return Err(RequestError::UnknownNamespace { name });
+        };
+        let vnode = view.vnode(&namespace, &forward.key);
+        let address = Address { vnode, namespace: namespace.id, key: forward.key };
+        let target = Target { view, namespace, address };
+        if !target.preference()?.is_owner(self.node) {
+            return Err(RequestError::not_ready(
+                "this node does not hold the key by what it knows of the cluster; try again",
+            ));
+        }
+        let repair = if forward.blocking_repair { Repair::Blocking } else { Repair::Async };
+        self.read_owners(&target, forward.r, repair, deadline).await
+    }
+
+    async fn get_by_quorum(
+        &self,
+        target: &Target,
+        r: u8,
+        repair: Repair,
+        deadline: Instant,
+    ) -> Result<(Object, u32), RequestError> {
+        let preference = target.preference()?;
+        if preference.is_owner(self.node) {
+            return self.read_owners(target, r, repair, deadline).await;
+        }
+        let forward = ForwardGet {
+            namespace: target.namespace.id,
+            key: target.address.key.clone(),
+            r,
+            blocking_repair: repair == Repair::Blocking,
+        };
+        let mut last = RequestError::not_ready("no owner of the key can be reached");
+        for node in self.owners_by_reach(preference) {
+            let request = Request::ForwardGet(forward.clone());
+            match self.peers.request(node, request, remaining(deadline)).await {
+                Ok(Reply::GetResult(result)) => {
+                    let object = result.object.decode().map_err(RequestError::internal)?;
+                    return Ok((object, result.replicas));
+                }
+                Ok(Reply::Failed(error @ RequestError::NotReady { .. })) => last = error,
+                Ok(Reply::Failed(error)) => return Err(error),
+                Ok(_) => last = RequestError::internal("unexpected answer"),
+                Err(PeerError::TimedOut) => {
+                    let waiting_for = format!("waiting for {}", target.view.name_of(node));
+                    last = RequestError::Timeout { waiting_for };
+                }
+                Err(error) => {
+                    let node = target.view.name_of(node);
+                    last = RequestError::not_ready(format!("{node}: {error}"));
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// What one node alone holds.
+    async fn get_from(
+        &self,
+        target: &Target,
+        node: NodeId,
+        deadline: Instant,
+    ) -> Result<Object, RequestError> {
+        let name = || target.view.name_of(node);
+        if target.view.member(node).is_none() {
+            return Err(RequestError::invalid(format!("{} is no member of the cluster", name())));
+        }
+        let (_, heard) = self.ask(target, node, false, deadline).await;
+        match heard {
+            Heard::Object(object) => Ok(object),
+            Heard::Failed(cause) => {
+                Err(RequestError::not_ready(format!("{} {cause}; it was asked alone", name())))
+            }
+            Heard::Digest(_) | Heard::Repaired => Err(RequestError::internal("unexpected answer")),
+        }
+    }
+
+    /// Drives the read machine over the owners.
+    async fn read_owners(
+        &self,
+        target: &Target,
+        r: u8,
+        repair: Repair,
+        deadline: Instant,
+    ) -> Result<(Object, u32), RequestError> {
+        let owners = self.owners_by_reach(target.preference()?);
+        let digester = Digester {
+            cluster: target.view.document().cluster_key,
+            namespace: target.namespace.id,
+            key: target.address.key.clone(),
+        };
+        let mut op = ReadOp::new(ReadPlan { needed: r, owners, repair, digester });
+        let mut under_way = FuturesUnordered::new();
+        for effect in op.start() {
+            under_way.push(self.execute(target, &op, effect, deadline));
+        }
+        let slow = sleep_until(deadline.min(Instant::now() + SLOW_AFTER));
+        tokio::pin!(slow);
+        while op.verdict() == Verdict::Pending {
+            let effects = tokio::select! {
+                biased;
+                Some((node, heard)) = under_way.next() => tell(&mut op, node, heard),
+                () = &mut slow => {
+                    if slow.deadline() >= deadline {
+                        break;
+                    }
+                    slow.as_mut().reset(deadline);
+                    op.on_slow()
+                }
+            };
+            for effect in effects {
+                under_way.push(self.execute(target, &op, effect, deadline));
+            }
+        }
+        if op.verdict() != Verdict::Reached {
+            return Err(not_reached(&target.view, op.tally(), op.failures(), &[]));
+        }
+        let outcome = op.finish();
+        self.repair_later(target, &outcome.object, &outcome.repairs);
+        Ok((outcome.object, outcome.replicas))
+    }
+
+    fn execute(
+        &self,
+        target: &Target,
+        op: &ReadOp,
+        effect: Effect,
+        deadline: Instant,
+    ) -> BoxFuture<'static, (NodeId, Heard)> {
+        match effect {
+            Effect::AskObject(node) => self.ask(target, node, false, deadline),
+            Effect::AskDigest(node) => self.ask(target, node, true, deadline),
+            Effect::Repair(node) => match op.answer() {
+                Some(answer) => self.repair(target, EncodedObject::new(answer), node, deadline),
+                None => future::ready((node, Heard::Failed(Cause::Refused))).boxed(),
+            },
+        }
+    }
+
+    fn ask(
+        &self,
+        target: &Target,
+        node: NodeId,
+        digest: bool,
+        deadline: Instant,
+    ) -> BoxFuture<'static, (NodeId, Heard)> {
+        if node == self.node {
+            let (shards, address) = (self.shards.clone(), target.address.clone());
+            let cluster_key = target.view.document().cluster_key;
+            return async move {
+                let heard = match shards.read(address.clone()).await.map(|held| held.decode()) {
+                    Ok(Ok(object)) if digest => {
+                        Heard::Digest(object.digest(&cluster_key, address.namespace, &address.key))
+                    }
+                    Ok(Ok(object)) => Heard::Object(object),
+                    Ok(Err(_)) => Heard::Failed(Cause::Storage),
+                    Err(error) => Heard::Failed(cause_of_error(&error)),
+                };
+                (node, heard)
+            }
+            .boxed();
+        }
+        let Address { namespace, key, .. } = target.address.clone();
+        let request = Request::Read(Read { namespace, key, digest });
+        self.request(node, request, deadline).map(|(node, reply)| (node, heard(&reply))).boxed()
+    }
+
+    fn repair(
+        &self,
+        target: &Target,
+        object: EncodedObject,
+        node: NodeId,
+        deadline: Instant,
+    ) -> BoxFuture<'static, (NodeId, Heard)> {
+        if node == self.node {
+            let (shards, address) = (self.shards.clone(), target.address.clone());
+            return async move {
+                let merge = Merge { address, object, operation: None };
+                let heard = match shards.merge(merge, false).await {
+                    Ok(()) => Heard::Repaired,
+                    Err(error) => Heard::Failed(cause_of_error(&error)),
+                };
+                (node, heard)
+            }
+            .boxed();
+        }
+        let Address { namespace, key, .. } = target.address.clone();
+        let replicate = Replicate { namespace, key, object, synced: false, operation: None };
+        let sent = self.request(node, Request::Replicate(replicate), deadline);
+        sent.map(|(node, reply)| (node, heard(&reply))).boxed()
+    }
+
+    /// Sends the answer to owners that hold something else, after it was given.
+    fn repair_later(&self, target: &Target, answer: &Object, stale: &[NodeId]) {
+        if stale.is_empty() {
+            return;
+        }
+        let object = EncodedObject::new(answer);
+        for &node in stale {
+            let Ok(permit) = self.repairs.clone().try_acquire_owned() else { return };
+            let deadline = Instant::now() + Duration::from_millis(super::TIMEOUT_MS);
+            let repair = self.repair(target, object.clone(), node, deadline);
+            tokio::spawn(async move {
+                if let (node, Heard::Failed(cause)) = repair.await {
+                    tracing::debug!(%node, %cause, "a read repair failed");
+                }
+                drop(permit);
+            });
+        }
+    }
+}
+
+fn tell(op: &mut ReadOp, node: NodeId, heard: Heard) -> Vec<Effect> {
+    match heard {
+        Heard::Object(object) => op.on_object(node, object),
+        Heard::Digest(digest) => op.on_digest(node, digest),
+        Heard::Repaired => op.on_repaired(node),
+        Heard::Failed(cause) => op.on_failure(node, cause),
+    }
+}
+
+fn heard(reply: &Result<Reply, PeerError>) -> Heard {
+    match reply {
+        Ok(Reply::Held(Held::Digest(digest))) => Heard::Digest(*digest),
+        Ok(Reply::Held(Held::Object(object))) => match object.decode() {
+            Ok(object) => Heard::Object(object),
+            Err(_) => Heard::Failed(Cause::Storage),
+        },
+        Ok(Reply::Replicated { .. }) => Heard::Repaired,
+        other => Heard::Failed(cause_of(other)),
+    }
+}

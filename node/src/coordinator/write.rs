@@ -1,0 +1,267 @@
+//! Coordinating puts and deletes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Coordinator, Target, cause_of, not_reached, remaining, resolve};
+use crate::dynamo::context::Context;
+use crate::dynamo::key::{Key, NodeId};
+use crate::dynamo::metadata::document::Durability;
+use crate::dynamo::operation::{Opening, OperationId};
+use crate::dynamo::quorum::{Level, Verdict};
+use crate::dynamo::write::WriteOp;
+use crate::error::{RequestError, WriteError};
+use crate::transport::{ForwardWrite, PeerError, Replicate, Reply, Request, WriteResult};
+use crate::vnode::{Write, Written};
+
+/// A client's put or delete.
+#[derive(Clone, Debug)]
+pub struct Put {
+    /// The namespace's name.
+    pub namespace: String,
+    /// The key.
+    pub key: Key,
+    /// The value; none: a delete.
+    pub value: Option<Bytes>,
+    /// The context token; empty: none.
+    pub context: Bytes,
+    /// How many owners must acknowledge; none: the namespace's default.
+    pub w: Option<Level>,
+    /// When they may; none: the namespace's default.
+    pub durability: Option<Durability>,
+    /// The client's id of the write; none: the coordinator chooses one.
+    pub operation: Option<OperationId>,
+    /// Coordinate it even if the id names another node or opening.
+    pub at_least_once: bool,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+impl Coordinator {
+    /// Runs a client's write here, or sends it to the node that its id names.
+    pub async fn put(&self, put: Put) -> Result<WriteResult, WriteError> {
+        let deadline = Instant::now() + put.timeout;
+        let target = self.target(&put.namespace, put.key.clone(), deadline).await;
+        let target = target.map_err(WriteError::not_applied)?;
+        let forward = self.admit(put, &target).map_err(WriteError::not_applied)?;
+        let to = self.coordinator_of(&target, &forward).map_err(WriteError::not_applied)?;
+        if to == self.node {
+            self.run(&target, forward, deadline).await
+        } else {
+            self.forward(to, forward, deadline).await
+        }
+    }
+
+    /// Runs a write that another node sent on.
+    pub async fn put_forwarded(
+        &self,
+        forward: ForwardWrite,
+        timeout: Duration,
+    ) -> Result<WriteResult, WriteError> {
+        let deadline = Instant::now() + timeout;
+        let view = self.view().map_err(WriteError::not_applied)?;
+        let Some(namespace) = view.namespace(forward.namespace).cloned() else {
+            let name = format!("of id {}", forward.namespace.0);
+            return Err(WriteError::not_applied(RequestError::UnknownNamespace { name }));
+        };
+        let vnode = view.vnode(&namespace, &forward.key);
+        let address =
+            crate::vnode::Address { vnode, namespace: namespace.id, key: forward.key.clone() };
+        self.run(&Target { view, namespace, address }, forward, deadline).await
+    }
+
+    /// Checks a client's write, and fills in what it left to the namespace.
+    fn admit(&self, put: Put, target: &Target) -> Result<ForwardWrite, RequestError> {
+        let namespace = &target.namespace;
+        let length = put.value.as_ref().map_or(0, Bytes::len);
+        if length > namespace.value_max_bytes as usize {
+            return Err(RequestError::invalid(format!(
+                "the value has {length} bytes; namespace {} takes up to {}",
+                namespace.name, namespace.value_max_bytes
+            )));
+        }
+        let durability = put.durability.unwrap_or(namespace.durability);
+        Ok(ForwardWrite {
+            namespace: namespace.id,
+            key: put.key,
+            value: put.value,
+            context: put.context,
+            w: resolve(put.w, namespace.w, namespace.n)?,
+            synced: durability == Durability::Synced,
+            at_least_once: put.at_least_once || put.operation.is_none(),
+            operation: match put.operation {
+                Some(id) => id,
+                None => self.new_operation(target)?,
+            },
+        })
+    }
+
+    /// An id for a client that gave none. It runs once since it is sent once; if it goes to another
+    /// node, whose opening is not known here, it names none.
+    fn new_operation(&self, target: &Target) -> Result<OperationId, RequestError> {
+        let coordinator = self.reachable_owner(target)?;
+        let opening = if coordinator == self.node { self.opening } else { Opening(0) };
+        let (client, sequence) = (self.env.random(), 1);
+        Ok(OperationId { issued_ms: self.env.now_ms(), coordinator, opening, client, sequence })
+    }
+
+    fn reachable_owner(&self, target: &Target) -> Result<NodeId, RequestError> {
+        let owners = self.owners_by_reach(target.preference()?);
+        Ok(*owners.first().expect("a partition has an owner"))
+    }
+
+    /// Who is to run the write: the node its id names; of those asked to run it at least once, this
+    /// node or an owner.
+    fn coordinator_of(
+        &self,
+        target: &Target,
+        forward: &ForwardWrite,
+    ) -> Result<NodeId, RequestError> {
+        let (preference, named) = (target.preference()?, forward.operation.coordinator);
+        if forward.at_least_once {
+            return self.reachable_owner(target);
+        }
+        if preference.is_owner(named) {
+            return Ok(named);
+        }
+        Err(RequestError::not_ready(format!(
+            "the operation id names {}, which does not hold the key; learn the topology again",
+            target.view.name_of(named)
+        )))
+    }
+
+    async fn forward(
+        &self,
+        to: NodeId,
+        forward: ForwardWrite,
+        deadline: Instant,
+    ) -> Result<WriteResult, WriteError> {
+        let id = forward.operation;
+        let request = Request::ForwardWrite(forward);
+        match self.peers.request(to, request, remaining(deadline)).await {
+            Ok(Reply::WriteResult(result)) => Ok(result),
+            Ok(Reply::WriteFailed(error)) => Err(error),
+            Ok(Reply::Failed(error)) => Err(WriteError::unknown(id, error)),
+            Ok(_) => Err(WriteError::unknown(id, RequestError::internal("unexpected answer"))),
+            Err(PeerError::TimedOut) => {
+                let waiting_for = "waiting for the node that coordinates the write".to_owned();
+                Err(WriteError::unknown(id, RequestError::Timeout { waiting_for }))
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                let error = RequestError::CoordinatorUnreachable { node: to, reason };
+                Err(WriteError::unknown(id, error))
+            }
+        }
+    }
+
+    /// Gives the write its dot here, then sends the object to the other owners.
+    async fn run(
+        &self,
+        target: &Target,
+        forward: ForwardWrite,
+        deadline: Instant,
+    ) -> Result<WriteResult, WriteError> {
+        let preference = target.preference().map_err(WriteError::not_applied)?;
+        let owners = preference.owners().to_vec();
+        let (id, w, synced) = (forward.operation, forward.w, forward.synced);
+        let mut write = self.prepare(target, forward).map_err(WriteError::not_applied)?;
+        write.refusal = self.too_few_reachable(target, &owners, w);
+        let local = self.shards.write(write, synced);
+        let written = timeout_at(deadline, local).await.unwrap_or_else(|_| {
+            let waiting_for = "waiting for the node's own storage".to_owned();
+            Err(WriteError::unknown(id, RequestError::Timeout { waiting_for }))
+        })?;
+        let mut op = WriteOp::new(w, &owners);
+        op.on_ack(self.node, synced);
+        let replicate = self.replicate(target, &written, id, synced);
+        self.collect(&mut op, replicate, &owners, deadline).await;
+        if op.verdict() != Verdict::Reached {
+            let heard = |node: &NodeId| op.failures().iter().any(|f| f.node == *node);
+            let silent: Vec<NodeId> = op.missing().into_iter().filter(|n| !heard(n)).collect();
+            let error = not_reached(&target.view, op.tally(), op.failures(), &silent);
+            return Err(WriteError::unknown(id, error));
+        }
+        let acks = op.receipt();
+        Ok(WriteResult {
+            context: written.context.map(|context| context.seal(target.binding())),
+            siblings: written.siblings,
+            dot: written.dot,
+            acked: acks.nodes,
+            synced: acks.synced,
+        })
+    }
+
+    fn prepare(&self, target: &Target, forward: ForwardWrite) -> Result<Write, RequestError> {
+        if !target.preference()?.is_owner(self.node) {
+            return Err(RequestError::not_ready(
+                "this node does not hold the key by what it knows of the cluster; try again",
+            ));
+        }
+        let context = match forward.context.is_empty() {
+            true => Context::default(),
+            false => Context::open(&forward.context, target.binding())?,
+        };
+        Ok(Write {
+            address: target.address.clone(),
+            value: forward.value,
+            context,
+            operation: forward.operation,
+            at_least_once: forward.at_least_once,
+            refusal: None,
+        })
+    }
+
+    /// Why a new write is refused before it has a dot: too few owners could acknowledge it.
+    fn too_few_reachable(&self, target: &Target, owners: &[NodeId], w: u8) -> Option<RequestError> {
+        let away = |node: &&NodeId| **node != self.node && !self.peers.connected(**node);
+        let away: Vec<String> =
+            owners.iter().filter(away).map(|&node| target.view.name_of(node)).collect();
+        let reachable = owners.len() - away.len();
+        let detail = format!("; not connected: {}", away.join(", "));
+        let refusal =
+            RequestError::QuorumNotReached { needed: w.into(), got: reachable as u32, detail };
+        (reachable < usize::from(w)).then_some(refusal)
+    }
+
+    fn replicate(
+        &self,
+        target: &Target,
+        written: &Written,
+        id: OperationId,
+        synced: bool,
+    ) -> Replicate {
+        Replicate {
+            namespace: target.namespace.id,
+            key: target.address.key.clone(),
+            object: written.object.clone(),
+            synced,
+            operation: Some((id, written.dot)),
+        }
+    }
+
+    /// Sends the object to the other owners, all at once, and listens until the verdict or the
+    /// deadline. Who answers later keeps the object all the same.
+    async fn collect(
+        &self,
+        op: &mut WriteOp,
+        replicate: Replicate,
+        owners: &[NodeId],
+        deadline: Instant,
+    ) {
+        let others = owners.iter().filter(|&&node| node != self.node);
+        let mut replies: FuturesUnordered<_> = others
+            .map(|&node| self.request(node, Request::Replicate(replicate.clone()), deadline))
+            .collect();
+        while op.verdict() == Verdict::Pending {
+            match timeout_at(deadline, replies.next()).await {
+                Ok(Some((node, Ok(Reply::Replicated { synced })))) => op.on_ack(node, synced),
+                Ok(Some((node, other))) => op.on_failure(node, cause_of(&other)),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! A node's way into its cluster: who it says it is, where its first document comes from, and how
+//! it follows the members from then on.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::{Addresses, LatePeers};
+use crate::cluster::Cluster;
+use crate::cluster::view::View;
+use crate::config::Config;
+use crate::dynamo::key::NodeId;
+use crate::dynamo::metadata::document::StoreId;
+use crate::dynamo::operation::Opening;
+use crate::error::RequestError;
+use crate::http::Readiness;
+use crate::transport::Handler;
+use crate::transport::grpc::{
+    self, Bootstrap, GrpcPeers, Identity, Incarnation, Limits, Local, PeerService,
+};
+
+/// What a node without a document waits for.
+pub(super) const WAITING: &str = "the node belongs to no cluster yet: `quorate init` makes one, \
+                                  and `seeds` in the configuration lead to one that exists";
+
+/// The pause between two rounds of asking the seeds.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long the newest metadata is looked for once the members are connected.
+const REFRESH: Duration = Duration::from_secs(2);
+
+/// Who the node says it is.
+pub(super) fn identity(config: &Config, addresses: Addresses, store: StoreId) -> Identity {
+    let advertised = |advertise: &str, listens: String| match advertise {
+        "" => listens,
+        chosen => chosen.to_owned(),
+    };
+    Identity {
+        node: NodeId::of_name(&config.node_name),
+        name: config.node_name.clone(),
+        zone: config.zone.clone(),
+        weight: config.weight,
+        store: store.0,
+        peer_address: advertised(&config.peer_advertise, addresses.peer.to_string()),
+        client_address: advertised(&config.client_advertise, addresses.client.to_string()),
+        cluster: None,
+        version: 0,
+    }
+}
+
+/// Answers those that this node shares no cluster with yet.
+pub(super) struct Joining {
+    identity: Identity,
+    cluster: Arc<Cluster>,
+}
+
+impl Joining {
+    pub(super) fn new(identity: Identity, cluster: Arc<Cluster>) -> Self {
+        Self { identity, cluster }
+    }
+}
+
+impl Bootstrap for Joining {
+    fn identify(&self) -> Identity {
+        let document = self.cluster.view().map(|view| view.document().clone());
+        let cluster = document.as_ref().map(|document| document.cluster.0);
+        let version = document.map_or(0, |document| document.version);
+        Identity { cluster, version, ..self.identity.clone() }
+    }
+
+    fn bootstrap(&self, document: Bytes) -> BoxFuture<'static, Result<(), RequestError>> {
+        let cluster = self.cluster.clone();
+        async move { cluster.bootstrap(document).await }.boxed()
+    }
+
+    fn document(&self) -> Option<Bytes> {
+        self.cluster.view().map(|view| view.document().encode())
+    }
+}
+
+/// What joining takes.
+pub(super) struct Join {
+    pub(super) seeds: Vec<String>,
+    pub(super) node: NodeId,
+    pub(super) store: StoreId,
+    pub(super) opening: Opening,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) handler: Weak<dyn Handler>,
+    pub(super) service: PeerService,
+    pub(super) peers: Arc<LatePeers>,
+    pub(super) ready: watch::Sender<Readiness>,
+    pub(super) stop: CancellationToken,
+}
+
+/// Waits for a document, connects to the members that it names, and follows its successors.
+pub(super) async fn join(join: Join) {
+    let stop = join.stop.clone();
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = join.run() => {}
+    }
+}
+
+impl Join {
+    async fn run(self) {
+        let mut changes = self.cluster.changes();
+        let view = loop {
+            if let Some(view) = self.cluster.view() {
+                break view;
+            }
+            tokio::select! {
+                biased;
+                _ = changes.changed() => {}
+                () = self.ask_seeds() => sleep(ASK_AGAIN).await,
+            }
+        };
+        let Some(peers) = self.connect(&view) else { return };
+        self.ready.send_replace(Readiness::Ready);
+        tracing::info!(cluster = %view.document().cluster, "the node serves its cluster");
+        self.cluster.refresh(REFRESH).await;
+        while changes.changed().await.is_ok() {
+            if let Some(view) = self.cluster.view() {
+                tracing::info!(version = view.document().version, "the metadata changed");
+                peers.set_members(&members(&view));
+            }
+        }
+    }
+
+    /// Takes the document of the first seed that has one.
+    async fn ask_seeds(&self) {
+        for seed in &self.seeds {
+            let taken = match grpc::fetch_document(seed).await {
+                Ok(Some(document)) => {
+                    self.cluster.bootstrap(document).await.map_err(|error| error.to_string())
+                }
+                Ok(None) => continue,
+                Err(error) => Err(error.to_string()),
+            };
+            match taken {
+                Ok(()) => return,
+                Err(reason) => tracing::warn!(%seed, %reason, "no document from this seed"),
+            }
+        }
+    }
+
+    fn connect(&self, view: &View) -> Option<Arc<GrpcPeers>> {
+        let handler = self.handler.upgrade()?;
+        let local = Local::new(Incarnation {
+            cluster: view.document().cluster.0,
+            node: self.node,
+            store: self.store.0,
+            opening: self.opening,
+        });
+        let peers = GrpcPeers::new(local.clone(), Limits::default(), self.stop.clone());
+        local.answer_with(&handler);
+        self.service.join(local);
+        assert!(self.peers.0.set(peers.clone()).is_ok(), "a node joins once");
+        peers.set_members(&members(view));
+        Some(peers)
+    }
+}
+
+fn members(view: &View) -> Vec<(NodeId, String)> {
+    let members = view.document().members.iter();
+    members.map(|member| (member.node, member.peer_address.clone())).collect()
+}

@@ -1,0 +1,210 @@
+//! A node without its sockets: shards, coordinator, metadata, background tasks.
+//!
+//! The same assembly runs in production, under gRPC, and in simulation, under a network, a clock and
+//! an engine that a test controls.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cluster::{Cluster, OpenError};
+use crate::coordinator::{Coordinator, CoordinatorParts};
+use crate::dynamo::key::NodeId;
+use crate::dynamo::metadata::document::{StoreId, Voter};
+use crate::dynamo::operation::Opening;
+use crate::env::Env;
+use crate::service::peer::PeerHandler;
+use crate::shard::{ShardContext, ShardObserver, Shards, ShardsEnd};
+use crate::storage::Engine;
+use crate::tasks::{self, Flush, ForgetOperations, Observe, Observed, Sweep, Worker};
+use crate::telemetry::{Metrics, ShardMetrics};
+use crate::transport::{Handler, Peers};
+
+/// What a replica is made of.
+pub struct ReplicaParts {
+    /// The node.
+    pub node: NodeId,
+    /// Its store.
+    pub store: StoreId,
+    /// The store's engine.
+    pub engine: Arc<dyn Engine>,
+    /// The way to the other nodes.
+    pub peers: Arc<dyn Peers>,
+    /// The world.
+    pub env: Env,
+    /// Where it is measured.
+    pub metrics: Arc<Metrics>,
+}
+
+/// How a replica is sized.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReplicaSize {
+    /// How many shards.
+    pub shards: usize,
+    /// Requests that may wait for each.
+    pub queue: usize,
+    /// How long a buffered write may wait for the disk.
+    pub sync_every: Duration,
+}
+
+/// A running replica.
+pub struct Replica {
+    coordinator: Arc<Coordinator>,
+    handler: Arc<dyn Handler>,
+    cluster: Arc<Cluster>,
+    engine: Arc<dyn Engine>,
+    env: Env,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    shards_end: Option<ShardsEnd>,
+    failure: Arc<OnceLock<String>>,
+}
+
+impl Replica {
+    /// Starts shards and background tasks; they end with `stop`. Called within a runtime.
+    pub fn start(
+        parts: ReplicaParts,
+        size: ReplicaSize,
+        stop: CancellationToken,
+    ) -> Result<Self, OpenError> {
+        let ReplicaParts { node, store, engine, peers, env, metrics } = parts;
+        let cluster = Cluster::open(Voter { node, store }, engine.clone(), env.clone())?;
+        cluster.connect(peers.clone());
+        let opening = Opening(env.random());
+        let dirty = Arc::new(AtomicBool::new(false));
+        let observer = Arc::new(Observer::new(metrics.clone(), dirty.clone(), size.shards));
+        let (engine_of_shards, env_of_shards) = (engine.clone(), env.clone());
+        let context =
+            ShardContext { node, opening, engine: engine_of_shards, env: env_of_shards, observer };
+        let (shards, shards_end) = Shards::start(context, size.shards, size.queue);
+        let coordinator = Arc::new(Coordinator::new(CoordinatorParts {
+            node,
+            opening,
+            cluster: cluster.clone(),
+            shards: shards.clone(),
+            peers: peers.clone(),
+            env: env.clone(),
+        }));
+        let handler = Arc::new(PeerHandler::new(coordinator.clone(), metrics.clone()));
+        let replica = Self {
+            coordinator,
+            handler,
+            cluster: cluster.clone(),
+            engine: engine.clone(),
+            env: env.clone(),
+            stop,
+            tasks: TaskTracker::new(),
+            shards_end: Some(shards_end),
+            failure: Arc::default(),
+        };
+        replica.spawn(Flush {
+            engine: engine.clone(),
+            dirty,
+            every: size.sync_every,
+            env: env.clone(),
+            metrics: metrics.clone(),
+        });
+        replica.spawn(ForgetOperations::new(shards.clone()));
+        replica.spawn(Sweep::new(cluster.clone(), shards.clone()));
+        replica.spawn(Observe::new(Observed { cluster, shards, peers, engine }, env, metrics));
+        replica.spawn_recovery();
+        Ok(replica)
+    }
+
+    /// Runs client requests.
+    pub fn coordinator(&self) -> &Arc<Coordinator> {
+        &self.coordinator
+    }
+
+    /// Answers other nodes. They hold it weakly: it lives as long as the replica.
+    pub fn handler(&self) -> &Arc<dyn Handler> {
+        &self.handler
+    }
+
+    /// What it knows of the cluster.
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// Why it stopped by itself, if it did.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.get().cloned()
+    }
+
+    /// Returns once everything has ended and what was applied is on disk; `stop` must have been
+    /// cancelled, and nobody may hold the coordinator any more.
+    pub async fn stopped(mut self) -> Option<String> {
+        self.stop.cancelled().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        let (engine, env, failure) = (self.engine.clone(), self.env.clone(), self.failure.clone());
+        let end = self.shards_end.take();
+        drop(self);
+        if let Some(end) = end {
+            end.wait().await;
+        }
+        if let Err(error) = env.block(move || engine.sync()).await {
+            let _ = failure.set(error.to_string());
+        }
+        failure.get().cloned()
+    }
+
+    fn spawn(&self, worker: impl Worker) {
+        let (stop, failure) = (self.stop.clone(), self.failure.clone());
+        let stop_all = self.stop.clone();
+        let fatal = move |reason| {
+            let _ = failure.set(reason);
+            stop_all.cancel();
+        };
+        self.tasks.spawn(tasks::run(worker, stop, fatal));
+    }
+
+    /// The voter hears the other voters before it votes again.
+    fn spawn_recovery(&self) {
+        let (cluster, stop) = (self.cluster.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = cluster.recover() => {}
+            }
+        });
+    }
+}
+
+/// Turns what shards tell into metrics.
+struct Observer {
+    metrics: Arc<Metrics>,
+    shards: Vec<ShardMetrics>,
+    dirty: Arc<AtomicBool>,
+}
+
+impl Observer {
+    fn new(metrics: Arc<Metrics>, dirty: Arc<AtomicBool>, shards: usize) -> Self {
+        let shards = (0..shards as u32).map(|shard| metrics.shard(shard)).collect();
+        Self { metrics, shards, dirty }
+    }
+}
+
+impl ShardObserver for Observer {
+    fn turn(&self, shard: usize, requests: usize) {
+        if let Some(shard) = self.shards.get(shard) {
+            shard.committed(requests);
+        }
+    }
+
+    fn applied(&self) {
+        self.dirty.store(true, Ordering::Release);
+    }
+
+    fn corrupt(&self, records: u64) {
+        (0..records).for_each(|_| self.metrics.corrupt_record());
+    }
+
+    fn crowded(&self) {
+        self.metrics.sibling_refused();
+    }
+}

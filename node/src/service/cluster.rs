@@ -1,0 +1,170 @@
+//! `quorate.v1.Cluster`: what the cluster is, and its namespaces.
+
+use std::sync::Arc;
+
+use quorate_proto::v1::{self, cluster_server::Cluster};
+use tonic::{Request, Response, Status};
+
+use super::kv::NodeParts;
+use super::{durability, level, level_message, status, timeout};
+use crate::cluster::view::View;
+use crate::dynamo::key::NodeId;
+use crate::dynamo::metadata::document::{Conflict, Durability, Member, Namespace, NewNamespace};
+use crate::error::RequestError;
+
+/// The handlers.
+#[derive(Clone)]
+pub struct ClusterService {
+    node: Arc<NodeParts>,
+}
+
+impl ClusterService {
+    /// Handlers of one node.
+    pub fn new(node: Arc<NodeParts>) -> Self {
+        Self { node }
+    }
+
+    fn view(&self) -> Result<Arc<View>, Status> {
+        let missing = || {
+            RequestError::not_ready("this node belongs to no cluster yet; `quorate init` makes one")
+        };
+        self.node.coordinator.cluster().view().ok_or_else(|| self.status(&missing()))
+    }
+
+    fn status(&self, error: &RequestError) -> Status {
+        status::of_request(error, &self.node.name)
+    }
+
+    fn member(&self, view: &View, member: &Member) -> v1::Member {
+        let coordinator = &self.node.coordinator;
+        let voter = view.document().voters.iter().any(|voter| voter.node == member.node);
+        let here = member.node == coordinator.node();
+        v1::Member {
+            id: member.node.0,
+            name: member.name.clone(),
+            zone: member.zone.clone(),
+            weight: member.weight,
+            client_address: member.client_address.clone(),
+            peer_address: member.peer_address.clone(),
+            connected: here || coordinator.peers().connected(member.node),
+            voter,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Cluster for ClusterService {
+    async fn describe(
+        &self,
+        _: Request<v1::DescribeRequest>,
+    ) -> Result<Response<v1::DescribeReply>, Status> {
+        let view = self.view()?;
+        let (document, coordinator) = (view.document(), &self.node.coordinator);
+        let members = document.members.iter().map(|member| self.member(&view, member)).collect();
+        Ok(Response::new(v1::DescribeReply {
+            cluster_id: document.cluster.to_string(),
+            version: document.version,
+            members,
+            partitions: document.partitions.get().into(),
+            groups: groups(&view),
+            namespaces: document.namespaces.iter().map(namespace_message).collect(),
+            node: coordinator.node().0,
+            opening: coordinator.opening().0,
+            now_ms: coordinator.env().now_ms(),
+        }))
+    }
+
+    async fn create_namespace(
+        &self,
+        request: Request<v1::CreateNamespaceRequest>,
+    ) -> Result<Response<v1::CreateNamespaceReply>, Status> {
+        let message = request.into_inner();
+        let timeout = timeout(message.timeout_ms);
+        let new = new_namespace(message).map_err(|error| self.status(&error))?;
+        let created = self.node.coordinator.cluster().create_namespace(new, timeout).await;
+        let (namespace, unreachable) = created.map_err(|error| self.status(&error))?;
+        let namespace = Some(namespace_message(&namespace));
+        Ok(Response::new(v1::CreateNamespaceReply { namespace, unreachable }))
+    }
+
+    async fn list_namespaces(
+        &self,
+        _: Request<v1::ListNamespacesRequest>,
+    ) -> Result<Response<v1::ListNamespacesReply>, Status> {
+        let view = self.view()?;
+        let namespaces = view.document().namespaces.iter().map(namespace_message).collect();
+        Ok(Response::new(v1::ListNamespacesReply { namespaces }))
+    }
+
+    async fn describe_namespace(
+        &self,
+        request: Request<v1::DescribeNamespaceRequest>,
+    ) -> Result<Response<v1::DescribeNamespaceReply>, Status> {
+        let deadline = tokio::time::Instant::now() + timeout(0);
+        let found = self.node.coordinator.namespace(&request.get_ref().name, deadline).await;
+        let (_, namespace) = found.map_err(|error| self.status(&error))?;
+        let namespace = Some(namespace_message(&namespace));
+        Ok(Response::new(v1::DescribeNamespaceReply { namespace }))
+    }
+
+    async fn drop_namespace(
+        &self,
+        request: Request<v1::DropNamespaceRequest>,
+    ) -> Result<Response<v1::DropNamespaceReply>, Status> {
+        let message = request.into_inner();
+        let cluster = self.node.coordinator.cluster();
+        let dropped = cluster.drop_namespace(&message.name, timeout(message.timeout_ms)).await;
+        let unreachable = dropped.map_err(|error| self.status(&error))?;
+        Ok(Response::new(v1::DropNamespaceReply { unreachable }))
+    }
+}
+
+/// The owners' tables, as indexes into the document's members.
+fn groups(view: &View) -> Vec<v1::PlacementGroup> {
+    let document = view.document();
+    let index = |node: &NodeId| {
+        let at = document.members.iter().position(|member| member.node == *node);
+        at.expect("a document's tables name its members") as u32
+    };
+    let group = |(n, table): (&u8, &Vec<NodeId>)| v1::PlacementGroup {
+        n: (*n).into(),
+        owners: table.iter().map(index).collect(),
+    };
+    document.layout().groups.iter().map(group).collect()
+}
+
+fn namespace_message(namespace: &Namespace) -> v1::Namespace {
+    v1::Namespace {
+        id: namespace.id.0,
+        name: namespace.name.clone(),
+        n: namespace.n.into(),
+        r: Some(level_message(namespace.r)),
+        w: Some(level_message(namespace.w)),
+        conflict: match namespace.conflict {
+            Conflict::Siblings => v1::ConflictRule::Siblings.into(),
+        },
+        durability: match namespace.durability {
+            Durability::Buffered => v1::Durability::Buffered.into(),
+            Durability::Synced => v1::Durability::Synced.into(),
+        },
+        value_max_bytes: namespace.value_max_bytes,
+    }
+}
+
+fn new_namespace(message: v1::CreateNamespaceRequest) -> Result<NewNamespace, RequestError> {
+    let asked = durability(message.durability());
+    let v1::CreateNamespaceRequest { name, n, r, w, value_max_bytes, .. } = message;
+    let mut new = NewNamespace::named(name);
+    if n != 0 {
+        let too_many =
+            |_| RequestError::invalid(format!("n = {n}: a key has at most 255 replicas"));
+        new.n = u8::try_from(n).map_err(too_many)?;
+    }
+    new.r = level(r)?.unwrap_or(new.r);
+    new.w = level(w)?.unwrap_or(new.w);
+    new.durability = asked.unwrap_or(new.durability);
+    if value_max_bytes != 0 {
+        new.value_max_bytes = value_max_bytes;
+    }
+    Ok(new)
+}

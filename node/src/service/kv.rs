@@ -1,0 +1,263 @@
+//! `quorate.v1.Kv`: reading and writing keys.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::{self, Stream, StreamExt as _};
+use quorate_proto::v1::{self, kv_server::Kv};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::status;
+use crate::coordinator::{Coordinator, Get, Put, ReadAnswer, ScanCursor, ScanRequest, binding};
+use crate::dynamo::context::Context;
+use crate::dynamo::key::{Key, NodeId};
+use crate::dynamo::object::Object;
+use crate::dynamo::operation::{Opening, OperationId};
+use crate::dynamo::read::Repair;
+use crate::error::{RequestError, WriteError};
+use crate::telemetry::{Metrics, Operation, OutcomeLabel};
+use crate::transport::WriteResult;
+
+/// How long a client is told to wait when too many requests are under way, in milliseconds.
+const RETRY_AFTER_MS: u32 = 50;
+
+/// The handlers, over whatever the node has become by now.
+#[derive(Clone)]
+pub struct KvService {
+    node: Arc<NodeParts>,
+}
+
+/// What all client-facing handlers share.
+pub struct NodeParts {
+    /// This node's name, for error messages.
+    pub name: String,
+    /// Runs the requests.
+    pub coordinator: Arc<Coordinator>,
+    /// Hears of them.
+    pub metrics: Arc<Metrics>,
+    /// Bounds the requests under way.
+    pub permits: Arc<Semaphore>,
+}
+
+type ScanStream = Pin<Box<dyn Stream<Item = Result<v1::ScanReply, Status>> + Send>>;
+
+impl KvService {
+    /// Handlers of one node.
+    pub fn new(node: Arc<NodeParts>) -> Self {
+        Self { node }
+    }
+
+    async fn write(&self, put: Result<Put, RequestError>) -> Result<WriteResult, Status> {
+        let started = Instant::now();
+        let operation = match &put {
+            Ok(Put { value: None, .. }) => Operation::Delete,
+            _ => Operation::Put,
+        };
+        let result = match (put, self.node.permit()) {
+            (Ok(put), Ok(_permit)) => self.node.coordinator.put(put).await,
+            (Err(error), _) | (_, Err(error)) => Err(WriteError::not_applied(error)),
+        };
+        let outcome = OutcomeLabel::of(&result.as_ref().map_err(|failed| failed.error.clone()));
+        self.node.metrics.request(operation, outcome, started.elapsed());
+        result.map_err(|error| status::of_write(&error, &self.node.name))
+    }
+}
+
+impl NodeParts {
+    /// Leave to run one request, until it is dropped.
+    pub fn permit(&self) -> Result<OwnedSemaphorePermit, RequestError> {
+        self.permits.clone().try_acquire_owned().map_err(|_| {
+            let what = "the node's limit of requests under way".to_owned();
+            RequestError::Overloaded { what, retry_after_ms: RETRY_AFTER_MS }
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    type ScanStream = ScanStream;
+
+    async fn get(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::GetReply>, Status> {
+        let started = Instant::now();
+        let result = match (get_of(request.into_inner()), self.node.permit()) {
+            (Ok(get), Ok(_permit)) => self.node.coordinator.get(get).await,
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        };
+        let outcome = OutcomeLabel::of(&result);
+        self.node.metrics.request(Operation::Get, outcome, started.elapsed());
+        let answer = result.map_err(|error| status::of_request(&error, &self.node.name))?;
+        Ok(Response::new(get_reply(answer)))
+    }
+
+    async fn put(
+        &self,
+        request: Request<v1::PutRequest>,
+    ) -> Result<Response<v1::PutReply>, Status> {
+        let WriteResult { context, siblings, dot, acked, synced } =
+            self.write(put_of(request.into_inner())).await?;
+        let receipt = receipt(dot, &acked, synced);
+        let context = context.unwrap_or_default();
+        Ok(Response::new(v1::PutReply { context, siblings, receipt: Some(receipt) }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteReply>, Status> {
+        let WriteResult { context, siblings, dot, acked, synced } =
+            self.write(delete_of(request.into_inner())).await?;
+        let receipt = receipt(dot, &acked, synced);
+        let context = context.unwrap_or_default();
+        Ok(Response::new(v1::DeleteReply { context, siblings, receipt: Some(receipt) }))
+    }
+
+    async fn scan(
+        &self,
+        request: Request<v1::ScanRequest>,
+    ) -> Result<Response<Self::ScanStream>, Status> {
+        let message = request.into_inner();
+        let status = |error: RequestError| status::of_request(&error, &self.node.name);
+        let permit = self.node.permit().map_err(status)?;
+        let scan = ScanRequest {
+            namespace: message.namespace,
+            prefix: message.prefix,
+            r: super::level(message.r).map_err(status)?,
+            timeout: super::timeout(message.timeout_ms),
+        };
+        let cursor =
+            self.node.coordinator.scan_from(&scan, message.cursor).await.map_err(status)?;
+        let left = if message.limit == 0 { u64::MAX } else { message.limit };
+        let walk = ScanWalk { node: self.node.clone(), scan, next: Some(cursor), left, permit };
+        let parts = stream::try_unfold(walk, ScanWalk::step);
+        Ok(Response::new(parts.boxed()))
+    }
+}
+
+/// A scan under way: it runs as fast as its client reads.
+struct ScanWalk {
+    node: Arc<NodeParts>,
+    scan: ScanRequest,
+    next: Option<ScanCursor>,
+    left: u64,
+    permit: OwnedSemaphorePermit,
+}
+
+impl ScanWalk {
+    /// The next message: a page with live keys, or the end.
+    async fn step(mut self) -> Result<Option<(v1::ScanReply, Self)>, Status> {
+        while let Some(cursor) = self.next.take() {
+            let started = Instant::now();
+            let result = self.page(cursor).await;
+            let outcome = OutcomeLabel::of(&result);
+            self.node.metrics.request(Operation::Scan, outcome, started.elapsed());
+            let page = result.map_err(|error| status::of_request(&error, &self.node.name))?;
+            if !page.items.is_empty() {
+                return Ok(Some((page, self)));
+            }
+        }
+        drop(self.permit);
+        Ok(None)
+    }
+
+    async fn page(&mut self, cursor: ScanCursor) -> Result<v1::ScanReply, RequestError> {
+        let deadline = Instant::now() + self.scan.timeout;
+        let part = self.node.coordinator.scan(&self.scan, cursor.clone()).await?;
+        let (view, namespace) =
+            self.node.coordinator.namespace(&self.scan.namespace, deadline).await?;
+        let item = |(key, object): &(Key, Object)| {
+            let context = Context::of_read(object).seal(binding(&view, &namespace, key));
+            v1::ScanItem { key: key.to_bytes(), siblings: siblings(object), context }
+        };
+        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let items: Vec<_> = part.items.iter().take(wanted).map(item).collect();
+        self.left -= items.len() as u64;
+        let last = items.last().and_then(|item| Key::new(item.key.clone()).ok());
+        let resume = ScanCursor { after: last.or(cursor.after.clone()), ..cursor };
+        self.next = part.next.filter(|_| self.left > 0);
+        Ok(v1::ScanReply { items, cursor: resume.encode() })
+    }
+}
+
+fn get_of(message: v1::GetRequest) -> Result<Get, RequestError> {
+    Ok(Get {
+        repair: match message.repair() {
+            v1::Repair::Async => Repair::Async,
+            v1::Repair::Blocking => Repair::Blocking,
+        },
+        key: Key::new(message.key).map_err(RequestError::invalid)?,
+        namespace: message.namespace,
+        r: super::level(message.r)?,
+        replica: (message.replica != 0).then_some(NodeId(message.replica)),
+        timeout: super::timeout(message.timeout_ms),
+    })
+}
+
+fn put_of(message: v1::PutRequest) -> Result<Put, RequestError> {
+    Ok(Put {
+        durability: super::durability(message.durability()),
+        at_least_once: message.retry() == v1::Retry::AtLeastOnce,
+        namespace: message.namespace,
+        key: Key::new(message.key).map_err(RequestError::invalid)?,
+        value: Some(message.value),
+        context: message.context,
+        w: super::level(message.w)?,
+        operation: message.operation_id.as_ref().map(operation_of),
+        timeout: super::timeout(message.timeout_ms),
+    })
+}
+
+fn delete_of(message: v1::DeleteRequest) -> Result<Put, RequestError> {
+    if message.context.is_empty() {
+        return Err(RequestError::invalid(
+            "a delete needs the context of what it deletes; read the key first",
+        ));
+    }
+    Ok(Put {
+        durability: super::durability(message.durability()),
+        at_least_once: message.retry() == v1::Retry::AtLeastOnce,
+        namespace: message.namespace,
+        key: Key::new(message.key).map_err(RequestError::invalid)?,
+        value: None,
+        context: message.context,
+        w: super::level(message.w)?,
+        operation: message.operation_id.as_ref().map(operation_of),
+        timeout: super::timeout(message.timeout_ms),
+    })
+}
+
+fn operation_of(message: &v1::OperationId) -> OperationId {
+    OperationId {
+        issued_ms: message.issued_ms,
+        coordinator: NodeId(message.coordinator),
+        opening: Opening(message.opening),
+        client: message.client,
+        sequence: message.sequence,
+    }
+}
+
+fn get_reply(answer: ReadAnswer) -> v1::GetReply {
+    v1::GetReply {
+        siblings: siblings(&answer.object),
+        context: answer.context.unwrap_or_else(Bytes::new),
+        replicas: answer.replicas,
+    }
+}
+
+fn siblings(object: &Object) -> Vec<v1::Sibling> {
+    let sibling = |entry: &crate::dynamo::object::Entry| v1::Sibling {
+        value: entry.payload.clone(),
+        written_ms: entry.time.wall_ms(),
+    };
+    object.siblings().into_iter().map(sibling).collect()
+}
+
+fn receipt(dot: crate::dynamo::clock::Dot, acked: &[NodeId], synced: u32) -> v1::Receipt {
+    let dot = v1::Dot { actor: dot.actor.0, n: dot.n };
+    v1::Receipt { dot: Some(dot), acked: acked.iter().map(|node| node.0).collect(), synced }
+}

@@ -1,0 +1,186 @@
+//! Answers other nodes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::time::{Instant, timeout};
+
+use crate::cluster::view::View;
+use crate::coordinator::Coordinator;
+use crate::dynamo::format::EncodedObject;
+use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
+use crate::dynamo::metadata::document::Namespace;
+use crate::error::{RequestError, WriteError};
+use crate::shard::PageRange;
+use crate::telemetry::{Metrics, Operation, OutcomeLabel};
+use crate::transport::{
+    GetResult, Handler, Held, Read, Replicate, Reply, Request, ScanPage, ScanPageReply,
+};
+use crate::vnode::{Address, Merge};
+
+/// Answers the requests of other nodes.
+pub struct PeerHandler(Arc<Shared>);
+
+struct Shared {
+    coordinator: Arc<Coordinator>,
+    metrics: Arc<Metrics>,
+}
+
+impl PeerHandler {
+    /// A handler of one node.
+    pub fn new(coordinator: Arc<Coordinator>, metrics: Arc<Metrics>) -> Self {
+        Self(Arc::new(Shared { coordinator, metrics }))
+    }
+}
+
+impl Handler for PeerHandler {
+    fn handle(&self, from: NodeId, request: Request, wait: Duration) -> BoxFuture<'static, Reply> {
+        let shared = self.0.clone();
+        async move {
+            let started = Instant::now();
+            let operation = operation_of(&request);
+            let reply = match timeout(wait, shared.answer(from, request, wait)).await {
+                Ok(reply) => reply,
+                Err(_) => {
+                    let waiting_for = "running the request of another node".to_owned();
+                    Reply::Failed(RequestError::Timeout { waiting_for })
+                }
+            };
+            if let Some(operation) = operation {
+                shared.metrics.request(operation, outcome_of(&reply), started.elapsed());
+            }
+            reply
+        }
+        .boxed()
+    }
+
+    fn metadata_version(&self) -> u64 {
+        self.0.coordinator.cluster().version()
+    }
+
+    fn newer_metadata(&self, from: NodeId, _version: u64) -> BoxFuture<'static, ()> {
+        let cluster = self.0.coordinator.cluster().clone();
+        async move {
+            if let Err(error) = cluster.fetch_from(from).await {
+                tracing::warn!(%from, %error, "newer metadata could not be fetched");
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Shared {
+    async fn answer(&self, _from: NodeId, request: Request, wait: Duration) -> Reply {
+        let cluster = self.coordinator.cluster();
+        let answered = match request {
+            Request::Replicate(replicate) => self.replicate(replicate).await,
+            Request::Read(read) => self.read(read).await,
+            Request::ForwardGet(forward) => {
+                let read = self.coordinator.get_forwarded(forward, wait).await;
+                read.map(|(object, replicas)| {
+                    let object = EncodedObject::new(&object);
+                    Reply::GetResult(GetResult { object, replicas })
+                })
+            }
+            Request::ForwardWrite(forward) => {
+                return match self.coordinator.put_forwarded(forward, wait).await {
+                    Ok(result) => Reply::WriteResult(result),
+                    Err(error) => Reply::WriteFailed(error),
+                };
+            }
+            Request::ScanPage(page) => self.page(page).await,
+            Request::Document => Ok(Reply::Document(cluster.newest_document().await)),
+            Request::Learn(document) => {
+                cluster.learn(document).await.map(|version| Reply::Learned { version })
+            }
+            Request::Register(message) => cluster.on_register(message).await.map(Reply::Register),
+        };
+        answered.unwrap_or_else(Reply::Failed)
+    }
+
+    async fn replicate(&self, replicate: Replicate) -> Result<Reply, RequestError> {
+        let Replicate { namespace, key, object, synced, operation } = replicate;
+        let address = self.address(namespace, key)?;
+        let merge = Merge { address, object, operation };
+        self.coordinator.shards().merge(merge, synced).await?;
+        Ok(Reply::Replicated { synced })
+    }
+
+    async fn read(&self, read: Read) -> Result<Reply, RequestError> {
+        let Read { namespace, key, digest } = read;
+        let address = self.address(namespace, key)?;
+        let object = self.coordinator.shards().read(address.clone()).await?;
+        if !digest {
+            return Ok(Reply::Held(Held::Object(object)));
+        }
+        let cluster_key = self.view()?.document().cluster_key;
+        let damaged = |error: crate::dynamo::encoding::DecodeError| RequestError::Data {
+            reason: error.to_string(),
+        };
+        let object = object.decode().map_err(damaged)?;
+        let digest = object.digest(&cluster_key, namespace, &address.key);
+        Ok(Reply::Held(Held::Digest(digest)))
+    }
+
+    async fn page(&self, page: ScanPage) -> Result<Reply, RequestError> {
+        let (_, namespace) = self.namespace(page.namespace)?;
+        let range = PageRange {
+            vnode: VnodeId { n: namespace.n, partition: page.partition },
+            namespace: page.namespace,
+            prefix: page.prefix,
+            after: page.after,
+            limit: page.limit as usize,
+        };
+        self.owned(range.vnode)?;
+        let page = self.coordinator.shards().page(range).await?;
+        Ok(Reply::ScanPage(ScanPageReply { items: page.items, complete: page.complete }))
+    }
+
+    fn address(&self, id: NamespaceId, key: Key) -> Result<Address, RequestError> {
+        let (view, namespace) = self.namespace(id)?;
+        let vnode = view.vnode(&namespace, &key);
+        self.owned(vnode)?;
+        Ok(Address { vnode, namespace: id, key })
+    }
+
+    fn namespace(&self, id: NamespaceId) -> Result<(Arc<View>, Namespace), RequestError> {
+        let view = self.view()?;
+        let name = || format!("of id {}", id.0);
+        let namespace = view.namespace(id).cloned();
+        let namespace = namespace.ok_or_else(|| RequestError::UnknownNamespace { name: name() })?;
+        Ok((view, namespace))
+    }
+
+    /// A partition that is not this node's is refused: an answer would count as an owner's.
+    fn owned(&self, vnode: VnodeId) -> Result<(), RequestError> {
+        let node = self.coordinator.node();
+        let owner = self.view()?.preference(vnode).is_some_and(|list| list.is_owner(node));
+        let refused = || RequestError::not_ready("this node does not hold the partition");
+        owner.then_some(()).ok_or_else(refused)
+    }
+
+    fn view(&self) -> Result<Arc<View>, RequestError> {
+        let view = self.coordinator.cluster().view();
+        view.ok_or_else(|| RequestError::not_ready("this node belongs to no cluster yet"))
+    }
+}
+
+fn operation_of(request: &Request) -> Option<Operation> {
+    match request {
+        Request::Replicate(_) => Some(Operation::Replicate),
+        Request::Read(_) => Some(Operation::Read),
+        Request::ForwardGet(_) | Request::ForwardWrite(_) => Some(Operation::Forward),
+        _ => None,
+    }
+}
+
+fn outcome_of(reply: &Reply) -> OutcomeLabel {
+    match reply {
+        Reply::Failed(error) | Reply::WriteFailed(WriteError { error, .. }) => {
+            OutcomeLabel::of::<()>(&Err(error.clone()))
+        }
+        _ => OutcomeLabel::of::<()>(&Ok(())),
+    }
+}

@@ -1,0 +1,140 @@
+//! The one place where an error becomes a gRPC status.
+//!
+//! The code says what a client may do about it; the details carry an `ErrorDetail` in the standard
+//! `google.rpc.Status` form, so that any client can read what was needed and what became of a write.
+
+use prost::Message as _;
+use quorate_proto::v1::error_detail::{Kind, Outcome as OutcomeMessage};
+use quorate_proto::v1::{ErrorDetail, OperationId as OperationMessage};
+use tonic::{Code, Status};
+use tonic_types::pb;
+
+use crate::dynamo::operation::OperationId;
+use crate::error::{Outcome, RequestError, WriteError};
+
+const DETAIL_TYPE: &str = "type.googleapis.com/quorate.v1.ErrorDetail";
+
+/// The status of a failed request that was no write; `node` is the name of this node.
+pub fn of_request(error: &RequestError, node: &str) -> Status {
+    status(error, detail(error, node))
+}
+
+/// The status of a failed write.
+pub fn of_write(error: &WriteError, node: &str) -> Status {
+    let mut detail = detail(&error.error, node);
+    match error.outcome {
+        Outcome::NotApplied => detail.outcome = OutcomeMessage::NotApplied.into(),
+        Outcome::Unknown(id) => {
+            detail.outcome = OutcomeMessage::Unknown.into();
+            detail.operation_id = Some(operation_message(&id));
+        }
+    }
+    status(&error.error, detail)
+}
+
+/// An operation id as clients see it.
+pub fn operation_message(id: &OperationId) -> OperationMessage {
+    OperationMessage {
+        coordinator: id.coordinator.0,
+        opening: id.opening.0,
+        client: id.client,
+        sequence: id.sequence,
+        issued_ms: id.issued_ms,
+    }
+}
+
+fn status(error: &RequestError, detail: ErrorDetail) -> Status {
+    let code = code_of(error);
+    let message = error.to_string();
+    let any = prost_types_any(&detail);
+    let details = pb::Status { code: code.into(), message: message.clone(), details: vec![any] };
+    Status::with_details(code, message, details.encode_to_vec().into())
+}
+
+fn prost_types_any(detail: &ErrorDetail) -> prost_types::Any {
+    prost_types::Any { type_url: DETAIL_TYPE.to_owned(), value: detail.encode_to_vec() }
+}
+
+fn code_of(error: &RequestError) -> Code {
+    match error {
+        RequestError::Invalid { .. } | RequestError::Context(_) => Code::InvalidArgument,
+        RequestError::UnknownNamespace { .. } => Code::NotFound,
+        RequestError::TooManySiblings { .. } | RequestError::EarlierOpening { .. } => {
+            Code::FailedPrecondition
+        }
+        RequestError::QuorumNotReached { .. }
+        | RequestError::CoordinatorUnreachable { .. }
+        | RequestError::NotReady { .. } => Code::Unavailable,
+        RequestError::Timeout { .. } => Code::DeadlineExceeded,
+        RequestError::Overloaded { .. } => Code::ResourceExhausted,
+        RequestError::Conflict { .. } => Code::AlreadyExists,
+        RequestError::Data { .. } => Code::DataLoss,
+        RequestError::Internal { .. } => Code::Internal,
+    }
+}
+
+fn detail(error: &RequestError, node: &str) -> ErrorDetail {
+    let mut detail = ErrorDetail { node: node.to_owned(), ..ErrorDetail::default() };
+    let kind = match error {
+        RequestError::Invalid { .. } => Kind::Invalid,
+        RequestError::UnknownNamespace { .. } => Kind::UnknownNamespace,
+        RequestError::Context(_) => Kind::Context,
+        RequestError::TooManySiblings { .. } => Kind::Siblings,
+        RequestError::QuorumNotReached { needed, got, .. } => {
+            (detail.needed, detail.got) = (*needed, *got);
+            Kind::Quorum
+        }
+        RequestError::Timeout { .. } => Kind::Timeout,
+        RequestError::Overloaded { retry_after_ms, .. } => {
+            detail.retry_after_ms = *retry_after_ms;
+            Kind::Overloaded
+        }
+        RequestError::CoordinatorUnreachable { .. } => Kind::Coordinator,
+        RequestError::EarlierOpening { opening } => {
+            detail.opening = opening.0;
+            Kind::Opening
+        }
+        RequestError::NotReady { .. } => Kind::NotReady,
+        RequestError::Conflict { .. } => Kind::Conflict,
+        RequestError::Data { .. } => Kind::Data,
+        RequestError::Internal { .. } => Kind::Internal,
+    };
+    detail.kind = kind.into();
+    detail
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dynamo::key::NodeId;
+    use crate::dynamo::operation::Opening;
+
+    fn decoded(status: &Status) -> ErrorDetail {
+        let details = pb::Status::decode(status.details()).unwrap();
+        assert_eq!(details.details[0].type_url, DETAIL_TYPE);
+        ErrorDetail::decode(&details.details[0].value[..]).unwrap()
+    }
+
+    #[test]
+    fn a_failed_write_says_what_became_of_it() {
+        let id = OperationId {
+            issued_ms: 5,
+            coordinator: NodeId(4),
+            opening: Opening(3),
+            client: 2,
+            sequence: 1,
+        };
+        let detail = String::new();
+        let error = RequestError::QuorumNotReached { needed: 2, got: 1, detail };
+        let status = of_write(&WriteError::unknown(id, error.clone()), "node-1");
+        assert_eq!(status.code(), Code::Unavailable);
+        let detail = decoded(&status);
+        assert_eq!((detail.kind(), detail.outcome()), (Kind::Quorum, OutcomeMessage::Unknown));
+        assert_eq!((detail.needed, detail.got, &*detail.node), (2, 1, "node-1"));
+        assert_eq!(detail.operation_id, Some(operation_message(&id)));
+
+        let status = of_write(&WriteError::not_applied(error.clone()), "node-1");
+        assert_eq!(decoded(&status).outcome(), OutcomeMessage::NotApplied);
+        assert_eq!(decoded(&of_request(&error, "n")).outcome(), OutcomeMessage::None);
+    }
+}

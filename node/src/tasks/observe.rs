@@ -1,0 +1,87 @@
+//! Samples what is not counted as it happens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::time::sleep;
+
+use super::{Step, Worker};
+use crate::cluster::Cluster;
+use crate::env::Env;
+use crate::shard::Shards;
+use crate::storage::Engine;
+use crate::telemetry::{Metrics, ShardMetrics};
+use crate::transport::Peers;
+
+/// How often: finer than any scraper looks.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Keeps the gauges: queues, connections, the engine's size, the metadata's version.
+pub struct Observe {
+    cluster: Arc<Cluster>,
+    shards: Shards,
+    peers: Arc<dyn Peers>,
+    engine: Arc<dyn Engine>,
+    env: Env,
+    metrics: Arc<Metrics>,
+    queues: Vec<ShardMetrics>,
+}
+
+/// What is observed.
+pub struct Observed {
+    /// The metadata.
+    pub cluster: Arc<Cluster>,
+    /// The shards.
+    pub shards: Shards,
+    /// The other nodes.
+    pub peers: Arc<dyn Peers>,
+    /// The engine.
+    pub engine: Arc<dyn Engine>,
+}
+
+impl Observe {
+    /// Tells `metrics` of what is observed.
+    pub fn new(observed: Observed, env: Env, metrics: Arc<Metrics>) -> Self {
+        let Observed { cluster, shards, peers, engine } = observed;
+        let queues = (0..).zip(shards.queued()).map(|(shard, _)| metrics.shard(shard)).collect();
+        Self { cluster, shards, peers, engine, env, metrics, queues }
+    }
+
+    fn others_connected(&self) -> usize {
+        let Some(view) = self.cluster.view() else { return 0 };
+        let connected = |node| self.peers.connected(node);
+        view.document().members.iter().filter(|member| connected(member.node)).count()
+    }
+}
+
+impl Worker for Observe {
+    fn name(&self) -> &'static str {
+        "observe"
+    }
+
+    fn wait_for_work(&mut self) -> BoxFuture<'_, ()> {
+        sleep(EVERY).boxed()
+    }
+
+    fn work(&mut self) -> BoxFuture<'_, Step> {
+        async {
+            for (queue, depth) in self.queues.iter().zip(self.shards.queued()) {
+                queue.queue_depth(depth);
+            }
+            self.metrics.peers_connected(self.others_connected());
+            self.metrics.metadata_version(self.cluster.version());
+            let engine = self.engine.clone();
+            match self.env.block(move || engine.stats()).await {
+                Ok(stats) => {
+                    self.metrics.engine_disk_bytes(stats.disk_bytes);
+                    self.metrics.engine_keys(stats.keys_approx);
+                    Step::Done
+                }
+                Err(error) => Step::Failed(crate::vnode::engine_failed(error)),
+            }
+        }
+        .boxed()
+    }
+}

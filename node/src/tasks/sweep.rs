@@ -1,0 +1,83 @@
+//! Deletes what dropped namespaces left.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::{Step, Worker};
+use crate::cluster::Cluster;
+use crate::shard::Shards;
+
+/// The pause before a sweep that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// After each change of the metadata, and once at the start, drops every object whose namespace no
+/// longer exists. A write that was under way when its namespace was dropped may leave an object
+/// behind until the next sweep; nobody can read it, since namespace ids are never used again.
+pub struct Sweep {
+    cluster: Arc<Cluster>,
+    shards: Shards,
+    changes: watch::Receiver<u64>,
+    swept: Option<BTreeSet<crate::dynamo::key::NamespaceId>>,
+    retry: bool,
+}
+
+impl Sweep {
+    /// Of these shards, by what `cluster` knows.
+    pub fn new(cluster: Arc<Cluster>, shards: Shards) -> Self {
+        let changes = cluster.changes();
+        Self { cluster, shards, changes, swept: None, retry: true }
+    }
+}
+
+impl Worker for Sweep {
+    fn name(&self) -> &'static str {
+        "sweep"
+    }
+
+    fn wait_for_work(&mut self) -> BoxFuture<'_, ()> {
+        async {
+            if std::mem::take(&mut self.retry) {
+                return sleep(RETRY).await;
+            }
+            if self.changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        .boxed()
+    }
+
+    fn work(&mut self) -> BoxFuture<'_, Step> {
+        async {
+            let Some(view) = self.cluster.view() else { return Step::Done };
+            let known: BTreeSet<_> = view.document().namespaces.iter().map(|n| n.id).collect();
+            let dropped = match &self.swept {
+                None => true,
+                Some(before) => before.difference(&known).next().is_some(),
+            };
+            if !dropped {
+                self.swept = Some(known);
+                return Step::Done;
+            }
+            match self.shards.sweep(known.clone()).await {
+                Ok(vnodes) => {
+                    if vnodes > 0 {
+                        tracing::info!(vnodes, "dropped namespaces were swept");
+                    }
+                    self.swept = Some(known);
+                    Step::Done
+                }
+                Err(error) => {
+                    self.retry = true;
+                    Step::Failed(error)
+                }
+            }
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,386 @@
+//! The node's metrics: what is counted, and under which names.
+//!
+//! ```text
+//!   quorate_requests_total{operation="put",outcome="ok"}                  Metrics::request
+//!   quorate_request_seconds_bucket{operation="put",outcome="ok",le=".."}  the same call
+//!   quorate_shard_queue_depth{shard="0"}                                  Metrics::shard(0)
+//! ```
+//!
+//! The hot path looks up no labels and allocates nothing: labels are enums, their handles sit in
+//! arrays, made at first use so that the page lists only what has happened.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::error::RequestError;
+
+/// What was done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// A client's read.
+    Get,
+    /// A client's write.
+    Put,
+    /// A client's deletion.
+    Delete,
+    /// A page of a client's scan.
+    Scan,
+    /// A client's request that was sent on to a node that holds the key.
+    Forward,
+    /// Another node's object, merged here.
+    Replicate,
+    /// What this node holds, told to another one.
+    Read,
+}
+
+impl Operation {
+    const ALL: [&str; 7] = ["get", "put", "delete", "scan", "forward", "replicate", "read"];
+}
+
+/// How it ended, coarsely enough to alarm on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OutcomeLabel {
+    /// It was done.
+    Ok,
+    /// The request was wrong.
+    Invalid,
+    /// It contradicts what is there.
+    Conflict,
+    /// Too few nodes could be reached, or this one cannot serve.
+    Unavailable,
+    /// The deadline passed.
+    Timeout,
+    /// A limit was reached.
+    Overloaded,
+    /// Stored data is damaged, or the disk fails.
+    Data,
+    /// A defect.
+    Internal,
+}
+
+impl OutcomeLabel {
+    const ALL: [&str; 8] =
+        ["ok", "invalid", "conflict", "unavailable", "timeout", "overloaded", "data", "internal"];
+
+    /// The label of a result.
+    pub fn of<T>(result: &Result<T, RequestError>) -> Self {
+        result.as_ref().err().map_or(Self::Ok, Self::from)
+    }
+}
+
+impl From<&RequestError> for OutcomeLabel {
+    fn from(error: &RequestError) -> Self {
+        match error {
+            RequestError::Invalid { .. }
+            | RequestError::UnknownNamespace { .. }
+            | RequestError::Context(_) => Self::Invalid,
+            RequestError::TooManySiblings { .. }
+            | RequestError::Conflict { .. }
+            | RequestError::EarlierOpening { .. } => Self::Conflict,
+            RequestError::QuorumNotReached { .. }
+            | RequestError::CoordinatorUnreachable { .. }
+            | RequestError::NotReady { .. } => Self::Unavailable,
+            RequestError::Timeout { .. } => Self::Timeout,
+            RequestError::Overloaded { .. } => Self::Overloaded,
+            RequestError::Data { .. } => Self::Data,
+            RequestError::Internal { .. } => Self::Internal,
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct RequestLabels {
+    operation: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ShardLabels {
+    shard: u32,
+}
+
+/// A family of histograms, all with the same buckets.
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// The handles of one operation with one outcome.
+#[derive(Debug)]
+struct RequestHandles {
+    count: Counter,
+    seconds: Histogram,
+}
+
+/// All metrics of one node. Share it in an `Arc`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    request_seconds: Histograms<RequestLabels>,
+    handles: [[OnceLock<RequestHandles>; OutcomeLabel::ALL.len()]; Operation::ALL.len()],
+    queue_depth: Family<ShardLabels, Gauge>,
+    batch_size: Histograms<ShardLabels>,
+    single: Single,
+}
+
+/// The metrics without labels.
+#[derive(Debug)]
+struct Single {
+    sync_seconds: Histogram,
+    peers_connected: Gauge,
+    engine_disk_bytes: Gauge,
+    engine_keys: Gauge,
+    siblings_refused: Counter,
+    corrupt_records: Counter,
+    metadata_version: Gauge,
+}
+
+/// From 50 us, a read from memory on one machine, doubling to 6.5 s, above the default deadline.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_05, 2.0, 18))
+}
+
+/// Batches of 1 to 1024 requests, the bound of a shard's queue by default.
+fn sizes() -> Histogram {
+    Histogram::new(exponential_buckets(1.0, 2.0, 11))
+}
+
+impl Single {
+    fn register(registry: &mut Registry) -> Self {
+        let single = Self {
+            sync_seconds: seconds(),
+            peers_connected: Gauge::default(),
+            engine_disk_bytes: Gauge::default(),
+            engine_keys: Gauge::default(),
+            siblings_refused: Counter::default(),
+            corrupt_records: Counter::default(),
+            metadata_version: Gauge::default(),
+        };
+        let help = "Time of each sync of the engine";
+        registry.register_with_unit("sync", help, Unit::Seconds, single.sync_seconds.clone());
+        let help = "Other members to which a connection stands";
+        registry.register("peers_connected", help, single.peers_connected.clone());
+        let help = "What the engine occupies on disk";
+        let disk_bytes = single.engine_disk_bytes.clone();
+        registry.register_with_unit("engine_disk", help, Unit::Bytes, disk_bytes);
+        let help = "About how many keys the engine holds, in all of its spaces";
+        registry.register("engine_keys", help, single.engine_keys.clone());
+        let help = "Writes refused because the key has as many siblings as it may";
+        registry.register("siblings_refused", help, single.siblings_refused.clone());
+        let help = "Records whose checksum did not match";
+        registry.register("corrupt_records", help, single.corrupt_records.clone());
+        let help = "Version of the newest metadata document known; 0: none";
+        registry.register("metadata_version", help, single.metadata_version.clone());
+        single
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Metrics of a node that has done nothing yet.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("quorate");
+        let requests = Family::default();
+        let help = "Requests, by operation and outcome";
+        registry.register("requests", help, requests.clone());
+        let request_seconds: Histograms<RequestLabels> = Family::new_with_constructor(seconds);
+        let help = "Time of each request, by operation and outcome";
+        registry.register_with_unit("request", help, Unit::Seconds, request_seconds.clone());
+        let queue_depth = Family::default();
+        let help = "Requests that wait for the shard";
+        registry.register("shard_queue_depth", help, queue_depth.clone());
+        let batch_size: Histograms<ShardLabels> = Family::new_with_constructor(sizes);
+        let help = "Requests that share one batch of the engine";
+        registry.register("shard_batch_size", help, batch_size.clone());
+        let single = Single::register(&mut registry);
+        let handles = Default::default();
+        Self { registry, requests, request_seconds, handles, queue_depth, batch_size, single }
+    }
+
+    /// Counts a request that took `took`.
+    pub fn request(&self, operation: Operation, outcome: OutcomeLabel, took: Duration) {
+        let (row, column) = (operation as usize, outcome as usize);
+        let handles = self.handles[row][column].get_or_init(|| {
+            let labels = RequestLabels {
+                operation: Operation::ALL[row],
+                outcome: OutcomeLabel::ALL[column],
+            };
+            RequestHandles {
+                count: self.requests.get_or_create_owned(&labels),
+                seconds: self.request_seconds.get_or_create_owned(&labels),
+            }
+        });
+        handles.count.inc();
+        handles.seconds.observe(took.as_secs_f64());
+    }
+
+    /// The handles of a shard, which it keeps.
+    pub fn shard(&self, shard: u32) -> ShardMetrics {
+        let labels = ShardLabels { shard };
+        ShardMetrics {
+            queue_depth: self.queue_depth.get_or_create_owned(&labels),
+            batch_size: self.batch_size.get_or_create_owned(&labels),
+        }
+    }
+
+    /// Counts a sync of the engine that took `took`.
+    pub fn synced(&self, took: Duration) {
+        self.single.sync_seconds.observe(took.as_secs_f64());
+    }
+
+    /// How many other members are connected now.
+    pub fn peers_connected(&self, count: usize) {
+        self.single.peers_connected.set(gauge(count as u64));
+    }
+
+    /// How many bytes the engine occupies now.
+    pub fn engine_disk_bytes(&self, bytes: u64) {
+        self.single.engine_disk_bytes.set(gauge(bytes));
+    }
+
+    /// How many keys the engine holds now, about.
+    pub fn engine_keys(&self, keys: u64) {
+        self.single.engine_keys.set(gauge(keys));
+    }
+
+    /// The version of the newest document known.
+    pub fn metadata_version(&self, version: u64) {
+        self.single.metadata_version.set(gauge(version));
+    }
+
+    /// Counts a write that was refused for its key's siblings.
+    pub fn sibling_refused(&self) {
+        self.single.siblings_refused.inc();
+    }
+
+    /// Counts a record whose checksum did not match.
+    pub fn corrupt_record(&self) {
+        self.single.corrupt_records.inc();
+    }
+
+    /// Everything, as OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut page = String::new();
+        text::encode(&mut page, &self.registry).expect("writing to a string does not fail");
+        page
+    }
+}
+
+/// The metrics of one shard.
+#[derive(Clone, Debug)]
+pub struct ShardMetrics {
+    queue_depth: Gauge,
+    batch_size: Histogram,
+}
+
+impl ShardMetrics {
+    /// How many requests wait now.
+    pub fn queue_depth(&self, depth: usize) {
+        self.queue_depth.set(gauge(depth as u64));
+    }
+
+    /// Counts a batch that `requests` shared.
+    pub fn committed(&self, requests: usize) {
+        self.batch_size.observe(requests as f64);
+    }
+}
+
+/// OpenMetrics gauges are signed here; nothing that is counted comes near the limit.
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPERATIONS: [Operation; 7] = [
+        Operation::Get,
+        Operation::Put,
+        Operation::Delete,
+        Operation::Scan,
+        Operation::Forward,
+        Operation::Replicate,
+        Operation::Read,
+    ];
+
+    const OUTCOMES: [OutcomeLabel; 8] = [
+        OutcomeLabel::Ok,
+        OutcomeLabel::Invalid,
+        OutcomeLabel::Conflict,
+        OutcomeLabel::Unavailable,
+        OutcomeLabel::Timeout,
+        OutcomeLabel::Overloaded,
+        OutcomeLabel::Data,
+        OutcomeLabel::Internal,
+    ];
+
+    #[test]
+    fn each_label_is_its_variant() {
+        for (at, operation) in OPERATIONS.into_iter().enumerate() {
+            assert_eq!(Operation::ALL[at], format!("{operation:?}").to_lowercase());
+        }
+        for (at, outcome) in OUTCOMES.into_iter().enumerate() {
+            assert_eq!(OutcomeLabel::ALL[at], format!("{outcome:?}").to_lowercase());
+        }
+    }
+
+    #[test]
+    fn requests_are_counted_by_operation_and_outcome() {
+        let metrics = Metrics::new();
+        let took = Duration::from_micros(80);
+        metrics.request(Operation::Put, OutcomeLabel::Ok, took);
+        metrics.request(Operation::Put, OutcomeLabel::Ok, took);
+        let failed: Result<(), _> = Err(RequestError::not_ready("no cluster"));
+        metrics.request(Operation::Get, OutcomeLabel::of(&failed), took);
+        let page = metrics.encode();
+        for line in [
+            r#"quorate_requests_total{operation="put",outcome="ok"} 2"#,
+            r#"quorate_requests_total{operation="get",outcome="unavailable"} 1"#,
+            r#"quorate_request_seconds_bucket{le="0.0001",operation="put",outcome="ok"} 2"#,
+        ] {
+            assert!(page.contains(line), "{line} is not in:\n{page}");
+        }
+        assert!(!page.contains("scan"), "what never happened is not listed:\n{page}");
+        assert!(page.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn every_other_metric_shows() {
+        let metrics = Metrics::new();
+        let shard = metrics.shard(3);
+        shard.queue_depth(7);
+        shard.committed(5);
+        metrics.synced(Duration::from_millis(2));
+        metrics.peers_connected(4);
+        metrics.engine_disk_bytes(4096);
+        metrics.engine_keys(10);
+        metrics.metadata_version(2);
+        metrics.sibling_refused();
+        metrics.corrupt_record();
+        let page = metrics.encode();
+        for line in [
+            r#"quorate_shard_queue_depth{shard="3"} 7"#,
+            r#"quorate_shard_batch_size_count{shard="3"} 1"#,
+            "quorate_sync_seconds_count 1",
+            "quorate_peers_connected 4",
+            "quorate_engine_disk_bytes 4096",
+            "quorate_engine_keys 10",
+            "quorate_metadata_version 2",
+            "quorate_siblings_refused_total 1",
+            "quorate_corrupt_records_total 1",
+        ] {
+            assert!(page.contains(line), "{line} is not in:\n{page}");
+        }
+    }
+}
