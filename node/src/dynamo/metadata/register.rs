@@ -33,6 +33,7 @@
 //! member may; two at once outvote each other, so the shell waits a random time before a retry.
 
 mod acceptor;
+mod codec;
 mod learner;
 mod proposer;
 #[cfg(test)]
@@ -41,14 +42,12 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rand_core::Rng;
 
 pub use self::acceptor::{Acceptor, Response, VotesAhead};
 pub use self::learner::{Alarm, Learned, Learner};
 pub use self::proposer::{Effect, Proposer, Verdict};
-use super::document::{Document, DocumentError};
-use crate::dynamo::encoding::{DecodeError, Flaw, Reader, Writer};
+use super::document::Document;
 use crate::dynamo::key::NodeId;
 
 /// Numbers an attempt to choose. No two attempts share one, also not across restarts.
@@ -69,18 +68,6 @@ impl Ballot {
     /// A fresh ballot above `seen`.
     pub fn after(seen: Self, proposer: NodeId, rng: &mut impl Rng) -> Self {
         Self { round: seen.round.saturating_add(1), proposer, nonce: rng.next_u64() }
-    }
-
-    fn write(self, writer: &mut Writer) {
-        writer.u64(self.round);
-        writer.u64(self.proposer.0);
-        writer.u64(self.nonce);
-    }
-
-    fn read(reader: &mut Reader) -> Result<Self, DecodeError> {
-        let round = reader.u64("ballot's round")?;
-        let proposer = NodeId(reader.u64("ballot's proposer")?);
-        Ok(Self { round, proposer, nonce: reader.u64("ballot's nonce")? })
     }
 }
 
@@ -107,49 +94,9 @@ pub struct Votes {
 }
 
 impl Votes {
-    const FORMAT: u8 = 1;
-
     /// No votes in `instance` yet.
     pub fn none(instance: u64) -> Self {
         Self { instance, reserved: Ballot::NONE, promised: Ballot::NONE, accepted: None }
-    }
-
-    /// The bytes to store.
-    pub fn encode(&self) -> Bytes {
-        let mut writer = Writer::new();
-        writer.u8(Self::FORMAT);
-        writer.u64(self.instance);
-        self.reserved.write(&mut writer);
-        self.promised.write(&mut writer);
-        writer.u8(self.accepted.is_some().into());
-        if let Some((ballot, document)) = &self.accepted {
-            ballot.write(&mut writer);
-            writer.bytes(&document.encode());
-        }
-        writer.finish()
-    }
-
-    /// Decodes what [`Votes::encode`] gave.
-    pub fn decode(input: impl Into<Bytes>) -> Result<Self, DocumentError> {
-        let mut reader = Reader::new(input);
-        reader.format(Self::FORMAT, "votes format")?;
-        let instance = reader.u64("instance")?;
-        let (reserved, promised) = (Ballot::read(&mut reader)?, Ballot::read(&mut reader)?);
-        let at = reader.at();
-        let accepted = match reader.u8("accepted")? {
-            0 => None,
-            1 => {
-                let ballot = Ballot::read(&mut reader)?;
-                let document = Document::decode(reader.bytes("accepted document")?)?;
-                Some((ballot, Arc::new(document)))
-            }
-            other => {
-                let flaw = Flaw::Value(other.into());
-                return Err(DecodeError { what: "accepted", at, flaw }.into());
-            }
-        };
-        reader.finish("votes")?;
-        Ok(Self { instance, reserved, promised, accepted })
     }
 }
 

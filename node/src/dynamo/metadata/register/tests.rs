@@ -1,6 +1,7 @@
 //! The register under a hostile network, in `model`; the forks that its rules prevent, in
-//! `scripted`; and what single parts refuse, here.
+//! `scripted`; its bytes, in `codec`; and what single parts refuse, here.
 
+mod codec;
 mod model;
 mod scripted;
 

@@ -1,0 +1,328 @@
+//! Changing the cluster: one change, proposed until it is decided, then told to everybody.
+//!
+//! ```text
+//!   another's document was chosen     make the change anew on top of it, and propose that
+//!   outvoted, or too few voters       wait a little, propose again
+//!   ours was chosen, not offered yet  another made the very same change: it exists already
+//!   the time is up                    unknown if ours was offered to voters; else not made
+//! ```
+//!
+//! "Offered" means that voters were asked to vote for it: from then on it may be chosen, also
+//! after this node gave up, since whoever proposes next may find a vote for it and finish it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::mem::{Discriminant, discriminant};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, join_all};
+use futures::stream::{FuturesUnordered, StreamExt};
+use rand_chacha::ChaCha8Rng;
+use tokio::time::{Instant, timeout_at};
+
+use super::pauses::Pauses;
+use super::register::alarmed;
+use super::view::placement_members;
+use super::{Cluster, STEP_TIMEOUT};
+use crate::dynamo::key::NodeId;
+use crate::dynamo::metadata::Document;
+use crate::dynamo::metadata::document::{DocumentError, Namespace, NewNamespace};
+use crate::dynamo::metadata::register::{Effect, Proposer, Reply, Request, Step, Verdict};
+use crate::dynamo::placement::Placement;
+use crate::error::RequestError;
+
+/// A change that takes longer than this is as good as forgotten.
+const CHANGE_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+
+/// What a decided change may still take to be told, though its time is up.
+const TELL_TIMEOUT_MIN: Duration = Duration::from_millis(100);
+
+/// How long a member may take to acknowledge a document before it counts as unreachable.
+const TELL_TIMEOUT_MAX: Duration = Duration::from_secs(2);
+
+impl Cluster {
+    /// Makes a namespace. When it returns, a majority of the voters chose it and every member that
+    /// can be reached knows it; the names of the others come with it, and they learn it later.
+    ///
+    /// After [`RequestError::Timeout`] the text says whether it may exist, or may yet come to be.
+    pub async fn create_namespace(
+        &self,
+        new: NewNamespace,
+        timeout: Duration,
+    ) -> Result<(Namespace, Vec<String>), RequestError> {
+        let name = new.name.clone();
+        let (document, unreachable) = self.change(Change::Create(new), timeout).await?;
+        let namespace = document.namespace_named(&name).expect("the change created it");
+        Ok((namespace.clone(), unreachable))
+    }
+
+    /// Drops a namespace, on the same terms as [`Cluster::create_namespace`]. What it held is
+    /// deleted by each node when it learns of it.
+    pub async fn drop_namespace(
+        &self,
+        name: &str,
+        timeout: Duration,
+    ) -> Result<Vec<String>, RequestError> {
+        let (_, unreachable) = self.change(Change::Drop(name.to_owned()), timeout).await?;
+        Ok(unreachable)
+    }
+
+    async fn change(
+        &self,
+        change: Change,
+        timeout: Duration,
+    ) -> Result<(Arc<Document>, Vec<String>), RequestError> {
+        let deadline = Instant::now() + timeout.min(CHANGE_TIMEOUT_MAX);
+        let mut campaign = Campaign::new(self, change, deadline);
+        let Ok(turn) = timeout_at(deadline, self.changing.lock()).await else {
+            return Err(campaign.timed_out("waiting for another change of this node"));
+        };
+        let made = campaign.run().await?;
+        drop(turn);
+        Ok((made, self.tell_everybody(deadline).await))
+    }
+
+    /// Hands the newest document to all members; the names of those who did not acknowledge it.
+    async fn tell_everybody(&self, deadline: Instant) -> Vec<String> {
+        let view = self.view().expect("a change is made to a document");
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = left.clamp(TELL_TIMEOUT_MIN, TELL_TIMEOUT_MAX);
+        let document = view.document();
+        let others = document.members.iter().filter(|member| member.node != self.me.node);
+        let told = others.map(|member| async move {
+            let learned = self.teach(member.node, document, timeout).await;
+            (!learned).then(|| member.name.clone())
+        });
+        join_all(told).await.into_iter().flatten().collect()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Create(NewNamespace),
+    Drop(String),
+}
+
+impl Change {
+    fn apply(self, document: &Document) -> Result<Document, DocumentError> {
+        match self {
+            Self::Create(new) => document.with_namespace(new, |n| place(document, n)),
+            Self::Drop(name) => document.without_namespace(&name),
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create(new) => write!(f, "namespace {:?} was created", new.name),
+            Self::Drop(name) => write!(f, "namespace {name:?} was dropped"),
+        }
+    }
+}
+
+/// The table of a placement group that no layout has had.
+fn place(document: &Document, n: u8) -> Vec<NodeId> {
+    let members = placement_members(document);
+    let placement = Placement::compute(&members, document.partitions, n, None);
+    placement.expect("n is at most the number of members, all of weight above 0").table().to_vec()
+}
+
+/// An answer to one step: from whom, to which step, and what, or why none.
+type Answered = (NodeId, Discriminant<Step>, Result<Reply, String>);
+
+type Waiting<'a> = FuturesUnordered<BoxFuture<'a, Answered>>;
+
+/// One change until it is decided.
+struct Campaign<'a> {
+    cluster: &'a Cluster,
+    change: Change,
+    deadline: Instant,
+    rng: ChaCha8Rng,
+    /// Whether voters were asked to vote for the wanted document.
+    offered: bool,
+    /// Whether others were asked if the document is out of date.
+    refreshed: bool,
+    /// Why voters gave no answer in the last attempt.
+    silent: BTreeMap<NodeId, String>,
+}
+
+impl<'a> Campaign<'a> {
+    fn new(cluster: &'a Cluster, change: Change, deadline: Instant) -> Self {
+        let (rng, silent) = (cluster.env.rng(), BTreeMap::new());
+        Self { cluster, change, deadline, rng, offered: false, refreshed: false, silent }
+    }
+
+    /// The document that made the change, once it is chosen and known here.
+    async fn run(&mut self) -> Result<Arc<Document>, RequestError> {
+        loop {
+            if let Some(alarm) = self.cluster.alarm() {
+                return Err(alarmed(alarm));
+            }
+            let Some(view) = self.cluster.view() else {
+                return Err(RequestError::not_ready("this node is in no cluster yet"));
+            };
+            let current = view.document().clone();
+            let Some(wanted) = self.wanted(&current).await? else { continue };
+            self.offered = false;
+            if self.propose(current, &wanted).await? {
+                return Ok(wanted);
+            }
+        }
+    }
+
+    /// The successor to propose. If there can be none, a newer document may say otherwise: then
+    /// none is returned, once.
+    async fn wanted(
+        &mut self,
+        current: &Arc<Document>,
+    ) -> Result<Option<Arc<Document>>, RequestError> {
+        let (change, on) = (self.change.clone(), current.clone());
+        let refused = match self.cluster.env.block(move || change.apply(&on)).await {
+            Ok(wanted) => return Ok(Some(Arc::new(wanted))),
+            Err(error) => refusal(error),
+        };
+        if self.refreshed || matches!(refused, RequestError::Invalid { .. }) {
+            return Err(refused);
+        }
+        self.refreshed = true;
+        self.cluster.refresh(self.deadline.saturating_duration_since(Instant::now())).await;
+        if self.cluster.version() > current.version { Ok(None) } else { Err(refused) }
+    }
+
+    /// Proposes until the instance is decided; whether for the wanted document.
+    async fn propose(
+        &mut self,
+        current: Arc<Document>,
+        wanted: &Arc<Document>,
+    ) -> Result<bool, RequestError> {
+        let mut proposer = Proposer::new(self.cluster.me.node, current, wanted.clone());
+        let mut pauses = Pauses::new();
+        loop {
+            match self.attempt(&mut proposer).await? {
+                Verdict::Chosen(decided) | Verdict::Superseded(decided) => {
+                    self.cluster.learn_document(decided.clone()).await?;
+                    return self.was_made(wanted, &decided);
+                }
+                Verdict::Pending | Verdict::Outvoted | Verdict::Unreachable { .. } => {
+                    let pause = Instant::now() + pauses.next(&mut self.rng);
+                    if pause >= self.deadline {
+                        tokio::time::sleep_until(self.deadline).await;
+                        return Err(self.timed_out("waiting for a majority of the voters"));
+                    }
+                    tokio::time::sleep_until(pause).await;
+                }
+            }
+        }
+    }
+
+    /// One attempt under a fresh ballot. It ends undecided if nobody is left to answer.
+    async fn attempt(&mut self, proposer: &mut Proposer) -> Result<Verdict, RequestError> {
+        let mut waiting = Waiting::new();
+        self.silent.clear();
+        let effects = proposer.begin(&mut self.rng);
+        let mut step = discriminant(&Step::Reserve);
+        self.execute(effects, proposer, &mut step, &mut waiting);
+        while proposer.verdict() == Verdict::Pending {
+            let Ok(answered) = timeout_at(self.deadline, waiting.next()).await else {
+                return Err(self.timed_out("waiting for a majority of the voters"));
+            };
+            let Some((from, of, answered)) = answered else { break };
+            match answered {
+                Ok(reply) => {
+                    let effects = proposer.on_reply(from, reply);
+                    self.execute(effects, proposer, &mut step, &mut waiting);
+                }
+                // Of an earlier step it says nothing of this one.
+                Err(reason) => {
+                    self.silent.insert(from, reason);
+                    if of == step {
+                        proposer.on_unreachable(from);
+                    }
+                }
+            }
+        }
+        Ok(proposer.verdict())
+    }
+
+    fn execute(
+        &mut self,
+        effects: Vec<Effect>,
+        proposer: &Proposer,
+        step: &mut Discriminant<Step>,
+        waiting: &mut Waiting<'a>,
+    ) {
+        let mut lesson = None;
+        for effect in effects {
+            match effect {
+                Effect::Teach { to, document } => lesson = Some((to, document)),
+                Effect::Send { to, request } => {
+                    // The same Arc: this node's own proposal, not a vote of others that it found.
+                    self.offered |= matches!(&request.step, Step::Accept(document)
+                        if Arc::ptr_eq(document, proposer.wanted()));
+                    *step = discriminant(&request.step);
+                    let lesson = lesson.take_if(|(pupil, _)| *pupil == to);
+                    waiting.push(Box::pin(send(self.cluster, to, request, lesson)));
+                }
+            }
+        }
+    }
+
+    /// Whether the wanted document is the one that was chosen: `decided` is that one, or later.
+    fn was_made(&self, wanted: &Document, decided: &Document) -> Result<bool, RequestError> {
+        if !self.offered {
+            return Ok(false);
+        }
+        match decided.version - wanted.version {
+            0 => Ok(decided.hash() == wanted.hash()),
+            1 => Ok(decided.predecessor == wanted.hash()),
+            _ => Err(RequestError::Conflict {
+                reason: format!(
+                    "the cluster moved on to version {} meanwhile; it is unknown whether {}: \
+                     list the namespaces",
+                    decided.version, self.change
+                ),
+            }),
+        }
+    }
+
+    fn timed_out(&self, waiting: &str) -> RequestError {
+        let view = self.cluster.view();
+        let name = |node: NodeId| view.as_ref().map_or(node.to_string(), |view| view.name_of(node));
+        let silent = self.silent.iter().map(|(&node, why)| format!("{}: {why}", name(node)));
+        let mut waiting_for = waiting.to_owned();
+        if !self.silent.is_empty() {
+            waiting_for += &format!(" ({})", silent.collect::<Vec<_>>().join("; "));
+        }
+        waiting_for += &match self.offered {
+            true => format!("; it is unknown whether {}: list the namespaces", self.change),
+            false => "; nothing was changed".to_owned(),
+        };
+        RequestError::Timeout { waiting_for }
+    }
+}
+
+async fn send(
+    cluster: &Cluster,
+    to: NodeId,
+    request: Request,
+    lesson: Option<(NodeId, Arc<Document>)>,
+) -> Answered {
+    if let Some((_, document)) = lesson {
+        // Acknowledged before the request goes: on a busy node the two could change places.
+        cluster.teach(to, &document, STEP_TIMEOUT).await;
+    }
+    let step = discriminant(&request.step);
+    (to, step, cluster.ask_voter(to, request, STEP_TIMEOUT).await)
+}
+
+fn refusal(error: DocumentError) -> RequestError {
+    match error {
+        DocumentError::NamespaceExists { .. } => {
+            RequestError::Conflict { reason: error.to_string() }
+        }
+        DocumentError::NamespaceUnknown { name } => RequestError::UnknownNamespace { name },
+        other => RequestError::invalid(other),
+    }
+}
