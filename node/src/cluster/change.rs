@@ -1,10 +1,10 @@
 //! Changing the cluster: one change, proposed until it is decided, then told to everybody.
 //!
 //! ```text
-//!   another's document was chosen       make the change anew on top of it, and propose that
-//!   outvoted, or too few voters         wait a little, propose again
-//!   the same document, not offered yet  somebody else made the very same change: it exists already
-//!   the time is up                      unknown if the document was offered to voters, else not made
+//!   another's document was chosen     make the change anew on top of it, and propose that
+//!   outvoted, or too few voters       wait a little, propose again
+//!   ours was chosen, not offered yet  another made the very same change: it exists already
+//!   the time is up                    unknown if ours was offered to voters; else not made
 //! ```
 //!
 //! "Offered" means that voters were asked to vote for it: from then on it may be chosen, also
