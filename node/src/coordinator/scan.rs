@@ -216,9 +216,10 @@ impl Coordinator {
     }
 }
 
-/// The live keys that all pages have spoken of, and the last key of which that is true; none if
-/// all pages are complete.
-fn merge_pages(pages: Vec<Page>) -> Result<(Vec<(Key, Object)>, Option<Key>), RequestError> {
+/// Live keys, and the last key of which all pages have spoken; none if all are complete.
+type MergedPages = (Vec<(Key, Object)>, Option<Key>);
+
+fn merge_pages(pages: Vec<Page>) -> Result<MergedPages, RequestError> {
     let unfinished = pages.iter().filter(|page| !page.complete);
     let horizon: Option<Key> =
         unfinished.filter_map(|page| page.items.last().map(|(key, _)| key.clone())).min();

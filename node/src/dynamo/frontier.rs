@@ -10,7 +10,7 @@
 //!   then a:4                     {a: 1..=6}             base 6
 //! ```
 //!
-//! Receiving an object adds exactly the dots of its entries and the dots (a, V[a]): those are dots
+//! Receiving an object adds exactly the dots of its entries and the dots `(a, V[a])`: those are dots
 //! of this key. Never the numbers below them: `{a:9}` of one key says nothing of a:8, which is
 //! another key's. F changes in the engine batch that stores the object, so that after a crash it
 //! vouches for nothing that is not there. Source: Gonçalves et al., "DottedDB" (SRDS 2017); ours

@@ -138,7 +138,8 @@ impl Join {
         for seed in &self.seeds {
             let taken = match grpc::fetch_document(seed).await {
                 Ok(Some(document)) => {
-                    self.cluster.bootstrap(document).await.map_err(|error| error.to_string())
+                    let learned = self.cluster.learn(document).await;
+                    learned.map(drop).map_err(|error| error.to_string())
                 }
                 Ok(None) => continue,
                 Err(error) => Err(error.to_string()),

@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt as _};
 use quorate_proto::v1::{self, kv_server::Kv};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -244,7 +243,7 @@ fn operation_of(message: &v1::OperationId) -> OperationId {
 fn get_reply(answer: ReadAnswer) -> v1::GetReply {
     v1::GetReply {
         siblings: siblings(&answer.object),
-        context: answer.context.unwrap_or_else(Bytes::new),
+        context: answer.context.unwrap_or_default(),
         replicas: answer.replicas,
     }
 }

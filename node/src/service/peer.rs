@@ -60,9 +60,12 @@ impl Handler for PeerHandler {
         self.0.coordinator.cluster().version()
     }
 
-    fn newer_metadata(&self, from: NodeId, _version: u64) -> BoxFuture<'static, ()> {
+    fn newer_metadata(&self, from: NodeId, version: u64) -> BoxFuture<'static, ()> {
         let cluster = self.0.coordinator.cluster().clone();
         async move {
+            if cluster.version() >= version {
+                return;
+            }
             if let Err(error) = cluster.fetch_from(from).await {
                 tracing::warn!(%from, %error, "newer metadata could not be fetched");
             }

@@ -91,8 +91,14 @@ impl History {
 
     fn step(&mut self, step: Step, numbers: &mut [u64; 3]) {
         match step {
-            Step::Write { at, context, skip } => self.change(at, context, skip, numbers, true),
-            Step::Delete { at, context, skip } => self.change(at, context, skip, numbers, false),
+            Step::Write { at, context, skip } => {
+                numbers[at] += 1 + skip;
+                self.change(Dot { actor: Actor(at as u64), n: numbers[at] }, context, true);
+            }
+            Step::Delete { at, context, skip } => {
+                numbers[at] += 1 + skip;
+                self.change(Dot { actor: Actor(at as u64), n: numbers[at] }, context, false);
+            }
             Step::Read { at } => {
                 self.reads.push((self.replicas[at].version().clone(), self.twins[at].clone()));
             }
@@ -105,16 +111,8 @@ impl History {
     }
 
     /// Numbers skip what the actor wrote to other keys of the partition.
-    fn change(
-        &mut self,
-        at: usize,
-        context: Option<usize>,
-        skip: u64,
-        ns: &mut [u64; 3],
-        put: bool,
-    ) {
-        ns[at] += 1 + skip;
-        let dot = Dot { actor: Actor(at as u64), n: ns[at] };
+    fn change(&mut self, dot: Dot, context: Option<usize>, put: bool) {
+        let at = dot.actor.0 as usize;
         let read = context.filter(|_| !self.reads.is_empty()).map(|c| c % self.reads.len());
         let (version, seen) = read.map_or_else(Default::default, |at| {
             (self.reads[at].0.clone(), self.reads[at].1.seen.clone())
