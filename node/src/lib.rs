@@ -5,7 +5,9 @@
 //! [`transport`] keep and carry bytes; [`dynamo`] is the protocol itself, pure code without IO.
 //! A test in `tests/` enforces it.
 
+pub mod args;
 pub mod cluster;
+pub mod commands;
 pub mod config;
 pub mod coordinator;
 pub mod dev;
@@ -13,6 +15,7 @@ pub mod dynamo;
 pub mod env;
 pub mod error;
 pub mod http;
+pub mod init;
 pub mod node;
 pub mod replica;
 pub mod service;

@@ -227,21 +227,25 @@ impl Effective {
 
     /// Key and value pairs on one line, for the log.
     pub fn one_line(&self) -> String {
-        let pairs: Vec<String> =
-            self.values().iter().map(|(key, value)| format!("{key}={value}")).collect();
-        pairs.join(" ")
+        self.written()
+            .lines()
+            .map(|line| line.replacen(" = ", "=", 1))
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
-    fn values(&self) -> Table {
-        Table::try_from(&self.config).expect("a configuration is a table")
+    /// As TOML, a line for each key.
+    fn written(&self) -> String {
+        toml::to_string(&self.config).expect("a configuration is a table of plain values")
     }
 }
 
 /// As a file that would give the same configuration, with the origin of each value.
 impl fmt::Display for Effective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (key, value) in self.values() {
-            writeln!(f, "{:<44} # {}", format!("{key} = {value}"), self.origin(&key))?;
+        for line in self.written().lines() {
+            let (key, _) = line.split_once(" = ").expect("each line is a key and its value");
+            writeln!(f, "{line:<40} # {}", self.origin(key))?;
         }
         Ok(())
     }

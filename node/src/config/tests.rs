@@ -72,7 +72,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     assert_eq!(effective.origin("shards").to_string(), "environment variable QUORATE_SHARDS");
     assert!(effective.origin("zone").to_string().ends_with("/node.toml"));
     assert!(effective.to_string().contains("# flag --weight\n"), "{effective}");
-    assert!(effective.one_line().contains("weight=4 zone=\"a\""), "{}", effective.one_line());
+    assert!(effective.one_line().contains("zone=\"a\" weight=4 "), "{}", effective.one_line());
 }
 
 #[test]

@@ -19,4 +19,4 @@
 pub mod document;
 pub mod register;
 
-pub use document::Document;
+pub use document::{ClusterKey, Document};

@@ -1,0 +1,269 @@
+//! The command line of `quorate`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::config::{ConfigError, Effective, Sources};
+
+/// A node of Quorate, a leaderless key-value store.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "quorate", version, propagate_version = true, max_term_width = 100)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(after_help = "\
+A cluster to try out, on this machine:
+  quorate dev
+
+A cluster of three machines a, b and c:
+  quorate serve --config node.toml                 on each
+  quorate init --members a:7501,b:7501,c:7501      once, from anywhere
+
+Exit code: 0 done, 1 stopped without finishing, 2 error (its reason is on stderr).")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `quorate` can do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Run a node until it is told to stop (Ctrl-C or SIGTERM)
+    #[command(after_help = "\
+Every key of the configuration file can also be set in the environment (weight as QUORATE_WEIGHT)
+or by a flag, which win over the file in that order.
+
+Examples:
+  quorate serve --config node.toml
+  quorate serve --config node.toml --log-level debug
+  QUORATE_NODE_NAME=a QUORATE_DATA_DIR=/var/lib/quorate quorate serve")]
+    Serve(ServeArgs),
+
+    /// Validate a node's configuration and print what is in effect, and why
+    #[command(after_help = "\
+Prints every key as TOML with where its value came from. Exit code 2: the configuration is invalid.
+
+Example:
+  quorate check --config node.toml")]
+    Check(ConfigArgs),
+
+    /// Make a cluster of running nodes: once, for ever
+    #[command(after_help = "\
+Asks every member who it is, makes the cluster's first document and gives it to all of them. Refuses
+when a member cannot be reached or belongs to another cluster. After a partial failure run the same
+command again: members that have the document keep it, the others get it.
+
+Examples:
+  quorate init --members a:7501,b:7501,c:7501
+  quorate init --members a:7501,b:7501,c:7501,d:7501 --voters node-a,node-b,node-c")]
+    Init(InitArgs),
+
+    /// Run a whole cluster on this machine, to try things out
+    #[command(after_help = "\
+Node I listens on 127.0.0.1: for clients on port base+I, for other nodes on base+100+I, for HTTP on
+base+200+I. Its configuration, data and log are in DIR/node-I. Ctrl-C stops all nodes. Started again
+on the same DIR, the same cluster serves the same data.
+
+Examples:
+  quorate dev
+  quorate dev --nodes 3 --data /tmp/quorate
+  kill -9 PID        then    quorate serve --config /tmp/quorate/node-2/node.toml")]
+    Dev(DevArgs),
+}
+
+/// Flags of `serve`.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+
+    /// Stop when stdin ends: how the nodes of `quorate dev` end with their parent.
+    #[arg(long, hide = true)]
+    pub stop_on_stdin_eof: bool,
+}
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigArgs {
+    /// The configuration file, TOML; deploy/node.toml explains every key
+    #[arg(long, short, value_name = "FILE", env = "QUORATE_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// The other flags.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+impl ConfigArgs {
+    /// Reads the file and this process's environment, and adds the flags.
+    pub fn load(self) -> Result<Effective, ConfigError> {
+        Sources::of_process(self.config).with_flags(&self.overrides).load()
+    }
+}
+
+/// One flag for each key of the configuration.
+#[derive(Clone, Default, Debug, Args, Serialize)]
+#[command(next_help_heading = "Configuration")]
+#[serde(rename_all = "snake_case")]
+pub struct Overrides {
+    /// The node's name, unique in the cluster
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+    /// What fails together with this node
+    #[arg(long, value_name = "NAME")]
+    zone: Option<String>,
+    /// Share of the data relative to other members, 1..=100
+    #[arg(long, value_name = "N")]
+    weight: Option<u32>,
+    /// Where the data lives
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The storage engine
+    #[arg(long, value_parser = ["fjall", "memory"])]
+    engine: Option<String>,
+    /// Memory for blocks read from disk
+    #[arg(long, value_name = "BYTES")]
+    cache_bytes: Option<u64>,
+    /// Where to listen for clients
+    #[arg(long, value_name = "HOST:PORT")]
+    client_address: Option<String>,
+    /// Where to listen for other nodes
+    #[arg(long, value_name = "HOST:PORT")]
+    peer_address: Option<String>,
+    /// Where to listen for health checks and metrics
+    #[arg(long, value_name = "HOST:PORT")]
+    http_address: Option<String>,
+    /// Under which address clients reach this node
+    #[arg(long, value_name = "HOST:PORT")]
+    client_advertise: Option<String>,
+    /// Under which address other nodes reach this node
+    #[arg(long, value_name = "HOST:PORT")]
+    peer_advertise: Option<String>,
+    /// Peer addresses asked for the cluster's document
+    #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',')]
+    seeds: Option<Vec<String>>,
+    /// Threads that own the data; 0: one a core
+    #[arg(long, value_name = "N")]
+    shards: Option<u32>,
+    /// Requests that may wait for each shard
+    #[arg(long, value_name = "N")]
+    shard_queue: Option<u32>,
+    /// How long a buffered write may wait for the disk, 1..=100
+    #[arg(long, value_name = "MS")]
+    sync_interval_ms: Option<u64>,
+    /// Deadline of requests that name none
+    #[arg(long, value_name = "MS")]
+    request_timeout_ms: Option<u64>,
+    /// Client requests served at a time
+    #[arg(long, value_name = "N")]
+    requests_max: Option<u32>,
+    /// The largest message accepted
+    #[arg(long, value_name = "BYTES")]
+    message_max_bytes: Option<u32>,
+    /// What is logged, on stderr
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// How it is logged
+    #[arg(long, value_parser = ["text", "json"])]
+    log_format: Option<String>,
+}
+
+/// Flags of `init`.
+#[derive(Clone, Debug, Args)]
+pub struct InitArgs {
+    /// Peer addresses of all members
+    #[arg(long, required = true, value_name = "HOST:PORT,..", value_delimiter = ',')]
+    pub members: Vec<String>,
+
+    /// Into how many partitions the keys are divided, for ever: a power of two in 8..=16384
+    #[arg(long, value_name = "Q", default_value_t = 256)]
+    pub partitions: u64,
+
+    /// Names of the members that vote on changes of the cluster, at most 7
+    ///
+    /// By default five members, or three, or one: the largest of these numbers that there are.
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    pub voters: Vec<String>,
+}
+
+/// Flags of `dev`.
+#[derive(Clone, Debug, Args)]
+pub struct DevArgs {
+    /// How many nodes, 1..=99 [default: 5, or as many as DIR has]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=99))]
+    pub nodes: Option<u16>,
+
+    /// Where the nodes live [default: a temporary directory, deleted at the end]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+
+    /// Ports are counted from here, up to base+299 [default: 7400, or that of DIR]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=65_236))]
+    pub base_port: Option<u16>,
+
+    /// The storage engine [default: fjall, or that of DIR]
+    #[arg(long, value_parser = ["fjall", "memory"])]
+    pub engine: Option<String>,
+
+    /// Over how many zones the nodes are spread [default: 1, or as many as DIR has]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=99))]
+    pub zones: Option<u16>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use toml::Table;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_key_has_a_flag_and_every_flag_a_key() {
+        let command = Cli::command();
+        let check = command.find_subcommand("check").unwrap();
+        let mut flags: Vec<_> = check.get_arguments().map(|arg| arg.get_id().as_str()).collect();
+        flags.retain(|&flag| flag != "config");
+        flags.sort_unstable();
+        let keys = Table::try_from(Config::default()).unwrap();
+        assert_eq!(flags, keys.keys().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn flags_reach_the_configuration() {
+        let line = "quorate serve --weight 7 --seeds a:1,b:2 --engine memory --data-dir d";
+        let Command::Serve(args) = Cli::parse_from(line.split(' ')).command else { panic!() };
+        let sources = Sources::default().with_flags(&args.config.overrides);
+        let effective = sources.load().unwrap();
+        assert_eq!(effective.config.weight, 7);
+        assert_eq!(effective.config.seeds, ["a:1", "b:2"]);
+        assert_eq!(effective.config.data_dir.to_str(), Some("d"));
+        assert_eq!(effective.origin("engine").to_string(), "flag --engine");
+        assert_eq!(effective.config.engine.name(), "memory");
+        assert!(!args.stop_on_stdin_eof);
+    }
+
+    #[test]
+    fn impossible_flags_are_refused_with_what_is_possible() {
+        for (line, reason) in [
+            ("quorate dev --nodes 0", "0 is not in 1..=99"),
+            ("quorate dev --nodes 100", "100 is not in 1..=99"),
+            ("quorate dev --base-port 65300", "65300 is not in 1..=65236"),
+            ("quorate dev --engine rocks", "[possible values: fjall, memory]"),
+            ("quorate serve --weight x", "invalid value 'x' for '--weight <N>'"),
+            ("quorate serve --wieght 1", "unexpected argument '--wieght'"),
+            ("quorate init", "--members <HOST:PORT,..>"),
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+            assert!(error.to_string().contains(reason), "{line}: {error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+}

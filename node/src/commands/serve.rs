@@ -1,0 +1,129 @@
+//! Runs a node until it is told to stop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::stop;
+use crate::args::ServeArgs;
+use crate::config::ConfigError;
+use crate::http::{self, Pages, Readiness};
+use crate::node::{Node, NodeError};
+use crate::telemetry::{self, Metrics};
+
+/// How long a node may take to stop: what supervisors grant is 10 s and more, and users are
+/// promised 5.
+const STOP_WITHIN: Duration = Duration::from_millis(4500);
+
+/// Why a node does not run, or did not end well. Its data is as safe as if it had been killed.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the fields are what the messages name")]
+pub enum ServeError {
+    /// Correct it.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Should not happen.
+    #[error("cannot listen for signals: {source}")]
+    Signals { source: io::Error },
+    /// Stop who uses the port, or choose another.
+    #[error(
+        "cannot listen on http_address = {address:?}: {source}; stop what uses the port, or set \
+         another http_address"
+    )]
+    Http { address: String, source: io::Error },
+    /// The node says what is wrong.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+/// Runs the node. Returns when it has stopped.
+pub(super) async fn run(args: ServeArgs) -> Result<(), ServeError> {
+    let effective = args.config.load()?;
+    telemetry::start_logging(&effective.config);
+    let stop = stop::when_told(STOP_WITHIN, args.stop_on_stdin_eof)
+        .map_err(|source| ServeError::Signals { source })?;
+    let version = env!("CARGO_PKG_VERSION");
+    info!(version, pid = std::process::id(), "configuration: {}", effective.one_line());
+
+    let metrics = Arc::new(Metrics::new());
+    let (ready, readiness) = watch::channel(Readiness::not_ready("the store is being opened"));
+    let pages = Pages { readiness, metrics: metrics.clone() };
+    let http_ends = CancellationToken::new();
+    let _ends_with_this = http_ends.clone().drop_guard();
+    let http = start_http(&effective.config.http_address, pages, http_ends).await?;
+
+    let node = Node::start(effective.config, metrics, stop).await?;
+    let addresses = node.addresses();
+    info!(client = %addresses.client, peer = %addresses.peer, %http, "listening");
+    let followed = tokio::spawn(follow(node.ready(), ready));
+    let end = node.stopped().await;
+    followed.abort();
+    end?;
+    info!("stopped");
+    Ok(())
+}
+
+async fn start_http(
+    address: &str,
+    pages: Pages,
+    shutdown: CancellationToken,
+) -> Result<SocketAddr, ServeError> {
+    let refused = |source| ServeError::Http { address: address.to_owned(), source };
+    let listener = TcpListener::bind(address).await.map_err(refused)?;
+    let bound = listener.local_addr().map_err(refused)?;
+    tokio::spawn(async move {
+        if let Err(error) = http::serve(listener, pages, shutdown).await {
+            error!(%error, "the HTTP side failed; the node serves on");
+        }
+    });
+    Ok(bound)
+}
+
+/// Passes on what the node says of itself, to pages that were there before it.
+async fn follow(mut from: watch::Receiver<Readiness>, to: watch::Sender<Readiness>) {
+    loop {
+        to.send_replace(from.borrow_and_update().clone());
+        if from.changed().await.is_err() {
+            to.send_replace(Readiness::not_ready("the node has stopped"));
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_in_use_is_named_with_its_key() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let (_ready, readiness) = watch::channel(Readiness::Ready);
+        let pages = Pages { readiness, metrics: Arc::new(Metrics::new()) };
+        let started = start_http(&address, pages, CancellationToken::new()).await;
+        let error = started.unwrap_err().to_string();
+        let start =
+            format!("cannot listen on http_address = \"{address}\": Address already in use");
+        assert!(error.starts_with(&start), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_pages_follow_the_node_and_outlive_it() {
+        let (node, from) = watch::channel(Readiness::not_ready("no cluster"));
+        let (to, mut pages) = watch::channel(Readiness::not_ready("opening"));
+        let followed = tokio::spawn(follow(from, to));
+        pages.wait_for(|now| *now == Readiness::not_ready("no cluster")).await.unwrap();
+        node.send_replace(Readiness::Ready);
+        pages.wait_for(|now| *now == Readiness::Ready).await.unwrap();
+        drop(node);
+        followed.await.unwrap();
+        assert_eq!(*pages.borrow(), Readiness::not_ready("the node has stopped"));
+    }
+}
