@@ -1,1 +1,3 @@
-//! x
+//! Harnesses and end-to-end tests of Quorate.
+
+pub mod sim;
