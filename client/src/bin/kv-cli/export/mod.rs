@@ -33,7 +33,7 @@ struct Summary {
     rows: u64,
     /// Keys that could not be written.
     failed: u64,
-    /// Bytes of their keys and values.
+    /// Their bytes, as written.
     bytes: u64,
     seconds: f64,
 }
