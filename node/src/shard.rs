@@ -62,12 +62,28 @@ pub struct PageRange {
     pub limit: usize,
 }
 
+/// The namespaces of one version of the metadata.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LiveNamespaces {
+    /// Those that exist.
+    pub known: BTreeSet<NamespaceId>,
+    /// The id that the next one gets: whatever is not below it is younger than this version, and
+    /// may be written to before a sweep by this version has ended.
+    pub next: NamespaceId,
+}
+
+impl LiveNamespaces {
+    fn dropped(&self, id: NamespaceId) -> bool {
+        id < self.next && !self.known.contains(&id)
+    }
+}
+
 enum Job {
     Write { write: Write, synced: bool, answer: oneshot::Sender<Result<Written, WriteError>> },
     Merge { merge: Merge, synced: bool, answer: oneshot::Sender<Result<(), RequestError>> },
     Read { address: Address, answer: oneshot::Sender<Result<EncodedObject, RequestError>> },
     Page { range: PageRange, answer: oneshot::Sender<Result<Page, RequestError>> },
-    Sweep { known: Arc<BTreeSet<NamespaceId>>, answer: oneshot::Sender<Result<u64, RequestError>> },
+    Sweep { live: Arc<LiveNamespaces>, answer: oneshot::Sender<Result<u64, RequestError>> },
     Forget { answer: oneshot::Sender<Result<u64, RequestError>> },
 }
 
@@ -181,7 +197,7 @@ impl Shard {
     fn run_alone(&mut self, job: Job) {
         match job {
             Job::Page { range, answer } => drop(answer.send(self.page(&range))),
-            Job::Sweep { known, answer } => drop(answer.send(self.sweep(&known))),
+            Job::Sweep { live, answer } => drop(answer.send(self.sweep(&live))),
             Job::Forget { answer } => drop(answer.send(self.forget_operations())),
             Job::Write { .. } | Job::Merge { .. } | Job::Read { .. } => {
                 unreachable!("requests of single keys are staged")
@@ -214,18 +230,20 @@ impl Shard {
         Ok(page)
     }
 
-    /// Deletes the objects of namespaces that are not `known`, and ends the actors concerned.
-    fn sweep(&mut self, known: &BTreeSet<NamespaceId>) -> Result<u64, RequestError> {
+    /// Deletes the objects of namespaces that were dropped, and ends the actors concerned.
+    fn sweep(&mut self, live: &LiveNamespaces) -> Result<u64, RequestError> {
         let mut dropped = 0;
         for id in self.stored_vnodes()? {
             let mut from = KeyRange::prefix(&record::vnode_prefix(id));
             while let Some(namespace) = self.first_namespace(from)? {
                 let prefix = record::namespace_prefix(id, namespace);
-                if !known.contains(&namespace) {
-                    let engine = &self.context.engine;
-                    engine.clear(Space::Objects, &prefix).map_err(vnode::engine_failed)?;
-                    self.context.observer.applied();
+                if live.dropped(namespace) {
+                    // First, since a clearing that fails may have dropped some.
                     self.vnodes.entry(id).and_modify(Vnode::end_actor);
+                    let engine = &self.context.engine;
+                    let cleared = engine.clear(Space::Objects, &prefix);
+                    self.context.observer.applied();
+                    cleared.map_err(vnode::engine_failed)?;
                     dropped += 1;
                 }
                 from = KeyRange::prefix(&record::vnode_prefix(id)).after(past(&prefix));
@@ -465,10 +483,10 @@ impl Shards {
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    /// Deletes the objects of namespaces that are not `known`; how many vnodes had some.
-    pub async fn sweep(&self, known: BTreeSet<NamespaceId>) -> Result<u64, RequestError> {
-        let known = Arc::new(known);
-        self.everywhere(|answer| Job::Sweep { known: known.clone(), answer }).await
+    /// Deletes the objects of namespaces that were dropped by then; how many vnodes had some.
+    pub async fn sweep(&self, live: LiveNamespaces) -> Result<u64, RequestError> {
+        let live = Arc::new(live);
+        self.everywhere(|answer| Job::Sweep { live: live.clone(), answer }).await
     }
 
     /// Forgets operations past their time; how many were.
@@ -548,3 +566,6 @@ fn start_shard(
     let thread = std::thread::Builder::new().name(format!("shard-{index}"));
     thread.spawn(run).expect("the operating system gives a node its threads");
 }
+
+#[cfg(test)]
+mod tests;

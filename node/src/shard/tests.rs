@@ -1,0 +1,100 @@
+//! Shards over an engine in memory: what a turn, a sweep or a page must not do.
+
+use std::sync::Mutex;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::dynamo::context::Context;
+use crate::env::Clock;
+use crate::storage::memory::MemoryEngine;
+
+struct Still;
+
+impl Clock for Still {
+    fn now_ms(&self) -> u64 {
+        1_000_000
+    }
+}
+
+/// What a shard told its observer.
+#[derive(Default)]
+struct Heard {
+    applied: Mutex<u32>,
+}
+
+impl ShardObserver for Heard {
+    fn turn(&self, _: usize, _: usize) {}
+    fn applied(&self) {
+        *self.applied.lock().unwrap() += 1;
+    }
+    fn corrupt(&self, _: u64) {}
+    fn crowded(&self) {}
+}
+
+struct Bench {
+    shards: Shards,
+    engine: Arc<MemoryEngine>,
+    heard: Arc<Heard>,
+}
+
+const NODE: NodeId = NodeId(1);
+const OPENING: Opening = Opening(5);
+const VNODE: VnodeId = VnodeId { n: 3, partition: PartitionId(7) };
+
+/// Two shards that run as tasks.
+fn bench() -> Bench {
+    let (engine, heard) = (Arc::new(MemoryEngine::new()), Arc::new(Heard::default()));
+    let context = ShardContext {
+        node: NODE,
+        opening: OPENING,
+        engine: engine.clone(),
+        env: Env::simulated(Arc::new(Still), 1),
+        observer: heard.clone(),
+    };
+    let (shards, _) = Shards::start(context, 2, 64);
+    Bench { shards, engine, heard }
+}
+
+fn address(namespace: u64, key: &str) -> Address {
+    let key = Key::new(key.to_owned()).unwrap();
+    Address { vnode: VNODE, namespace: NamespaceId(namespace), key }
+}
+
+fn put(address: Address, sequence: u64, value: Bytes) -> Write {
+    let operation = OperationId {
+        issued_ms: 1_000_000,
+        coordinator: NODE,
+        opening: OPENING,
+        client: 1,
+        sequence,
+    };
+    let (value, context) = (Some(value), Context::default());
+    Write { address, value, context, operation, at_least_once: false, refusal: None }
+}
+
+impl Bench {
+    async fn put(&self, namespace: u64, key: &str, sequence: u64) -> Result<Written, WriteError> {
+        let write = put(address(namespace, key), sequence, Bytes::from_static(b"value"));
+        self.shards.write(write, false).await
+    }
+
+    async fn holds(&self, namespace: u64, key: &str) -> bool {
+        let held = self.shards.read(address(namespace, key)).await.unwrap();
+        !held.decode().unwrap().is_absent()
+    }
+}
+
+#[tokio::test]
+async fn a_sweep_spares_namespaces_younger_than_the_metadata_it_goes_by() {
+    let bench = bench();
+    for (namespace, sequence) in [(1, 1), (2, 2), (3, 3)] {
+        bench.put(namespace, "key", sequence).await.unwrap();
+    }
+    // The sweep was decided when namespace 1 was gone, 2 existed, and 3 had yet to be made.
+    let live = LiveNamespaces { known: [NamespaceId(2)].into(), next: NamespaceId(3) };
+    assert_eq!(bench.shards.sweep(live).await, Ok(1));
+    assert!(!bench.holds(1, "key").await);
+    assert!(bench.holds(2, "key").await);
+    assert!(bench.holds(3, "key").await, "acknowledged, and not dropped");
+}
