@@ -342,7 +342,8 @@ impl Staging<'_> {
         let (id, operation) = (write.address.vnode, write.operation);
         let staged = match Self::vnode(self.vnodes, &self.turn, id) {
             Ok(vnode) => vnode.write(&mut self.turn, write),
-            Err(error) => Err(WriteError::not_applied(vnode::engine_failed(error))),
+            // A write of an earlier turn may lie in what would not open.
+            Err(error) => Err(WriteError::unknown(operation, vnode::engine_failed(error))),
         };
         self.touched.insert(id);
         match staged {
