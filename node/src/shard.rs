@@ -115,7 +115,8 @@ impl Answer {
 pub trait ShardObserver: Send + Sync + 'static {
     /// A turn of so many requests ended.
     fn turn(&self, shard: usize, requests: usize);
-    /// Something was applied that may not be on disk yet.
+    /// Something was applied that may not be on disk yet; or the engine failed to, in which case
+    /// the next sync tells that it is poisoned.
     fn applied(&self);
     /// So many damaged records were met.
     fn corrupt(&self, records: u64);
@@ -413,10 +414,14 @@ impl Staging<'_> {
         }
         let engine = self.turn.engine;
         let batch = self.turn.batch;
-        let applied = match batch.is_empty() {
+        let was_empty = batch.is_empty();
+        let applied = match was_empty {
             true => Ok(()),
-            false => engine.apply(batch).inspect(|()| context.observer.applied()),
+            false => engine.apply(batch),
         };
+        if !was_empty {
+            context.observer.applied();
+        }
         if let Err(error) = &applied {
             tracing::error!(%error, "a batch failed; its vnodes are opened again");
             self.touched.iter().for_each(|id| drop(self.vnodes.remove(id)));
@@ -426,7 +431,8 @@ impl Staging<'_> {
         if self.to_sync.is_empty() {
             return;
         }
-        let failed = failed.or_else(|| engine.sync().err());
+        let failed =
+            failed.or_else(|| engine.sync().inspect_err(|_| context.observer.applied()).err());
         self.to_sync.into_iter().for_each(|answer| answer.send(failed.as_ref()));
     }
 }

@@ -98,3 +98,25 @@ async fn a_sweep_spares_namespaces_younger_than_the_metadata_it_goes_by() {
     assert!(bench.holds(2, "key").await);
     assert!(bench.holds(3, "key").await, "acknowledged, and not dropped");
 }
+
+#[tokio::test]
+async fn a_failed_batch_is_told_so_that_the_node_stops() {
+    let bench = bench();
+    bench.put(1, "key", 1).await.unwrap();
+    bench.engine.fail_next_sync();
+    bench.engine.sync().unwrap_err();
+    let before = *bench.heard.applied.lock().unwrap();
+    let failed = bench.put(1, "key", 2).await.unwrap_err();
+    assert!(matches!(failed.outcome, crate::error::Outcome::Unknown(_)));
+    assert!(*bench.heard.applied.lock().unwrap() > before, "the next flush meets the poison");
+}
+
+#[tokio::test]
+async fn a_failed_sync_of_a_shard_is_told_too() {
+    let bench = bench();
+    bench.engine.fail_next_sync();
+    let write = put(address(1, "key"), 1, Bytes::from_static(b"value"));
+    let failed = bench.shards.write(write, true).await.unwrap_err();
+    assert!(matches!(failed.outcome, crate::error::Outcome::Unknown(_)));
+    assert_eq!(*bench.heard.applied.lock().unwrap(), 2, "once applied, once failed");
+}
