@@ -122,6 +122,22 @@ pub trait ShardObserver: Send + Sync + 'static {
     fn corrupt(&self, records: u64);
     /// A write was refused, since its key has too many siblings.
     fn crowded(&self);
+    /// A shard panicked and has ended: nobody serves its partitions any more.
+    fn panicked(&self, shard: usize);
+}
+
+/// Tells of a shard that unwinds.
+struct PanicWatch {
+    shard: usize,
+    observer: Arc<dyn ShardObserver>,
+}
+
+impl Drop for PanicWatch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.observer.panicked(self.shard);
+        }
+    }
 }
 
 /// What all shards of a node share.
@@ -555,8 +571,10 @@ fn start_shard(
     ended: oneshot::Sender<()>,
 ) {
     let mut jobs = Vec::with_capacity(TURN_MAX);
+    let watch = PanicWatch { shard: index, observer: shard.context.observer.clone() };
     if shard.context.env.blocking() == Blocking::Inline {
         tokio::spawn(async move {
+            let _watch = watch;
             while queue.recv_many(&mut jobs, TURN_MAX).await > 0 {
                 shard.turn(&mut jobs);
             }
@@ -565,6 +583,7 @@ fn start_shard(
         return;
     }
     let run = move || {
+        let _watch = watch;
         while queue.blocking_recv_many(&mut jobs, TURN_MAX) > 0 {
             shard.turn(&mut jobs);
         }

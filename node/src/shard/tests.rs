@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use bytes::Bytes;
 
 use super::*;
+use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::context::Context;
 use crate::env::Clock;
 use crate::storage::memory::MemoryEngine;
@@ -21,6 +22,7 @@ impl Clock for Still {
 #[derive(Default)]
 struct Heard {
     applied: Mutex<u32>,
+    panicked: Mutex<Vec<usize>>,
 }
 
 impl ShardObserver for Heard {
@@ -30,6 +32,9 @@ impl ShardObserver for Heard {
     }
     fn corrupt(&self, _: u64) {}
     fn crowded(&self) {}
+    fn panicked(&self, shard: usize) {
+        self.panicked.lock().unwrap().push(shard);
+    }
 }
 
 struct Bench {
@@ -79,6 +84,11 @@ impl Bench {
         self.shards.write(write, false).await
     }
 
+    async fn actor_of(&self, namespace: u64, key: &str) -> Actor {
+        let held = self.shards.read(address(namespace, key)).await.unwrap();
+        held.decode().unwrap().version().iter().next().unwrap().actor
+    }
+
     async fn holds(&self, namespace: u64, key: &str) -> bool {
         let held = self.shards.read(address(namespace, key)).await.unwrap();
         !held.decode().unwrap().is_absent()
@@ -119,4 +129,17 @@ async fn a_failed_sync_of_a_shard_is_told_too() {
     let failed = bench.shards.write(write, true).await.unwrap_err();
     assert!(matches!(failed.outcome, crate::error::Outcome::Unknown(_)));
     assert_eq!(*bench.heard.applied.lock().unwrap(), 2, "once applied, once failed");
+}
+
+#[tokio::test]
+async fn a_shard_that_panics_is_told_of() {
+    let bench = bench();
+    let mut broken = put(address(1, "key"), 1, Bytes::from_static(b"value"));
+    bench.put(1, "key", 1).await.unwrap();
+    // A context that covers dots which nobody can have read: no token opens to it.
+    let next = Dot { actor: bench.actor_of(1, "key").await, n: u64::MAX };
+    broken.operation.sequence = 2;
+    broken.context.version = [next].into_iter().collect();
+    bench.shards.write(broken, false).await.unwrap_err();
+    assert_eq!(*bench.heard.panicked.lock().unwrap(), [1]);
 }
