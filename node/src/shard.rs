@@ -62,12 +62,28 @@ pub struct PageRange {
     pub limit: usize,
 }
 
+/// The namespaces of one version of the metadata.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LiveNamespaces {
+    /// Those that exist.
+    pub known: BTreeSet<NamespaceId>,
+    /// The id that the next one gets: whatever is not below it is younger than this version, and
+    /// may be written to before a sweep by this version has ended.
+    pub next: NamespaceId,
+}
+
+impl LiveNamespaces {
+    fn dropped(&self, id: NamespaceId) -> bool {
+        id < self.next && !self.known.contains(&id)
+    }
+}
+
 enum Job {
     Write { write: Write, synced: bool, answer: oneshot::Sender<Result<Written, WriteError>> },
     Merge { merge: Merge, synced: bool, answer: oneshot::Sender<Result<(), RequestError>> },
     Read { address: Address, answer: oneshot::Sender<Result<EncodedObject, RequestError>> },
     Page { range: PageRange, answer: oneshot::Sender<Result<Page, RequestError>> },
-    Sweep { known: Arc<BTreeSet<NamespaceId>>, answer: oneshot::Sender<Result<u64, RequestError>> },
+    Sweep { live: Arc<LiveNamespaces>, answer: oneshot::Sender<Result<u64, RequestError>> },
     Forget { answer: oneshot::Sender<Result<u64, RequestError>> },
 }
 
@@ -99,12 +115,29 @@ impl Answer {
 pub trait ShardObserver: Send + Sync + 'static {
     /// A turn of so many requests ended.
     fn turn(&self, shard: usize, requests: usize);
-    /// Something was applied that may not be on disk yet.
+    /// Something was applied that may not be on disk yet; or the engine failed to, in which case
+    /// the next sync tells that it is poisoned.
     fn applied(&self);
     /// So many damaged records were met.
     fn corrupt(&self, records: u64);
     /// A write was refused, since its key has too many siblings.
     fn crowded(&self);
+    /// A shard panicked and has ended: nobody serves its partitions any more.
+    fn panicked(&self, shard: usize);
+}
+
+/// Tells of a shard that unwinds.
+struct PanicWatch {
+    shard: usize,
+    observer: Arc<dyn ShardObserver>,
+}
+
+impl Drop for PanicWatch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.observer.panicked(self.shard);
+        }
+    }
 }
 
 /// What all shards of a node share.
@@ -181,7 +214,7 @@ impl Shard {
     fn run_alone(&mut self, job: Job) {
         match job {
             Job::Page { range, answer } => drop(answer.send(self.page(&range))),
-            Job::Sweep { known, answer } => drop(answer.send(self.sweep(&known))),
+            Job::Sweep { live, answer } => drop(answer.send(self.sweep(&live))),
             Job::Forget { answer } => drop(answer.send(self.forget_operations())),
             Job::Write { .. } | Job::Merge { .. } | Job::Read { .. } => {
                 unreachable!("requests of single keys are staged")
@@ -214,18 +247,20 @@ impl Shard {
         Ok(page)
     }
 
-    /// Deletes the objects of namespaces that are not `known`, and ends the actors concerned.
-    fn sweep(&mut self, known: &BTreeSet<NamespaceId>) -> Result<u64, RequestError> {
+    /// Deletes the objects of namespaces that were dropped, and ends the actors concerned.
+    fn sweep(&mut self, live: &LiveNamespaces) -> Result<u64, RequestError> {
         let mut dropped = 0;
         for id in self.stored_vnodes()? {
             let mut from = KeyRange::prefix(&record::vnode_prefix(id));
             while let Some(namespace) = self.first_namespace(from)? {
                 let prefix = record::namespace_prefix(id, namespace);
-                if !known.contains(&namespace) {
-                    let engine = &self.context.engine;
-                    engine.clear(Space::Objects, &prefix).map_err(vnode::engine_failed)?;
-                    self.context.observer.applied();
+                if live.dropped(namespace) {
+                    // First, since a clearing that fails may have dropped some.
                     self.vnodes.entry(id).and_modify(Vnode::end_actor);
+                    let engine = &self.context.engine;
+                    let cleared = engine.clear(Space::Objects, &prefix);
+                    self.context.observer.applied();
+                    cleared.map_err(vnode::engine_failed)?;
                     dropped += 1;
                 }
                 from = KeyRange::prefix(&record::vnode_prefix(id)).after(past(&prefix));
@@ -324,7 +359,8 @@ impl Staging<'_> {
         let (id, operation) = (write.address.vnode, write.operation);
         let staged = match Self::vnode(self.vnodes, &self.turn, id) {
             Ok(vnode) => vnode.write(&mut self.turn, write),
-            Err(error) => Err(WriteError::not_applied(vnode::engine_failed(error))),
+            // A write of an earlier turn may lie in what would not open.
+            Err(error) => Err(WriteError::unknown(operation, vnode::engine_failed(error))),
         };
         self.touched.insert(id);
         match staged {
@@ -394,10 +430,14 @@ impl Staging<'_> {
         }
         let engine = self.turn.engine;
         let batch = self.turn.batch;
-        let applied = match batch.is_empty() {
+        let was_empty = batch.is_empty();
+        let applied = match was_empty {
             true => Ok(()),
-            false => engine.apply(batch).inspect(|()| context.observer.applied()),
+            false => engine.apply(batch),
         };
+        if !was_empty {
+            context.observer.applied();
+        }
         if let Err(error) = &applied {
             tracing::error!(%error, "a batch failed; its vnodes are opened again");
             self.touched.iter().for_each(|id| drop(self.vnodes.remove(id)));
@@ -407,7 +447,8 @@ impl Staging<'_> {
         if self.to_sync.is_empty() {
             return;
         }
-        let failed = failed.or_else(|| engine.sync().err());
+        let failed =
+            failed.or_else(|| engine.sync().inspect_err(|_| context.observer.applied()).err());
         self.to_sync.into_iter().for_each(|answer| answer.send(failed.as_ref()));
     }
 }
@@ -465,10 +506,10 @@ impl Shards {
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    /// Deletes the objects of namespaces that are not `known`; how many vnodes had some.
-    pub async fn sweep(&self, known: BTreeSet<NamespaceId>) -> Result<u64, RequestError> {
-        let known = Arc::new(known);
-        self.everywhere(|answer| Job::Sweep { known: known.clone(), answer }).await
+    /// Deletes the objects of namespaces that were dropped by then; how many vnodes had some.
+    pub async fn sweep(&self, live: LiveNamespaces) -> Result<u64, RequestError> {
+        let live = Arc::new(live);
+        self.everywhere(|answer| Job::Sweep { live: live.clone(), answer }).await
     }
 
     /// Forgets operations past their time; how many were.
@@ -530,8 +571,10 @@ fn start_shard(
     ended: oneshot::Sender<()>,
 ) {
     let mut jobs = Vec::with_capacity(TURN_MAX);
+    let watch = PanicWatch { shard: index, observer: shard.context.observer.clone() };
     if shard.context.env.blocking() == Blocking::Inline {
         tokio::spawn(async move {
+            let _watch = watch;
             while queue.recv_many(&mut jobs, TURN_MAX).await > 0 {
                 shard.turn(&mut jobs);
             }
@@ -540,6 +583,7 @@ fn start_shard(
         return;
     }
     let run = move || {
+        let _watch = watch;
         while queue.blocking_recv_many(&mut jobs, TURN_MAX) > 0 {
             shard.turn(&mut jobs);
         }
@@ -548,3 +592,6 @@ fn start_shard(
     let thread = std::thread::Builder::new().name(format!("shard-{index}"));
     thread.spawn(run).expect("the operating system gives a node its threads");
 }
+
+#[cfg(test)]
+mod tests;

@@ -195,8 +195,10 @@ impl Vnode {
     pub fn write(&mut self, turn: &mut Turn<'_>, write: Write) -> Result<Written, WriteError> {
         let hash = write.address.hash();
         let index = record::operation_key(self.id, &write.operation);
-        let recorded = self.recorded(turn, &index).map_err(WriteError::not_applied)?;
         let id = write.operation;
+        // What cannot be looked up may have been applied before.
+        let recorded = self.recorded(turn, &index);
+        let recorded = recorded.map_err(|error| WriteError::unknown(id, error))?;
         match turn.admitting.admit(&id, hash, recorded, write.at_least_once) {
             Admission::New => self.write_new(turn, write, index),
             Admission::Done(dot) => self.write_again(turn, &write, dot),
@@ -239,7 +241,8 @@ impl Vnode {
         Ok(written(dot, &object, object_encoded, &write.operation))
     }
 
-    /// The write was done before: its object is replicated again, whatever it is by now.
+    /// The write was done before: its object is replicated again, whatever it is by now. If the
+    /// object was damaged since, what is here is no trace of the write, and acks of it are none.
     fn write_again(
         &mut self,
         turn: &mut Turn<'_>,
@@ -249,6 +252,10 @@ impl Vnode {
         let unknown = |error: RequestError| WriteError::unknown(write.operation, error);
         let encoded = self.read(turn, &write.address).map_err(unknown)?;
         let object = encoded.decode().map_err(|error| unknown(RequestError::internal(error)))?;
+        if !object.version().covers(dot) {
+            let reason = format!("the write was applied as {dot}, and lost here since");
+            return Err(unknown(RequestError::Data { reason }));
+        }
         Ok(written(dot, &object, encoded, &write.operation))
     }
 

@@ -283,3 +283,30 @@ fn a_refusal_is_recorded_and_holds_for_late_copies() {
     retry.refusal = Some(RequestError::not_ready("too few owners"));
     assert_eq!(store.write(retry).unwrap().dot, done.dot, "a retry of a write that was done");
 }
+
+/// Overwrites a stored value with bytes that nobody wrote.
+fn rot(store: &Store, space: Space, key: Bytes) {
+    let mut batch = Batch::new();
+    batch.put(space, key, Bytes::from_static(b"\x01rotten bytes"));
+    store.engine.apply(batch).unwrap();
+}
+
+#[test]
+fn a_retry_whose_record_is_damaged_is_of_unknown_outcome() {
+    let mut store = Store::new(1);
+    let written = store.write(put(1, 1, Context::default())).unwrap();
+    rot(&store, Space::Operations, record::operation_key(ID, &operation(1)));
+    let retry = store.write(put(1, 1, Context::default())).unwrap_err();
+    assert_eq!(retry.outcome, crate::error::Outcome::Unknown(operation(1)));
+    assert!(store.read(1).holds(written.dot), "it was applied all the while");
+}
+
+#[test]
+fn a_retry_of_a_write_that_rot_took_is_not_acknowledged_again() {
+    let mut store = Store::new(1);
+    store.write(put(1, 1, Context::default())).unwrap();
+    rot(&store, Space::Objects, address(1).stored());
+    store.write(put(1, 2, Context::default())).unwrap();
+    let retry = store.write(put(1, 1, Context::default())).unwrap_err();
+    assert_eq!(retry.outcome, crate::error::Outcome::Unknown(operation(1)));
+}

@@ -1,0 +1,145 @@
+//! Shards over an engine in memory: what a turn, a sweep or a page must not do.
+
+use std::sync::Mutex;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::dynamo::clock::{Actor, Dot};
+use crate::dynamo::context::Context;
+use crate::env::Clock;
+use crate::storage::memory::MemoryEngine;
+
+struct Still;
+
+impl Clock for Still {
+    fn now_ms(&self) -> u64 {
+        1_000_000
+    }
+}
+
+/// What a shard told its observer.
+#[derive(Default)]
+struct Heard {
+    applied: Mutex<u32>,
+    panicked: Mutex<Vec<usize>>,
+}
+
+impl ShardObserver for Heard {
+    fn turn(&self, _: usize, _: usize) {}
+    fn applied(&self) {
+        *self.applied.lock().unwrap() += 1;
+    }
+    fn corrupt(&self, _: u64) {}
+    fn crowded(&self) {}
+    fn panicked(&self, shard: usize) {
+        self.panicked.lock().unwrap().push(shard);
+    }
+}
+
+struct Bench {
+    shards: Shards,
+    engine: Arc<MemoryEngine>,
+    heard: Arc<Heard>,
+}
+
+const NODE: NodeId = NodeId(1);
+const OPENING: Opening = Opening(5);
+const VNODE: VnodeId = VnodeId { n: 3, partition: PartitionId(7) };
+
+/// Two shards that run as tasks.
+fn bench() -> Bench {
+    let (engine, heard) = (Arc::new(MemoryEngine::new()), Arc::new(Heard::default()));
+    let context = ShardContext {
+        node: NODE,
+        opening: OPENING,
+        engine: engine.clone(),
+        env: Env::simulated(Arc::new(Still), 1),
+        observer: heard.clone(),
+    };
+    let (shards, _) = Shards::start(context, 2, 64);
+    Bench { shards, engine, heard }
+}
+
+fn address(namespace: u64, key: &str) -> Address {
+    let key = Key::new(key.to_owned()).unwrap();
+    Address { vnode: VNODE, namespace: NamespaceId(namespace), key }
+}
+
+fn put(address: Address, sequence: u64, value: Bytes) -> Write {
+    let operation = OperationId {
+        issued_ms: 1_000_000,
+        coordinator: NODE,
+        opening: OPENING,
+        client: 1,
+        sequence,
+    };
+    let (value, context) = (Some(value), Context::default());
+    Write { address, value, context, operation, at_least_once: false, refusal: None }
+}
+
+impl Bench {
+    async fn put(&self, namespace: u64, key: &str, sequence: u64) -> Result<Written, WriteError> {
+        let write = put(address(namespace, key), sequence, Bytes::from_static(b"value"));
+        self.shards.write(write, false).await
+    }
+
+    async fn actor_of(&self, namespace: u64, key: &str) -> Actor {
+        let held = self.shards.read(address(namespace, key)).await.unwrap();
+        held.decode().unwrap().version().iter().next().unwrap().actor
+    }
+
+    async fn holds(&self, namespace: u64, key: &str) -> bool {
+        let held = self.shards.read(address(namespace, key)).await.unwrap();
+        !held.decode().unwrap().is_absent()
+    }
+}
+
+#[tokio::test]
+async fn a_sweep_spares_namespaces_younger_than_the_metadata_it_goes_by() {
+    let bench = bench();
+    for (namespace, sequence) in [(1, 1), (2, 2), (3, 3)] {
+        bench.put(namespace, "key", sequence).await.unwrap();
+    }
+    // The sweep was decided when namespace 1 was gone, 2 existed, and 3 had yet to be made.
+    let live = LiveNamespaces { known: [NamespaceId(2)].into(), next: NamespaceId(3) };
+    assert_eq!(bench.shards.sweep(live).await, Ok(1));
+    assert!(!bench.holds(1, "key").await);
+    assert!(bench.holds(2, "key").await);
+    assert!(bench.holds(3, "key").await, "acknowledged, and not dropped");
+}
+
+#[tokio::test]
+async fn a_failed_batch_is_told_so_that_the_node_stops() {
+    let bench = bench();
+    bench.put(1, "key", 1).await.unwrap();
+    bench.engine.fail_next_sync();
+    bench.engine.sync().unwrap_err();
+    let before = *bench.heard.applied.lock().unwrap();
+    let failed = bench.put(1, "key", 2).await.unwrap_err();
+    assert!(matches!(failed.outcome, crate::error::Outcome::Unknown(_)));
+    assert!(*bench.heard.applied.lock().unwrap() > before, "the next flush meets the poison");
+}
+
+#[tokio::test]
+async fn a_failed_sync_of_a_shard_is_told_too() {
+    let bench = bench();
+    bench.engine.fail_next_sync();
+    let write = put(address(1, "key"), 1, Bytes::from_static(b"value"));
+    let failed = bench.shards.write(write, true).await.unwrap_err();
+    assert!(matches!(failed.outcome, crate::error::Outcome::Unknown(_)));
+    assert_eq!(*bench.heard.applied.lock().unwrap(), 2, "once applied, once failed");
+}
+
+#[tokio::test]
+async fn a_shard_that_panics_is_told_of() {
+    let bench = bench();
+    let mut broken = put(address(1, "key"), 1, Bytes::from_static(b"value"));
+    bench.put(1, "key", 1).await.unwrap();
+    // A context that covers dots which nobody can have read: no token opens to it.
+    let next = Dot { actor: bench.actor_of(1, "key").await, n: u64::MAX };
+    broken.operation.sequence = 2;
+    broken.context.version = [next].into_iter().collect();
+    bench.shards.write(broken, false).await.unwrap_err();
+    assert_eq!(*bench.heard.panicked.lock().unwrap(), [1]);
+}
