@@ -62,12 +62,16 @@ impl Cluster {
     /// The same, with choices.
     pub fn of(spec: ClusterSpec) -> Self {
         let mut cluster = Self::uninitialised(spec.nodes);
-        cluster.start_all();
-        let partitions = spec.partitions.to_string();
-        let line = ["init", "--members", &cluster.members().join(","), "--partitions", &partitions];
-        quorate(line).ok();
-        cluster.wait_ready();
+        cluster.form(spec.partitions);
         cluster
+    }
+
+    /// Starts every node, makes them a cluster, and waits until all are ready.
+    pub fn form(&mut self, partitions: u64) {
+        self.start_all();
+        let (members, partitions) = (self.members().join(","), partitions.to_string());
+        quorate(["init", "--members", &members, "--partitions", &partitions]).ok();
+        self.wait_ready();
     }
 
     /// Nodes with configurations, none of them started.
