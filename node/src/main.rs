@@ -4,8 +4,13 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use mimalloc::MiMalloc;
 use quorate_node::args::Cli;
 use quorate_node::commands;
+
+/// A request is a few dozen short-lived allocations on several threads.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {

@@ -12,11 +12,15 @@ use tracing_subscriber::EnvFilter;
 pub use self::metrics::{Metrics, Operation, OutcomeLabel, ShardMetrics};
 use crate::config::{Config, LogFormat};
 
+/// What the storage engine says of its daily work is no news, unless `log_level` asks for it.
+const QUIET: &str = "fjall=warn,lsm_tree=warn";
+
 /// Sends log lines to stderr from now on, by `log_level` and `log_format`; once a process.
 ///
 /// A second call changes nothing.
 pub fn start_logging(config: &Config) {
-    let filter = EnvFilter::try_new(&config.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let directives = format!("{QUIET},{}", config.log_level);
+    let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let started = match config.log_format {
         LogFormat::Text => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),

@@ -1,6 +1,7 @@
-//! Harnesses: clusters of real processes, for tests that see what a user sees.
+//! Harnesses: [`sim`] runs the real code on one thread from one seed; the rest are clusters of real
+//! processes, for tests that see what a user sees.
 //!
-//! A test starts a [`Cluster`] or a [`DevCluster`], runs `kv-cli` against it, kills nodes and starts
+//! A test of processes starts a [`Cluster`] or a [`DevCluster`], runs `kv-cli` against it, kills nodes and starts
 //! them again, and looks at exit codes, output, logs and data. Three rules keep such tests honest:
 //!
 //! - they wait for conditions ([`until`]), never for a time, and assert no duration;
@@ -17,6 +18,7 @@ mod http;
 mod ports;
 mod process;
 pub mod rows;
+pub mod sim;
 mod wait;
 
 pub use binaries::{Binaries, binaries};

@@ -102,13 +102,16 @@ impl NodePlan {
     }
 
     /// What its configuration says: each value that makes it this node. Others may be added.
+    ///
+    /// One shard a node, since the nodes share the machine: fewer threads, larger group commits.
     pub(super) fn settings(&self, engine: &str, seeds: &[String]) -> toml::Table {
         let seeds = seeds.iter().filter(|seed| **seed != self.peer_address());
-        let pairs: [(&str, toml::Value); 8] = [
+        let pairs: [(&str, toml::Value); 9] = [
             ("node_name", self.name.clone().into()),
             ("zone", self.zone.clone().into()),
             ("data_dir", "data".into()),
             ("engine", engine.into()),
+            ("shards", 1.into()),
             ("client_address", self.client_address().into()),
             ("peer_address", self.peer_address().into()),
             ("http_address", self.http_address().into()),

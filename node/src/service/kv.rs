@@ -56,12 +56,27 @@ impl KvService {
             _ => Operation::Put,
         };
         let result = match (put, self.node.permit()) {
-            (Ok(put), Ok(_permit)) => self.node.coordinator.put(put).await,
+            (Ok(put), Ok(permit)) => self.run(put, permit).await,
             (Err(error), _) | (_, Err(error)) => Err(WriteError::not_applied(error)),
         };
         let outcome = OutcomeLabel::of(&result.as_ref().map_err(|failed| failed.error.clone()));
         self.node.metrics.request(operation, outcome, started.elapsed());
         result.map_err(|error| status::of_write(&error, &self.node.name))
+    }
+
+    /// Runs a write to its end even if its client goes away: once it has a dot, the other owners
+    /// are to have it.
+    async fn run(&self, put: Put, permit: OwnedSemaphorePermit) -> Result<WriteResult, WriteError> {
+        let coordinator = self.node.coordinator.clone();
+        let running = tokio::spawn(async move {
+            let result = coordinator.put(put).await;
+            drop(permit);
+            result
+        });
+        match running.await {
+            Ok(result) => result,
+            Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+        }
     }
 }
 

@@ -40,10 +40,10 @@ fn keys_and_values(cli: &Cli) {
     let long = "k".repeat(4097);
     for (key, reason) in [("", "the key is empty"), (&long, "4097")] {
         for command in ["get", "delete"] {
-            cli.run([command, "users", key]).fails_with(&[reason, "1 to 4096 bytes"]);
+            cli.run([command, "users", key]).fails_with(&[reason, "a key has 1 to 4096"]);
         }
         let ran = cli.run(["put", "users", key, "value"]);
-        ran.fails_with(&["not applied", reason, "1 to 4096 bytes"]);
+        ran.fails_with(&["not applied", reason, "a key has 1 to 4096"]);
     }
     let longest = "k".repeat(4096);
     cli.run(["put", "small", &longest, "value"]).ok();

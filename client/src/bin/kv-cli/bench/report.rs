@@ -7,6 +7,9 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+/// An hour: no deadline is longer. Three digits make p99 right to a thousandth.
+const LATENCY_MAX_US: u64 = 3_600_000_000;
+
 /// Counts and latencies of some operations.
 pub(super) struct Report {
     operations: u64,
@@ -28,8 +31,7 @@ impl Default for Report {
             retries: 0,
             missed: 0,
             seconds: 0.0,
-            // Three digits: p99 is right to a thousandth.
-            latencies: Histogram::new(3).expect("three digits are within what it supports"),
+            latencies: Histogram::new_with_max(LATENCY_MAX_US, 3).expect("bounds it supports"),
         }
     }
 }
@@ -53,7 +55,7 @@ impl Report {
             *self.errors.entry(kind).or_default() += count;
         }
         let grown = self.latencies.add(&part.latencies);
-        grown.expect("both histograms resize themselves");
+        grown.expect("both histograms have the same bounds");
     }
 
     pub(super) fn json(&self) -> BenchJson<'_> {
@@ -139,6 +141,18 @@ mod tests {
              \"latency_us\":{\"p50\":500,\"p90\":900,\"p99\":990,\"p999\":999},\"missed\":0}"
         );
         assert!(whole.json().to_string().contains("errors      unknown 2\n"));
+    }
+
+    #[test]
+    fn slow_operations_are_recorded_as_slow() {
+        let mut report = Report { seconds: 1.0, ..Report::default() };
+        for ms in [8, 9, 4_000] {
+            report.on_ended(Duration::from_millis(ms), None);
+        }
+        let mut whole = Report { seconds: 1.0, ..Report::default() };
+        whole.add(&report);
+        let Latency { p50, p999, .. } = whole.json().latency_us;
+        assert!((8_990..9_010).contains(&p50) && (3_995_000..4_005_000).contains(&p999));
     }
 
     #[test]

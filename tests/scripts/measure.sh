@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Measures a three-node cluster on this machine: operations a second, latency, and what an operation
+# costs all nodes together in processor time. Usage: tests/scripts/measure.sh [ROUNDS] [DURATION]
+# It builds the release binaries, starts its own cluster on ports 18400 and up, and ends it.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+rounds=${1:-3} duration=${2:-12s} base=${BASE_PORT:-18400}
+cargo build --quiet --release --bin quorate --bin kv-cli
+out=$(mktemp)
+target/release/quorate dev --nodes 3 --base-port "$base" >"$out" 2>&1 &
+supervisor=$!
+trap 'kill -INT $supervisor 2>/dev/null; wait $supervisor 2>/dev/null; rm -f "$out"' EXIT
+until grep -qx ready "$out"; do
+  kill -0 $supervisor || { cat "$out"; exit 1; }
+  sleep 0.2
+done
+nodes=$(sed -n 's/^node-.* pid \([0-9]*\) .*/\1/p' "$out")
+cli="target/release/kv-cli --endpoints 127.0.0.1:$((base + 1)) --output json"
+
+# The nodes' processor time so far, in microseconds.
+cpu_us() {
+  local ticks=0 pid
+  for pid in $nodes; do
+    ticks=$((ticks + $(awk '{ sub(/^.*\) /, ""); print $12 + $13 }' "/proc/$pid/stat")))
+  done
+  echo $((ticks * 1000000 / $(getconf CLK_TCK)))
+}
+
+number() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p" <<<"$2"; }
+
+bench() { # bench NAMESPACE ARGUMENTS..
+  $cli bench "$1" --keys 100000 --value-size 1024 --concurrency 64 "${@:2}"
+}
+
+# Writes go to a namespace of their own in each round: a writer that does not know a key's context
+# would leave siblings, and measure those.
+$cli namespace create read --n 3 --r 2 --w 2 --durability buffered >/dev/null
+bench read --workload read --duration 1s --prepare >/dev/null
+printf '%-8s %12s %10s %10s %16s %8s\n' workload ops/s p50_us p99_us server_us/op errors
+for workload in write read; do
+  for round in $(seq "$rounds"); do
+    namespace=read
+    if [ "$workload" = write ]; then
+      namespace=write-$round
+      $cli namespace create "$namespace" --n 3 --r 2 --w 2 --durability buffered >/dev/null
+    fi
+    before=$(cpu_us)
+    json=$(bench "$namespace" --workload "$workload" --duration "$duration")
+    spent=$(($(cpu_us) - before))
+    operations=$(number operations "$json")
+    errors=$(sed -n 's/.*"errors":\({[^}]*}\).*/\1/p' <<<"$json")
+    printf '%-8s %12.0f %10s %10s %16.1f %8s\n' "$workload" "$(number ops_per_s "$json")" \
+      "$(number p50 "$json")" "$(number p99 "$json")" \
+      "$(awk "BEGIN { print $spent / $operations }")" "$errors"
+  done
+done

@@ -1,0 +1,188 @@
+//! A cluster of the real node code on one thread, from one seed.
+//!
+//! Coordinators, shards, vnodes and background tasks are those of production; the network, the
+//! engine, the clock and the randomness are the test's. Time is tokio's, paused: it jumps to the
+//! next timer whenever nothing is left to do. So a seed is a run, to the byte.
+//!
+//! Left out: faults as data, histories and checkers, which come with the simulator proper.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use quorate_node::coordinator::Coordinator;
+use quorate_node::dynamo::key::{NodeId, PartitionCount};
+use quorate_node::dynamo::metadata::Document;
+use quorate_node::dynamo::metadata::document::{
+    ClusterId, ClusterKey, FirstDocument, Member, NewNamespace, StoreId, Voter,
+};
+use quorate_node::env::{Clock, Env};
+use quorate_node::replica::{Replica, ReplicaParts, ReplicaSize};
+use quorate_node::storage::memory::MemoryEngine;
+use quorate_node::telemetry::Metrics;
+use quorate_node::transport::memory::{Faults, MemoryNetwork};
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Half a year into 2026, in milliseconds since the Unix epoch: when every simulation begins.
+const EPOCH_MS: u64 = 1_782_000_000_000;
+
+/// A wall clock that follows the runtime's paused time.
+struct SimClock {
+    started: Instant,
+}
+
+impl Clock for SimClock {
+    fn now_ms(&self) -> u64 {
+        EPOCH_MS + self.started.elapsed().as_millis() as u64
+    }
+}
+
+/// A node that runs.
+struct Running {
+    replica: Replica,
+    engine: Arc<MemoryEngine>,
+    stop: CancellationToken,
+}
+
+/// A simulated cluster.
+pub struct SimCluster {
+    network: MemoryNetwork,
+    clock: Arc<SimClock>,
+    seed: u64,
+    running: BTreeMap<usize, Running>,
+    /// The stores of nodes that were killed.
+    stores: BTreeMap<usize, Arc<MemoryEngine>>,
+    openings: u64,
+    trace: Arc<Mutex<Vec<String>>>,
+}
+
+/// The name of the `index`-th node.
+pub fn name(index: usize) -> String {
+    format!("node-{index}")
+}
+
+/// The id of the `index`-th node.
+pub fn node(index: usize) -> NodeId {
+    NodeId::of_name(&name(index))
+}
+
+impl SimCluster {
+    /// A cluster of `nodes`, all of which know its first document. Called on a paused runtime.
+    pub async fn start(nodes: usize, seed: u64) -> Result<Self> {
+        let network = MemoryNetwork::seeded(seed);
+        let trace = Arc::new(Mutex::new(Vec::new()));
+        let recorded = trace.clone();
+        network.record(move |delivery| {
+            recorded.lock().unwrap_or_else(PoisonError::into_inner).push(delivery.to_string());
+        });
+        let clock = Arc::new(SimClock { started: Instant::now() });
+        let (running, stores) = (BTreeMap::new(), BTreeMap::new());
+        let mut cluster = Self { network, clock, seed, running, stores, openings: 0, trace };
+        for index in 0..nodes {
+            cluster.run(index, Arc::new(MemoryEngine::new()))?;
+        }
+        let document = first_document(nodes)?.encode();
+        for running in cluster.running.values() {
+            running.replica.cluster().bootstrap(document.clone()).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Creates a namespace by way of the first node.
+    pub async fn create_namespace(&self, new: NewNamespace) -> Result<()> {
+        let cluster = self.running[&0].replica.cluster();
+        cluster.create_namespace(new, Duration::from_secs(60)).await?;
+        Ok(())
+    }
+
+    /// Runs requests on the `index`-th node.
+    pub fn coordinator(&self, index: usize) -> Option<Arc<Coordinator>> {
+        self.running.get(&index).map(|running| running.replica.coordinator().clone())
+    }
+
+    /// Changes what the network does to messages.
+    pub fn set_faults(&self, faults: Faults) {
+        self.network.set_faults(faults);
+    }
+
+    /// Ends a node as `kill -9` does: what its engine applied stays.
+    pub fn kill(&mut self, index: usize) {
+        if let Some(killed) = self.running.remove(&index) {
+            self.network.detach(node(index));
+            killed.stop.cancel();
+            self.stores.insert(index, Arc::new(killed.engine.kill()));
+        }
+    }
+
+    /// Starts a killed node over its store.
+    pub fn restart(&mut self, index: usize) -> Result<()> {
+        let store = self.stores.remove(&index).context("the node is not down")?;
+        self.run(index, store)
+    }
+
+    /// Adds a line to the trace.
+    pub fn note(&self, line: String) {
+        let at = self.clock.started.elapsed().as_millis();
+        let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
+        trace.push(format!("{at} ms  {line}"));
+    }
+
+    /// Everything that happened: deliveries and notes, in order.
+    pub fn trace(&self) -> Vec<String> {
+        self.trace.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn run(&mut self, index: usize, engine: Arc<MemoryEngine>) -> Result<()> {
+        self.openings += 1;
+        let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(self.openings);
+        let parts = ReplicaParts {
+            node: node(index),
+            store: StoreId(index as u64 + 1),
+            engine: engine.clone(),
+            peers: self.network.peers(node(index)),
+            env: Env::simulated(self.clock.clone(), seed),
+            metrics: Arc::new(Metrics::new()),
+        };
+        let sync_every = Duration::from_millis(100);
+        let size = ReplicaSize { shards: 2, queue: 1024, sync_every };
+        let stop = CancellationToken::new();
+        let replica = Replica::start(parts, size, stop.clone())?;
+        self.network.attach(node(index), replica.handler());
+        self.running.insert(index, Running { replica, engine, stop });
+        Ok(())
+    }
+}
+
+fn first_document(nodes: usize) -> Result<Document> {
+    let member = |index| Member {
+        node: node(index),
+        name: name(index),
+        zone: format!("zone-{index}"),
+        weight: 10,
+        peer_address: format!("10.0.0.{index}:7501"),
+        client_address: format!("10.0.0.{index}:7401"),
+    };
+    let voter = |index| Voter { node: node(index), store: StoreId(index as u64 + 1) };
+    Ok(Document::first(FirstDocument {
+        cluster: ClusterId([1; 16]),
+        cluster_key: ClusterKey([2; 32]),
+        partitions: PartitionCount::new(16)?,
+        members: (0..nodes).map(member).collect(),
+        voters: (0..nodes).map(voter).collect(),
+    })?)
+}
+
+/// Runs `work` on one thread with paused time.
+pub fn simulate<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_time().start_paused(true).build()?.block_on(work)
+}
+
+/// The generator of a run's workload.
+pub fn workload_rng(seed: u64) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(seed ^ 0x5eed)
+}
