@@ -1,3 +1,31 @@
-//! Harnesses and end-to-end tests of Quorate.
+//! Harnesses: [`sim`] runs the real code on one thread from one seed; the rest are clusters of real
+//! processes, for tests that see what a user sees.
+//!
+//! A test of processes starts a [`Cluster`] or a [`DevCluster`], runs `kv-cli` against it, kills nodes and starts
+//! them again, and looks at exit codes, output, logs and data. Three rules keep such tests honest:
+//!
+//! - they wait for conditions ([`until`]), never for a time, and assert no duration;
+//! - everything they use is theirs alone: [`PortBlock`]s are reserved across processes, data lives in
+//!   temporary directories, and only processes that the harness started are ever signalled, by id;
+//! - nothing is left behind: a node stops when its stdin ends, which the operating system closes
+//!   however the test process ends.
 
+mod binaries;
+mod cli;
+mod cluster;
+mod dev;
+mod http;
+mod ports;
+mod process;
+pub mod rows;
 pub mod sim;
+mod wait;
+
+pub use binaries::{Binaries, binaries};
+pub use cli::{Cli, Ran};
+pub use cluster::{Cluster, ClusterSpec, Node, quorate};
+pub use dev::DevCluster;
+pub use http::page;
+pub use ports::PortBlock;
+pub use process::{command, kill, terminate, wait_for_exit};
+pub use wait::{PATIENCE, until};

@@ -1,0 +1,162 @@
+//! What operators get wrong when they start nodes: each is told, and nobody else notices.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use quorate_tests::{Cluster, Node, Ran, quorate, until};
+
+/// Starts a node that is to refuse, and returns what it said.
+fn refused(node: &Node) -> Ran {
+    let mut serve = node.serve_command();
+    serve.stdin(Stdio::null());
+    Ran::of(serve, None)
+}
+
+#[track_caller]
+fn says(ran: &Ran, reasons: &[&str]) {
+    assert_eq!(ran.code, 2, "{}: {}", ran.line, ran.stderr);
+    // After what it logged.
+    let at = ran.stderr.find("error: ").unwrap_or_else(|| panic!("no error: {}", ran.stderr));
+    for reason in reasons {
+        assert!(ran.stderr[at..].contains(reason), "no {reason:?} in {}", &ran.stderr[at..]);
+    }
+}
+
+#[test]
+fn what_is_in_use_stays_with_who_uses_it() {
+    let mut cluster = Cluster::start(3);
+    let cli = cluster.cli();
+    cli.line("namespace create users").ok();
+    cli.line("put users alice hello -w all").ok();
+    let node = &cluster.nodes()[0];
+    let (pid, data) = (node.pid().expect("it runs").to_string(), node.data().display().to_string());
+
+    // The HTTP port is the first that a node asks for.
+    says(&refused(node), &["http_address", "in use"]);
+    let with = |flags: &str| {
+        let mut serve = node.serve_command();
+        serve.args(flags.split_whitespace()).stdin(Stdio::null());
+        Ran::of(serve, None)
+    };
+    says(&with("--http-address 127.0.0.1:0"), &["in use by process", &pid, &data]);
+    let elsewhere = cluster.path("elsewhere");
+    let flags = format!("--http-address 127.0.0.1:0 --data-dir {}", elsewhere.display());
+    says(&with(&flags), &["client_address", &node.client_address(), "in use"]);
+    let flags = format!("{flags} --client-address 127.0.0.1:0");
+    says(&with(&flags), &["peer_address", &node.peer_address(), "in use"]);
+
+    assert_eq!(cli.line("get users alice -r all").ok().text(), "hello\n");
+    cluster.node(1).restart();
+    assert_eq!(cli.line("get users alice --replica node-1").ok().text(), "hello\n");
+}
+
+#[test]
+fn a_directory_of_a_newer_format_or_another_node_is_left_alone() {
+    let mut cluster = Cluster::start(3);
+    let cli = cluster.cli();
+    cli.line("namespace create users").ok();
+    cli.line("put users alice hello -w all").ok();
+    cluster.node(1).stop();
+    let file = cluster.nodes()[0].data().join("store.toml");
+    let good = fs::read_to_string(&file).expect("the store is described");
+
+    fs::write(&file, good.replace("format = 1", "format = 99")).expect("the file is ours");
+    says(&refused(&cluster.nodes()[0]), &["format 99", "newer version"]);
+    fs::write(&file, good.replace("node-1", "node-9")).expect("the file is ours");
+    says(&refused(&cluster.nodes()[0]), &["belongs to node \"node-9\""]);
+    fs::write(&file, "garbage").expect("the file is ours");
+    says(&refused(&cluster.nodes()[0]), &["store.toml", "damaged"]);
+
+    fs::write(&file, &good).expect("the file is ours");
+    cluster.node(1).restart();
+    assert_eq!(cli.line("get users alice --replica node-1").ok().text(), "hello\n");
+}
+
+#[test]
+fn a_malformed_configuration_is_told_with_file_key_and_reason() {
+    let directory = tempfile::tempdir().expect("there is a directory for temporary files");
+    let file = directory.path().join("node.toml");
+    let path = file.to_str().expect("its name is text");
+    let check = |text: &str, reasons: &[&str]| {
+        fs::write(&file, text).expect("the temporary directory takes a file");
+        for command in ["check", "serve"] {
+            let ran = quorate([command, "--config", path]);
+            says(&ran, &[&[path], reasons].concat());
+        }
+    };
+    check("wieght = 3", &["wieght", "unknown"]);
+    check("weight = \"three\"", &["weight", "string"]);
+    check("node_name = \"a\"\nweight = 0", &["weight = 0", "1"]);
+    check("this is no TOML", &["line 1"]);
+    check("client_address = \"nowhere\"", &["client_address", "nowhere"]);
+    let missing = quorate(["check", "--config", "/no/such/node.toml"]);
+    says(&missing, &["/no/such/node.toml", "No such file"]);
+    assert!(!Path::new("data").exists() && !directory.path().join("data").exists());
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/node.toml");
+    assert!(quorate(["check", "--config", example]).ok().text().contains("node_name"));
+}
+
+#[test]
+fn init_needs_every_member_and_makes_no_second_cluster() {
+    let mut cluster = Cluster::uninitialised(3);
+    let members = cluster.members();
+    cluster.node(1).start();
+    cluster.node(1).wait_listening();
+    let (_, body) = cluster.nodes()[0].page("/readyz").expect("it answers");
+    assert!(body.contains("quorate init"), "a node without a cluster says what to do: {body}");
+    let early = cluster.nodes()[0].cli().line("put users alice hello --timeout 2s").exits(2);
+    assert!(early.stderr.contains("belongs to no cluster yet"), "{}", early.stderr);
+
+    let init = |members: &[String]| quorate(["init", "--members", &members.join(",")]);
+    says(&init(&members), &[&members[1], "cannot be reached", "nothing was changed"]);
+    cluster.start_all();
+    let first = init(&members).ok().text();
+    let cluster_id = first.split_whitespace().nth(1).expect("it names the cluster");
+    let again = init(&members).ok().text();
+    assert!(again.contains(&format!("cluster {cluster_id} is complete already")), "{again}");
+    cluster.wait_ready();
+    assert_eq!(init(&members[..2]).code, 2, "a cluster is made once");
+    cluster.cli().line("namespace create users").ok();
+}
+
+#[test]
+fn a_node_of_another_cluster_is_refused_and_disturbs_nobody() {
+    let mut cluster = Cluster::start(3);
+    let cli = cluster.cli();
+    cli.line("namespace create users").ok();
+    cli.line("put users alice hello -w all").ok();
+    let stray = cluster.node(3);
+    stray.stop();
+    let aside = stray.data().with_extension("aside");
+    fs::rename(stray.data(), &aside).expect("the directory is ours");
+    stray.start();
+    stray.wait_listening();
+    quorate(["init", "--members", &stray.peer_address()]).ok();
+    stray.wait_ready();
+    stray.cli().line("namespace create other --n 1").ok();
+    stray.cli().line("put other key value").ok();
+
+    // Each of the others dials node-3, as its document says, and is told whose node it is.
+    for number in 1..=2 {
+        until("the refusal is logged", || {
+            let log = cluster.node(number).logged();
+            log.lines()
+                .any(|line| line.contains("refused") && line.contains("cluster"))
+                .then_some(())
+        });
+    }
+    assert_eq!(cluster.node(3).cli().line("get other key").ok().text(), "value\n");
+    let own = quorate_tests::Cli::new(&[cluster.node(1).client_address()]);
+    assert_eq!(own.line("get users alice").ok().text(), "hello\n");
+    own.line("put users bob there").ok();
+    own.line("put users carol there -w all").exits(2);
+
+    let stray = cluster.node(3);
+    stray.stop();
+    fs::remove_dir_all(stray.data()).expect("the directory is ours");
+    fs::rename(&aside, stray.data()).expect("the directory is ours");
+    stray.start();
+    cluster.wait_ready();
+    own.line("put users carol there -w all").ok();
+}

@@ -1,0 +1,123 @@
+//! The main job: a real file goes in by quorum and comes out the same, whatever happens to nodes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::process::Stdio;
+
+use quorate_tests::rows::{sorted, unicode, unicode_like};
+use quorate_tests::{Cli, Cluster, Ran, until};
+use serde_json::Value;
+
+const IMPORT: [&str; 7] =
+    ["--output", "json", "import", "unicode", "--format", "csv", "--delimiter"];
+
+fn import(cli: &Cli, file: &str) -> Ran {
+    cli.run(IMPORT.into_iter().chain([";", file]))
+}
+
+fn export(cli: &Cli) -> String {
+    cli.line("export unicode --format csv").ok().text()
+}
+
+/// Of each key how many siblings there are.
+fn siblings(cli: &Cli) -> Vec<usize> {
+    let items = cli.line("--output json scan unicode").ok().json_lines();
+    items.iter().map(|item| item["siblings"].as_array().expect("a list").len()).collect()
+}
+
+#[test]
+fn a_file_comes_out_as_it_went_in_and_survives_a_restart_of_all() {
+    let rows = unicode(3000);
+    let count = rows.lines().count();
+    let mut cluster = Cluster::start(5);
+    let cli = cluster.cli();
+    cli.line("namespace create unicode").ok();
+    let file = cluster.path("rows.csv");
+    fs::write(&file, &rows).expect("the temporary directory takes a file");
+    let file = file.to_str().expect("its name is text");
+
+    let summary = import(&cli, file).ok().json();
+    assert_eq!((&summary["rows"], &summary["stored"]), (&count.into(), &count.into()));
+    assert_eq!((&summary["failed"], &summary["unknown"]), (&0.into(), &0.into()));
+    assert_eq!(summary["bytes"], rows.len());
+    assert_eq!(sorted(&export(&cli)), sorted(&rows));
+
+    assert_eq!(import(&cli, file).ok().json()["stored"], count);
+    assert_eq!(siblings(&cli), vec![1; count], "the same import again makes no siblings");
+    assert_eq!(cli.json("count unicode")["count"], count);
+
+    cluster.kill_all();
+    cluster.start_all();
+    cluster.wait_ready();
+    assert_eq!(sorted(&export(&cluster.cli())), sorted(&rows));
+}
+
+/// The lines that an import reported, and the summary that it ended with.
+fn reported(ran: &Ran) -> (BTreeSet<usize>, Value) {
+    let line = |text: &str| {
+        let rest = text.strip_prefix("failed: line ").or(text.strip_prefix("unknown: line "))?;
+        rest.split(':').next()?.parse().ok()
+    };
+    (ran.stderr.lines().filter_map(line).collect(), ran.json())
+}
+
+#[test]
+fn nodes_killed_during_an_import_lose_no_row_that_was_counted_as_stored() {
+    let rows = unicode_like(800);
+    let lines: Vec<&str> = rows.lines().collect();
+    let mut cluster = Cluster::start(5);
+    let cli = cluster.cli();
+    cli.line("namespace create unicode").ok();
+
+    let mut import = cli.command(IMPORT.into_iter().chain([";", "-", "--timeout", "2s"]));
+    import.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = import.spawn().expect("the program was built");
+    let mut stdin = child.stdin.take().expect("it was given a pipe");
+    let mut feed = |from: usize, to: usize| {
+        let text = lines[from..to].join("\n") + "\n";
+        stdin.write_all(text.as_bytes()).expect("the import reads on");
+    };
+    // The import reads in batches, so that the last rows of each part wait for the next.
+    feed(0, 300);
+    until("some rows are stored", || {
+        (!cli.line("scan unicode --limit 1").text().is_empty()).then_some(())
+    });
+    cluster.node(2).kill();
+    feed(300, 600);
+    until("rows are stored without node-2", || {
+        let count = cli.line("count unicode");
+        (count.code == 0 && count.text().trim().parse::<usize>().ok()? >= 250).then_some(())
+    });
+    // Two of five nodes: some rows lose two of their three owners, and cannot be stored.
+    cluster.node(4).kill();
+    feed(600, 800);
+    drop(stdin);
+    let output = child.wait_with_output().expect("a child can be waited for");
+    let code = output.status.code().expect("it was not killed");
+    let ran = Ran {
+        line: "the import".to_owned(),
+        code,
+        stdout: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    };
+    let (bad, summary) = reported(&ran.exits(2));
+    assert_eq!(summary["rows"], lines.len());
+    assert_eq!(summary["stored"], lines.len() - bad.len(), "each row is stored or reported");
+    assert!(!bad.is_empty(), "two nodes are down");
+
+    cluster.node(2).restart();
+    cluster.node(4).restart();
+    cluster.wait_ready();
+    let exported = export(&cli);
+    let there: BTreeSet<&str> = exported.lines().collect();
+    for (at, line) in lines.iter().enumerate() {
+        let line_number = at + 1;
+        assert!(there.contains(line) || bad.contains(&line_number), "line {line_number}: {line}");
+    }
+
+    let again = cli.run_with(IMPORT.into_iter().chain([";", "-"]), rows.as_bytes()).ok().json();
+    assert_eq!(again["stored"], lines.len());
+    assert_eq!(sorted(&export(&cli)), sorted(&rows));
+    assert_eq!(siblings(&cli), vec![1; lines.len()]);
+}
