@@ -35,6 +35,10 @@ const TURN_MAX: usize = 256;
 /// How long a client is told to wait after a full queue, in milliseconds: many turns.
 const RETRY_AFTER_MS: u32 = 50;
 
+/// A page ends once it holds so many bytes: it is one message between nodes, and one of several
+/// that a scan merges in memory.
+const PAGE_BYTES: usize = 1 << 20;
+
 /// Objects dropped, or operations forgotten, per batch.
 const SWEEP_BATCH: usize = 1024;
 
@@ -58,7 +62,7 @@ pub struct PageRange {
     pub prefix: bytes::Bytes,
     /// And come after this one.
     pub after: Option<Key>,
-    /// At most so many.
+    /// At most so many; fewer if they are large, but one if there is any.
     pub limit: usize,
 }
 
@@ -223,7 +227,12 @@ impl Shard {
     }
 
     fn page(&self, range: &PageRange) -> Result<Page, RequestError> {
+        // No key is that long, and engines refuse to look for one, some by panicking.
+        if range.prefix.len() > KEY_MAX_BYTES {
+            return Ok(Page { items: Vec::new(), complete: true });
+        }
         let base = record::namespace_prefix(range.vnode, range.namespace);
+        let mut bytes = 0;
         let mut keys = KeyRange::prefix(&[&base[..], &range.prefix].concat());
         if let Some(after) = &range.after {
             keys = keys.after([&base[..], after.as_bytes()].concat());
@@ -231,7 +240,8 @@ impl Shard {
         let mut page = Page { items: Vec::new(), complete: true };
         for row in self.context.engine.scan(Space::Objects, keys) {
             let (stored, sealed) = row.map_err(vnode::engine_failed)?;
-            if page.items.len() == range.limit {
+            // Never empty and unfinished: the scan could not tell how far it got.
+            if page.items.len() >= range.limit.max(1) || bytes >= PAGE_BYTES {
                 page.complete = false;
                 break;
             }
@@ -242,6 +252,7 @@ impl Shard {
                 self.context.observer.corrupt(1);
                 damaged()
             })?;
+            bytes += stored.len() + body.len();
             page.items.push((key, EncodedObject(body)));
         }
         Ok(page)
