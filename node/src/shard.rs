@@ -261,7 +261,7 @@ impl Shard {
     /// Deletes the objects of namespaces that were dropped, and ends the actors concerned.
     fn sweep(&mut self, live: &LiveNamespaces) -> Result<u64, RequestError> {
         let mut dropped = 0;
-        for id in self.stored_vnodes()? {
+        for id in self.stored_vnodes(Space::Objects)? {
             let mut from = KeyRange::prefix(&record::vnode_prefix(id));
             while let Some(namespace) = self.first_namespace(from)? {
                 let prefix = record::namespace_prefix(id, namespace);
@@ -280,15 +280,15 @@ impl Shard {
         Ok(dropped)
     }
 
-    /// Every vnode of this shard that holds objects.
-    fn stored_vnodes(&self) -> Result<Vec<VnodeId>, RequestError> {
+    /// Every vnode of this shard that holds something in a space.
+    fn stored_vnodes(&self, space: Space) -> Result<Vec<VnodeId>, RequestError> {
         let mut vnodes = Vec::new();
         let mut range = KeyRange::all();
         loop {
-            let first = self.context.engine.scan(Space::Objects, range).next();
+            let first = self.context.engine.scan(space, range).next();
             let Some(row) = first else { return Ok(vnodes) };
             let (stored, _) = row.map_err(vnode::engine_failed)?;
-            let Some((id, _, _)) = record::split_object_key(&stored) else { return Ok(vnodes) };
+            let Some(id) = record::vnode_of(&stored) else { return Ok(vnodes) };
             if self.owns(id) {
                 vnodes.push(id);
             }
@@ -311,7 +311,7 @@ impl Shard {
         let now_ms = self.context.env.now_ms();
         let oldest_ms = now_ms.saturating_sub(2 * OPERATION_KEPT_MS);
         let mut forgotten = 0;
-        for id in self.stored_vnodes()? {
+        for id in self.stored_vnodes(Space::Operations)? {
             let mut batch = Batch::new();
             let old =
                 record::vnode_prefix(id).to_vec()..record::operations_since(id, oldest_ms).to_vec();

@@ -177,3 +177,20 @@ async fn a_prefix_that_no_key_can_have_finds_nothing() {
     let page = bench.page(vec![b'k'; 70_000], None, 256).await;
     assert_eq!((page.items.len(), page.complete), (0, true));
 }
+
+#[tokio::test]
+async fn operations_are_forgotten_where_no_object_is_left() {
+    let bench = bench();
+    bench.put(1, "key", 1).await.unwrap();
+    let mut old = put(address(1, "key"), 2, Bytes::new());
+    old.operation.issued_ms = 0;
+    let merge = Merge {
+        address: old.address.clone(),
+        object: bench.shards.read(address(1, "key")).await.unwrap(),
+        operation: Some((old.operation, Dot { actor: Actor(1), n: 1 })),
+    };
+    bench.shards.merge(merge, false).await.unwrap();
+    let live = LiveNamespaces { known: BTreeSet::new(), next: NamespaceId(2) };
+    bench.shards.sweep(live).await.unwrap();
+    assert_eq!(bench.shards.forget_operations().await, Ok(1));
+}
