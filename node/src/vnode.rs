@@ -191,7 +191,8 @@ impl Vnode {
     }
 
     /// Gives a write its dot and stages what it leaves. An error leaves no dot; a refusal of this
-    /// very write is recorded.
+    /// very write is recorded by the node that its id names. Another one, which is asked to run it at
+    /// least once, cannot tell whether that one did, and may be asked again.
     pub fn write(&mut self, turn: &mut Turn<'_>, write: Write) -> Result<Written, WriteError> {
         let hash = write.address.hash();
         let index = record::operation_key(self.id, &write.operation);
@@ -219,6 +220,9 @@ impl Vnode {
         let crowded = write.value.is_some() && left >= SIBLINGS_MAX;
         let crowded = crowded.then_some(RequestError::TooManySiblings { count: left as u32 });
         if let Some(refusal) = write.refusal.or(crowded) {
+            if !turn.admitting.is_named_by(&write.operation) {
+                return Err(WriteError::unknown(write.operation, refusal));
+            }
             let recorded = Recorded { key: write.address.hash(), dot: None };
             turn.put(Space::Operations, index, &encode_recorded(recorded));
             return Err(WriteError::not_applied(refusal));

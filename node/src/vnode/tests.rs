@@ -310,3 +310,22 @@ fn a_retry_of_a_write_that_rot_took_is_not_acknowledged_again() {
     let retry = store.write(put(1, 1, Context::default())).unwrap_err();
     assert_eq!(retry.outcome, crate::error::Outcome::Unknown(operation(1)));
 }
+
+#[test]
+fn only_the_named_coordinator_says_not_applied_and_others_may_be_asked_again() {
+    let mut store = Store::new(1);
+    let mut elsewhere = put(1, 1, Context::default());
+    elsewhere.operation.coordinator = NodeId(2);
+    elsewhere.at_least_once = true;
+    let refused = Write { refusal: Some(RequestError::not_ready("alone")), ..elsewhere.clone() };
+    let error = store.write(refused.clone()).unwrap_err();
+    assert_eq!(error, WriteError::unknown(elsewhere.operation, RequestError::not_ready("alone")));
+    assert!(store.write(elsewhere).is_ok(), "once its peers are back");
+
+    let mut made_up = Write { address: address(2), ..refused };
+    made_up.operation = OperationId { opening: Opening(0), sequence: 2, ..operation(1) };
+    let error = store.write(made_up.clone()).unwrap_err();
+    assert_eq!(error.outcome, crate::error::Outcome::NotApplied);
+    made_up.refusal = None;
+    assert!(store.write(made_up).is_err(), "a copy that comes late");
+}
