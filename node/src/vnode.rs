@@ -29,7 +29,7 @@ use crate::dynamo::format::{
 };
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, VnodeId};
-use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX};
+use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX, SIBLINGS_MAX_BYTES};
 use crate::dynamo::operation::{Admission, Admitting, OperationId, Recorded};
 use crate::error::{RequestError, WriteError};
 use crate::storage::record::{self, RecordError};
@@ -217,7 +217,8 @@ impl Vnode {
         let found = self.find(turn, &stored).map_err(WriteError::not_applied)?;
         let mut object = self.decoded(turn, found);
         let left = object.uncovered(&write.context.version);
-        let crowded = write.value.is_some() && left >= SIBLINGS_MAX;
+        let full = || object.uncovered_bytes(&write.context.version) >= SIBLINGS_MAX_BYTES;
+        let crowded = write.value.is_some() && (left >= SIBLINGS_MAX || full());
         let crowded = crowded.then_some(RequestError::TooManySiblings { count: left as u32 });
         if let Some(refusal) = write.refusal.or(crowded) {
             if !turn.admitting.is_named_by(&write.operation) {

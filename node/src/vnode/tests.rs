@@ -329,3 +329,17 @@ fn only_the_named_coordinator_says_not_applied_and_others_may_be_asked_again() {
     made_up.refusal = None;
     assert!(store.write(made_up).is_err(), "a copy that comes late");
 }
+
+#[test]
+fn siblings_are_bounded_in_bytes_so_that_the_object_can_travel() {
+    let mut store = Store::new(1);
+    let large = Bytes::from(vec![0; SIBLINGS_MAX_BYTES / 2]);
+    for sequence in 1..=2 {
+        let value = Some(large.clone());
+        store.write(Write { value, ..put(1, sequence, Context::default()) }).unwrap();
+    }
+    let refused = store.write(put(1, 3, Context::default())).unwrap_err();
+    assert_eq!(refused, WriteError::not_applied(RequestError::TooManySiblings { count: 2 }));
+    let context = Context::of_read(&store.read(1));
+    assert!(store.write(put(1, 4, context)).is_ok());
+}
