@@ -194,3 +194,24 @@ async fn operations_are_forgotten_where_no_object_is_left() {
     bench.shards.sweep(live).await.unwrap();
     assert_eq!(bench.shards.forget_operations().await, Ok(1));
 }
+
+#[tokio::test]
+async fn a_sweep_goes_step_by_step_and_lets_requests_pass() {
+    let bench = bench();
+    let keys = SWEEP_BATCH as u64 + 100;
+    for key in 0..keys {
+        bench.put(1, &format!("key-{key}"), key).await.unwrap();
+    }
+    let first = bench.put(2, "key", keys).await.unwrap();
+    let known = [NamespaceId(2)].into();
+    let sweep = bench.shards.sweep(LiveNamespaces { known, next: NamespaceId(3) });
+    let meanwhile = bench.put(2, "key", keys + 1);
+    let (swept, second) = tokio::join!(sweep, meanwhile);
+    assert_eq!(swept, Ok(keys));
+    assert_eq!(second.unwrap().siblings, 2);
+    let third = bench.put(2, "key", keys + 2).await.unwrap();
+    assert_ne!(third.dot.actor, first.dot.actor, "objects were dropped, so the actor ended");
+    for key in 0..keys {
+        assert!(!bench.holds(1, &format!("key-{key}")).await);
+    }
+}
