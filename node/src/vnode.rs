@@ -29,7 +29,7 @@ use crate::dynamo::format::{
 };
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, VnodeId};
-use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX};
+use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX, SIBLINGS_MAX_BYTES};
 use crate::dynamo::operation::{Admission, Admitting, OperationId, Recorded};
 use crate::error::{RequestError, WriteError};
 use crate::storage::record::{self, RecordError};
@@ -191,7 +191,8 @@ impl Vnode {
     }
 
     /// Gives a write its dot and stages what it leaves. An error leaves no dot; a refusal of this
-    /// very write is recorded.
+    /// very write is recorded by the node that its id names. Another one, which is asked to run it at
+    /// least once, cannot tell whether that one did, and may be asked again.
     pub fn write(&mut self, turn: &mut Turn<'_>, write: Write) -> Result<Written, WriteError> {
         let hash = write.address.hash();
         let index = record::operation_key(self.id, &write.operation);
@@ -216,9 +217,13 @@ impl Vnode {
         let found = self.find(turn, &stored).map_err(WriteError::not_applied)?;
         let mut object = self.decoded(turn, found);
         let left = object.uncovered(&write.context.version);
-        let crowded = write.value.is_some() && left >= SIBLINGS_MAX;
+        let full = || object.uncovered_bytes(&write.context.version) >= SIBLINGS_MAX_BYTES;
+        let crowded = write.value.is_some() && (left >= SIBLINGS_MAX || full());
         let crowded = crowded.then_some(RequestError::TooManySiblings { count: left as u32 });
         if let Some(refusal) = write.refusal.or(crowded) {
+            if !turn.admitting.is_named_by(&write.operation) {
+                return Err(WriteError::unknown(write.operation, refusal));
+            }
             let recorded = Recorded { key: write.address.hash(), dot: None };
             turn.put(Space::Operations, index, &encode_recorded(recorded));
             return Err(WriteError::not_applied(refusal));

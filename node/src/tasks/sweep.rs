@@ -68,9 +68,9 @@ impl Worker for Sweep {
             let next = NamespaceId(view.document().next_namespace);
             let live = LiveNamespaces { known: known.clone(), next };
             match self.shards.sweep(live).await {
-                Ok(vnodes) => {
-                    if vnodes > 0 {
-                        tracing::info!(vnodes, "dropped namespaces were swept");
+                Ok(objects) => {
+                    if objects > 0 {
+                        tracing::info!(objects, "dropped namespaces were swept");
                     }
                     self.swept = Some(known);
                     Step::Done

@@ -310,3 +310,36 @@ fn a_retry_of_a_write_that_rot_took_is_not_acknowledged_again() {
     let retry = store.write(put(1, 1, Context::default())).unwrap_err();
     assert_eq!(retry.outcome, crate::error::Outcome::Unknown(operation(1)));
 }
+
+#[test]
+fn only_the_named_coordinator_says_not_applied_and_others_may_be_asked_again() {
+    let mut store = Store::new(1);
+    let mut elsewhere = put(1, 1, Context::default());
+    elsewhere.operation.coordinator = NodeId(2);
+    elsewhere.at_least_once = true;
+    let refused = Write { refusal: Some(RequestError::not_ready("alone")), ..elsewhere.clone() };
+    let error = store.write(refused.clone()).unwrap_err();
+    assert_eq!(error, WriteError::unknown(elsewhere.operation, RequestError::not_ready("alone")));
+    assert!(store.write(elsewhere).is_ok(), "once its peers are back");
+
+    let mut made_up = Write { address: address(2), ..refused };
+    made_up.operation = OperationId { opening: Opening(0), sequence: 2, ..operation(1) };
+    let error = store.write(made_up.clone()).unwrap_err();
+    assert_eq!(error.outcome, crate::error::Outcome::NotApplied);
+    made_up.refusal = None;
+    assert!(store.write(made_up).is_err(), "a copy that comes late");
+}
+
+#[test]
+fn siblings_are_bounded_in_bytes_so_that_the_object_can_travel() {
+    let mut store = Store::new(1);
+    let large = Bytes::from(vec![0; SIBLINGS_MAX_BYTES / 2]);
+    for sequence in 1..=2 {
+        let value = Some(large.clone());
+        store.write(Write { value, ..put(1, sequence, Context::default()) }).unwrap();
+    }
+    let refused = store.write(put(1, 3, Context::default())).unwrap_err();
+    assert_eq!(refused, WriteError::not_applied(RequestError::TooManySiblings { count: 2 }));
+    let context = Context::of_read(&store.read(1));
+    assert!(store.write(put(1, 4, context)).is_ok());
+}
