@@ -169,6 +169,23 @@ mod tests {
         assert_eq!((frontier.base(a), grown), (0, vec![a]));
     }
 
+    /// With N = 3 and N = 5 under one frontier, two of five nodes never get the dots of N = 3, and
+    /// wait for ever for what is not theirs. Hence a vnode is a partition *of one placement group*.
+    #[test]
+    fn one_frontier_for_two_placement_groups_would_never_be_complete() {
+        let (shared, of_five) = (Actor(1), Actor(2));
+        let (mut mixed, mut apart) = (Frontier::new(), Frontier::new());
+        for n in 1..=6 {
+            let fifth_node_is_owner = n % 2 == 0;
+            if fifth_node_is_owner {
+                mixed.add(Dot { actor: shared, n });
+                apart.add(Dot { actor: of_five, n: n / 2 });
+            }
+        }
+        assert_eq!(mixed.base(shared), 0, "it misses 1, 3, 5, which no owner will ever send");
+        assert_eq!(apart.base(of_five), 3, "an actor of its own group has no such gaps");
+    }
+
     #[test]
     fn stored_ranges_must_be_sound() {
         for bad in [vec![(0, 1)], vec![(3, 2)], vec![(1, 2), (3, 4)], vec![(5, 6), (1, 2)]] {
