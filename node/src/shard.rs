@@ -25,7 +25,7 @@ use crate::dynamo::key::{KEY_MAX_BYTES, Key, NamespaceId, NodeId, PartitionId, V
 use crate::dynamo::operation::{Admitting, OPERATION_KEPT_MS, Opening, OperationId};
 use crate::env::{Blocking, Env};
 use crate::error::{RequestError, WriteError};
-use crate::storage::record;
+use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
 use crate::vnode::{self, Address, Merge, Turn, Vnode, Write, Written};
 
@@ -249,7 +249,7 @@ impl Shard {
         }
     }
 
-    fn page(&self, range: &PageRange) -> Result<Page, RequestError> {
+    fn page(&mut self, range: &PageRange) -> Result<Page, RequestError> {
         // No key is that long, and engines refuse to look for one, some by panicking.
         if range.prefix.len() > KEY_MAX_BYTES {
             return Ok(Page { items: Vec::new(), complete: true });
@@ -261,24 +261,40 @@ impl Shard {
             keys = keys.after([&base[..], after.as_bytes()].concat());
         }
         let mut page = Page { items: Vec::new(), complete: true };
-        for row in self.context.engine.scan(Space::Objects, keys) {
+        let engine = self.context.engine.clone();
+        for row in engine.scan(Space::Objects, keys) {
             let (stored, sealed) = row.map_err(vnode::engine_failed)?;
             // Never empty and unfinished: the scan could not tell how far it got.
             if page.items.len() >= range.limit.max(1) || bytes >= PAGE_BYTES {
                 page.complete = false;
                 break;
             }
-            let damaged =
-                || RequestError::Data { reason: "a record of the page is damaged".into() };
-            let (_, _, key) = record::split_object_key(&stored).ok_or_else(damaged)?;
-            let body = record::open(&stored, &sealed).map_err(|_| {
-                self.context.observer.corrupt(1);
-                damaged()
-            })?;
+            let Some((_, _, key)) = record::split_object_key(&stored) else {
+                return Err(self.distrust(range.vnode));
+            };
+            let body = match record::open(&stored, &sealed) {
+                Ok(body) => body,
+                Err(RecordError::Damaged) => return Err(self.distrust(range.vnode)),
+                Err(newer) => return Err(RequestError::Data { reason: newer.to_string() }),
+            };
             bytes += stored.len() + body.len();
             page.items.push((key, EncodedObject(body)));
         }
         Ok(page)
+    }
+
+    /// A record is damaged: its vnode opens again under another actor, and without the frontier
+    /// that vouched for it.
+    fn distrust(&mut self, id: VnodeId) -> RequestError {
+        tracing::error!(vnode = ?id, "a record is damaged; the vnode forgets its frontier");
+        self.context.observer.corrupt(1);
+        self.vnodes.remove(&id);
+        let cleared = self.context.engine.clear(Space::Frontiers, &record::vnode_prefix(id));
+        self.context.observer.applied();
+        match cleared {
+            Ok(()) => RequestError::Data { reason: "a record of the page is damaged".into() },
+            Err(error) => vnode::engine_failed(error),
+        }
     }
 
     /// Deletes some objects of namespaces that were dropped, in the first vnode from `from` that

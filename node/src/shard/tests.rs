@@ -215,3 +215,20 @@ async fn a_sweep_goes_step_by_step_and_lets_requests_pass() {
         assert!(!bench.holds(1, &format!("key-{key}")).await);
     }
 }
+
+#[tokio::test]
+async fn a_damaged_record_that_a_scan_meets_ends_the_actor_and_the_frontier() {
+    let bench = bench();
+    let first = bench.put(1, "key-1", 1).await.unwrap();
+    bench.put(1, "key-2", 2).await.unwrap();
+    let mut rot = Batch::new();
+    rot.put(Space::Objects, record::object_key(VNODE, NamespaceId(1), b"key-2"), "rotten");
+    bench.engine.apply(rot).unwrap();
+    let (namespace, prefix) = (NamespaceId(1), Bytes::new());
+    let range = PageRange { vnode: VNODE, namespace, prefix, after: None, limit: 9 };
+    assert_eq!(bench.shards.page(range).await.unwrap_err().kind(), "data", "never a shorter list");
+    assert_eq!(bench.engine.scan(Space::Frontiers, KeyRange::all()).count(), 0);
+    let third = bench.put(1, "key-3", 3).await.unwrap();
+    assert_ne!(third.dot.actor, first.dot.actor);
+    assert!(bench.holds(1, "key-1").await);
+}
