@@ -46,6 +46,10 @@ use crate::vnode::Address;
 /// What a request may take if it does not say, in milliseconds.
 pub const TIMEOUT_MS: u64 = 5_000;
 
+/// When a read asks the owners that it spared at first: well past what a healthy one takes, so that
+/// only a sick one costs the others work.
+const SLOW_AFTER: Duration = Duration::from_millis(100);
+
 /// Repairs under way at once. More are left to the next read: they are a favour, and must not
 /// crowd out requests.
 const REPAIRS_MAX: usize = 256;

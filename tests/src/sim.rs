@@ -109,6 +109,12 @@ impl SimCluster {
         self.network.set_faults(faults);
     }
 
+    /// Swallows all that two nodes send each other, without their noticing.
+    pub fn cut(&self, one: usize, other: usize) {
+        self.network.cut(node(one), node(other));
+        self.network.cut(node(other), node(one));
+    }
+
     /// Ends a node as `kill -9` does: what its engine applied stays.
     pub fn kill(&mut self, index: usize) {
         if let Some(killed) = self.running.remove(&index) {

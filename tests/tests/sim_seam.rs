@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use quorate_node::coordinator::{Get, Put};
+use quorate_node::coordinator::{Get, Put, ScanRequest};
 use quorate_node::dynamo::key::Key;
 use quorate_node::dynamo::metadata::document::NewNamespace;
 use quorate_node::dynamo::quorum::Level;
@@ -197,6 +197,37 @@ fn sim_the_same_seed_gives_the_same_trace_to_the_byte() {
     let (other, ..) = run(8, 120, bad_network()).unwrap();
     assert_ne!(first, other);
     println!("seeds=2 operations={operations} deliveries={}", first.len());
+}
+
+#[test]
+fn sim_a_silent_owner_holds_up_neither_reads_nor_scans() {
+    let keys = simulate(async {
+        let cluster = SimCluster::start(NODES, 3).await?;
+        cluster.create_namespace(NewNamespace::named("things")).await?;
+        let coordinator = cluster.coordinator(0).unwrap();
+        for key in 0..KEYS {
+            coordinator.put(put(key, format!("value-{key}"), Bytes::new())).await?;
+        }
+        cluster.cut(0, 1);
+        for key in 0..KEYS {
+            assert_eq!(coordinator.get(get(key, None, Repair::Async)).await?.replicas, 2);
+        }
+        let scan = ScanRequest {
+            namespace: "things".to_owned(),
+            prefix: Bytes::new(),
+            r: None,
+            timeout: Duration::from_secs(2),
+        };
+        let mut next = Some(coordinator.scan_from(&scan, Bytes::new()).await?);
+        let mut found = 0;
+        while let Some(cursor) = next {
+            let part = coordinator.scan(&scan, cursor).await?;
+            found += part.items.len() as u64;
+            next = part.next;
+        }
+        Ok(found)
+    });
+    assert_eq!(keys.unwrap(), KEYS);
 }
 
 #[test]

@@ -7,7 +7,9 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use futures::{FutureExt as _, future};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Coordinator, Target, cause_of, cause_of_error, not_reached, remaining, resolve};
+use super::{
+    Coordinator, SLOW_AFTER, Target, cause_of, cause_of_error, not_reached, remaining, resolve,
+};
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NodeId};
 use crate::dynamo::object::{Digest, Object};
@@ -16,10 +18,6 @@ use crate::dynamo::read::{Digester, Effect, ReadOp, ReadPlan, Repair};
 use crate::error::RequestError;
 use crate::transport::{ForwardGet, Held, PeerError, Read, Replicate, Reply, Request};
 use crate::vnode::{Address, Merge};
-
-/// When a read asks the owners that it spared at first: well past what a healthy one takes, so that
-/// only a sick one costs the others work.
-const SLOW_AFTER: Duration = Duration::from_millis(100);
 
 /// A client's get.
 #[derive(Clone, Debug)]

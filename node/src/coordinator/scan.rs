@@ -16,9 +16,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use futures::{FutureExt as _, future::BoxFuture};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
-use super::{Coordinator, cause_of, cause_of_error, not_reached, preference, resolve};
+use super::{Coordinator, SLOW_AFTER, cause_of, cause_of_error, not_reached, preference, resolve};
 use crate::dynamo::encoding::{Reader, Writer};
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{KEY_MAX_BYTES, Key, NamespaceId, NodeId, PartitionId, VnodeId};
@@ -162,7 +162,8 @@ impl Coordinator {
         Ok(ScanPart { items, next })
     }
 
-    /// The same page from `r` owners; an owner that fails is replaced by the next.
+    /// The same page from `r` owners; an owner that fails is replaced by the next, and a slow
+    /// one does not hold up the others.
     async fn pages(
         &self,
         range: &PageRange,
@@ -175,18 +176,29 @@ impl Coordinator {
         let mut unasked = owners.iter();
         let mut under_way: FuturesUnordered<_> =
             unasked.by_ref().take(r.into()).map(|&node| self.page(range, node, deadline)).collect();
+        let slow = sleep_until(deadline.min(Instant::now() + SLOW_AFTER));
+        tokio::pin!(slow);
         while tally.verdict() == Verdict::Pending {
-            match timeout_at(deadline, under_way.next()).await {
-                Ok(Some((_, Ok(page)))) => {
-                    tally.ack();
-                    pages.push(page);
+            tokio::select! {
+                biased;
+                Some((node, page)) = under_way.next() => match page {
+                    Ok(page) => {
+                        tally.ack();
+                        pages.push(page);
+                    }
+                    Err(cause) => {
+                        tally.fail();
+                        failures.push(Failure { node, cause });
+                        under_way.extend(unasked.next().map(|&n| self.page(range, n, deadline)));
+                    }
+                },
+                () = &mut slow => {
+                    if slow.deadline() >= deadline {
+                        break;
+                    }
+                    slow.as_mut().reset(deadline);
+                    under_way.extend(unasked.by_ref().map(|&n| self.page(range, n, deadline)));
                 }
-                Ok(Some((node, Err(cause)))) => {
-                    tally.fail();
-                    failures.push(Failure { node, cause });
-                    under_way.extend(unasked.next().map(|&n| self.page(range, n, deadline)));
-                }
-                Ok(None) | Err(_) => break,
             }
         }
         if tally.verdict() == Verdict::Reached { Ok(pages) } else { Err((tally, failures)) }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::{self, Stream, StreamExt as _};
 use quorate_proto::v1::{self, kv_server::Kv};
@@ -22,6 +23,9 @@ use crate::transport::WriteResult;
 
 /// How long a client is told to wait when too many requests are under way, in milliseconds.
 const RETRY_AFTER_MS: u32 = 50;
+
+/// How long a scan looks for a live key before it says how far it is: well within any timeout.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// The handlers, over whatever the node has become by now.
 #[derive(Clone)]
@@ -163,15 +167,17 @@ struct ScanWalk {
 }
 
 impl ScanWalk {
-    /// The next message: a page with live keys, or the end.
+    /// The next message: a page with live keys, or the end; after a while without a key, a page
+    /// that only says how far the scan is, so that the client sees it move and can resume.
     async fn step(mut self) -> Result<Option<(v1::ScanReply, Self)>, Status> {
+        let begun = Instant::now();
         while let Some(cursor) = self.next.take() {
             let started = Instant::now();
             let result = self.page(cursor).await;
             let outcome = OutcomeLabel::of(&result);
             self.node.metrics.request(Operation::Scan, outcome, started.elapsed());
             let page = result.map_err(|error| status::of_request(&error, &self.node.name))?;
-            if !page.items.is_empty() {
+            if !page.items.is_empty() || begun.elapsed() >= QUIET {
                 return Ok(Some((page, self)));
             }
         }
@@ -192,7 +198,10 @@ impl ScanWalk {
         let items: Vec<_> = part.items.iter().take(wanted).map(item).collect();
         self.left -= items.len() as u64;
         let last = items.last().and_then(|item| Key::new(item.key.clone()).ok());
-        let resume = ScanCursor { after: last.or(cursor.after.clone()), ..cursor };
+        let resume = match last {
+            Some(last) => ScanCursor { after: Some(last), ..cursor },
+            None => part.next.clone().unwrap_or(cursor),
+        };
         self.next = part.next.filter(|_| self.left > 0);
         Ok(v1::ScanReply { items, cursor: resume.encode() })
     }
