@@ -1,6 +1,6 @@
 //! Two writers who have not seen each other, and how a third resolves what they wrote.
 //!
-//! `cargo run -p quorate-client --example siblings -- 127.0.0.1:7001`
+//! `cargo run -p quorate-client --example siblings -- 127.0.0.1:7401`
 #![allow(clippy::print_stdout)]
 
 use std::{collections::BTreeSet, env};
@@ -11,7 +11,7 @@ use quorate_client::{
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let endpoint = env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7001".to_owned());
+    let endpoint = env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7401".to_owned());
     let client = Client::connect(ClientConfig::new([endpoint])).await?;
     match client.create_namespace(NamespaceSpec::new("siblings")).await {
         Err(error) if error.kind() != ErrorKind::Conflict => return Err(error.into()),

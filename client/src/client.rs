@@ -248,12 +248,12 @@ impl Shared {
                 continue;
             }
             if !error.is_retryable() || deadline.has_passed() {
-                return Err(error);
+                return Err(tries.reason(error));
             }
             self.refresh_soon();
             if tries.are_exhausted(&routes, &target) {
                 if !backoff.pause(deadline, error.retry_after()).await {
-                    return Err(error);
+                    return Err(tries.reason(error));
                 }
                 tries.clear();
             }

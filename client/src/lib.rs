@@ -8,7 +8,7 @@
 //! use quorate_client::{Client, ClientConfig, GetOptions, NamespaceSpec, PutOptions};
 //!
 //! # async fn quickstart() -> Result<(), Box<dyn std::error::Error>> {
-//! let client = Client::connect(ClientConfig::new(["127.0.0.1:7001"])).await?;
+//! let client = Client::connect(ClientConfig::new(["127.0.0.1:7401"])).await?;
 //! client.create_namespace(NamespaceSpec::new("carts")).await?;
 //! let carts = client.namespace("carts");
 //!

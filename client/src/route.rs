@@ -86,6 +86,8 @@ pub(crate) enum Target<'a> {
 pub(crate) struct Tries {
     tried: Vec<Arc<Connection>>,
     answered: bool,
+    /// The last error with which a node answered, in any round.
+    telling: Option<Error>,
 }
 
 impl Tries {
@@ -102,8 +104,20 @@ impl Tries {
 
     /// Notes that the request failed there.
     pub(crate) fn failed(&mut self, node: &Arc<Connection>, error: &Error) {
-        self.answered |= matches!(error.reach(), Reach::Answered(_));
+        if matches!(error.reach(), Reach::Answered(_)) {
+            self.answered = true;
+            self.telling = Some(error.clone());
+        }
         self.tried.push(Arc::clone(node));
+    }
+
+    /// Why the request failed, when there is no time for another try: what a node said of it says
+    /// more than that another could not be reached.
+    pub(crate) fn reason(&mut self, last: Error) -> Error {
+        match last.reach() {
+            Reach::Answered(_) => last,
+            Reach::NotSent | Reach::Lost => self.telling.take().unwrap_or(last),
+        }
     }
 
     /// Begins another round.

@@ -69,6 +69,15 @@ async fn a_read_is_forwarded_when_no_owner_can_be_reached() {
 }
 
 #[tokio::test]
+async fn what_a_node_said_is_told_rather_than_that_another_is_away() {
+    let (fakes, carts) = started(&[1, 2]).await;
+    fakes.script(0, (0..1_000).map(|_| Act::Fail(Kind::Data, Outcome::None)));
+    let options = GetOptions { timeout: Some(SECOND), ..GetOptions::default() };
+    let error = carts.get("k", options).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Data, "{error}");
+}
+
+#[tokio::test]
 async fn a_read_of_one_replica_asks_that_node() {
     let (fakes, carts) = started(&[]).await;
     let replica = |name: &str| GetOptions { replica: Some(name.into()), ..GetOptions::default() };

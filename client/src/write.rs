@@ -254,7 +254,8 @@ impl Run<'_> {
         exhausted
     }
 
-    fn failed(&self, error: Error) -> WriteError {
+    fn failed(&mut self, error: Error) -> WriteError {
+        let error = self.tries.reason(error);
         match self.operation {
             Some(operation) if self.doubt.unknown => WriteError::Unknown { operation, error },
             _ => WriteError::NotApplied { error },

@@ -32,7 +32,7 @@ pub use self::write::Put;
 use crate::cluster::Cluster;
 use crate::cluster::view::View;
 use crate::dynamo::context::ContextBinding;
-use crate::dynamo::key::{Key, NodeId, VnodeId};
+use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
 use crate::dynamo::metadata::document::Namespace;
 use crate::dynamo::operation::Opening;
 use crate::dynamo::preference::PreferenceList;
@@ -156,6 +156,22 @@ impl Coordinator {
         let vnode = view.vnode(&namespace, &key);
         let address = Address { vnode, namespace: namespace.id, key };
         Ok(Target { view, namespace, address })
+    }
+
+    /// The target of a request that another node sent on, which this node must own.
+    fn forwarded_target(&self, id: NamespaceId, key: Key) -> Result<Target, RequestError> {
+        let view = self.view()?;
+        let namespace = view.namespace(id).cloned();
+        let unknown = || RequestError::UnknownNamespace { name: format!("of id {}", id.0) };
+        let namespace = namespace.ok_or_else(unknown)?;
+        let vnode = view.vnode(&namespace, &key);
+        let target = Target { view, namespace, address: Address { vnode, namespace: id, key } };
+        match target.preference()?.is_owner(self.node) {
+            true => Ok(target),
+            false => Err(RequestError::not_ready(
+                "this node does not hold the key by what it knows of the cluster; try again",
+            )),
+        }
     }
 
     /// The owners in the order in which to ask them: this node, those connected, the others.

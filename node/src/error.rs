@@ -29,9 +29,10 @@ pub enum RequestError {
     /// The context is of no use for this key. Nothing was done; read the key first.
     #[error(transparent)]
     Context(#[from] ContextError),
-    /// The key has as many siblings as it may have. Nothing was done; read and resolve them.
+    /// The key has as many siblings as it may have, or as many bytes of them. Nothing was done; read and resolve them.
     #[error(
-        "the key has {count} siblings, as many as it may have; read it and write with its context"
+        "the key has {count} siblings, as many or as large as they may be; read it and write with its \
+         context"
     )]
     TooManySiblings {
         /// How many.

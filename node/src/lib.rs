@@ -17,6 +17,7 @@ pub mod error;
 pub mod http;
 pub mod init;
 pub mod node;
+pub mod process;
 pub mod replica;
 pub mod service;
 pub mod shard;

@@ -3,10 +3,12 @@
 //! The same assembly runs in production, under gRPC, and in simulation, under a network, a clock and
 //! an engine that a test controls.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -60,7 +62,21 @@ pub struct Replica {
     stop: CancellationToken,
     tasks: TaskTracker,
     shards_end: Option<ShardsEnd>,
-    failure: Arc<OnceLock<String>>,
+    failure: Failure,
+}
+
+/// Why the replica cannot serve on; the first reason counts, and stops it.
+#[derive(Clone)]
+struct Failure {
+    reason: Arc<OnceLock<String>>,
+    stop: CancellationToken,
+}
+
+impl Failure {
+    fn tell(&self, reason: String) {
+        let _ = self.reason.set(reason);
+        self.stop.cancel();
+    }
 }
 
 impl Replica {
@@ -75,7 +91,9 @@ impl Replica {
         cluster.connect(peers.clone());
         let opening = Opening(env.random());
         let dirty = Arc::new(AtomicBool::new(false));
-        let observer = Arc::new(Observer::new(metrics.clone(), dirty.clone(), size.shards));
+        let failure = Failure { reason: Arc::default(), stop: stop.clone() };
+        let observer = Observer::new(metrics.clone(), dirty.clone(), size.shards, failure.clone());
+        let observer = Arc::new(observer);
         let (engine_of_shards, env_of_shards) = (engine.clone(), env.clone());
         let context =
             ShardContext { node, opening, engine: engine_of_shards, env: env_of_shards, observer };
@@ -98,7 +116,7 @@ impl Replica {
             stop,
             tasks: TaskTracker::new(),
             shards_end: Some(shards_end),
-            failure: Arc::default(),
+            failure,
         };
         replica.spawn(Flush {
             engine: engine.clone(),
@@ -131,7 +149,7 @@ impl Replica {
 
     /// Why it stopped by itself, if it did.
     pub fn failure(&self) -> Option<String> {
-        self.failure.get().cloned()
+        self.failure.reason.get().cloned()
     }
 
     /// Returns once everything has ended and what was applied is on disk; `stop` must have been
@@ -147,29 +165,35 @@ impl Replica {
             end.wait().await;
         }
         if let Err(error) = env.block(move || engine.sync()).await {
-            let _ = failure.set(error.to_string());
+            failure.tell(error.to_string());
         }
-        failure.get().cloned()
+        failure.reason.get().cloned()
     }
 
     fn spawn(&self, worker: impl Worker) {
-        let (stop, failure) = (self.stop.clone(), self.failure.clone());
-        let stop_all = self.stop.clone();
-        let fatal = move |reason| {
-            let _ = failure.set(reason);
-            stop_all.cancel();
-        };
-        self.tasks.spawn(tasks::run(worker, stop, fatal));
+        let (name, failure) = (worker.name(), self.failure.clone());
+        let fatal = move |reason| failure.tell(reason);
+        self.watch(name, tasks::run(worker, self.stop.clone(), fatal));
     }
 
     /// The voter hears the other voters before it votes again.
     fn spawn_recovery(&self) {
         let (cluster, stop) = (self.cluster.clone(), self.stop.clone());
-        self.tasks.spawn(async move {
+        self.watch("recovery", async move {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
                 () = cluster.recover() => {}
+            }
+        });
+    }
+
+    /// Runs a task whose panic would go unnoticed: without it, say, nothing is synced any more.
+    fn watch(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let failure = self.failure.clone();
+        self.tasks.spawn(async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                failure.tell(format!("the background task {name} panicked"));
             }
         });
     }
@@ -180,12 +204,13 @@ struct Observer {
     metrics: Arc<Metrics>,
     shards: Vec<ShardMetrics>,
     dirty: Arc<AtomicBool>,
+    failure: Failure,
 }
 
 impl Observer {
-    fn new(metrics: Arc<Metrics>, dirty: Arc<AtomicBool>, shards: usize) -> Self {
+    fn new(metrics: Arc<Metrics>, dirty: Arc<AtomicBool>, shards: usize, failure: Failure) -> Self {
         let shards = (0..shards as u32).map(|shard| metrics.shard(shard)).collect();
-        Self { metrics, shards, dirty }
+        Self { metrics, shards, dirty, failure }
     }
 }
 
@@ -206,5 +231,10 @@ impl ShardObserver for Observer {
 
     fn crowded(&self) {
         self.metrics.sibling_refused();
+    }
+
+    fn panicked(&self, shard: usize) {
+        tracing::error!(shard, "a shard panicked; the node cannot serve on");
+        self.failure.tell(format!("shard {shard} panicked"));
     }
 }

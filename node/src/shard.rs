@@ -35,6 +35,10 @@ const TURN_MAX: usize = 256;
 /// How long a client is told to wait after a full queue, in milliseconds: many turns.
 const RETRY_AFTER_MS: u32 = 50;
 
+/// A page ends once it holds so many bytes: it is one message between nodes, and one of several
+/// that a scan merges in memory.
+const PAGE_BYTES: usize = 1 << 20;
+
 /// Objects dropped, or operations forgotten, per batch.
 const SWEEP_BATCH: usize = 1024;
 
@@ -58,17 +62,56 @@ pub struct PageRange {
     pub prefix: bytes::Bytes,
     /// And come after this one.
     pub after: Option<Key>,
-    /// At most so many.
+    /// At most so many; fewer if they are large, but one if there is any.
     pub limit: usize,
 }
 
+/// The namespaces of one version of the metadata.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LiveNamespaces {
+    /// Those that exist.
+    pub known: BTreeSet<NamespaceId>,
+    /// The id that the next one gets: whatever is not below it is younger than this version, and
+    /// may be written to before a sweep by this version has ended.
+    pub next: NamespaceId,
+}
+
+impl LiveNamespaces {
+    fn dropped(&self, id: NamespaceId) -> bool {
+        id < self.next && !self.known.contains(&id)
+    }
+}
+
+/// How many objects one step of a sweep deleted, and where the next one begins, if there is one.
+type SweepStep = (u64, Option<VnodeId>);
+
 enum Job {
-    Write { write: Write, synced: bool, answer: oneshot::Sender<Result<Written, WriteError>> },
-    Merge { merge: Merge, synced: bool, answer: oneshot::Sender<Result<(), RequestError>> },
-    Read { address: Address, answer: oneshot::Sender<Result<EncodedObject, RequestError>> },
-    Page { range: PageRange, answer: oneshot::Sender<Result<Page, RequestError>> },
-    Sweep { known: Arc<BTreeSet<NamespaceId>>, answer: oneshot::Sender<Result<u64, RequestError>> },
-    Forget { answer: oneshot::Sender<Result<u64, RequestError>> },
+    Write {
+        write: Write,
+        synced: bool,
+        answer: oneshot::Sender<Result<Written, WriteError>>,
+    },
+    Merge {
+        merge: Merge,
+        synced: bool,
+        answer: oneshot::Sender<Result<(), RequestError>>,
+    },
+    Read {
+        address: Address,
+        answer: oneshot::Sender<Result<EncodedObject, RequestError>>,
+    },
+    Page {
+        range: PageRange,
+        answer: oneshot::Sender<Result<Page, RequestError>>,
+    },
+    Sweep {
+        live: Arc<LiveNamespaces>,
+        from: VnodeId,
+        answer: oneshot::Sender<Result<SweepStep, RequestError>>,
+    },
+    Forget {
+        answer: oneshot::Sender<Result<u64, RequestError>>,
+    },
 }
 
 /// An answer that waits for the turn's batch.
@@ -99,12 +142,29 @@ impl Answer {
 pub trait ShardObserver: Send + Sync + 'static {
     /// A turn of so many requests ended.
     fn turn(&self, shard: usize, requests: usize);
-    /// Something was applied that may not be on disk yet.
+    /// Something was applied that may not be on disk yet; or the engine failed to, in which case
+    /// the next sync tells that it is poisoned.
     fn applied(&self);
     /// So many damaged records were met.
     fn corrupt(&self, records: u64);
     /// A write was refused, since its key has too many siblings.
     fn crowded(&self);
+    /// A shard panicked and has ended: nobody serves its partitions any more.
+    fn panicked(&self, shard: usize);
+}
+
+/// Tells of a shard that unwinds.
+struct PanicWatch {
+    shard: usize,
+    observer: Arc<dyn ShardObserver>,
+}
+
+impl Drop for PanicWatch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.observer.panicked(self.shard);
+        }
+    }
 }
 
 /// What all shards of a node share.
@@ -181,7 +241,7 @@ impl Shard {
     fn run_alone(&mut self, job: Job) {
         match job {
             Job::Page { range, answer } => drop(answer.send(self.page(&range))),
-            Job::Sweep { known, answer } => drop(answer.send(self.sweep(&known))),
+            Job::Sweep { live, from, answer } => drop(answer.send(self.sweep(&live, from))),
             Job::Forget { answer } => drop(answer.send(self.forget_operations())),
             Job::Write { .. } | Job::Merge { .. } | Job::Read { .. } => {
                 unreachable!("requests of single keys are staged")
@@ -190,7 +250,12 @@ impl Shard {
     }
 
     fn page(&self, range: &PageRange) -> Result<Page, RequestError> {
+        // No key is that long, and engines refuse to look for one, some by panicking.
+        if range.prefix.len() > KEY_MAX_BYTES {
+            return Ok(Page { items: Vec::new(), complete: true });
+        }
         let base = record::namespace_prefix(range.vnode, range.namespace);
+        let mut bytes = 0;
         let mut keys = KeyRange::prefix(&[&base[..], &range.prefix].concat());
         if let Some(after) = &range.after {
             keys = keys.after([&base[..], after.as_bytes()].concat());
@@ -198,7 +263,8 @@ impl Shard {
         let mut page = Page { items: Vec::new(), complete: true };
         for row in self.context.engine.scan(Space::Objects, keys) {
             let (stored, sealed) = row.map_err(vnode::engine_failed)?;
-            if page.items.len() == range.limit {
+            // Never empty and unfinished: the scan could not tell how far it got.
+            if page.items.len() >= range.limit.max(1) || bytes >= PAGE_BYTES {
                 page.complete = false;
                 break;
             }
@@ -209,45 +275,69 @@ impl Shard {
                 self.context.observer.corrupt(1);
                 damaged()
             })?;
+            bytes += stored.len() + body.len();
             page.items.push((key, EncodedObject(body)));
         }
         Ok(page)
     }
 
-    /// Deletes the objects of namespaces that are not `known`, and ends the actors concerned.
-    fn sweep(&mut self, known: &BTreeSet<NamespaceId>) -> Result<u64, RequestError> {
-        let mut dropped = 0;
-        for id in self.stored_vnodes()? {
-            let mut from = KeyRange::prefix(&record::vnode_prefix(id));
-            while let Some(namespace) = self.first_namespace(from)? {
-                let prefix = record::namespace_prefix(id, namespace);
-                if !known.contains(&namespace) {
-                    let engine = &self.context.engine;
-                    engine.clear(Space::Objects, &prefix).map_err(vnode::engine_failed)?;
-                    self.context.observer.applied();
-                    self.vnodes.entry(id).and_modify(Vnode::end_actor);
-                    dropped += 1;
-                }
-                from = KeyRange::prefix(&record::vnode_prefix(id)).after(past(&prefix));
+    /// Deletes some objects of namespaces that were dropped, in the first vnode from `from` that
+    /// has any, and ends its actor. How many, and where to go on.
+    fn sweep(&mut self, live: &LiveNamespaces, from: VnodeId) -> Result<SweepStep, RequestError> {
+        let mut range = KeyRange::new(bytes::Bytes::copy_from_slice(&record::vnode_prefix(from))..);
+        while let Some(id) = self.first_vnode(Space::Objects, range)? {
+            let batch = if self.owns(id) { self.dropped(live, id)? } else { Batch::new() };
+            if !batch.is_empty() {
+                let objects = batch.len() as u64;
+                // First, since a batch that fails may have dropped them.
+                self.vnodes.entry(id).and_modify(Vnode::end_actor);
+                let applied = self.context.engine.apply(batch);
+                self.context.observer.applied();
+                return applied.map(|()| (objects, Some(id))).map_err(vnode::engine_failed);
             }
+            range = KeyRange::all().after(past(&record::vnode_prefix(id)));
         }
-        Ok(dropped)
+        Ok((0, None))
     }
 
-    /// Every vnode of this shard that holds objects.
-    fn stored_vnodes(&self) -> Result<Vec<VnodeId>, RequestError> {
+    /// The deletion of a vnode's objects of dropped namespaces: of so many that requests do not
+    /// wait long for it.
+    fn dropped(&self, live: &LiveNamespaces, id: VnodeId) -> Result<Batch, RequestError> {
+        let mut batch = Batch::new();
+        let mut from = KeyRange::prefix(&record::vnode_prefix(id));
+        while let Some(namespace) = self.first_namespace(from)? {
+            let prefix = record::namespace_prefix(id, namespace);
+            if live.dropped(namespace) {
+                let rows = self.context.engine.scan(Space::Objects, KeyRange::prefix(&prefix));
+                for row in rows.take(SWEEP_BATCH - batch.len()) {
+                    batch.delete(Space::Objects, row.map_err(vnode::engine_failed)?.0);
+                }
+            }
+            if batch.len() == SWEEP_BATCH {
+                break;
+            }
+            from = KeyRange::prefix(&record::vnode_prefix(id)).after(past(&prefix));
+        }
+        Ok(batch)
+    }
+
+    /// Every vnode of this shard that holds something in a space.
+    fn stored_vnodes(&self, space: Space) -> Result<Vec<VnodeId>, RequestError> {
         let mut vnodes = Vec::new();
         let mut range = KeyRange::all();
-        loop {
-            let first = self.context.engine.scan(Space::Objects, range).next();
-            let Some(row) = first else { return Ok(vnodes) };
-            let (stored, _) = row.map_err(vnode::engine_failed)?;
-            let Some((id, _, _)) = record::split_object_key(&stored) else { return Ok(vnodes) };
+        while let Some(id) = self.first_vnode(space, range)? {
             if self.owns(id) {
                 vnodes.push(id);
             }
             range = KeyRange::all().after(past(&record::vnode_prefix(id)));
         }
+        Ok(vnodes)
+    }
+
+    fn first_vnode(&self, space: Space, range: KeyRange) -> Result<Option<VnodeId>, RequestError> {
+        let first = self.context.engine.scan(space, range).next().transpose();
+        let first = first.map_err(vnode::engine_failed)?;
+        Ok(first.and_then(|(stored, _)| record::vnode_of(&stored)))
     }
 
     fn first_namespace(&self, range: KeyRange) -> Result<Option<NamespaceId>, RequestError> {
@@ -265,7 +355,7 @@ impl Shard {
         let now_ms = self.context.env.now_ms();
         let oldest_ms = now_ms.saturating_sub(2 * OPERATION_KEPT_MS);
         let mut forgotten = 0;
-        for id in self.stored_vnodes()? {
+        for id in self.stored_vnodes(Space::Operations)? {
             let mut batch = Batch::new();
             let old =
                 record::vnode_prefix(id).to_vec()..record::operations_since(id, oldest_ms).to_vec();
@@ -324,7 +414,8 @@ impl Staging<'_> {
         let (id, operation) = (write.address.vnode, write.operation);
         let staged = match Self::vnode(self.vnodes, &self.turn, id) {
             Ok(vnode) => vnode.write(&mut self.turn, write),
-            Err(error) => Err(WriteError::not_applied(vnode::engine_failed(error))),
+            // A write of an earlier turn may lie in what would not open.
+            Err(error) => Err(WriteError::unknown(operation, vnode::engine_failed(error))),
         };
         self.touched.insert(id);
         match staged {
@@ -394,10 +485,14 @@ impl Staging<'_> {
         }
         let engine = self.turn.engine;
         let batch = self.turn.batch;
-        let applied = match batch.is_empty() {
+        let was_empty = batch.is_empty();
+        let applied = match was_empty {
             true => Ok(()),
-            false => engine.apply(batch).inspect(|()| context.observer.applied()),
+            false => engine.apply(batch),
         };
+        if !was_empty {
+            context.observer.applied();
+        }
         if let Err(error) = &applied {
             tracing::error!(%error, "a batch failed; its vnodes are opened again");
             self.touched.iter().for_each(|id| drop(self.vnodes.remove(id)));
@@ -407,7 +502,8 @@ impl Staging<'_> {
         if self.to_sync.is_empty() {
             return;
         }
-        let failed = failed.or_else(|| engine.sync().err());
+        let failed =
+            failed.or_else(|| engine.sync().inspect_err(|_| context.observer.applied()).err());
         self.to_sync.into_iter().for_each(|answer| answer.send(failed.as_ref()));
     }
 }
@@ -465,10 +561,20 @@ impl Shards {
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    /// Deletes the objects of namespaces that are not `known`; how many vnodes had some.
-    pub async fn sweep(&self, known: BTreeSet<NamespaceId>) -> Result<u64, RequestError> {
-        let known = Arc::new(known);
-        self.everywhere(|answer| Job::Sweep { known: known.clone(), answer }).await
+    /// Deletes the objects of namespaces that were dropped by then, a batch at a time; how many.
+    pub async fn sweep(&self, live: LiveNamespaces) -> Result<u64, RequestError> {
+        let (live, mut total) = (Arc::new(live), 0);
+        for queue in self.queues.iter() {
+            let mut next = Some(VnodeId { n: 0, partition: PartitionId(0) });
+            while let Some(from) = next {
+                let (answer, wait) = oneshot::channel();
+                let job = Job::Sweep { live: live.clone(), from, answer };
+                queue.send(job).await.map_err(|_| gone())?;
+                let (objects, rest) = wait.await.unwrap_or_else(|_| Err(gone()))?;
+                (total, next) = (total + objects, rest);
+            }
+        }
+        Ok(total)
     }
 
     /// Forgets operations past their time; how many were.
@@ -530,8 +636,10 @@ fn start_shard(
     ended: oneshot::Sender<()>,
 ) {
     let mut jobs = Vec::with_capacity(TURN_MAX);
+    let watch = PanicWatch { shard: index, observer: shard.context.observer.clone() };
     if shard.context.env.blocking() == Blocking::Inline {
         tokio::spawn(async move {
+            let _watch = watch;
             while queue.recv_many(&mut jobs, TURN_MAX).await > 0 {
                 shard.turn(&mut jobs);
             }
@@ -540,6 +648,7 @@ fn start_shard(
         return;
     }
     let run = move || {
+        let _watch = watch;
         while queue.blocking_recv_many(&mut jobs, TURN_MAX) > 0 {
             shard.turn(&mut jobs);
         }
@@ -548,3 +657,6 @@ fn start_shard(
     let thread = std::thread::Builder::new().name(format!("shard-{index}"));
     thread.spawn(run).expect("the operating system gives a node its threads");
 }
+
+#[cfg(test)]
+mod tests;

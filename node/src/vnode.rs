@@ -29,7 +29,7 @@ use crate::dynamo::format::{
 };
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, VnodeId};
-use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX};
+use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX, SIBLINGS_MAX_BYTES};
 use crate::dynamo::operation::{Admission, Admitting, OperationId, Recorded};
 use crate::error::{RequestError, WriteError};
 use crate::storage::record::{self, RecordError};
@@ -191,12 +191,15 @@ impl Vnode {
     }
 
     /// Gives a write its dot and stages what it leaves. An error leaves no dot; a refusal of this
-    /// very write is recorded.
+    /// very write is recorded by the node that its id names. Another one, which is asked to run it at
+    /// least once, cannot tell whether that one did, and may be asked again.
     pub fn write(&mut self, turn: &mut Turn<'_>, write: Write) -> Result<Written, WriteError> {
         let hash = write.address.hash();
         let index = record::operation_key(self.id, &write.operation);
-        let recorded = self.recorded(turn, &index).map_err(WriteError::not_applied)?;
         let id = write.operation;
+        // What cannot be looked up may have been applied before.
+        let recorded = self.recorded(turn, &index);
+        let recorded = recorded.map_err(|error| WriteError::unknown(id, error))?;
         match turn.admitting.admit(&id, hash, recorded, write.at_least_once) {
             Admission::New => self.write_new(turn, write, index),
             Admission::Done(dot) => self.write_again(turn, &write, dot),
@@ -214,9 +217,13 @@ impl Vnode {
         let found = self.find(turn, &stored).map_err(WriteError::not_applied)?;
         let mut object = self.decoded(turn, found);
         let left = object.uncovered(&write.context.version);
-        let crowded = write.value.is_some() && left >= SIBLINGS_MAX;
+        let full = || object.uncovered_bytes(&write.context.version) >= SIBLINGS_MAX_BYTES;
+        let crowded = write.value.is_some() && (left >= SIBLINGS_MAX || full());
         let crowded = crowded.then_some(RequestError::TooManySiblings { count: left as u32 });
         if let Some(refusal) = write.refusal.or(crowded) {
+            if !turn.admitting.is_named_by(&write.operation) {
+                return Err(WriteError::unknown(write.operation, refusal));
+            }
             let recorded = Recorded { key: write.address.hash(), dot: None };
             turn.put(Space::Operations, index, &encode_recorded(recorded));
             return Err(WriteError::not_applied(refusal));
@@ -239,7 +246,8 @@ impl Vnode {
         Ok(written(dot, &object, object_encoded, &write.operation))
     }
 
-    /// The write was done before: its object is replicated again, whatever it is by now.
+    /// The write was done before: its object is replicated again, whatever it is by now. If the
+    /// object was damaged since, what is here is no trace of the write, and acks of it are none.
     fn write_again(
         &mut self,
         turn: &mut Turn<'_>,
@@ -249,6 +257,10 @@ impl Vnode {
         let unknown = |error: RequestError| WriteError::unknown(write.operation, error);
         let encoded = self.read(turn, &write.address).map_err(unknown)?;
         let object = encoded.decode().map_err(|error| unknown(RequestError::internal(error)))?;
+        if !object.version().covers(dot) {
+            let reason = format!("the write was applied as {dot}, and lost here since");
+            return Err(unknown(RequestError::Data { reason }));
+        }
         Ok(written(dot, &object, encoded, &write.operation))
     }
 

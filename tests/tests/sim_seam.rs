@@ -1,5 +1,7 @@
 //! The seam for simulation: three nodes of the real code on one thread, repeatable to the byte.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

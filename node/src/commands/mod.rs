@@ -1,10 +1,6 @@
 //! What the binary does, one module a subcommand: the edge between the command line and the node.
 
 mod serve;
-pub mod stop;
-
-use std::fmt::Display;
-use std::io::{self, Write};
 
 use thiserror::Error;
 
@@ -12,6 +8,7 @@ use crate::args::{Command, ConfigArgs, InitArgs};
 use crate::config::ConfigError;
 use crate::dev::{self, DevError};
 use crate::init::{self, InitError, InitOptions};
+use crate::process::say;
 
 pub use self::serve::ServeError;
 
@@ -46,11 +43,4 @@ async fn init(args: InitArgs) -> Result<(), CommandError> {
     let report = init::run(&init::Network, &options).await?;
     say(report.to_string().trim_end());
     Ok(())
-}
-
-/// Prints a line for the user: the one place that writes to stdout.
-///
-/// Nobody may be reading it any more (`quorate dev | head`), which is no reason to fail.
-pub fn say(line: impl Display) {
-    let _ = writeln!(io::stdout(), "{line}");
 }

@@ -11,11 +11,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::stop;
 use crate::args::ServeArgs;
 use crate::config::ConfigError;
 use crate::http::{self, Pages, Readiness};
 use crate::node::{Node, NodeError};
+use crate::process;
 use crate::telemetry::{self, Metrics};
 
 /// How long a node may take to stop: what supervisors grant is 10 s and more, and users are
@@ -47,7 +47,7 @@ pub enum ServeError {
 pub(super) async fn run(args: ServeArgs) -> Result<(), ServeError> {
     let effective = args.config.load()?;
     telemetry::start_logging(&effective.config);
-    let stop = stop::when_told(STOP_WITHIN, args.stop_on_stdin_eof)
+    let stop = process::stop_when_told(STOP_WITHIN, args.stop_on_stdin_eof)
         .map_err(|source| ServeError::Signals { source })?;
     let version = env!("CARGO_PKG_VERSION");
     info!(version, pid = std::process::id(), "configuration: {}", effective.one_line());

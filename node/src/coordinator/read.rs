@@ -81,19 +81,7 @@ impl Coordinator {
         timeout: Duration,
     ) -> Result<(Object, u32), RequestError> {
         let deadline = Instant::now() + timeout;
-        let view = self.view()?;
-        let Some(namespace) = view.namespace(forward.namespace).cloned() else {
-            let name = format!("of id {}", forward.namespace.0);
-            return Err(RequestError::UnknownNamespace { name });
-        };
-        let vnode = view.vnode(&namespace, &forward.key);
-        let address = Address { vnode, namespace: namespace.id, key: forward.key };
-        let target = Target { view, namespace, address };
-        if !target.preference()?.is_owner(self.node) {
-            return Err(RequestError::not_ready(
-                "this node does not hold the key by what it knows of the cluster; try again",
-            ));
-        }
+        let target = self.forwarded_target(forward.namespace, forward.key)?;
         let repair = if forward.blocking_repair { Repair::Blocking } else { Repair::Async };
         self.read_owners(&target, forward.r, repair, deadline).await
     }

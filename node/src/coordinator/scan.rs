@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{Coordinator, cause_of, cause_of_error, not_reached, preference, resolve};
 use crate::dynamo::encoding::{Reader, Writer};
 use crate::dynamo::format::EncodedObject;
-use crate::dynamo::key::{Key, NamespaceId, NodeId, PartitionId, VnodeId};
+use crate::dynamo::key::{KEY_MAX_BYTES, Key, NamespaceId, NodeId, PartitionId, VnodeId};
 use crate::dynamo::object::Object;
 use crate::dynamo::quorum::{Cause, Failure, Level, Tally, Verdict};
 use crate::error::RequestError;
@@ -112,6 +112,12 @@ impl Coordinator {
         let deadline = Instant::now() + request.timeout;
         let (_, namespace) = self.namespace(&request.namespace, deadline).await?;
         resolve(request.r, namespace.r, namespace.n)?;
+        let length = request.prefix.len();
+        if length > KEY_MAX_BYTES {
+            return Err(RequestError::invalid(format!(
+                "the prefix has {length} bytes; a key has 1 to {KEY_MAX_BYTES}"
+            )));
+        }
         if cursor.is_empty() {
             let (namespace, partition) = (namespace.id, PartitionId(0));
             return Ok(ScanCursor { namespace, partition, after: None });
@@ -207,7 +213,8 @@ impl Coordinator {
         let reply = self.request(node, request, deadline);
         reply
             .map(|(node, reply)| match reply {
-                Ok(Reply::ScanPage(page)) => {
+                // An unfinished page without keys would not say how far it got.
+                Ok(Reply::ScanPage(page)) if page.complete || !page.items.is_empty() => {
                     (node, Ok(Page { items: page.items, complete: page.complete }))
                 }
                 other => (node, Err(cause_of(&other))),

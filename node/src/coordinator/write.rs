@@ -62,15 +62,8 @@ impl Coordinator {
         timeout: Duration,
     ) -> Result<WriteResult, WriteError> {
         let deadline = Instant::now() + timeout;
-        let view = self.view().map_err(WriteError::not_applied)?;
-        let Some(namespace) = view.namespace(forward.namespace).cloned() else {
-            let name = format!("of id {}", forward.namespace.0);
-            return Err(WriteError::not_applied(RequestError::UnknownNamespace { name }));
-        };
-        let vnode = view.vnode(&namespace, &forward.key);
-        let address =
-            crate::vnode::Address { vnode, namespace: namespace.id, key: forward.key.clone() };
-        self.run(&Target { view, namespace, address }, forward, deadline).await
+        let target = self.forwarded_target(forward.namespace, forward.key.clone());
+        self.run(&target.map_err(WriteError::not_applied)?, forward, deadline).await
     }
 
     /// Checks a client's write, and fills in what it left to the namespace.
@@ -196,11 +189,8 @@ impl Coordinator {
     }
 
     fn prepare(&self, target: &Target, forward: ForwardWrite) -> Result<Write, RequestError> {
-        if !target.preference()?.is_owner(self.node) {
-            return Err(RequestError::not_ready(
-                "this node does not hold the key by what it knows of the cluster; try again",
-            ));
-        }
+        let owner = target.preference()?.is_owner(self.node);
+        assert!(owner, "only an owner of the key coordinates");
         let context = match forward.context.is_empty() {
             true => Context::default(),
             false => Context::open(&forward.context, target.binding())?,

@@ -36,9 +36,9 @@ use self::home::Home;
 use self::nodes::{Exit, Nodes};
 use self::shape::Port;
 use crate::args::DevArgs;
-use crate::commands::{say, stop};
 use crate::dynamo::metadata::document::ClusterId;
 use crate::init::{self, InitError, InitOptions};
+use crate::process::{say, stop_when_told};
 
 /// How long all nodes may take to stop: longer than each may take by itself.
 const STOP_WITHIN: Duration = Duration::from_secs(7);
@@ -110,7 +110,7 @@ fn advice(ports: &[Port]) -> &'static str {
 
 /// Runs a cluster until this process is told to stop.
 pub async fn run(args: DevArgs) -> Result<(), DevError> {
-    let stop = stop::when_told(STOP_WITHIN + Duration::from_secs(1), false)
+    let stop = stop_when_told(STOP_WITHIN + Duration::from_secs(1), false)
         .map_err(|source| DevError::Spawn { name: "the signal handler".to_owned(), source })?;
     let home = Home::open(&args)?;
     let used = home.ports_in_use();

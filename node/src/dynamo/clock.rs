@@ -167,7 +167,7 @@ impl Hlc {
     /// The next timestamp after this one and after all `seen`, at `now_ms` by the wall clock.
     pub fn next(self, now_ms: u64, seen: Self) -> Self {
         let last = self.max(seen);
-        Self::from_ms(now_ms).max(Self(last.0 + 1))
+        Self::from_ms(now_ms).max(Self(last.0.saturating_add(1)))
     }
 }
 

@@ -31,6 +31,10 @@ use super::operation::OperationId;
 /// would carry the lot: the coordinator refuses the write. Merges never refuse.
 pub const SIBLINGS_MAX: usize = 100;
 
+/// The most payload bytes that a write may leave beside its own: objects travel whole, and a
+/// message between nodes holds twice that. Past it the coordinator refuses, as with too many.
+pub const SIBLINGS_MAX_BYTES: usize = 128 << 20;
+
 /// One value: what a write wrote, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
@@ -111,6 +115,12 @@ impl Object {
     /// How many entries a write with `context` would leave standing beside its own.
     pub fn uncovered(&self, context: &VersionVector) -> usize {
         self.entries.iter().filter(|(dot, _)| !context.covers(*dot)).count()
+    }
+
+    /// How many bytes of payload such a write would leave.
+    pub fn uncovered_bytes(&self, context: &VersionVector) -> usize {
+        let left = self.entries.iter().filter(|(dot, _)| !context.covers(*dot));
+        left.map(|(_, entry)| entry.payload.len()).sum()
     }
 
     /// Writes `entry` under the new `dot`, replacing exactly what `context` covers.

@@ -94,6 +94,13 @@ pub struct Admitting {
 }
 
 impl Admitting {
+    /// Whether it is this node, in this opening, that can tell what became of the operation.
+    /// Opening 0 is that of an id which another node made up for a client that gave none: it is
+    /// sent once.
+    pub fn is_named_by(&self, id: &OperationId) -> bool {
+        id.coordinator == self.node && [Opening(0), self.opening].contains(&id.opening)
+    }
+
     /// Decides on a write of `key` under `id`, of which the index keeps `recorded`.
     pub fn admit(
         &self,

@@ -20,10 +20,10 @@ use crate::dynamo::metadata::document::StoreId;
 use crate::dynamo::operation::Opening;
 use crate::error::RequestError;
 use crate::http::Readiness;
-use crate::transport::Handler;
 use crate::transport::grpc::{
     self, Bootstrap, GrpcPeers, Identity, Incarnation, Limits, Local, PeerService,
 };
+use crate::transport::{Handler, Peers as _};
 
 /// What a node without a document waits for.
 pub(super) const WAITING: &str = "the node belongs to no cluster yet: `quorate init` makes one, \
@@ -31,6 +31,9 @@ pub(super) const WAITING: &str = "the node belongs to no cluster yet: `quorate i
 
 /// The pause between two rounds of asking the seeds.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The pause between two looks at whether a member is connected.
+const CONNECTED_AGAIN: Duration = Duration::from_millis(50);
 
 /// How long the newest metadata is looked for once the members are connected.
 const REFRESH: Duration = Duration::from_secs(2);
@@ -118,13 +121,13 @@ impl Join {
             tokio::select! {
                 biased;
                 _ = changes.changed() => {}
-                () = self.ask_seeds() => sleep(ASK_AGAIN).await,
+                () = self.ask_seeds() => {}
             }
         };
         let Some(peers) = self.connect(&view) else { return };
         self.ready.send_replace(Readiness::Ready);
         tracing::info!(cluster = %view.document().cluster, "the node serves its cluster");
-        self.cluster.refresh(REFRESH).await;
+        tokio::spawn(catch_up(self.cluster.clone(), peers.clone(), self.stop.clone()));
         while changes.changed().await.is_ok() {
             if let Some(view) = self.cluster.view() {
                 tracing::info!(version = view.document().version, "the metadata changed");
@@ -133,7 +136,7 @@ impl Join {
         }
     }
 
-    /// Takes the document of the first seed that has one.
+    /// Takes the document of the first seed that has one; if none has, waits before it returns.
     async fn ask_seeds(&self) {
         for seed in &self.seeds {
             let taken = match grpc::fetch_document(seed).await {
@@ -149,6 +152,7 @@ impl Join {
                 Err(reason) => tracing::warn!(%seed, %reason, "no document from this seed"),
             }
         }
+        sleep(ASK_AGAIN).await;
     }
 
     fn connect(&self, view: &View) -> Option<Arc<GrpcPeers>> {
@@ -166,6 +170,21 @@ impl Join {
         peers.set_members(&members(view));
         Some(peers)
     }
+}
+
+/// Looks for newer metadata as soon as another member is connected: this node may have been away.
+async fn catch_up(cluster: Arc<Cluster>, peers: Arc<GrpcPeers>, stop: CancellationToken) {
+    let connected = || {
+        let members = cluster.view().map(|view| members(&view)).unwrap_or_default();
+        members.iter().any(|(node, _)| peers.connected(*node))
+    };
+    let refreshed = async {
+        while !connected() {
+            sleep(CONNECTED_AGAIN).await;
+        }
+        cluster.refresh(REFRESH).await;
+    };
+    stop.run_until_cancelled(refreshed).await;
 }
 
 fn members(view: &View) -> Vec<(NodeId, String)> {

@@ -43,6 +43,12 @@ pub fn vnode_prefix(vnode: VnodeId) -> [u8; 3] {
     [vnode.n, high, low]
 }
 
+/// Whose key it is, in any space of vnodes; none if it is no such key.
+pub fn vnode_of(stored: &[u8]) -> Option<VnodeId> {
+    let &[n, high, low] = stored.first_chunk()?;
+    Some(VnodeId { n, partition: PartitionId(u16::from_be_bytes([high, low])) })
+}
+
 /// Where a namespace's keys begin, within a vnode.
 pub fn namespace_prefix(vnode: VnodeId, namespace: NamespaceId) -> [u8; 11] {
     let mut prefix = [0; 11];
@@ -169,6 +175,7 @@ mod tests {
         let parts = (VNODE, NamespaceId(5), Key::new("k").unwrap());
         assert_eq!(split_object_key(&stored), Some(parts));
         assert_eq!(split_object_key(&stored.slice(..11)), None);
+        assert_eq!((vnode_of(&stored), vnode_of(&stored[..2])), (Some(VNODE), None));
         let actor = Actor(77);
         assert_eq!(frontier_actor(&frontier_key(VNODE, actor)), Some(actor));
     }

@@ -11,7 +11,8 @@ use tokio::time::sleep;
 
 use super::{Step, Worker};
 use crate::cluster::Cluster;
-use crate::shard::Shards;
+use crate::dynamo::key::NamespaceId;
+use crate::shard::{LiveNamespaces, Shards};
 
 /// The pause before a sweep that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -23,7 +24,7 @@ pub struct Sweep {
     cluster: Arc<Cluster>,
     shards: Shards,
     changes: watch::Receiver<u64>,
-    swept: Option<BTreeSet<crate::dynamo::key::NamespaceId>>,
+    swept: Option<BTreeSet<NamespaceId>>,
     retry: bool,
 }
 
@@ -64,10 +65,12 @@ impl Worker for Sweep {
                 self.swept = Some(known);
                 return Step::Done;
             }
-            match self.shards.sweep(known.clone()).await {
-                Ok(vnodes) => {
-                    if vnodes > 0 {
-                        tracing::info!(vnodes, "dropped namespaces were swept");
+            let next = NamespaceId(view.document().next_namespace);
+            let live = LiveNamespaces { known: known.clone(), next };
+            match self.shards.sweep(live).await {
+                Ok(objects) => {
+                    if objects > 0 {
+                        tracing::info!(objects, "dropped namespaces were swept");
                     }
                     self.swept = Some(known);
                     Step::Done

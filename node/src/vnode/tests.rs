@@ -283,3 +283,63 @@ fn a_refusal_is_recorded_and_holds_for_late_copies() {
     retry.refusal = Some(RequestError::not_ready("too few owners"));
     assert_eq!(store.write(retry).unwrap().dot, done.dot, "a retry of a write that was done");
 }
+
+/// Overwrites a stored value with bytes that nobody wrote.
+fn rot(store: &Store, space: Space, key: Bytes) {
+    let mut batch = Batch::new();
+    batch.put(space, key, Bytes::from_static(b"\x01rotten bytes"));
+    store.engine.apply(batch).unwrap();
+}
+
+#[test]
+fn a_retry_whose_record_is_damaged_is_of_unknown_outcome() {
+    let mut store = Store::new(1);
+    let written = store.write(put(1, 1, Context::default())).unwrap();
+    rot(&store, Space::Operations, record::operation_key(ID, &operation(1)));
+    let retry = store.write(put(1, 1, Context::default())).unwrap_err();
+    assert_eq!(retry.outcome, crate::error::Outcome::Unknown(operation(1)));
+    assert!(store.read(1).holds(written.dot), "it was applied all the while");
+}
+
+#[test]
+fn a_retry_of_a_write_that_rot_took_is_not_acknowledged_again() {
+    let mut store = Store::new(1);
+    store.write(put(1, 1, Context::default())).unwrap();
+    rot(&store, Space::Objects, address(1).stored());
+    store.write(put(1, 2, Context::default())).unwrap();
+    let retry = store.write(put(1, 1, Context::default())).unwrap_err();
+    assert_eq!(retry.outcome, crate::error::Outcome::Unknown(operation(1)));
+}
+
+#[test]
+fn only_the_named_coordinator_says_not_applied_and_others_may_be_asked_again() {
+    let mut store = Store::new(1);
+    let mut elsewhere = put(1, 1, Context::default());
+    elsewhere.operation.coordinator = NodeId(2);
+    elsewhere.at_least_once = true;
+    let refused = Write { refusal: Some(RequestError::not_ready("alone")), ..elsewhere.clone() };
+    let error = store.write(refused.clone()).unwrap_err();
+    assert_eq!(error, WriteError::unknown(elsewhere.operation, RequestError::not_ready("alone")));
+    assert!(store.write(elsewhere).is_ok(), "once its peers are back");
+
+    let mut made_up = Write { address: address(2), ..refused };
+    made_up.operation = OperationId { opening: Opening(0), sequence: 2, ..operation(1) };
+    let error = store.write(made_up.clone()).unwrap_err();
+    assert_eq!(error.outcome, crate::error::Outcome::NotApplied);
+    made_up.refusal = None;
+    assert!(store.write(made_up).is_err(), "a copy that comes late");
+}
+
+#[test]
+fn siblings_are_bounded_in_bytes_so_that_the_object_can_travel() {
+    let mut store = Store::new(1);
+    let large = Bytes::from(vec![0; SIBLINGS_MAX_BYTES / 2]);
+    for sequence in 1..=2 {
+        let value = Some(large.clone());
+        store.write(Write { value, ..put(1, sequence, Context::default()) }).unwrap();
+    }
+    let refused = store.write(put(1, 3, Context::default())).unwrap_err();
+    assert_eq!(refused, WriteError::not_applied(RequestError::TooManySiblings { count: 2 }));
+    let context = Context::of_read(&store.read(1));
+    assert!(store.write(put(1, 4, context)).is_ok());
+}

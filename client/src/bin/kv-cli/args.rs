@@ -168,8 +168,8 @@ pub(crate) struct DeleteArgs {
 
 /// List keys and values, partition by partition, in byte order within each
 ///
-/// Text is KEY<TAB>VALUE per line, control characters escaped; of several siblings each has a line
-/// KEY<TAB>[1/2]<TAB>VALUE. For exact bytes take --output json, or export.
+/// Text is `KEY<TAB>VALUE` per line, control characters escaped; of several siblings each has a line
+/// `KEY<TAB>[1/2]<TAB>VALUE`. For exact bytes take --output json, or export.
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "json: a line {\"key\",\"key_base64\",\"siblings\":[..],\"context\"} per key
@@ -254,7 +254,7 @@ pub(crate) enum RowFormat {
     Csv,
     /// {"key","value"} per line; key_base64 and value_base64 for what is not UTF-8
     Jsonl,
-    /// KEY<TAB>VALUE per line
+    /// `KEY<TAB>VALUE` per line
     Lines,
 }
 
@@ -318,7 +318,7 @@ pub(crate) struct ExportArgs {
     pub(crate) namespace: String,
     /// The file; stdout without one, or with -
     pub(crate) file: Option<PathBuf>,
-    /// csv: the values, a line each; lines: KEY<TAB>VALUE; jsonl: {"key","value"}
+    /// csv: the values, a line each; lines: `KEY<TAB>VALUE`; jsonl: {"key","value"}
     #[arg(long, value_enum)]
     pub(crate) format: RowFormat,
     /// What to do about keys with several siblings

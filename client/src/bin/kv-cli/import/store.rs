@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_client::{
-    Context, Error, GetOptions, Level, Namespace, PutOptions, Read, Retry, Sibling, UpdateOptions,
-    Updated, WriteError, Written,
+    Context, Error, GetOptions, Level, Namespace, PutOptions, Read, Repair, Retry, Sibling,
+    UpdateOptions, Updated, WriteError, Written,
 };
 use tokio::time::{Instant, sleep};
 
@@ -47,10 +47,16 @@ impl KvStore {
         Self { namespace, timeout }
     }
 
+    /// What a majority of the owners holds by then: a row that is found is as good as written, and
+    /// one that a failed write left on a single owner is not.
     async fn read(&self, key: &Bytes, deadline: Instant) -> Result<Read, RowError> {
         loop {
-            let options =
-                GetOptions { r: Level::Quorum, timeout: left(deadline), ..GetOptions::default() };
+            let options = GetOptions {
+                r: Level::Quorum,
+                repair: Repair::Blocking,
+                timeout: left(deadline),
+                ..GetOptions::default()
+            };
             let error = match self.namespace.get(key.clone(), options).await {
                 Ok(read) => return Ok(read),
                 Err(error) => error,

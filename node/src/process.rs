@@ -1,6 +1,9 @@
-//! How a process is told to stop: SIGINT, SIGTERM, or the end of its stdin.
+//! The process and its user: what it prints, and how it is told to stop.
+//!
+//! It stops on SIGINT, SIGTERM, or the end of its stdin.
 
-use std::io::{self, Read};
+use std::fmt::Display;
+use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -8,11 +11,18 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+/// Prints a line for the user: the one place that writes to stdout.
+///
+/// Nobody may be reading it any more (`quorate dev | head`), which is no reason to fail.
+pub fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
 /// A token that is cancelled when this process is told to stop.
 ///
 /// Told a second time, or not done `within` so long, it exits at once with code 1: a node is built
 /// to be killed at any moment, and an operator is not to be kept waiting.
-pub fn when_told(within: Duration, stdin_too: bool) -> io::Result<CancellationToken> {
+pub fn stop_when_told(within: Duration, stdin_too: bool) -> io::Result<CancellationToken> {
     let mut signals = Signals::new(stdin_too)?;
     let stop = CancellationToken::new();
     let token = stop.clone();

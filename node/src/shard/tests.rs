@@ -1,0 +1,217 @@
+//! Shards over an engine in memory: what a turn, a sweep or a page must not do.
+
+use std::sync::Mutex;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::dynamo::clock::{Actor, Dot};
+use crate::dynamo::context::Context;
+use crate::env::Clock;
+use crate::storage::memory::MemoryEngine;
+
+const NOW_MS: u64 = 3 * OPERATION_KEPT_MS;
+
+struct Still;
+
+impl Clock for Still {
+    fn now_ms(&self) -> u64 {
+        NOW_MS
+    }
+}
+
+/// What a shard told its observer.
+#[derive(Default)]
+struct Heard {
+    applied: Mutex<u32>,
+    panicked: Mutex<Vec<usize>>,
+}
+
+impl ShardObserver for Heard {
+    fn turn(&self, _: usize, _: usize) {}
+    fn applied(&self) {
+        *self.applied.lock().unwrap() += 1;
+    }
+    fn corrupt(&self, _: u64) {}
+    fn crowded(&self) {}
+    fn panicked(&self, shard: usize) {
+        self.panicked.lock().unwrap().push(shard);
+    }
+}
+
+struct Bench {
+    shards: Shards,
+    engine: Arc<MemoryEngine>,
+    heard: Arc<Heard>,
+}
+
+const NODE: NodeId = NodeId(1);
+const OPENING: Opening = Opening(5);
+const VNODE: VnodeId = VnodeId { n: 3, partition: PartitionId(7) };
+
+/// Two shards that run as tasks.
+fn bench() -> Bench {
+    let (engine, heard) = (Arc::new(MemoryEngine::new()), Arc::new(Heard::default()));
+    let context = ShardContext {
+        node: NODE,
+        opening: OPENING,
+        engine: engine.clone(),
+        env: Env::simulated(Arc::new(Still), 1),
+        observer: heard.clone(),
+    };
+    let (shards, _) = Shards::start(context, 2, 64);
+    Bench { shards, engine, heard }
+}
+
+fn address(namespace: u64, key: &str) -> Address {
+    let key = Key::new(key.to_owned()).unwrap();
+    Address { vnode: VNODE, namespace: NamespaceId(namespace), key }
+}
+
+fn put(address: Address, sequence: u64, value: Bytes) -> Write {
+    let operation =
+        OperationId { issued_ms: NOW_MS, coordinator: NODE, opening: OPENING, client: 1, sequence };
+    let (value, context) = (Some(value), Context::default());
+    Write { address, value, context, operation, at_least_once: false, refusal: None }
+}
+
+impl Bench {
+    async fn put(&self, namespace: u64, key: &str, sequence: u64) -> Result<Written, WriteError> {
+        let write = put(address(namespace, key), sequence, Bytes::from_static(b"value"));
+        self.shards.write(write, false).await
+    }
+
+    async fn page(&self, prefix: Vec<u8>, after: Option<Key>, limit: usize) -> Page {
+        let (namespace, prefix) = (NamespaceId(1), prefix.into());
+        let range = PageRange { vnode: VNODE, namespace, prefix, after, limit };
+        self.shards.page(range).await.unwrap()
+    }
+
+    async fn actor_of(&self, namespace: u64, key: &str) -> Actor {
+        let held = self.shards.read(address(namespace, key)).await.unwrap();
+        held.decode().unwrap().version().iter().next().unwrap().actor
+    }
+
+    async fn holds(&self, namespace: u64, key: &str) -> bool {
+        let held = self.shards.read(address(namespace, key)).await.unwrap();
+        !held.decode().unwrap().is_absent()
+    }
+}
+
+#[tokio::test]
+async fn a_sweep_spares_namespaces_younger_than_the_metadata_it_goes_by() {
+    let bench = bench();
+    for (namespace, sequence) in [(1, 1), (2, 2), (3, 3)] {
+        bench.put(namespace, "key", sequence).await.unwrap();
+    }
+    // The sweep was decided when namespace 1 was gone, 2 existed, and 3 had yet to be made.
+    let live = LiveNamespaces { known: [NamespaceId(2)].into(), next: NamespaceId(3) };
+    assert_eq!(bench.shards.sweep(live).await, Ok(1));
+    assert!(!bench.holds(1, "key").await);
+    assert!(bench.holds(2, "key").await);
+    assert!(bench.holds(3, "key").await, "acknowledged, and not dropped");
+}
+
+#[tokio::test]
+async fn a_failed_batch_is_told_so_that_the_node_stops() {
+    let bench = bench();
+    bench.put(1, "key", 1).await.unwrap();
+    bench.engine.fail_next_sync();
+    bench.engine.sync().unwrap_err();
+    let before = *bench.heard.applied.lock().unwrap();
+    let failed = bench.put(1, "key", 2).await.unwrap_err();
+    assert!(matches!(failed.outcome, crate::error::Outcome::Unknown(_)));
+    assert!(*bench.heard.applied.lock().unwrap() > before, "the next flush meets the poison");
+}
+
+#[tokio::test]
+async fn a_failed_sync_of_a_shard_is_told_too() {
+    let bench = bench();
+    bench.engine.fail_next_sync();
+    let write = put(address(1, "key"), 1, Bytes::from_static(b"value"));
+    let failed = bench.shards.write(write, true).await.unwrap_err();
+    assert!(matches!(failed.outcome, crate::error::Outcome::Unknown(_)));
+    assert_eq!(*bench.heard.applied.lock().unwrap(), 2, "once applied, once failed");
+}
+
+#[tokio::test]
+async fn a_shard_that_panics_is_told_of() {
+    let bench = bench();
+    let mut broken = put(address(1, "key"), 1, Bytes::from_static(b"value"));
+    bench.put(1, "key", 1).await.unwrap();
+    // A context that covers dots which nobody can have read: no token opens to it.
+    let next = Dot { actor: bench.actor_of(1, "key").await, n: u64::MAX };
+    broken.operation.sequence = 2;
+    broken.context.version = [next].into_iter().collect();
+    bench.shards.write(broken, false).await.unwrap_err();
+    assert_eq!(*bench.heard.panicked.lock().unwrap(), [1]);
+}
+
+#[tokio::test]
+async fn pages_are_bounded_in_bytes_and_add_up() {
+    let bench = bench();
+    for key in 0..5 {
+        let value = Bytes::from(vec![0; 700 << 10]);
+        let write = put(address(1, &format!("key-{key}")), key, value);
+        bench.shards.write(write, false).await.unwrap();
+    }
+    let (mut found, mut after) = (0, None);
+    loop {
+        let page = bench.page(Vec::new(), after, 256).await;
+        assert!(page.items.len() <= 2, "two of them fill a page");
+        found += page.items.len();
+        after = page.items.last().map(|(key, _)| key.clone());
+        if page.complete {
+            break;
+        }
+    }
+    assert_eq!(found, 5);
+    let page = bench.page(Vec::new(), None, 0).await;
+    assert_eq!((page.items.len(), page.complete), (1, false), "or a scan would be short");
+}
+
+#[tokio::test]
+async fn a_prefix_that_no_key_can_have_finds_nothing() {
+    let bench = bench();
+    bench.put(1, "key", 1).await.unwrap();
+    let page = bench.page(vec![b'k'; 70_000], None, 256).await;
+    assert_eq!((page.items.len(), page.complete), (0, true));
+}
+
+#[tokio::test]
+async fn operations_are_forgotten_where_no_object_is_left() {
+    let bench = bench();
+    bench.put(1, "key", 1).await.unwrap();
+    let mut old = put(address(1, "key"), 2, Bytes::new());
+    old.operation.issued_ms = 0;
+    let merge = Merge {
+        address: old.address.clone(),
+        object: bench.shards.read(address(1, "key")).await.unwrap(),
+        operation: Some((old.operation, Dot { actor: Actor(1), n: 1 })),
+    };
+    bench.shards.merge(merge, false).await.unwrap();
+    let live = LiveNamespaces { known: BTreeSet::new(), next: NamespaceId(2) };
+    bench.shards.sweep(live).await.unwrap();
+    assert_eq!(bench.shards.forget_operations().await, Ok(1));
+}
+
+#[tokio::test]
+async fn a_sweep_goes_step_by_step_and_lets_requests_pass() {
+    let bench = bench();
+    let keys = SWEEP_BATCH as u64 + 100;
+    for key in 0..keys {
+        bench.put(1, &format!("key-{key}"), key).await.unwrap();
+    }
+    let first = bench.put(2, "key", keys).await.unwrap();
+    let known = [NamespaceId(2)].into();
+    let sweep = bench.shards.sweep(LiveNamespaces { known, next: NamespaceId(3) });
+    let meanwhile = bench.put(2, "key", keys + 1);
+    let (swept, second) = tokio::join!(sweep, meanwhile);
+    assert_eq!(swept, Ok(keys));
+    assert_eq!(second.unwrap().siblings, 2);
+    let third = bench.put(2, "key", keys + 2).await.unwrap();
+    assert_ne!(third.dot.actor, first.dot.actor, "objects were dropped, so the actor ended");
+    for key in 0..keys {
+        assert!(!bench.holds(1, &format!("key-{key}")).await);
+    }
+}
