@@ -4,6 +4,7 @@
 //! cargo to build those of the workspace, which is quick when they are there, and makes a fresh
 //! clone work; cargo also says where they are, whatever the target directory.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -27,7 +28,11 @@ pub fn binaries() -> &'static Binaries {
 
 fn build() -> Binaries {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent");
-    let output = Command::new(env!("CARGO"))
+    let mut cargo = Command::new(env!("CARGO"));
+    for name in variables_of_this_package() {
+        cargo.env_remove(name);
+    }
+    let output = cargo
         .args(["build", "--workspace", "--bin", "quorate", "--bin", "kv-cli"])
         .args(["--message-format", "json-render-diagnostics", "--profile", &profile()])
         .current_dir(workspace)
@@ -41,6 +46,18 @@ fn build() -> Binaries {
         .filter_map(|line| serde_json::from_slice(line).ok())
         .collect();
     Binaries { quorate: executable(&messages, "quorate"), kv_cli: executable(&messages, "kv-cli") }
+}
+
+/// What cargo tells a test of its own package. Crates that were built with such variables would be
+/// built again for having other ones.
+fn variables_of_this_package() -> impl Iterator<Item = OsString> {
+    const OWN: [&str; 5] =
+        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "OUT_DIR"];
+    let is_own = |name: &OsString| {
+        let name = name.to_string_lossy();
+        OWN.iter().any(|prefix| name.starts_with(prefix))
+    };
+    std::env::vars_os().map(|(name, _)| name).filter(move |name| is_own(name))
 }
 
 /// The profile that the running test was built with, by the directory that it runs in:

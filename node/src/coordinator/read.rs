@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use futures::{FutureExt as _, future};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
     Coordinator, SLOW_AFTER, Target, cause_of, cause_of_error, not_reached, remaining, resolve,
@@ -184,6 +184,7 @@ impl Coordinator {
             }
         }
         if op.verdict() != Verdict::Reached {
+            hear_out(&mut op, under_way, deadline).await;
             return Err(not_reached(&target.view, op.tally(), op.failures(), &[]));
         }
         let outcome = op.finish();
@@ -278,6 +279,20 @@ impl Coordinator {
                 drop(permit);
             });
         }
+    }
+}
+
+/// Too few are left. Owners that are not connected fail before one that is there can answer; it is
+/// heard all the same, so that the error counts it, but for no longer than a healthy one takes.
+async fn hear_out(
+    op: &mut ReadOp,
+    mut under_way: FuturesUnordered<BoxFuture<'static, (NodeId, Heard)>>,
+    deadline: Instant,
+) {
+    let until = deadline.min(Instant::now() + SLOW_AFTER);
+    while let Ok(Some((node, heard))) = timeout_at(until, under_way.next()).await {
+        // Nothing more is asked, since nothing can come of it.
+        tell(op, node, heard);
     }
 }
 

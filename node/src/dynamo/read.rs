@@ -365,9 +365,10 @@ impl ReadOp {
         tally
     }
 
-    /// Where the owner is, if it is one of whom this reply is waited for.
+    /// Where the owner is, if it is one of whom this reply is waited for. Once too few are left,
+    /// replies still count, so that the tally tells how many answered.
     fn reply_to(&mut self, request: Request, node: NodeId) -> Option<usize> {
-        if self.verdict() != Verdict::Pending {
+        if self.verdict() == Verdict::Reached {
             return None;
         }
         let waiting = |owner: &Owner| owner.node == node && owner.waits == Some(request);

@@ -203,7 +203,7 @@ async fn too_few_owners_are_a_typed_refusal_until_they_are_back() {
     let status = status.expect_err("two of three owners are down");
     let told = detail(&status);
     assert_eq!((status.code(), told.kind()), (Code::Unavailable, Kind::Quorum));
-    assert_eq!((told.needed, told.got, told.outcome()), (2, 1, Outcome::None));
+    assert_eq!((told.needed, told.got, told.outcome()), (2, 1, Outcome::None), "{status:?}");
     let one = GetRequest { r: level(level::Kind::One), ..get("k") };
     let read = node.get(one).await.expect("one owner is up").into_inner();
     assert_eq!((&*read.siblings[0].value, read.replicas), (&b"before"[..], 1));
