@@ -10,7 +10,7 @@ use crate::config::{ConfigError, Effective, Sources};
 /// A node of Quorate, a leaderless key-value store.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "quorate", version, propagate_version = true, max_term_width = 100)]
-#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(arg_required_else_help = true)]
 #[command(after_help = "\
 A cluster to try out, on this machine:
   quorate dev

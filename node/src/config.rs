@@ -130,8 +130,8 @@ impl Config {
         self.validate_names(&mut found);
         self.validate_numbers(&mut found);
         self.validate_addresses(&mut found);
-        if let Err(error) = EnvFilter::try_new(&self.log_level) {
-            found.push(("log_level", format!("{error}; give error, warn, info, debug or trace")));
+        if let Err(reason) = check_log_level(&self.log_level) {
+            found.push(("log_level", reason));
         }
         found
     }
@@ -247,6 +247,18 @@ impl<'a> HostPort<'a> {
 
     fn is_everywhere(self) -> bool {
         self.host.parse().is_ok_and(|address: IpAddr| address.is_unspecified())
+    }
+}
+
+/// Directives of a filter; one without a target must be a level, or nothing would be logged.
+fn check_log_level(directives: &str) -> Result<(), String> {
+    const ADVICE: &str = "give error, warn, info, debug, trace or off";
+    EnvFilter::try_new(directives).map_err(|error| format!("{error}; {ADVICE}"))?;
+    let levels = ["error", "warn", "info", "debug", "trace", "off"];
+    let known = |part: &&str| part.contains('=') || levels.contains(&&*part.to_lowercase());
+    match directives.split(',').map(str::trim).find(|part| !known(part)) {
+        Some(unknown) => Err(format!("{unknown:?} is no level; {ADVICE}")),
+        None => Ok(()),
     }
 }
 

@@ -130,7 +130,7 @@ impl Node {
         };
         let replica = Replica::start(parts, size_of(&config), stop.clone())?;
         let identity = join::identity(&config, addresses, store);
-        let bootstrap = join::Joining::new(identity, replica.cluster().clone());
+        let bootstrap = join::Joining::new(identity.clone(), replica.cluster().clone());
         let service = PeerService::new(Arc::new(bootstrap), Limits::default(), stop.clone());
         let (set_ready, ready) = watch::channel(Readiness::not_ready(join::WAITING));
 
@@ -146,6 +146,7 @@ impl Node {
         };
         let client_server = serve_clients(&config, parts, client_incoming, ready.clone(), &stop);
         tokio::spawn(join::join(join::Join {
+            identity,
             seeds: config.seeds.clone(),
             node,
             store,

@@ -105,6 +105,7 @@ impl Home {
         let path = self.path.display();
         let fate = match &self.temporary {
             Some(_) => "a temporary directory, deleted when you stop it; --data DIR keeps one",
+            None if engine == "memory" => "configuration and logs only: the data is in memory",
             None => "kept; the same command starts the same cluster again",
         };
         let plural = if *nodes == 1 { "" } else { "s" };

@@ -89,6 +89,7 @@ impl Bootstrap for Joining {
 
 /// What joining takes.
 pub(super) struct Join {
+    pub(super) identity: Identity,
     pub(super) seeds: Vec<String>,
     pub(super) node: NodeId,
     pub(super) store: StoreId,
@@ -124,6 +125,7 @@ impl Join {
                 () = self.ask_seeds() => {}
             }
         };
+        self.warn_of_other_addresses(&view);
         let Some(peers) = self.connect(&view) else { return };
         self.ready.send_replace(Readiness::Ready);
         tracing::info!(cluster = %view.document().cluster, "the node serves its cluster");
@@ -133,6 +135,21 @@ impl Join {
                 tracing::info!(version = view.document().version, "the metadata changed");
                 peers.set_members(&members(&view));
             }
+        }
+    }
+
+    /// Others go by the document: a node that moved is reached by nobody, and should hear so.
+    fn warn_of_other_addresses(&self, view: &View) {
+        let Some(member) = view.member(self.node) else { return };
+        let known = [&member.peer_address, &member.client_address];
+        let ours = [&self.identity.peer_address, &self.identity.client_address];
+        if known != ours {
+            tracing::error!(
+                ?known,
+                ?ours,
+                "the cluster knows this node by other addresses (peer, client), which `init` fixed; \
+                 nobody will reach it here: configure the addresses that the cluster knows"
+            );
         }
     }
 

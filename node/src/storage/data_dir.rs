@@ -107,10 +107,10 @@ pub enum DataDirError {
         /// Who asked.
         wanted: String,
     },
-    /// It was made with another engine. Configure that one, or start with an empty directory.
+    /// It was made with another engine. Configure that one.
     #[error(
         "the data directory {} was made with the engine {found:?}, not {wanted}; configure that \
-         engine, or choose an empty directory and let the peers refill it", path.display()
+         engine", path.display()
     )]
     OtherEngine {
         /// The data directory.
@@ -122,8 +122,8 @@ pub enum DataDirError {
     },
     /// The file that describes the store cannot be understood. Restore it, or move all aside.
     #[error(
-        "{} is damaged ({detail}); restore it from a backup, or move the data directory aside and \
-         let the peers refill a new one", path.display()
+        "{} is damaged ({detail}); restore it, or move the data directory aside: the node then \
+         starts empty, gets keys back only as they are read, and votes no more", path.display()
     )]
     Malformed {
         /// The file.
@@ -134,12 +134,23 @@ pub enum DataDirError {
     /// Half of the store is gone: its description or its engine's files. Restore it, or move the
     /// rest aside; a new store gets a new id.
     #[error(
-        "{} is missing beside the rest of its store; restore it from a backup, or move the data \
-         directory aside and let the peers refill a new one", path.display()
+        "{} is missing beside the rest of its store; restore it, or move the data directory \
+         aside: the node then starts empty, gets keys back only as they are read, and votes no more", path.display()
     )]
     Missing {
         /// What is missing.
         path: PathBuf,
+    },
+    /// It holds something else. Choose an empty one; nothing was changed.
+    #[error(
+        "the data directory {} holds no store, but {found:?}; choose an empty directory, or the one \
+         that holds this node's store", path.display()
+    )]
+    Foreign {
+        /// The data directory.
+        path: PathBuf,
+        /// Something in it.
+        found: String,
     },
     /// Something else has that name. Choose another path.
     #[error("{} is not a directory; choose another data directory", path.display())]
@@ -266,6 +277,7 @@ impl StoreFile {
         if EngineKind::ALL.iter().any(|kind| directory.join(kind.name()).exists()) {
             return Err(DataDirError::Missing { path: directory.join(STORE_FILE) });
         }
+        refuse_foreign(directory)?;
         let store = Self {
             format: FORMAT_VERSION,
             node: node.to_owned(),
@@ -331,6 +343,20 @@ impl StoreFile {
         let whole = self.store_id.len() == 16 && self.store_id.chars().all(is_hex);
         whole.then(|| u64::from_str_radix(&self.store_id, 16).ok()).flatten()
     }
+}
+
+/// A new store goes into an empty directory: one with other things in it is a mistyped path. What
+/// an interrupted making left, and what a file system puts at its root, does not count.
+fn refuse_foreign(directory: &Path) -> Result<(), DataDirError> {
+    const NOT_FOREIGN: [&str; 3] = [LOCK_FILE, "store.toml.tmp", "lost+found"];
+    for entry in fs::read_dir(directory).map_err(refused(directory))? {
+        let found = entry.map_err(refused(directory))?.file_name();
+        let found = found.to_string_lossy().into_owned();
+        if !NOT_FOREIGN.contains(&&*found) {
+            return Err(DataDirError::Foreign { path: directory.to_path_buf(), found });
+        }
+    }
+    Ok(())
 }
 
 /// Takes the lock, which the operating system releases when the process ends, however it ends.

@@ -41,6 +41,19 @@ fn a_store_keeps_its_id_and_its_data() {
 }
 
 #[test]
+fn a_directory_of_something_else_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("lost+found")).unwrap();
+    fs::write(directory.path().join("node.toml"), "").unwrap();
+    let error = open(directory.path()).unwrap_err();
+    assert!(error.to_string().contains("holds no store, but \"node.toml\""), "{error}");
+    assert!(!directory.path().join(STORE_FILE).exists());
+
+    fs::remove_file(directory.path().join("node.toml")).unwrap();
+    open(directory.path()).unwrap();
+}
+
+#[test]
 fn a_second_process_is_told_who_is_there() {
     let directory = tempfile::tempdir().unwrap();
     let _data = open(directory.path()).unwrap();

@@ -55,7 +55,9 @@ struct MemberJson<'a> {
 }
 
 async fn status(session: &Session, topology: &Topology) -> Result<()> {
-    let probes = topology.members.iter().map(|member| probe(session, member));
+    let mut members: Vec<_> = topology.members.iter().collect();
+    members.sort_by_key(|member| &member.name);
+    let probes = members.into_iter().map(|member| probe(session, member));
     let json = StatusJson {
         cluster_id: &topology.cluster_id,
         version: topology.version,

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::pin::pin;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use futures::StreamExt as _;
 use quorate_client::{ScanItem, ScanOptions};
 use serde::Serialize;
@@ -58,9 +58,9 @@ pub(crate) async fn run(session: &Session, args: ExportArgs) -> Result<Exit> {
     };
     let mut export = Export::new(args.format, args.siblings);
     while let Some(item) = items.next().await {
-        let item = item.with_context(|| match path {
-            Some(_) => "the export is incomplete, so there is no file",
-            None => "the export is incomplete",
+        let item = item.map_err(|error| match path {
+            Some(_) => anyhow!("the export is incomplete, so there is no file: {error}"),
+            None => anyhow!("the export is incomplete: {error}"),
         })?;
         export.write(item, &mut target).with_context(cannot_write)?;
     }

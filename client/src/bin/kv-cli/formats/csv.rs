@@ -201,6 +201,8 @@ pub(super) fn write(pair: &Pair, out: &mut impl Write) -> Result<(), WriteRowErr
         "the value is not UTF-8"
     } else if value.ends_with(b"\r") || ends_early(value) {
         "the value holds a line end"
+    } else if memchr::memmem::find(value, &pair.key).is_none() && !pair.key.contains(&b'"') {
+        "the value does not hold the key, so that csv would lose it"
     } else {
         out.write_all(value)?;
         return Ok(out.write_all(b"\n")?);

@@ -70,8 +70,10 @@ fn bytes_of_all_rows_are_the_file() {
 
 #[test]
 fn what_would_not_read_back_is_refused() {
-    let pair = |value: &'static [u8]| Pair { key: "k".into(), value: value.into() };
-    let pairs = [&b""[..], b"a\nb", b"a\r", b"\xff", b"a,b", b"\"a\nb\",c"].map(pair);
+    let pair = |value: &'static [u8]| Pair { key: "b".into(), value: value.into() };
+    let without_its_key = b"c,d";
+    let pairs =
+        [&b""[..], b"a\nb", b"b\r", b"b\xff", without_its_key, b"a,b", b"\"a\nb\",c"].map(pair);
     let (text, taken) = file(RowFormat::Csv, &pairs);
     assert_eq!(text, b"a,b\n\"a\nb\",c\n");
     assert_eq!(taken.len(), 2);
