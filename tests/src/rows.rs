@@ -21,13 +21,20 @@ pub fn unicode_like(rows: u32) -> String {
     text
 }
 
-/// UnicodeData.txt if `QUORATE_UNICODE_DATA` names it, else `rows` rows like it.
+/// Where Debian's package `unicode-data` puts the file.
+const UNICODE_DATA: &str = "/usr/share/unicode/UnicodeData.txt";
+
+/// UnicodeData.txt: all of it if `QUORATE_UNICODE_DATA` names it; else `rows` rows of it if it is
+/// installed, spread over the file; else as many rows like it.
 pub fn unicode(rows: u32) -> String {
-    match std::env::var_os("QUORATE_UNICODE_DATA") {
-        Some(path) => std::fs::read_to_string(&path)
-            .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display())),
-        None => unicode_like(rows),
+    if let Some(path) = std::env::var_os("QUORATE_UNICODE_DATA") {
+        return std::fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
     }
+    let Ok(whole) = std::fs::read_to_string(UNICODE_DATA) else { return unicode_like(rows) };
+    let lines: Vec<&str> = whole.split_inclusive('\n').collect();
+    let step = (lines.len() / rows as usize).max(1);
+    lines.into_iter().step_by(step).take(rows as usize).collect()
 }
 
 /// The lines of a text in byte order: how two exports are compared.
