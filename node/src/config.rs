@@ -79,7 +79,7 @@ pub struct Config {
     pub request_timeout_ms: u64,
     /// Client requests served at a time; more are refused with a delay. Default 1024.
     pub requests_max: u32,
-    /// The largest message accepted from a client or a node, in bytes. Default 16 MiB.
+    /// The largest message accepted from a client, in bytes. Default 16 MiB.
     pub message_max_bytes: u32,
     /// What is logged: a level, or directives such as `info,quorate_node=debug`. Default `info`.
     pub log_level: String,

@@ -43,8 +43,8 @@ use crate::shard::Shards;
 use crate::transport::{PeerError, Peers, Reply, Request};
 use crate::vnode::Address;
 
-/// What a request may take if it does not say, in milliseconds.
-pub const TIMEOUT_MS: u64 = 5_000;
+/// How long a repair after the answer may take: nobody waits for it.
+const REPAIR_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// When a read asks the owners that it spared at first: well past what a healthy one takes, so that
 /// only a sick one costs the others work.

@@ -143,6 +143,7 @@ impl Node {
             coordinator: replica.coordinator().clone(),
             metrics,
             permits: Arc::new(Semaphore::new(config.requests_max as usize)),
+            timeout: Duration::from_millis(config.request_timeout_ms),
         };
         let client_server = serve_clients(&config, parts, client_incoming, ready.clone(), &stop);
         tokio::spawn(join::join(join::Join {

@@ -270,7 +270,7 @@ impl Coordinator {
         let object = EncodedObject::new(answer);
         for &node in stale {
             let Ok(permit) = self.repairs.clone().try_acquire_owned() else { return };
-            let deadline = Instant::now() + Duration::from_millis(super::TIMEOUT_MS);
+            let deadline = Instant::now() + super::REPAIR_TIMEOUT;
             let repair = self.repair(target, object.clone(), node, deadline);
             tokio::spawn(async move {
                 if let (node, Heard::Failed(cause)) = repair.await {

@@ -79,7 +79,7 @@ impl Cluster for ClusterService {
         request: Request<v1::CreateNamespaceRequest>,
     ) -> Result<Response<v1::CreateNamespaceReply>, Status> {
         let message = request.into_inner();
-        let timeout = timeout(message.timeout_ms);
+        let timeout = timeout(message.timeout_ms, self.node.timeout);
         let new = new_namespace(message).map_err(|error| self.status(&error))?;
         let created = self.node.coordinator.cluster().create_namespace(new, timeout).await;
         let (namespace, unreachable) = created.map_err(|error| self.status(&error))?;
@@ -100,7 +100,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<v1::DescribeNamespaceRequest>,
     ) -> Result<Response<v1::DescribeNamespaceReply>, Status> {
-        let deadline = tokio::time::Instant::now() + timeout(0);
+        let deadline = tokio::time::Instant::now() + self.node.timeout;
         let found = self.node.coordinator.namespace(&request.get_ref().name, deadline).await;
         let (_, namespace) = found.map_err(|error| self.status(&error))?;
         let namespace = Some(namespace_message(&namespace));
@@ -113,7 +113,8 @@ impl Cluster for ClusterService {
     ) -> Result<Response<v1::DropNamespaceReply>, Status> {
         let message = request.into_inner();
         let cluster = self.node.coordinator.cluster();
-        let dropped = cluster.drop_namespace(&message.name, timeout(message.timeout_ms)).await;
+        let timeout = timeout(message.timeout_ms, self.node.timeout);
+        let dropped = cluster.drop_namespace(&message.name, timeout).await;
         let unreachable = dropped.map_err(|error| self.status(&error))?;
         Ok(Response::new(v1::DropNamespaceReply { unreachable }))
     }

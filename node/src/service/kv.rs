@@ -43,6 +43,8 @@ pub struct NodeParts {
     pub metrics: Arc<Metrics>,
     /// Bounds the requests under way.
     pub permits: Arc<Semaphore>,
+    /// How long a request may take that does not say.
+    pub timeout: Duration,
 }
 
 type ScanStream = Pin<Box<dyn Stream<Item = Result<v1::ScanReply, Status>> + Send>>;
@@ -103,7 +105,7 @@ impl Kv for KvService {
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetReply>, Status> {
         let started = Instant::now();
-        let result = match (get_of(request.into_inner()), self.node.permit()) {
+        let result = match (get_of(request.into_inner(), self.node.timeout), self.node.permit()) {
             (Ok(get), Ok(_permit)) => self.node.coordinator.get(get).await,
             (Err(error), _) | (_, Err(error)) => Err(error),
         };
@@ -118,7 +120,7 @@ impl Kv for KvService {
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutReply>, Status> {
         let WriteResult { context, siblings, dot, acked, synced } =
-            self.write(put_of(request.into_inner())).await?;
+            self.write(put_of(request.into_inner(), self.node.timeout)).await?;
         let receipt = receipt(dot, &acked, synced);
         let context = context.unwrap_or_default();
         Ok(Response::new(v1::PutReply { context, siblings, receipt: Some(receipt) }))
@@ -129,7 +131,7 @@ impl Kv for KvService {
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteReply>, Status> {
         let WriteResult { context, siblings, dot, acked, synced } =
-            self.write(delete_of(request.into_inner())).await?;
+            self.write(delete_of(request.into_inner(), self.node.timeout)).await?;
         let receipt = receipt(dot, &acked, synced);
         let context = context.unwrap_or_default();
         Ok(Response::new(v1::DeleteReply { context, siblings, receipt: Some(receipt) }))
@@ -146,7 +148,7 @@ impl Kv for KvService {
             namespace: message.namespace,
             prefix: message.prefix,
             r: super::level(message.r).map_err(status)?,
-            timeout: super::timeout(message.timeout_ms),
+            timeout: super::timeout(message.timeout_ms, self.node.timeout),
         };
         let cursor =
             self.node.coordinator.scan_from(&scan, message.cursor).await.map_err(status)?;
@@ -207,7 +209,7 @@ impl ScanWalk {
     }
 }
 
-fn get_of(message: v1::GetRequest) -> Result<Get, RequestError> {
+fn get_of(message: v1::GetRequest, default_timeout: Duration) -> Result<Get, RequestError> {
     Ok(Get {
         repair: match message.repair() {
             v1::Repair::Async => Repair::Async,
@@ -217,11 +219,11 @@ fn get_of(message: v1::GetRequest) -> Result<Get, RequestError> {
         namespace: message.namespace,
         r: super::level(message.r)?,
         replica: (message.replica != 0).then_some(NodeId(message.replica)),
-        timeout: super::timeout(message.timeout_ms),
+        timeout: super::timeout(message.timeout_ms, default_timeout),
     })
 }
 
-fn put_of(message: v1::PutRequest) -> Result<Put, RequestError> {
+fn put_of(message: v1::PutRequest, default_timeout: Duration) -> Result<Put, RequestError> {
     Ok(Put {
         durability: super::durability(message.durability()),
         at_least_once: message.retry() == v1::Retry::AtLeastOnce,
@@ -231,11 +233,11 @@ fn put_of(message: v1::PutRequest) -> Result<Put, RequestError> {
         context: message.context,
         w: super::level(message.w)?,
         operation: message.operation_id.as_ref().map(operation_of),
-        timeout: super::timeout(message.timeout_ms),
+        timeout: super::timeout(message.timeout_ms, default_timeout),
     })
 }
 
-fn delete_of(message: v1::DeleteRequest) -> Result<Put, RequestError> {
+fn delete_of(message: v1::DeleteRequest, default_timeout: Duration) -> Result<Put, RequestError> {
     if message.context.is_empty() {
         return Err(RequestError::invalid(
             "a delete needs the context of what it deletes; read the key first",
@@ -250,7 +252,7 @@ fn delete_of(message: v1::DeleteRequest) -> Result<Put, RequestError> {
         context: message.context,
         w: super::level(message.w)?,
         operation: message.operation_id.as_ref().map(operation_of),
-        timeout: super::timeout(message.timeout_ms),
+        timeout: super::timeout(message.timeout_ms, default_timeout),
     })
 }
 

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use quorate_proto::v1;
 
-use crate::coordinator::TIMEOUT_MS;
 use crate::dynamo::metadata::document::Durability;
 use crate::dynamo::quorum::Level;
 use crate::error::RequestError;
@@ -54,9 +53,10 @@ fn durability(durability: v1::Durability) -> Option<Durability> {
     }
 }
 
-fn timeout(timeout_ms: u32) -> Duration {
+/// How long a request may take: what it says, or the node's default.
+fn timeout(timeout_ms: u32, default: Duration) -> Duration {
     match timeout_ms {
-        0 => Duration::from_millis(TIMEOUT_MS),
+        0 => default,
         ms => Duration::from_millis(ms.into()),
     }
 }

@@ -134,3 +134,22 @@ fn lines_with(is_wrong: impl Fn(&str) -> bool) -> Vec<String> {
     }
     found
 }
+
+/// A key that is read, checked and explained, and then changes nothing, is a lie.
+#[test]
+fn every_key_of_the_configuration_is_used() {
+    let deployed: toml::Table = read("deploy/node.toml").parse().expect("a test reads it as TOML");
+    let sources = files("node/src", &[".rs"]);
+    let outside = |path: &str| {
+        !path.starts_with("node/src/config")
+            && !path.ends_with("args.rs")
+            && !path.contains("tests")
+    };
+    let used = |key: &str| {
+        let key = if key == "shards" { "shard_count" } else { key };
+        let reading = format!("config.{key}");
+        sources.iter().any(|source| outside(&source.path) && source.text.contains(&reading))
+    };
+    let unused = deployed.keys().filter(|key| !used(key));
+    assert_none(unused, "Nothing in the node reads these keys of the configuration; wire them:");
+}
