@@ -10,16 +10,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 
-use quorate_node::storage::Engine;
 use quorate_node::storage::data_dir::EngineKind;
+use quorate_node::storage::{Engine, EngineError};
 
-use crate::store::Store;
+use crate::store::{Store, read_lane};
 use crate::workload::{Counts, LANES, Sizes, batch};
 
 /// Says to the test below that it is the child, and what it is to do.
 const VARIABLE: &str = "QUORATE_CRASH_CHILD";
 const DIRECTORY: &str = "QUORATE_CRASH_DIRECTORY";
 const SEED: &str = "QUORATE_CRASH_CHILD_SEED";
+
+/// Set if only one lane is to write, and nobody else to sync.
+pub(crate) const ALONE: &str = "QUORATE_CRASH_ALONE";
+
+/// Set if the disk is going to fail, after which there is something to be looked at.
+pub(crate) const FAILING: &str = "QUORATE_CRASH_FAILING";
 
 /// Values that fill an engine's tables within seconds.
 pub(crate) const SIZES: Sizes = Sizes { large_one_in: 12, large_max: 100_000 };
@@ -101,7 +107,8 @@ impl Writer {
     }
 }
 
-fn parse(line: &str) -> Option<(usize, u64)> {
+/// The lane and the number of an acknowledgement.
+pub(crate) fn parse(line: &str) -> Option<(usize, u64)> {
     let mut words = line.strip_prefix("ack ")?.strip_suffix('.')?.split(' ');
     Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
 }
@@ -121,6 +128,12 @@ fn writes_until_it_is_killed() {
 
 fn write(engine: &dyn Engine, promise: Promise, seed: u64, done: Counts) {
     let progress: [AtomicU64; LANES] = done.map(AtomicU64::new);
+    if std::env::var_os(FAILING).is_some() {
+        return write_until_it_fails(engine, promise, seed, done[0]);
+    }
+    if std::env::var_os(ALONE).is_some() {
+        return write_lane(engine, promise, seed, 0, &progress);
+    }
     thread::scope(|threads| {
         for lane in 0..LANES {
             let progress = &progress;
@@ -156,4 +169,29 @@ fn write_lane(
             std::process::exit(1);
         }
     }
+}
+
+/// Writes until the disk fails; then the engine refuses writes and syncs, and reads go on.
+fn write_until_it_fails(engine: &dyn Engine, promise: Promise, seed: u64, done: u64) {
+    let mut n = done;
+    let failure = loop {
+        n += 1;
+        let batch = batch(seed, 0, n, SIZES, Counts::default());
+        let done = engine.apply(batch).and_then(|()| match promise.syncs(n) {
+            true => engine.sync(),
+            false => Ok(()),
+        });
+        match done {
+            Ok(()) => writeln!(io::stdout(), "ack 0 {n}.").expect("the parent reads"),
+            Err(failure) => break failure,
+        }
+    };
+    let next = batch(seed, 0, n + 1, SIZES, Counts::default());
+    let refused = engine.apply(next).expect_err("a poisoned engine takes nothing more");
+    assert!(matches!(refused, EngineError::Poisoned), "{refused}");
+    let refused = engine.sync().expect_err("and calls nothing synced");
+    assert!(matches!(refused, EngineError::Poisoned), "{refused}");
+    let held = read_lane(engine, 0).expect("reads go on").count;
+    assert!(held >= n - 1, "{} batches were acknowledged, and {held} are read", n - 1);
+    writeln!(io::stdout(), "failed {failure}").expect("the parent reads");
 }

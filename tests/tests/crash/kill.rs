@@ -84,7 +84,9 @@ fn kill_again_and_again(kind: EngineKind, seed: u64, rounds: u64) {
             panic!("round {round} ({promise:?}, {moment:?}): {error}");
         });
         let found = check(&*store.engine, &mut models, acked);
-        eprintln!("round {round}: {promise:?}, {moment:?}: acknowledged {acked:?}, found {found:?}");
+        eprintln!(
+            "round {round}: {promise:?}, {moment:?}: acknowledged {acked:?}, found {found:?}"
+        );
         acked = found;
     }
     assert!(acked.iter().sum::<u64>() > 0, "nothing was written");

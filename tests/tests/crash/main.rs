@@ -3,13 +3,18 @@
 //!
 //! ```text
 //!   kill    a child process acknowledges batches over a pipe and is killed with SIGKILL
+//!   fsync   what is acknowledged as synced had been synced before, seen at the C library
+//!   full    the disk is full, or a sync fails: writes are refused, reads go on, nothing is lost
 //! ```
 //!
 //! The seed of each run is printed; `QUORATE_CRASH_SEED` runs it again, as far as the scheduler lets
 //! it: the workload and the moments are drawn from it. `QUORATE_CRASH_ROUNDS` makes the runs longer.
 
 mod child;
+mod fsync;
+mod full;
 mod kill;
+mod shim;
 mod store;
 mod workload;
 
