@@ -230,6 +230,6 @@ fn after_a_failure_the_journals_are_written_again() {
     assert_ne!(inode(&journal), before);
     assert_eq!(subject.engine.get(Space::Objects, b"key").unwrap().unwrap(), "value");
     let again = inode(&journal);
-    drop(subject.reopen());
+    let _subject = subject.reopen();
     assert_eq!(inode(&journal), again, "once is enough");
 }
