@@ -20,7 +20,7 @@ use std::time::Duration;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::{Instant, sleep};
 
-use super::read::Heard;
+use super::read::{Heard, Repairing};
 use super::{Coordinator, REPAIR_TIMEOUT, Target};
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::NodeId;
@@ -106,7 +106,8 @@ impl Coordinator {
             );
             return Err(RequestError::Damaged { reason });
         }
-        match self.send_object(target, EncodedObject::new(&merged), node, true, deadline).await.1 {
+        let mend = Repairing { object: EncodedObject::new(&merged), mend: true };
+        match self.send_object(target, mend, node, deadline).await.1 {
             Heard::Repaired => Ok(()),
             Heard::Failed(cause) => {
                 let reason = format!("{} {cause}, and could not be mended", name(node));

@@ -47,6 +47,14 @@ pub struct ReadAnswer {
     pub context: Option<bytes::Bytes>,
 }
 
+/// An object to be merged by an owner.
+#[derive(Clone, Debug)]
+pub(super) struct Repairing {
+    pub(super) object: EncodedObject,
+    /// Whether it holds what every other owner held, and so may replace a damaged record.
+    pub(super) mend: bool,
+}
+
 /// What came back from an owner.
 pub(super) enum Heard {
     Object(Object),
@@ -206,8 +214,8 @@ impl Coordinator {
             Effect::AskDigest(node) => self.ask(target, node, true, deadline),
             Effect::Repair(node) => match op.answer() {
                 Some(answer) => {
-                    let answer = EncodedObject::new(answer);
-                    self.send_object(target, answer, node, false, deadline)
+                    let repair = Repairing { object: EncodedObject::new(answer), mend: false };
+                    self.send_object(target, repair, node, deadline)
                 }
                 None => future::ready((node, Heard::Failed(Cause::Refused))).boxed(),
             },
@@ -242,15 +250,15 @@ impl Coordinator {
         self.request(node, request, deadline).map(|(node, reply)| (node, heard(&reply))).boxed()
     }
 
-    /// Has an owner merge an object; a mend may replace a damaged record.
+    /// Has an owner merge an object.
     pub(super) fn send_object(
         &self,
         target: &Target,
-        object: EncodedObject,
+        repair: Repairing,
         node: NodeId,
-        mend: bool,
         deadline: Instant,
     ) -> BoxFuture<'static, (NodeId, Heard)> {
+        let Repairing { object, mend } = repair;
         if node == self.node {
             let (shards, address) = (self.shards.clone(), target.address.clone());
             return async move {
@@ -274,11 +282,11 @@ impl Coordinator {
         if stale.is_empty() {
             return;
         }
-        let object = EncodedObject::new(answer);
+        let repair = Repairing { object: EncodedObject::new(answer), mend: false };
         for &node in stale {
             let Ok(permit) = self.repairs.clone().try_acquire_owned() else { return };
             let deadline = Instant::now() + super::REPAIR_TIMEOUT;
-            let repair = self.send_object(target, object.clone(), node, false, deadline);
+            let repair = self.send_object(target, repair.clone(), node, deadline);
             tokio::spawn(async move {
                 if let (node, Heard::Failed(cause)) = repair.await {
                     tracing::debug!(%node, %cause, "a read repair failed");

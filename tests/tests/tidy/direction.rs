@@ -59,6 +59,7 @@ const MODULES: [(&str, &[&str]); 21] = [
             "tasks",
             "telemetry",
             "transport",
+            "vnode",
         ],
     ),
     (
