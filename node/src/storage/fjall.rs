@@ -146,7 +146,7 @@ impl FjallEngine {
         options: EngineOptions,
         mark: Mark,
     ) -> Result<Self, EngineError> {
-        let (database, keyspaces, syncs) = contained(OPENING, || {
+        let opened = contained(OPENING, || {
             let database = Database::builder(&path)
                 .cache_size(options.cache_bytes)
                 .worker_threads(WORKER_THREADS)
@@ -166,6 +166,11 @@ impl FjallEngine {
             let keyspaces = [objects?, frontiers?, operations?, meta?];
             let syncs = open(SYNCS, SYNCS_MEMTABLE_BYTES)?;
             Ok((database, keyspaces, syncs))
+        });
+        // A panic of an opening speaks of the files.
+        let (database, keyspaces, syncs) = opened.map_err(|error| match error {
+            EngineError::Panicked { detail, .. } => damaged(detail),
+            error => error,
         })?;
         let mark = Mutex::new(mark);
         Ok(Self { database, keyspaces, syncs, path, options, mark, cut_bytes: 0 })
@@ -347,7 +352,8 @@ fn damaged(detail: impl Into<String>) -> EngineError {
     EngineError::Corrupt { action: OPENING, detail: detail.into() }
 }
 
-/// Runs fjall for `action`; should it panic, that is an error.
+/// Runs fjall for `action`; should it panic, that is an error. A panic poisons whatever lock fjall
+/// held, and with the journal's lock the engine.
 fn contained<T>(
     action: &'static str,
     run: impl FnOnce() -> Result<T, EngineError>,
@@ -356,7 +362,7 @@ fn contained<T>(
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
         let detail = format!("fjall panicked: {}", text.unwrap_or("without a text"));
-        Err(EngineError::Corrupt { action, detail })
+        Err(EngineError::Panicked { action, detail })
     })
 }
 

@@ -73,6 +73,7 @@ const MODULES: [(&str, &[&str]); 22] = [
             "tasks",
             "telemetry",
             "transport",
+            "vnode",
         ],
     ),
     (
