@@ -6,4 +6,5 @@ mod contract;
 mod dev;
 mod grpc;
 mod import;
+mod rebuild;
 mod shutdown;
