@@ -10,6 +10,7 @@
 //! waits. This is the only file that knows everything.
 
 mod join;
+mod security;
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,10 +19,12 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use quorate_proto::v1;
 use quorate_proto::v1::cluster_server::ClusterServer;
 use quorate_proto::v1::kv_server::KvServer;
 use thiserror::Error;
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -40,8 +43,11 @@ use crate::service::kv::{KvService, NodeParts};
 use crate::storage::data_dir::{DataDir, DataDirError};
 use crate::storage::{Engine, EngineOptions};
 use crate::telemetry::Metrics;
-use crate::transport::grpc::{self, Limits, PeerService};
+use crate::transport::grpc::{self, Dialer, Limits, PeerService};
+use crate::transport::tls::{self, Secured, TlsError};
 use crate::transport::{PeerError, Peers, Reply, Request, listener};
+
+pub use self::security::Security;
 
 /// How long requests that are under way may go on after the node was told to stop.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -61,6 +67,9 @@ pub enum NodeError {
     /// What the store says of the cluster cannot be used; nothing was changed.
     #[error(transparent)]
     Metadata(#[from] OpenError),
+    /// A certificate, key or CA is of no use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A port is in use, or the address is not this machine's.
     #[error(
         "cannot listen on {key} = {address:?}: {source}; stop what uses the port, or choose another"
@@ -112,6 +121,7 @@ impl Node {
         stop: CancellationToken,
     ) -> Result<Self, NodeError> {
         let env = Env::system();
+        let security = Security::load(&config)?;
         let (directory, engine) = open_directory(&config, &env).await?;
         let node = NodeId::of_name(&config.node_name);
         let store = StoreId(directory.store_id());
@@ -120,6 +130,7 @@ impl Node {
         let addresses = Addresses { client, peer };
 
         let peers = Arc::new(LatePeers::default());
+        tokio::spawn(security.clone().follow(env.clone(), metrics.clone(), stop.clone()));
         let parts = ReplicaParts {
             node,
             store,
@@ -134,6 +145,7 @@ impl Node {
         let service = PeerService::new(Arc::new(bootstrap), Limits::default(), stop.clone());
         let (set_ready, ready) = watch::channel(Readiness::not_ready(join::WAITING));
 
+        let peer_incoming = tls::secured(peer_incoming, security.peer.clone(), metrics.clone());
         let peer_server = grpc::server().add_service(service.clone().into_server());
         let stopped = stop.clone().cancelled_owned();
         let peer_server =
@@ -145,10 +157,12 @@ impl Node {
             permits: Arc::new(Semaphore::new(config.requests_max as usize)),
             timeout: Duration::from_millis(config.request_timeout_ms),
         };
+        let client_incoming = tls::secured(client_incoming, security.client, parts.metrics.clone());
         let client_server = serve_clients(&config, parts, client_incoming, ready.clone(), &stop);
         tokio::spawn(join::join(join::Join {
             identity,
             seeds: config.seeds.clone(),
+            dialer: Dialer::new(security.peer),
             node,
             store,
             opening: replica.coordinator().opening(),
@@ -229,7 +243,7 @@ fn size_of(config: &Config) -> ReplicaSize {
 fn serve_clients(
     config: &Config,
     parts: NodeParts,
-    incoming: TcpIncoming,
+    incoming: BoxStream<'static, io::Result<Secured<TcpStream>>>,
     ready: watch::Receiver<Readiness>,
     stop: &CancellationToken,
 ) -> JoinHandle<Result<(), tonic::transport::Error>> {

@@ -4,12 +4,14 @@
 //! so that several of them can live in one test.
 
 mod metrics;
+mod tls;
 
 use std::io;
 
 use tracing_subscriber::EnvFilter;
 
 pub use self::metrics::{Metrics, Operation, OutcomeLabel, ShardMetrics};
+pub use self::tls::TlsMetrics;
 use crate::config::{Config, LogFormat};
 
 /// What the storage engine says of its daily work is no news, unless `log_level` asks for it.

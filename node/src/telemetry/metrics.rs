@@ -19,6 +19,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use super::tls::TlsMetrics;
 use crate::error::RequestError;
 
 /// What was done.
@@ -126,6 +127,7 @@ pub struct Metrics {
     queue_depth: Family<ShardLabels, Gauge>,
     batch_size: Histograms<ShardLabels>,
     single: Single,
+    tls: TlsMetrics,
 }
 
 /// The metrics without labels.
@@ -203,8 +205,9 @@ impl Metrics {
         let help = "Requests that share one batch of the engine";
         registry.register("shard_batch_size", help, batch_size.clone());
         let single = Single::register(&mut registry);
+        let tls = TlsMetrics::register(&mut registry);
         let handles = Default::default();
-        Self { registry, requests, request_seconds, handles, queue_depth, batch_size, single }
+        Self { registry, requests, request_seconds, handles, queue_depth, batch_size, single, tls }
     }
 
     /// Counts a request that took `took`.
@@ -231,6 +234,11 @@ impl Metrics {
             queue_depth: self.queue_depth.get_or_create_owned(&labels),
             batch_size: self.batch_size.get_or_create_owned(&labels),
         }
+    }
+
+    /// Those of TLS.
+    pub fn tls(&self) -> &TlsMetrics {
+        &self.tls
     }
 
     /// Counts a sync of the engine that took `took`.
@@ -368,6 +376,10 @@ mod tests {
         metrics.metadata_version(2);
         metrics.sibling_refused();
         metrics.corrupt_record();
+        metrics.tls().started("peer", 10);
+        metrics.tls().reloaded("peer", 20);
+        metrics.tls().reload_failed("peer");
+        metrics.tls().refused("client", "no_tls");
         let page = metrics.encode();
         for line in [
             r#"quorate_shard_queue_depth{shard="3"} 7"#,
@@ -379,6 +391,10 @@ mod tests {
             "quorate_metadata_version 2",
             "quorate_siblings_refused_total 1",
             "quorate_corrupt_records_total 1",
+            r#"quorate_tls_certificate_expiry_timestamp_seconds{port="peer"} 20"#,
+            r#"quorate_tls_reloads_total{port="peer"} 1"#,
+            r#"quorate_tls_reload_failures_total{port="peer"} 1"#,
+            r#"quorate_tls_refused_total{port="client",cause="no_tls"} 1"#,
         ] {
             assert!(page.contains(line), "{line} is not in:\n{page}");
         }
