@@ -208,6 +208,9 @@ impl From<v1::Member> for Member {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use prost::Message as _;
+
     use super::*;
 
     fn reply() -> v1::DescribeReply {
@@ -245,5 +248,25 @@ mod tests {
         assert!(spoilt(|reply| reply.partitions = 12).is_err());
         assert!(spoilt(|reply| reply.groups[0].owners.truncate(15)).is_err());
         assert!(spoilt(|reply| reply.groups[0].owners[3] = 3).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_answers_are_refused_or_can_be_asked(
+            edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            at in any::<u32>(), key in prop::collection::vec(any::<u8>(), 1..9)
+        ) {
+            let mut bytes = reply().encode_to_vec();
+            for (at, byte) in edits {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Ok(Ok(topology)) = v1::DescribeReply::decode(&bytes[..]).map(Topology::from_wire) {
+                prop_assert!(topology.partition_of(1, &key) < topology.partitions);
+                for n in 0..4 {
+                    prop_assert!(topology.owners(n, at).count() <= n as usize);
+                }
+            }
+        }
     }
 }

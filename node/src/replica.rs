@@ -18,12 +18,14 @@ use crate::dynamo::key::NodeId;
 use crate::dynamo::metadata::document::{StoreId, Voter};
 use crate::dynamo::operation::Opening;
 use crate::env::Env;
+use crate::limits::Capacity;
 use crate::service::peer::PeerHandler;
 use crate::shard::{ShardContext, ShardObserver, Shards, ShardsEnd};
-use crate::storage::Engine;
+use crate::storage::{Engine, Space};
 use crate::tasks::{self, Flush, ForgetOperations, Observe, Observed, Sweep, Worker};
 use crate::telemetry::{Metrics, ShardMetrics};
 use crate::transport::{Handler, Peers};
+use crate::vnode::Mended;
 
 /// What a replica is made of.
 pub struct ReplicaParts {
@@ -39,6 +41,8 @@ pub struct ReplicaParts {
     pub env: Env,
     /// Where it is measured.
     pub metrics: Arc<Metrics>,
+    /// What it can take.
+    pub capacity: Capacity,
 }
 
 /// How a replica is sized.
@@ -86,7 +90,7 @@ impl Replica {
         size: ReplicaSize,
         stop: CancellationToken,
     ) -> Result<Self, OpenError> {
-        let ReplicaParts { node, store, engine, peers, env, metrics } = parts;
+        let ReplicaParts { node, store, engine, peers, env, metrics, capacity } = parts;
         let cluster = Cluster::open(Voter { node, store }, engine.clone(), env.clone())?;
         cluster.connect(peers.clone());
         let opening = Opening(env.random());
@@ -127,7 +131,8 @@ impl Replica {
         });
         replica.spawn(ForgetOperations::new(shards.clone()));
         replica.spawn(Sweep::new(cluster.clone(), shards.clone()));
-        replica.spawn(Observe::new(Observed { cluster, shards, peers, engine }, env, metrics));
+        let observed = Observed { cluster, shards, peers, engine, capacity };
+        replica.spawn(Observe::new(observed, env, metrics));
         replica.spawn_recovery();
         Ok(replica)
     }
@@ -225,8 +230,13 @@ impl ShardObserver for Observer {
         self.dirty.store(true, Ordering::Release);
     }
 
-    fn corrupt(&self, records: u64) {
-        (0..records).for_each(|_| self.metrics.corrupt_record());
+    fn corrupt(&self, space: Space, records: u64) {
+        self.metrics.corrupt_records(space.name(), records);
+    }
+
+    fn mended(&self, Mended { mended, lost }: Mended) {
+        self.metrics.mended_records(mended);
+        self.metrics.lost_records(lost);
     }
 
     fn crowded(&self) {

@@ -13,7 +13,7 @@ use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
 use crate::dynamo::metadata::document::Namespace;
 use crate::error::{RequestError, WriteError};
-use crate::shard::PageRange;
+use crate::shard::{Page, PageRange};
 use crate::telemetry::{Metrics, Operation, OutcomeLabel};
 use crate::transport::{
     GetResult, Handler, Held, Read, Replicate, Reply, Request, ScanPage, ScanPageReply,
@@ -104,9 +104,9 @@ impl Shared {
     }
 
     async fn replicate(&self, replicate: Replicate) -> Result<Reply, RequestError> {
-        let Replicate { namespace, key, object, synced, operation } = replicate;
+        let Replicate { namespace, key, object, synced, operation, mend } = replicate;
         let address = self.address(namespace, key)?;
-        let merge = Merge { address, object, operation };
+        let merge = Merge { address, object, operation, mend };
         self.coordinator.shards().merge(merge, synced).await?;
         Ok(Reply::Replicated { synced })
     }
@@ -138,7 +138,8 @@ impl Shared {
         };
         self.owned(range.vnode)?;
         let page = self.coordinator.shards().page(range).await?;
-        Ok(Reply::ScanPage(ScanPageReply { items: page.items, complete: page.complete }))
+        let Page { items, damaged, complete } = page;
+        Ok(Reply::ScanPage(ScanPageReply { items, damaged, complete }))
     }
 
     fn address(&self, id: NamespaceId, key: Key) -> Result<Address, RequestError> {

@@ -6,6 +6,7 @@
 //! place that knows the protobuf form.
 
 mod answer;
+pub mod capped;
 #[cfg(test)]
 mod conformance;
 pub mod grpc;
@@ -92,6 +93,8 @@ pub struct Replicate {
     pub synced: bool,
     /// The write that caused this, and its dot, for the operation index; none for a repair.
     pub operation: Option<(OperationId, Dot)>,
+    /// The object holds what every other owner held, and so may replace a damaged record.
+    pub mend: bool,
 }
 
 /// Tell what you hold of a key.
@@ -192,6 +195,8 @@ pub struct ScanPage {
 pub struct ScanPageReply {
     /// Keys and objects.
     pub items: Vec<(Key, EncodedObject)>,
+    /// Keys between them whose records are damaged here, so that nothing is said of them.
+    pub damaged: Vec<Key>,
     /// Whether no key comes after the last of these.
     pub complete: bool,
 }
