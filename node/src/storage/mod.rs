@@ -108,6 +108,12 @@ pub trait Engine: Send + Sync + 'static {
     /// engine of the same kind opens it. After an error nothing is at `target`.
     fn checkpoint(&self, target: &Path) -> Result<(), EngineError>;
 
+    /// Bytes at the end of its log that this opening could not read and cut off. They were never
+    /// synced: normal after a crash, else a sign of a failing disk.
+    fn cut_bytes(&self) -> u64 {
+        0
+    }
+
     /// What the engine occupies.
     fn stats(&self) -> Result<EngineStats, EngineError>;
 
