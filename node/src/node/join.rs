@@ -26,7 +26,7 @@ use crate::http::Readiness;
 use crate::standing::Standings;
 use crate::storage::data_dir::KnownCluster;
 use crate::transport::grpc::{
-    self, Bootstrap, GrpcPeers, Identity, Incarnation, Limits, Local, PeerService,
+    Bootstrap, Dialer, GrpcPeers, Identity, Incarnation, Limits, Local, PeerService,
 };
 use crate::transport::{Handler, Peers as _};
 
@@ -110,6 +110,7 @@ pub(super) struct Join {
     pub(super) remember_in: Option<PathBuf>,
     pub(super) standings: Arc<Standings>,
     pub(super) env: Env,
+    pub(super) dialer: Dialer,
     pub(super) node: NodeId,
     pub(super) store: StoreId,
     pub(super) opening: Opening,
@@ -178,7 +179,7 @@ impl Join {
     /// Takes the document of the first seed that has one; if none has, waits before it returns.
     async fn ask_seeds(&self) {
         for seed in &self.seeds {
-            let taken = match grpc::fetch_document(seed).await {
+            let taken = match self.dialer.fetch_document(seed).await {
                 Ok(Some(document)) => self.learn_first(document).await,
                 Ok(None) => continue,
                 Err(error) => Err(error.to_string()),
@@ -251,7 +252,12 @@ impl Join {
             store: self.store.0,
             opening: self.opening,
         });
-        let peers = GrpcPeers::new(local.clone(), Limits::default(), self.stop.clone());
+        let peers = GrpcPeers::new(
+            local.clone(),
+            self.dialer.clone(),
+            Limits::default(),
+            self.stop.clone(),
+        );
         local.answer_with(&handler);
         self.service.join(local);
         assert!(self.peers.0.set(peers.clone()).is_ok(), "a node joins once");

@@ -8,3 +8,4 @@ mod grpc;
 mod import;
 mod rebuild;
 mod shutdown;
+mod tls;
