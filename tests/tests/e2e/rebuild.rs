@@ -20,11 +20,8 @@ fn rows() -> String {
 }
 
 /// Three nodes over `engine`, and rows in their namespace.
-fn filled(engine: &str) -> Cluster {
-    let mut cluster = Cluster::uninitialised(3);
-    let configured = format!("engine = \"{engine}\"");
-    cluster.nodes().iter().for_each(|node| node.configure(&configured));
-    cluster.form(16);
+fn filled(engine: &'static str) -> Cluster {
+    let cluster = Cluster::start_in(engine, 3);
     let file = cluster.path("rows.txt");
     fs::write(&file, rows()).expect("the temporary directory takes a file");
     let cli = cluster.cli();
@@ -91,7 +88,7 @@ fn holds_everything(cluster: &mut Cluster) {
     assert_eq!(cli.json("count things")["count"], ROWS);
 }
 
-fn is_rebuilt(engine: &str) {
+fn is_rebuilt(engine: &'static str) {
     let mut cluster = filled(engine);
     let node = cluster.node(1);
     node.stop();
