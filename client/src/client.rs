@@ -264,7 +264,7 @@ impl Shared {
                 tries.clear();
                 continue;
             }
-            if !error.is_retryable() || deadline.has_passed() {
+            if !error.is_retryable() || deadline.has_passed() || error.is_lasting_at(&target) {
                 return Err(tries.reason(error));
             }
             self.refresh_soon();

@@ -18,7 +18,7 @@ use quorate_proto::v1::{
 use thiserror::Error;
 use tonic::{Code, Status};
 
-use crate::{operation::OperationId, tls};
+use crate::{operation::OperationId, route::Target, tls};
 
 /// What a caller does about an error depends on this alone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -223,6 +223,11 @@ impl Error {
 
     pub(crate) fn detail(&self) -> Kind {
         self.0.detail
+    }
+
+    /// Whether the only node asked cannot be talked to until somebody changes its TLS, or ours.
+    pub(crate) fn is_lasting_at(&self, target: &Target<'_>) -> bool {
+        self.0.advice.is_some() && matches!(target, Target::Node(_))
     }
 
     /// Whether the node itself is to be avoided for a while, not just this request.

@@ -160,6 +160,9 @@ fn a_cluster_within_tls_refuses_strangers_and_takes_new_certificates() {
         told.then_some(())
     });
     assert_eq!(alice.line("get users alice").ok().text(), "hello\n", "the others serve on");
+    let status = alice.line("cluster status").ok().text();
+    let reason = "node-3: the node's certificate is not of the CA that this client trusts";
+    assert!(status.contains(reason), "{status}");
 }
 
 #[test]
