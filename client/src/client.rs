@@ -81,6 +81,7 @@ impl Client {
                     return Ok(Self(Arc::new(Shared::new(timeout, tls, seeds, routes))));
                 }
                 Err(error) => {
+                    let error = if tls.is_some() { error.after_handshake() } else { error };
                     advice = error.advice();
                     reasons.push(format!("{}: {}", node.address, error.message()));
                 }
