@@ -247,6 +247,8 @@ fn what_an_operator_can_set_right_is_no_damage() {
         assert!(!failed(kind).is_damage(), "{kind}");
     }
     assert!(failed(io::ErrorKind::UnexpectedEof).is_damage());
+    let panicked = EngineError::Panicked { action: "open", detail: "out of bounds".to_owned() };
+    assert!(DataDirError::Engine { path: PathBuf::new(), source: panicked }.is_damage());
     let in_use = EngineError::Locked { path: PathBuf::new() };
     assert!(!DataDirError::Engine { path: PathBuf::new(), source: in_use }.is_damage());
 }
