@@ -1,6 +1,6 @@
 //! A cluster of `quorate serve` processes.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -50,6 +50,7 @@ pub struct Node {
     client: u16,
     peer: u16,
     http: u16,
+    environment: Vec<(OsString, OsString)>,
     child: Option<Child>,
 }
 
@@ -164,6 +165,7 @@ impl Node {
             client: ports.client(number),
             peer: ports.peer(number),
             http: ports.http(number),
+            environment: Vec::new(),
             child: None,
         };
         fs::create_dir_all(&node.directory).expect("the temporary directory takes more");
@@ -181,6 +183,11 @@ impl Node {
         fs::write(self.configuration(), text).expect("the node's directory takes a file");
     }
 
+    /// Gives its processes this variable from the next start on.
+    pub fn set_variable(&mut self, name: impl Into<OsString>, value: impl Into<OsString>) {
+        self.environment.push((name.into(), value.into()));
+    }
+
     /// Starts its process.
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
@@ -196,6 +203,7 @@ impl Node {
     pub fn serve_command(&self) -> Command {
         let mut serve = command(&binaries().quorate);
         serve.arg("serve").arg("--config").arg(self.configuration());
+        serve.envs(self.environment.iter().map(|(name, value)| (name, value)));
         serve
     }
 
