@@ -158,8 +158,7 @@ impl Answer {
 pub trait ShardObserver: Send + Sync + 'static {
     /// A turn of so many requests ended.
     fn turn(&self, shard: usize, requests: usize);
-    /// Something was applied that may not be on disk yet; or the engine failed to, in which case
-    /// the next sync tells that it is poisoned.
+    /// Something was applied that may not be on disk yet.
     fn applied(&self);
     /// So many damaged records of a space were met.
     fn corrupt(&self, space: Space, records: u64);

@@ -140,13 +140,16 @@ async fn after_a_failed_batch_writes_are_refused_and_reads_go_on() {
 }
 
 #[tokio::test]
-async fn a_failed_sync_of_a_shard_is_told_too() {
+async fn after_a_failed_sync_of_a_shard_writes_are_refused_too() {
     let bench = bench();
     bench.engine.fail_next_sync();
     let write = put(address(1, "key"), 1, Bytes::from_static(b"value"));
     let failed = bench.shards.write(write, true).await.unwrap_err();
     assert!(matches!(failed.outcome, crate::error::Outcome::Unknown(_)));
-    assert_eq!(*bench.heard.applied.lock().unwrap(), 2, "once applied, once failed");
+    assert!(matches!(failed.error, RequestError::DiskFailed { .. }), "{failed}");
+    let refused = bench.put(1, "key", 2).await.unwrap_err();
+    assert_eq!(refused.outcome, crate::error::Outcome::NotApplied);
+    assert!(matches!(refused.error, RequestError::DiskFailed { .. }), "{refused}");
 }
 
 #[tokio::test]

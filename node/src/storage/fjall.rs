@@ -258,7 +258,11 @@ impl FjallEngine {
         };
         // fdatasync writes a grown file's length as well, which is all the metadata that matters.
         self.database.persist(PersistMode::SyncData).map_err(failed(ACTION))?;
-        self.mark().synced(number).map_err(EngineError::io(ACTION))
+        if let Err(error) = self.mark().synced(number) {
+            // What is on disk is so whether this is noted or not; a later loss of it may go unnoticed.
+            tracing::warn!(%error, "a sync could not be noted in the file `mark`");
+        }
+        Ok(())
     }
 
     fn keyspace(&self, space: Space) -> &Keyspace {
