@@ -6,6 +6,7 @@
 mod disk;
 mod limits;
 mod metrics;
+mod tls;
 
 use std::io;
 
@@ -14,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 pub use self::disk::DiskMetrics;
 pub use self::limits::LimitMetrics;
 pub use self::metrics::{Metrics, Operation, OutcomeLabel, ShardMetrics};
+pub use self::tls::TlsMetrics;
 use crate::config::{Config, LogFormat};
 
 /// What the storage engine says of its daily work is no news, unless `log_level` asks for it.

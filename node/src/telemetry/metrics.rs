@@ -21,6 +21,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::disk::DiskMetrics;
 use super::limits::LimitMetrics;
+use super::tls::TlsMetrics;
 use crate::error::RequestError;
 
 /// What was done.
@@ -137,6 +138,7 @@ pub struct Metrics {
     limits: LimitMetrics,
     disk: DiskMetrics,
     single: Single,
+    tls: TlsMetrics,
 }
 
 /// The metrics without labels.
@@ -224,6 +226,7 @@ impl Metrics {
         let limits = LimitMetrics::register(&mut registry);
         let disk = DiskMetrics::register(&mut registry);
         let single = Single::register(&mut registry);
+        let tls = TlsMetrics::register(&mut registry);
         let handles = Default::default();
         Self {
             registry,
@@ -235,6 +238,7 @@ impl Metrics {
             limits,
             disk,
             single,
+            tls,
         }
     }
 
@@ -272,6 +276,11 @@ impl Metrics {
     /// The disk.
     pub fn disk(&self) -> &DiskMetrics {
         &self.disk
+    }
+
+    /// Those of TLS.
+    pub fn tls(&self) -> &TlsMetrics {
+        &self.tls
     }
 
     /// Counts a sync of the engine that took `took`.
@@ -421,6 +430,10 @@ mod tests {
         metrics.corrupt_records("objects", 3);
         metrics.mended_records(2);
         metrics.lost_records(1);
+        metrics.tls().started("peer", 10);
+        metrics.tls().reloaded("peer", 20);
+        metrics.tls().reload_failed("peer");
+        metrics.tls().refused("client", "no_tls");
         let page = metrics.encode();
         for line in [
             r#"quorate_shard_queue_depth{shard="3"} 7"#,
@@ -434,6 +447,10 @@ mod tests {
             r#"quorate_corrupt_records_total{space="objects"} 3"#,
             "quorate_mended_records_total 2",
             "quorate_lost_records_total 1",
+            r#"quorate_tls_certificate_expiry_timestamp_seconds{port="peer"} 20"#,
+            r#"quorate_tls_reloads_total{port="peer"} 1"#,
+            r#"quorate_tls_reload_failures_total{port="peer"} 1"#,
+            r#"quorate_tls_refused_total{port="client",cause="no_tls"} 1"#,
         ] {
             assert!(page.contains(line), "{line} is not in:\n{page}");
         }
