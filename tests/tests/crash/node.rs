@@ -2,15 +2,16 @@
 //! with a reason, reads go on, other owners serve, and it ends as it is said to end.
 
 use quorate_node::storage::data_dir::EngineKind;
-use quorate_tests::{Cluster, Node, until};
+use quorate_tests::{Cluster, ClusterSpec, Node, until};
 
 use crate::disk_engines;
 use crate::shim::{Fault, Shim};
 
 /// One node, with the shim before its disk, that holds `users/alice = hello`.
 fn alone(shim: &Shim, kind: EngineKind) -> Cluster {
-    let mut cluster = Cluster::uninitialised(1);
-    prepare(shim, cluster.node(1), kind);
+    let spec = ClusterSpec { engine: kind.name(), ..ClusterSpec::of(1) };
+    let mut cluster = Cluster::not_started(spec);
+    prepare(shim, cluster.node(1));
     cluster.form(16);
     let cli = cluster.cli();
     cli.line("namespace create users --n 1").ok();
@@ -18,8 +19,8 @@ fn alone(shim: &Shim, kind: EngineKind) -> Cluster {
     cluster
 }
 
-fn prepare(shim: &Shim, node: &mut Node, kind: EngineKind) {
-    node.configure(&format!("engine = \"{kind}\"\ndisk_reserve_bytes = 0"));
+fn prepare(shim: &Shim, node: &mut Node) {
+    node.configure("disk_reserve_bytes = 0");
     for (name, value) in shim.variables(&node.data()) {
         node.set_variable(name, value);
     }
@@ -109,7 +110,7 @@ fn a_node_whose_disk_failed_to_sync_recovers_by_a_restart_alone() {
 fn the_other_owners_serve_while_one_disk_is_full() {
     let shim = Shim::compile();
     let mut cluster = Cluster::uninitialised(3);
-    prepare(&shim, cluster.node(1), EngineKind::Fjall);
+    prepare(&shim, cluster.node(1));
     cluster.form(16);
     let cli = cluster.cli();
     cli.line("namespace create users").ok();
