@@ -81,6 +81,7 @@ impl Client {
                     return Ok(Self(Arc::new(Shared::new(timeout, tls, seeds, routes))));
                 }
                 Err(error) => {
+                    let error = if tls.is_some() { error.after_handshake() } else { error };
                     advice = error.advice();
                     reasons.push(format!("{}: {}", node.address, error.message()));
                 }
@@ -264,7 +265,7 @@ impl Shared {
                 tries.clear();
                 continue;
             }
-            if !error.is_retryable() || deadline.has_passed() {
+            if !error.is_retryable() || deadline.has_passed() || error.is_lasting_at(&target) {
                 return Err(tries.reason(error));
             }
             self.refresh_soon();

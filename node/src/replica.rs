@@ -3,6 +3,7 @@
 //! The same assembly runs in production, under gRPC, and in simulation, under a network, a clock and
 //! an engine that a test controls.
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -21,9 +22,12 @@ use crate::env::Env;
 use crate::limits::Capacity;
 use crate::service::peer::PeerHandler;
 use crate::shard::{ShardContext, ShardObserver, Shards, ShardsEnd};
+use crate::standing::Standings;
 use crate::storage::disk::{Disk, DiskProbe};
 use crate::storage::{Engine, Space};
-use crate::tasks::{self, Flush, ForgetOperations, Observe, Observed, Sweep, WatchDisk, Worker};
+use crate::tasks::{
+    self, Flush, ForgetOperations, Observe, Observed, Refill, RefillParts, Sweep, WatchDisk, Worker,
+};
 use crate::telemetry::{Metrics, ShardMetrics};
 use crate::transport::{Handler, Peers};
 use crate::vnode::Mended;
@@ -46,6 +50,8 @@ pub struct ReplicaParts {
     pub capacity: Capacity,
     /// How its disk is looked at; none if it has none.
     pub probe: Option<DiskProbe>,
+    /// Members that a rebuild does not wait for, by the operator's word.
+    pub excused: BTreeSet<NodeId>,
 }
 
 /// How a replica is sized.
@@ -107,7 +113,9 @@ impl Replica {
         size: ReplicaSize,
         stop: CancellationToken,
     ) -> Result<Self, OpenError> {
-        let ReplicaParts { node, store, engine, peers, env, metrics, capacity, probe } = parts;
+        let ReplicaParts { node, store, engine, peers, env, metrics, .. } = parts;
+        let (capacity, excused, probe) = (parts.capacity, parts.excused, parts.probe);
+        let standings = Arc::new(Standings::open(engine.clone())?);
         let cluster = Cluster::open(Voter { node, store }, engine.clone(), env.clone())?;
         cluster.connect(peers.clone());
         let opening = Opening(env.random());
@@ -130,6 +138,7 @@ impl Replica {
             opening,
             cluster: cluster.clone(),
             shards: shards.clone(),
+            standings: standings.clone(),
             peers: peers.clone(),
             env: env.clone(),
         }));
@@ -140,7 +149,7 @@ impl Replica {
             cluster: cluster.clone(),
             engine: engine.clone(),
             env: env.clone(),
-            stop,
+            stop: stop.clone(),
             tasks: TaskTracker::new(),
             shards_end: Some(shards_end),
             disk: disk.clone(),
@@ -159,6 +168,17 @@ impl Replica {
         });
         replica.spawn(ForgetOperations::new(shards.clone()));
         replica.spawn(Sweep::new(cluster.clone(), shards.clone()));
+        replica.spawn(Refill::new(RefillParts {
+            node,
+            cluster: cluster.clone(),
+            shards: shards.clone(),
+            peers: peers.clone(),
+            standings,
+            env: env.clone(),
+            metrics: metrics.clone(),
+            excused,
+            stop,
+        }));
         let observed = Observed { cluster, shards, peers, engine, capacity };
         replica.spawn(Observe::new(observed, env, metrics));
         replica.spawn_recovery();

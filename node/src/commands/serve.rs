@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use crate::args::ServeArgs;
 use crate::config::{Config, ConfigError};
 use crate::http::{self, Pages, Readiness};
-use crate::node::{Node, NodeError};
+use crate::node::{Node, NodeError, RebuildOptions};
 use crate::process;
 use crate::telemetry::{self, Metrics};
 
@@ -43,6 +43,12 @@ pub enum ServeError {
          another http_address"
     )]
     Http { address: String, source: io::Error },
+    /// Rebuild the store from the other nodes.
+    #[error(
+        "{source}\n  nothing was changed. To set the store aside (it is not deleted) and refill a new \
+         one from the other nodes, run:\n  {command}"
+    )]
+    Damaged { source: NodeError, command: String },
     /// The node says what is wrong.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -66,7 +72,17 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), ServeError> {
     let http = start_http(&effective.config.http_address, pages, http_ends).await?;
 
     let mut config = effective.config;
-    let mut node = Node::start(config.clone(), metrics.clone(), stop.child_token()).await?;
+    let rebuild = RebuildOptions { rebuild: args.rebuild, without: args.rebuild_without };
+    // Opened again, the store is the one that was opened before.
+    let again = RebuildOptions { rebuild: false, ..rebuild.clone() };
+    let started = Node::start(config.clone(), metrics.clone(), rebuild, stop.child_token());
+    let mut node = match started.await {
+        Err(NodeError::DataDir(error)) if error.is_damage() => {
+            let (source, command) = (NodeError::DataDir(error), rebuild_command());
+            return Err(ServeError::Damaged { source, command });
+        }
+        started => started?,
+    };
     loop {
         let addresses = node.addresses();
         info!(client = %addresses.client, peer = %addresses.peer, %http, "listening");
@@ -79,7 +95,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), ServeError> {
                 // Others know these, also where the configuration left the port to chance.
                 config.client_address = addresses.client.to_string();
                 config.peer_address = addresses.peer.to_string();
-                node = start_again(&config, &metrics, &stop).await?;
+                node = start_again(&config, &metrics, &again, &stop).await?;
             }
             end => {
                 end?;
@@ -95,16 +111,30 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), ServeError> {
 async fn start_again(
     config: &Config,
     metrics: &Arc<Metrics>,
+    rebuild: &RebuildOptions,
     stop: &CancellationToken,
 ) -> Result<Node, NodeError> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match Node::start(config.clone(), metrics.clone(), stop.child_token()).await {
+        let (config, metrics, rebuild) = (config.clone(), metrics.clone(), rebuild.clone());
+        match Node::start(config, metrics, rebuild, stop.child_token()).await {
             Err(error) if error.is_in_use() && tries < CLOSED_TRIES => sleep(CLOSED_AGAIN).await,
             started => return started,
         }
     }
+}
+
+/// The command line of this process, with the flag that it needs.
+fn rebuild_command() -> String {
+    let quoted =
+        |word: String| match word.chars().all(|c| c.is_alphanumeric() || "-_=./:,@".contains(c)) {
+            true if !word.is_empty() => word,
+            _ => format!("'{}'", word.replace('\'', r"'\''")),
+        };
+    let words = std::env::args_os().map(|word| quoted(word.to_string_lossy().into_owned()));
+    let words = words.filter(|word| word != "--rebuild").chain(["--rebuild".to_owned()]);
+    words.collect::<Vec<_>>().join(" ")
 }
 
 async fn start_http(

@@ -8,6 +8,7 @@ mod disk;
 mod flush;
 mod forget;
 mod observe;
+mod refill;
 mod sweep;
 
 use futures::future::BoxFuture;
@@ -17,6 +18,7 @@ pub use self::disk::WatchDisk;
 pub use self::flush::Flush;
 pub use self::forget::ForgetOperations;
 pub use self::observe::{Observe, Observed};
+pub use self::refill::{Refill, RefillParts};
 pub use self::sweep::Sweep;
 use crate::error::RequestError;
 

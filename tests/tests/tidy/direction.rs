@@ -8,7 +8,7 @@ use super::source::{Source, names_after, read, rust};
 
 /// The modules of the node, bottom up: each may use those named beside it, all of which stand above
 /// it in this table. So no circle can be written down here, and the order is the architecture.
-const MODULES: [(&str, &[&str]); 23] = [
+const MODULES: [(&str, &[&str]); 24] = [
     // The protocol uses nothing.
     ("dynamo", &[]),
     // What everybody may see.
@@ -27,7 +27,11 @@ const MODULES: [(&str, &[&str]); 23] = [
     ("vnode", &["dynamo", "error", "storage"]),
     ("shard", &["dynamo", "env", "error", "storage", "vnode"]),
     ("cluster", &["dynamo", "env", "error", "storage", "transport"]),
-    ("coordinator", &["cluster", "dynamo", "env", "error", "shard", "transport", "vnode"]),
+    ("standing", &["dynamo", "storage"]),
+    (
+        "coordinator",
+        &["cluster", "dynamo", "env", "error", "shard", "standing", "transport", "vnode"],
+    ),
     // Answering, and working in the background.
     (
         "service",
@@ -38,6 +42,7 @@ const MODULES: [(&str, &[&str]); 23] = [
             "error",
             "limits",
             "shard",
+            "standing",
             "telemetry",
             "transport",
             "vnode",
@@ -52,6 +57,7 @@ const MODULES: [(&str, &[&str]); 23] = [
             "error",
             "limits",
             "shard",
+            "standing",
             "storage",
             "telemetry",
             "transport",
@@ -69,6 +75,7 @@ const MODULES: [(&str, &[&str]); 23] = [
             "limits",
             "service",
             "shard",
+            "standing",
             "storage",
             "tasks",
             "telemetry",
@@ -88,6 +95,7 @@ const MODULES: [(&str, &[&str]); 23] = [
             "limits",
             "replica",
             "service",
+            "standing",
             "storage",
             "telemetry",
             "transport",
