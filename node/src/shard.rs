@@ -26,6 +26,7 @@ use crate::dynamo::key::{KEY_MAX_BYTES, Key, KeyHash, NamespaceId, NodeId, Parti
 use crate::dynamo::operation::{Admitting, OPERATION_KEPT_MS, Opening, OperationId};
 use crate::env::{Blocking, Env};
 use crate::error::{RequestError, WriteError};
+use crate::storage::disk::Disk;
 use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
 use crate::vnode::{self, Address, Mended, Merge, Turn, Vnode, Write, Written};
@@ -157,8 +158,7 @@ impl Answer {
 pub trait ShardObserver: Send + Sync + 'static {
     /// A turn of so many requests ended.
     fn turn(&self, shard: usize, requests: usize);
-    /// Something was applied that may not be on disk yet; or the engine failed to, in which case
-    /// the next sync tells that it is poisoned.
+    /// Something was applied that may not be on disk yet.
     fn applied(&self);
     /// So many damaged records of a space were met.
     fn corrupt(&self, space: Space, records: u64);
@@ -193,6 +193,8 @@ pub struct ShardContext {
     pub opening: Opening,
     /// Its engine.
     pub engine: Arc<dyn Engine>,
+    /// Its disk, which may refuse writes.
+    pub disk: Arc<Disk>,
     /// Its world.
     pub env: Env,
     /// Who hears of it.
@@ -564,6 +566,7 @@ impl Staging<'_> {
         }
         if let Err(error) = &applied {
             tracing::error!(%error, "a batch failed; its vnodes are opened again");
+            context.disk.on_failure(error);
             self.touched.iter().for_each(|id| drop(self.vnodes.remove(id)));
         }
         let failed = applied.err();
@@ -574,8 +577,8 @@ impl Staging<'_> {
         if self.to_sync.is_empty() {
             return;
         }
-        let failed =
-            failed.or_else(|| engine.sync().inspect_err(|_| context.observer.applied()).err());
+        let failed = failed
+            .or_else(|| engine.sync().inspect_err(|error| context.disk.on_failure(error)).err());
         self.to_sync.into_iter().for_each(|answer| answer.send(failed.as_ref()));
     }
 }
@@ -584,6 +587,7 @@ impl Staging<'_> {
 #[derive(Clone)]
 pub struct Shards {
     queues: Arc<[mpsc::Sender<Job>]>,
+    disk: Arc<Disk>,
 }
 
 impl Shards {
@@ -600,11 +604,12 @@ impl Shards {
             sender
         });
         let queues = queues.collect();
-        (Self { queues }, ShardsEnd(ends))
+        (Self { queues, disk: context.disk }, ShardsEnd(ends))
     }
 
     /// Coordinates a write; `synced`: answers once it is on disk.
     pub async fn write(&self, write: Write, synced: bool) -> Result<Written, WriteError> {
+        self.take_writes().map_err(WriteError::not_applied)?;
         let (vnode, operation) = (write.address.vnode, write.operation);
         let (answer, wait) = oneshot::channel();
         let job = Job::Write { write, synced, answer };
@@ -614,6 +619,7 @@ impl Shards {
 
     /// Merges another replica's object; `synced`: answers once it is on disk.
     pub async fn merge(&self, merge: Merge, synced: bool) -> Result<(), RequestError> {
+        self.take_writes()?;
         let (answer, wait) = oneshot::channel();
         self.queue(merge.address.vnode.partition, Job::Merge { merge, synced, answer })?;
         wait.await.unwrap_or_else(|_| Err(gone()))
@@ -670,6 +676,16 @@ impl Shards {
             total += wait.await.unwrap_or_else(|_| Err(gone()))?;
         }
         Ok(total)
+    }
+
+    /// Refuses what would be written to a disk that takes nothing, before it has a dot.
+    fn take_writes(&self) -> Result<(), RequestError> {
+        let Some(state) = self.disk.refusal() else { return Ok(()) };
+        let reason = state.to_string();
+        Err(match state.is_for_space() {
+            true => RequestError::DiskFull { reason },
+            false => RequestError::DiskFailed { reason },
+        })
     }
 
     fn queue(&self, partition: PartitionId, job: Job) -> Result<(), RequestError> {

@@ -219,6 +219,7 @@ impl SimCluster {
                 budget: Budget::new(64 << 20),
                 engine_bytes: 0,
             },
+            probe: None,
         };
         let sync_every = Duration::from_millis(100);
         let size = ReplicaSize { shards: 2, queue: 1024, sync_every };
