@@ -23,7 +23,7 @@
 //!   `sync` tells; a batch that had to wait for that thread's flush would wait for ever, so
 //!   `apply` waits before it, and looks whether anybody is still at work;
 //! - recovery cuts off whatever follows an entry that it cannot read, even if that was synced: a
-//!   [`mark`] tells at opening, and so does a look at the [`journals`] before and after it;
+//!   `mark` tells at opening, and so does a look at the journals before and after it;
 //! - a tail that a power cut shortened is cut off, but one that it left with a hole inside a value
 //!   looks like damage, so that the store does not open although nothing synced is lost;
 //! - some damage makes it panic: an error here.
