@@ -340,10 +340,15 @@ impl Shard {
         let mut batch = Batch::new();
         let rows = vnode.stage_frontier(&mut batch);
         self.context.observer.corrupt(Space::Frontiers, rows);
-        let applied = engine.apply(batch);
+        self.apply_alone(batch).inspect_err(|_| drop(self.vnodes.remove(&id)))
+    }
+
+    /// Applies a batch that is no turn's.
+    fn apply_alone(&self, batch: Batch) -> Result<(), RequestError> {
+        let applied = self.context.engine.apply(batch);
         self.context.observer.applied();
         applied.map_err(|error| {
-            self.vnodes.remove(&id);
+            self.context.disk.on_failure(&error);
             vnode::engine_failed(error)
         })
     }
@@ -358,9 +363,7 @@ impl Shard {
                 let objects = batch.len() as u64;
                 // First, since a batch that fails may have dropped them.
                 self.vnodes.entry(id).and_modify(Vnode::end_actor);
-                let applied = self.context.engine.apply(batch);
-                self.context.observer.applied();
-                return applied.map(|()| (objects, Some(id))).map_err(vnode::engine_failed);
+                return self.apply_alone(batch).map(|()| (objects, Some(id)));
             }
             range = KeyRange::all().after(past(&record::vnode_prefix(id)));
         }
@@ -432,8 +435,7 @@ impl Shard {
             }
             forgotten += batch.len() as u64;
             if !batch.is_empty() {
-                self.context.engine.apply(batch).map_err(vnode::engine_failed)?;
-                self.context.observer.applied();
+                self.apply_alone(batch)?;
             }
         }
         Ok(forgotten)
