@@ -40,6 +40,7 @@ use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sled::Db;
@@ -61,6 +62,13 @@ const CACHE_BYTES_MIN: u64 = 16 << 20;
 /// What must be free beyond four times a batch (a row is written, and now and then its page): enough
 /// for batches on other threads, and for the next opening, which writes a snapshot of the page table.
 const FREE_BYTES_MIN: u64 = 32 << 20;
+
+/// How sled says that its files are in use: it has no error of its own for that.
+const LOCKED: &str = "could not acquire lock";
+
+/// How often, and how long apart, an opening looks whether they still are.
+const CLOSED_TRIES: u32 = 200;
+const CLOSED_AGAIN: Duration = Duration::from_millis(5);
 
 const OPENING: &str = "open its files";
 
@@ -312,16 +320,33 @@ impl Drop for SledEngine {
 
 /// Opens sled's files and counts what is in them; the census, if they agree.
 fn open_tree(path: &Path, options: EngineOptions) -> Result<(Db, Census), EngineError> {
-    let db = sled::Config::new()
+    let config = sled::Config::new()
         .path(path)
         .cache_capacity(options.cache_bytes.max(CACHE_BYTES_MIN))
         // `apply` flushes; sled's thread for that would do it again and fsync twice a second.
-        .flush_every_ms(None)
-        .open()
-        .map_err(failed(OPENING))?;
+        .flush_every_ms(None);
+    let db = open_once_closed(path, &config)?;
     read_ahead(&path.join("db")).map_err(EngineError::io(OPENING))?;
     let census = Census::verify(&db)?;
     Ok((db, census))
+}
+
+/// Opens sled's files, as soon as nobody has them open. The mark is locked by this opening, so that
+/// can only be what is left of the last one: sled's threads let go of it a moment after its end.
+fn open_once_closed(path: &Path, config: &sled::Config) -> Result<Db, EngineError> {
+    let mut tries = 0;
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(error)) if error.to_string().starts_with(LOCKED) => {
+                tries += 1;
+                if tries == CLOSED_TRIES {
+                    return Err(EngineError::Locked { path: path.to_path_buf() });
+                }
+                std::thread::sleep(CLOSED_AGAIN);
+            }
+            opened => return opened.map_err(failed(OPENING)),
+        }
+    }
 }
 
 /// Brings the log into the operating system's cache in the order in which it lies on disk, since
