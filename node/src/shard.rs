@@ -29,7 +29,7 @@ use crate::error::{RequestError, WriteError};
 use crate::storage::disk::Disk;
 use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
-use crate::vnode::{self, Address, Mended, Merge, Turn, Vnode, Write, Written};
+use crate::vnode::{Address, Mended, Merge, Turn, Vnode, Write, Written};
 
 /// The most requests of one turn: bounds the batch, and what a failed one takes with it.
 const TURN_MAX: usize = 256;
@@ -142,7 +142,7 @@ enum Answer {
 impl Answer {
     /// Answers after the batch; a requester that went away does not matter.
     fn send(self, failed: Option<&EngineError>) {
-        let error = failed.map(|error| vnode::engine_failed(error.clone()));
+        let error = failed.map(|error| RequestError::from(error.clone()));
         match (self, error) {
             (Self::Refused(to, refusal), _) => drop(to.send(Err(refusal))),
             (Self::Written(to, written, _), None) => drop(to.send(Ok(written))),
@@ -291,7 +291,7 @@ impl Shard {
                         damaged.push((Bytes::copy_from_slice(&base), KeyHash(0)));
                     }
                     self.distrust(range.vnode, &damaged)?;
-                    return Err(vnode::engine_failed(error));
+                    return Err(RequestError::from(error));
                 }
             };
             // Never empty and unfinished: the scan could not tell how far it got.
@@ -328,7 +328,7 @@ impl Shard {
         let vnode = match self.vnodes.entry(id) {
             Entry::Occupied(open) => open.into_mut(),
             Entry::Vacant(closed) => {
-                let opened = Vnode::open(id, &*engine).map_err(vnode::engine_failed)?;
+                let opened = Vnode::open(id, &*engine).map_err(RequestError::from)?;
                 closed.insert(opened)
             }
         };
@@ -349,7 +349,7 @@ impl Shard {
         self.context.observer.applied();
         applied.map_err(|error| {
             self.context.disk.on_failure(&error);
-            vnode::engine_failed(error)
+            RequestError::from(error)
         })
     }
 
@@ -380,7 +380,7 @@ impl Shard {
             if live.dropped(namespace) {
                 let rows = self.context.engine.scan(Space::Objects, KeyRange::prefix(&prefix));
                 for row in rows.take(SWEEP_BATCH - batch.len()) {
-                    batch.delete(Space::Objects, row.map_err(vnode::engine_failed)?.0);
+                    batch.delete(Space::Objects, row.map_err(RequestError::from)?.0);
                 }
             }
             if batch.len() == SWEEP_BATCH {
@@ -406,7 +406,7 @@ impl Shard {
 
     fn first_vnode(&self, space: Space, range: KeyRange) -> Result<Option<VnodeId>, RequestError> {
         let first = self.context.engine.scan(space, range).next().transpose();
-        let first = first.map_err(vnode::engine_failed)?;
+        let first = first.map_err(RequestError::from)?;
         Ok(first.and_then(|(stored, _)| record::vnode_of(&stored)))
     }
 
@@ -414,7 +414,7 @@ impl Shard {
         match self.context.engine.scan(Space::Objects, range).next() {
             None => Ok(None),
             Some(row) => {
-                let (stored, _) = row.map_err(vnode::engine_failed)?;
+                let (stored, _) = row.map_err(RequestError::from)?;
                 Ok(record::split_object_key(&stored).map(|(_, namespace, _)| namespace))
             }
         }
@@ -431,7 +431,7 @@ impl Shard {
                 record::vnode_prefix(id).to_vec()..record::operations_since(id, oldest_ms).to_vec();
             let range = KeyRange::new(Bytes::from(old.start)..Bytes::from(old.end));
             for row in self.context.engine.scan(Space::Operations, range).take(SWEEP_BATCH) {
-                batch.delete(Space::Operations, row.map_err(vnode::engine_failed)?.0);
+                batch.delete(Space::Operations, row.map_err(RequestError::from)?.0);
             }
             forgotten += batch.len() as u64;
             if !batch.is_empty() {
@@ -484,7 +484,7 @@ impl Staging<'_> {
         let staged = match Self::vnode(self.vnodes, &self.turn, id) {
             Ok(vnode) => vnode.write(&mut self.turn, write),
             // A write of an earlier turn may lie in what would not open.
-            Err(error) => Err(WriteError::unknown(operation, vnode::engine_failed(error))),
+            Err(error) => Err(WriteError::unknown(operation, RequestError::from(error))),
         };
         self.touched.insert(id);
         match staged {
@@ -502,7 +502,7 @@ impl Staging<'_> {
         let id = merge.address.vnode;
         let staged = match Self::vnode(self.vnodes, &self.turn, id) {
             Ok(vnode) => vnode.merge(&mut self.turn, merge),
-            Err(error) => Err(vnode::engine_failed(error)),
+            Err(error) => Err(RequestError::from(error)),
         };
         self.touched.insert(id);
         match staged {
@@ -518,7 +518,7 @@ impl Staging<'_> {
     ) {
         let found = match Self::vnode(self.vnodes, &self.turn, address.vnode) {
             Ok(vnode) => vnode.read(&mut self.turn, address),
-            Err(error) => Err(vnode::engine_failed(error)),
+            Err(error) => Err(RequestError::from(error)),
         };
         self.touched.insert(address.vnode);
         match found {
