@@ -82,7 +82,7 @@ pub struct SledEngine {
     queue: Arc<Queue>,
     snapshots: Arc<RwLock<Snapshots>>,
     mark: Arc<Mutex<Mark>>,
-    /// Blob files that are on disk already.
+    /// Blob files that are on disk already; held by a sync from its beginning to its end.
     synced_blobs: Mutex<BTreeSet<OsString>>,
     writer: Option<JoinHandle<()>>,
 }
@@ -202,9 +202,8 @@ impl SledEngine {
     }
 
     /// Syncs the blob files that were not there the last time; normally there are none at all.
-    fn sync_blobs(&self) -> io::Result<()> {
+    fn sync_blobs(&self, synced: &mut BTreeSet<OsString>) -> io::Result<()> {
         let directory = self.path.join("blobs");
-        let mut synced = self.synced_blobs.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found = BTreeSet::new();
         for entry in std::fs::read_dir(&directory)? {
             let name = entry?.file_name();
@@ -217,16 +216,16 @@ impl SledEngine {
             }
             found.insert(name);
         }
-        if !found.is_subset(&synced) {
+        if !found.is_subset(synced) {
             files::sync_directory(&directory)?;
         }
         *synced = found;
         Ok(())
     }
 
-    fn sync_files(&self) -> io::Result<()> {
+    fn sync_files(&self, synced_blobs: &mut BTreeSet<OsString>) -> io::Result<()> {
         let applied = self.queue.applied();
-        self.sync_blobs()?;
+        self.sync_blobs(synced_blobs)?;
         // It writes a grown file's length as well, which is all the metadata that matters.
         self.file.sync_data()?;
         self.mark.lock().unwrap_or_else(PoisonError::into_inner).synced(applied)
@@ -258,8 +257,11 @@ impl Engine for SledEngine {
     }
 
     fn sync(&self) -> Result<(), EngineError> {
+        // One at a time: the operating system tells a failure of an open file once, and of two syncs
+        // the other would hear of none.
+        let mut synced_blobs = self.synced_blobs.lock().unwrap_or_else(PoisonError::into_inner);
         self.queue.check()?;
-        self.sync_files().map_err(EngineError::io("sync")).inspect_err(|error| {
+        self.sync_files(&mut synced_blobs).map_err(EngineError::io("sync")).inspect_err(|error| {
             self.queue.fail(error.clone());
             mark::note_failure(&self.mark);
         })
@@ -304,7 +306,7 @@ impl Drop for SledEngine {
             let _ = writer.join();
         }
         if self.queue.check().is_ok()
-            && let Err(error) = self.sync_files()
+            && let Err(error) = self.sync()
         {
             tracing::warn!(%error, "the store was closed, but could not be synced");
         }
