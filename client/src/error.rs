@@ -370,10 +370,13 @@ fn causes(status: &Status) -> impl Iterator<Item = &(dyn StdError + 'static)> {
 /// The innermost cause says most: "connection refused", not "transport error".
 fn describe_transport(status: &Status) -> String {
     let what = if connection_failed(status) { "cannot connect" } else { "the call failed" };
-    match causes(status).last() {
-        Some(cause) => format!("{what}: {cause}"),
-        None => format!("{what}: {}", status.message()),
+    let cause = causes(status).last().map(ToString::to_string);
+    let cause = cause.unwrap_or_else(|| status.message().to_owned());
+    // Ports for peers and for HTTP lie beside that for clients, and answer like this.
+    if cause.is_empty() || cause.starts_with("grpc-status header missing") {
+        return format!("{what}: what listens there is no node's address for clients");
     }
+    format!("{what}: {cause}")
 }
 
 #[cfg(test)]
