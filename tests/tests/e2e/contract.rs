@@ -35,7 +35,8 @@ fn put_get_and_delete() {
 
 fn one_value(cli: &Cli) {
     let ran = cli.line("get users alice").exits(1);
-    assert_eq!((ran.text().as_str(), ran.stderr.as_str()), ("", ""), "not found is no error");
+    let said = "not found: namespace users has no key 'alice'\n";
+    assert_eq!((ran.text().as_str(), ran.stderr.as_str()), ("", said));
     let none = cli.line("--output json get users alice").exits(1).json();
     assert_eq!(none["siblings"], json!([]));
 
@@ -78,7 +79,8 @@ fn deletes(cli: &Cli) {
     has_fields(&deleted, "context siblings receipt");
     assert_eq!(deleted["siblings"], 0, "without a context it deletes what it sees: both");
     cli.line("get users gone").exits(1);
-    cli.line("delete users gone").exits(1);
+    let none = cli.line("delete users gone").exits(1);
+    assert!(none.stderr.starts_with("not found: "), "{}", none.stderr);
     let nothing = cli.line("--output json delete users gone").exits(1).json();
     assert_eq!(nothing["receipt"], Value::Null);
 

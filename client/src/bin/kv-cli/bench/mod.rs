@@ -66,7 +66,7 @@ async fn prepare(bench: &Bench, args: &BenchArgs) -> Result<()> {
     while let Some((index, stored)) = writes.next().await {
         match stored {
             Ok(context) => bench.contexts.on_reply(index, context),
-            Err(RowError::Failed(reason) | RowError::Unknown(reason)) => {
+            Err(RowError { reason, .. }) => {
                 bail!("cannot prepare key {index} of {}: {reason}", args.keys)
             }
         }

@@ -14,7 +14,8 @@ use tokio::io::AsyncReadExt as _;
 use super::{Session, bytes};
 use crate::args::{DeleteArgs, GetArgs, PutArgs};
 use crate::failure::Exit;
-use crate::output::{Output, ReceiptJson, SiblingJson};
+use crate::output::{Output, ReceiptJson, SiblingJson, printable};
+use crate::stderr::{Notice, say};
 
 /// What `put` and `delete` answer in json.
 #[derive(Serialize)]
@@ -88,9 +89,19 @@ pub(super) async fn get(session: &Session, args: GetArgs) -> Result<Exit> {
         ..GetOptions::default()
     };
     let namespace = session.client.namespace(args.namespace);
-    let read = namespace.get(bytes(args.key), options).await?;
+    let key = bytes(args.key);
+    let read = namespace.get(key.clone(), options).await?;
     show(session.output, &read)?;
-    Ok(if read.siblings.is_empty() { Exit::NotFound } else { Exit::Done })
+    if read.siblings.is_empty() {
+        say_no_key(namespace.name(), &key);
+        return Ok(Exit::NotFound);
+    }
+    Ok(Exit::Done)
+}
+
+fn say_no_key(namespace: &str, key: &[u8]) {
+    let key = printable(key);
+    say(&Notice::not_found(format!("namespace {namespace} has no key '{key}'")));
 }
 
 fn show(output: Output, read: &Read) -> io::Result<()> {
@@ -125,11 +136,13 @@ pub(super) async fn delete(session: &Session, args: DeleteArgs) -> Result<Exit> 
         ..DeleteOptions::default()
     };
     let namespace = session.client.namespace(args.namespace);
-    let Deleted::Done(written) = namespace.delete(bytes(args.key), options).await? else {
+    let key = bytes(args.key);
+    let Deleted::Done(written) = namespace.delete(key.clone(), options).await? else {
         if session.output.is_json() {
             let nothing = WrittenJson { context: None, siblings: 0, receipt: None };
             session.output.object(&nothing)?;
         }
+        say_no_key(namespace.name(), &key);
         return Ok(Exit::NotFound);
     };
     session.output.result(&WrittenJson::from(&written), || {
