@@ -11,6 +11,11 @@
 //! Invariant: nothing is answered before the batch that holds it was applied; what was asked to be
 //! on disk, not before it was synced. After a batch failed, every request of its turn hears so, and
 //! the vnodes it touched are forgotten: they open again under new actors.
+//!
+//! A batch of a client's is one job for each shard ([`batch`]): it is staged in one turn, in its
+//! order, and answered as a whole, so that what a job costs is paid once for all of its keys.
+
+mod batch;
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
@@ -29,7 +34,8 @@ use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
 use crate::vnode::{self, Address, Merge, Turn, Vnode, Write, Written};
 
-/// The most requests of one turn: bounds the batch, and what a failed one takes with it.
+/// The most requests of one turn, keys of batches counted: bounds the engine's batch, and what a
+/// failed one takes with it. Only a single job may be larger.
 const TURN_MAX: usize = 256;
 
 /// How long a client is told to wait after a full queue, in milliseconds: many turns.
@@ -100,6 +106,20 @@ enum Job {
         address: Address,
         answer: oneshot::Sender<Result<EncodedObject, RequestError>>,
     },
+    WriteBatch {
+        writes: Vec<Write>,
+        synced: bool,
+        answer: oneshot::Sender<Vec<Result<Written, WriteError>>>,
+    },
+    MergeBatch {
+        merges: Vec<Merge>,
+        synced: bool,
+        answer: oneshot::Sender<Vec<Result<(), RequestError>>>,
+    },
+    ReadBatch {
+        addresses: Vec<Address>,
+        answer: oneshot::Sender<Vec<Result<EncodedObject, RequestError>>>,
+    },
     Page {
         range: PageRange,
         answer: oneshot::Sender<Result<Page, RequestError>>,
@@ -114,6 +134,18 @@ enum Job {
     },
 }
 
+impl Job {
+    /// How many requests it is.
+    fn requests(&self) -> usize {
+        match self {
+            Self::WriteBatch { writes, .. } => writes.len(),
+            Self::MergeBatch { merges, .. } => merges.len(),
+            Self::ReadBatch { addresses, .. } => addresses.len(),
+            _ => 1,
+        }
+    }
+}
+
 /// An answer that waits for the turn's batch.
 enum Answer {
     /// A write refused, with the refusal recorded.
@@ -121,6 +153,7 @@ enum Answer {
     Written(oneshot::Sender<Result<Written, WriteError>>, Written, OperationId),
     Merged(oneshot::Sender<Result<(), RequestError>>),
     Read(oneshot::Sender<Result<EncodedObject, RequestError>>, EncodedObject),
+    Batch(batch::Answer),
 }
 
 impl Answer {
@@ -134,6 +167,7 @@ impl Answer {
             (Self::Merged(to), error) => drop(to.send(error.map_or(Ok(()), Err))),
             (Self::Read(to, object), None) => drop(to.send(Ok(object))),
             (Self::Read(to, _), Some(error)) => drop(to.send(Err(error))),
+            (Self::Batch(answer), error) => answer.send(error),
         }
     }
 }
@@ -202,9 +236,9 @@ impl Shard {
         shard_of(vnode.partition, self.count) == self.index
     }
 
-    /// One group commit.
+    /// One group commit, of the first jobs that fit.
     fn turn(&mut self, jobs: &mut Vec<Job>) {
-        let requests = jobs.len();
+        let (count, requests) = turn_of(jobs);
         let engine = self.context.engine.clone();
         let admitting = Admitting {
             node: self.context.node,
@@ -222,12 +256,12 @@ impl Shard {
             },
             vnodes: &mut self.vnodes,
             touched: BTreeSet::new(),
-            answers: Vec::with_capacity(requests),
+            answers: Vec::with_capacity(count),
             to_sync: Vec::new(),
             observer: &*self.context.observer,
         };
         let mut alone = Vec::new();
-        for job in jobs.drain(..) {
+        for job in jobs.drain(..count) {
             staging.stage(job, &mut alone);
         }
         staging.commit(&self.context);
@@ -243,9 +277,7 @@ impl Shard {
             Job::Page { range, answer } => drop(answer.send(self.page(&range))),
             Job::Sweep { live, from, answer } => drop(answer.send(self.sweep(&live, from))),
             Job::Forget { answer } => drop(answer.send(self.forget_operations())),
-            Job::Write { .. } | Job::Merge { .. } | Job::Read { .. } => {
-                unreachable!("requests of single keys are staged")
-            }
+            _ => unreachable!("requests of keys are staged"),
         }
     }
 
@@ -399,6 +431,19 @@ fn shard_of(partition: PartitionId, count: usize) -> usize {
     usize::from(partition.0) % count
 }
 
+/// How many of the first jobs share a turn, and how many requests those are.
+fn turn_of(jobs: &[Job]) -> (usize, usize) {
+    let mut requests = 0;
+    for (at, job) in jobs.iter().enumerate() {
+        let with_it = requests + job.requests();
+        if at > 0 && with_it > TURN_MAX {
+            return (at, requests);
+        }
+        requests = with_it;
+    }
+    (jobs.len(), requests)
+}
+
 /// A turn under way.
 struct Staging<'a> {
     turn: Turn<'a>,
@@ -417,6 +462,9 @@ impl Staging<'_> {
             Job::Write { write, synced, answer } => self.write(write, synced, answer),
             Job::Merge { merge, synced, answer } => self.merge(merge, synced, answer),
             Job::Read { address, answer } => self.read(&address, answer),
+            Job::WriteBatch { writes, synced, answer } => self.write_batch(writes, synced, answer),
+            Job::MergeBatch { merges, synced, answer } => self.merge_batch(merges, synced, answer),
+            Job::ReadBatch { addresses, answer } => self.read_batch(&addresses, answer),
             other => alone.push(other),
         }
     }
@@ -427,6 +475,14 @@ impl Staging<'_> {
         synced: bool,
         to: oneshot::Sender<Result<Written, WriteError>>,
     ) {
+        let operation = write.operation;
+        match self.stage_write(write) {
+            Ok(written) => self.answer(synced, Answer::Written(to, written, operation)),
+            Err(refusal) => self.answers.push(Answer::Refused(to, refusal)),
+        }
+    }
+
+    fn stage_write(&mut self, write: Write) -> Result<Written, WriteError> {
         let (id, operation) = (write.address.vnode, write.operation);
         let staged = match Self::vnode(self.vnodes, &self.turn, id) {
             Ok(vnode) => vnode.write(&mut self.turn, write),
@@ -434,28 +490,27 @@ impl Staging<'_> {
             Err(error) => Err(WriteError::unknown(operation, vnode::engine_failed(error))),
         };
         self.touched.insert(id);
-        match staged {
-            Ok(written) => self.answer(synced, Answer::Written(to, written, operation)),
-            Err(refusal) => {
-                if matches!(refusal.error, RequestError::TooManySiblings { .. }) {
-                    self.observer.crowded();
-                }
-                self.answers.push(Answer::Refused(to, refusal));
-            }
+        if let Err(WriteError { error: RequestError::TooManySiblings { .. }, .. }) = &staged {
+            self.observer.crowded();
         }
+        staged
     }
 
     fn merge(&mut self, merge: Merge, synced: bool, to: oneshot::Sender<Result<(), RequestError>>) {
+        match self.stage_merge(merge) {
+            Ok(()) => self.answer(synced, Answer::Merged(to)),
+            Err(refused) => drop(to.send(Err(refused))),
+        }
+    }
+
+    fn stage_merge(&mut self, merge: Merge) -> Result<(), RequestError> {
         let id = merge.address.vnode;
         let staged = match Self::vnode(self.vnodes, &self.turn, id) {
             Ok(vnode) => vnode.merge(&mut self.turn, merge),
             Err(error) => Err(vnode::engine_failed(error)),
         };
         self.touched.insert(id);
-        match staged {
-            Ok(()) => self.answer(synced, Answer::Merged(to)),
-            Err(refused) => drop(to.send(Err(refused))),
-        }
+        staged
     }
 
     fn read(
@@ -463,15 +518,19 @@ impl Staging<'_> {
         address: &Address,
         to: oneshot::Sender<Result<EncodedObject, RequestError>>,
     ) {
+        match self.stage_read(address) {
+            Ok(object) => self.answers.push(Answer::Read(to, object)),
+            Err(refused) => drop(to.send(Err(refused))),
+        }
+    }
+
+    fn stage_read(&mut self, address: &Address) -> Result<EncodedObject, RequestError> {
         let found = match Self::vnode(self.vnodes, &self.turn, address.vnode) {
             Ok(vnode) => vnode.read(&mut self.turn, address),
             Err(error) => Err(vnode::engine_failed(error)),
         };
         self.touched.insert(address.vnode);
-        match found {
-            Ok(object) => self.answers.push(Answer::Read(to, object)),
-            Err(refused) => drop(to.send(Err(refused))),
-        }
+        found
     }
 
     fn answer(&mut self, synced: bool, answer: Answer) {
@@ -657,7 +716,9 @@ fn start_shard(
         tokio::spawn(async move {
             let _watch = watch;
             while queue.recv_many(&mut jobs, TURN_MAX).await > 0 {
-                shard.turn(&mut jobs);
+                while !jobs.is_empty() {
+                    shard.turn(&mut jobs);
+                }
             }
             let _ = ended.send(());
         });
@@ -666,7 +727,9 @@ fn start_shard(
     let run = move || {
         let _watch = watch;
         while queue.blocking_recv_many(&mut jobs, TURN_MAX) > 0 {
-            shard.turn(&mut jobs);
+            while !jobs.is_empty() {
+                shard.turn(&mut jobs);
+            }
         }
         let _ = ended.send(());
     };

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::status;
+use super::{batch, status};
 use crate::coordinator::{Coordinator, Get, Put, ReadAnswer, ScanCursor, ScanRequest, binding};
 use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NodeId};
@@ -89,7 +89,12 @@ impl KvService {
 impl NodeParts {
     /// Leave to run one request, until it is dropped.
     pub fn permit(&self) -> Result<OwnedSemaphorePermit, RequestError> {
-        self.permits.clone().try_acquire_owned().map_err(|_| {
+        self.permits_for(1)
+    }
+
+    /// Leave to run what weighs as much as so many requests.
+    pub fn permits_for(&self, weight: u32) -> Result<OwnedSemaphorePermit, RequestError> {
+        self.permits.clone().try_acquire_many_owned(weight).map_err(|_| {
             let what = "the node's limit of requests under way".to_owned();
             RequestError::Overloaded { what, retry_after_ms: RETRY_AFTER_MS }
         })
@@ -119,22 +124,31 @@ impl Kv for KvService {
         &self,
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutReply>, Status> {
-        let WriteResult { context, siblings, dot, acked, synced } =
-            self.write(put_of(request.into_inner(), self.node.timeout)).await?;
-        let receipt = receipt(dot, &acked, synced);
-        let context = context.unwrap_or_default();
-        Ok(Response::new(v1::PutReply { context, siblings, receipt: Some(receipt) }))
+        let written = self.write(put_of(request.into_inner(), self.node.timeout)).await?;
+        Ok(Response::new(put_reply(written)))
     }
 
     async fn delete(
         &self,
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteReply>, Status> {
-        let WriteResult { context, siblings, dot, acked, synced } =
-            self.write(delete_of(request.into_inner(), self.node.timeout)).await?;
-        let receipt = receipt(dot, &acked, synced);
-        let context = context.unwrap_or_default();
-        Ok(Response::new(v1::DeleteReply { context, siblings, receipt: Some(receipt) }))
+        let written = self.write(delete_of(request.into_inner(), self.node.timeout)).await?;
+        let v1::PutReply { context, siblings, receipt } = put_reply(written);
+        Ok(Response::new(v1::DeleteReply { context, siblings, receipt }))
+    }
+
+    async fn batch_get(
+        &self,
+        request: Request<v1::BatchGetRequest>,
+    ) -> Result<Response<v1::BatchGetReply>, Status> {
+        batch::get(&self.node, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn batch_put(
+        &self,
+        request: Request<v1::BatchPutRequest>,
+    ) -> Result<Response<v1::BatchPutReply>, Status> {
+        batch::put(&self.node, request.into_inner()).await.map(Response::new)
     }
 
     async fn scan(
@@ -209,12 +223,16 @@ impl ScanWalk {
     }
 }
 
+pub(super) fn repair_of(repair: v1::Repair) -> Repair {
+    match repair {
+        v1::Repair::Async => Repair::Async,
+        v1::Repair::Blocking => Repair::Blocking,
+    }
+}
+
 fn get_of(message: v1::GetRequest, default_timeout: Duration) -> Result<Get, RequestError> {
     Ok(Get {
-        repair: match message.repair() {
-            v1::Repair::Async => Repair::Async,
-            v1::Repair::Blocking => Repair::Blocking,
-        },
+        repair: repair_of(message.repair()),
         key: Key::new(message.key).map_err(RequestError::invalid)?,
         namespace: message.namespace,
         r: super::level(message.r)?,
@@ -239,9 +257,7 @@ fn put_of(message: v1::PutRequest, default_timeout: Duration) -> Result<Put, Req
 
 fn delete_of(message: v1::DeleteRequest, default_timeout: Duration) -> Result<Put, RequestError> {
     if message.context.is_empty() {
-        return Err(RequestError::invalid(
-            "a delete needs the context of what it deletes; read the key first",
-        ));
+        return Err(delete_needs_context());
     }
     Ok(Put {
         durability: super::durability(message.durability()),
@@ -256,7 +272,11 @@ fn delete_of(message: v1::DeleteRequest, default_timeout: Duration) -> Result<Pu
     })
 }
 
-fn operation_of(message: &v1::OperationId) -> OperationId {
+pub(super) fn delete_needs_context() -> RequestError {
+    RequestError::invalid("a delete needs the context of what it deletes; read the key first")
+}
+
+pub(super) fn operation_of(message: &v1::OperationId) -> OperationId {
     OperationId {
         issued_ms: message.issued_ms,
         coordinator: NodeId(message.coordinator),
@@ -266,7 +286,7 @@ fn operation_of(message: &v1::OperationId) -> OperationId {
     }
 }
 
-fn get_reply(answer: ReadAnswer) -> v1::GetReply {
+pub(super) fn get_reply(answer: ReadAnswer) -> v1::GetReply {
     v1::GetReply {
         siblings: siblings(&answer.object),
         context: answer.context.unwrap_or_default(),
@@ -282,7 +302,11 @@ fn siblings(object: &Object) -> Vec<v1::Sibling> {
     object.siblings().into_iter().map(sibling).collect()
 }
 
-fn receipt(dot: crate::dynamo::clock::Dot, acked: &[NodeId], synced: u32) -> v1::Receipt {
+/// Of a put; a delete's has the same fields.
+pub(super) fn put_reply(written: WriteResult) -> v1::PutReply {
+    let WriteResult { context, siblings, dot, acked, synced } = written;
     let dot = v1::Dot { actor: dot.actor.0, n: dot.n };
-    v1::Receipt { dot: Some(dot), acked: acked.iter().map(|node| node.0).collect(), synced }
+    let acked = acked.iter().map(|node| node.0).collect();
+    let receipt = Some(v1::Receipt { dot: Some(dot), acked, synced });
+    v1::PutReply { context: context.unwrap_or_default(), siblings, receipt }
 }

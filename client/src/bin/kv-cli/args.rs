@@ -380,6 +380,10 @@ pub(crate) struct BenchArgs {
     /// Popular and unpopular keys (Zipf, exponent 0.99) instead of equal ones
     #[arg(long)]
     pub(crate) zipf: bool,
+    /// Keys of one operation: above 1, a batch
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) batch: u32,
     /// First write every key, uncounted
     #[arg(long)]
     pub(crate) prepare: bool,
@@ -392,6 +396,8 @@ const BENCH_HELP: &str =
     "A write sends the last context received for its key, unless --blind; after \
 a race it reads the key first, within the write's latency. Writes are retried elsewhere under the \
 same operation id.
+
+With --batch N the workers read or write N different keys at a time; each key counts as an operation, with the latency of its batch, and so do --rate and missed count batches.
 
 operations are all attempted; an error is one that was not ok within --timeout, unknown outcomes \
 included; latencies are of all operations. missed: due under --rate, but not started in time.
