@@ -40,6 +40,7 @@ mod outcome;
 mod retry;
 mod route;
 mod scan;
+mod tls;
 mod token;
 mod topology;
 mod write;
@@ -59,5 +60,6 @@ pub use options::{
     ScanOptions, UpdateOptions,
 };
 pub use outcome::{Deleted, Read, Receipt, ScanItem, Sibling, Updated, Written};
+pub use tls::TlsConfig;
 pub use token::{Context, Cursor, ParseTokenError};
-pub use topology::{ConflictRule, Member, NamespaceDescription, Topology};
+pub use topology::{ConflictRule, Member, NamespaceDescription, Rebuild, Topology};

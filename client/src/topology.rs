@@ -89,6 +89,27 @@ impl From<v1::Namespace> for NamespaceDescription {
     }
 }
 
+/// How far the rebuilding of a node's store has got. Until a partition is complete, the node's answers
+/// do not count in quorums there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rebuild {
+    /// How many partitions the node holds; 0 before it knows.
+    pub vnodes: u32,
+    /// How many of them are complete.
+    pub complete: u32,
+    /// How many objects it received since it was started.
+    pub objects: u64,
+    /// What it waits for; empty while it works.
+    pub waiting_for: String,
+}
+
+impl From<v1::Rebuild> for Rebuild {
+    fn from(wire: v1::Rebuild) -> Self {
+        let v1::Rebuild { vnodes, complete, objects, waiting_for } = wire;
+        Self { vnodes, complete, objects, waiting_for }
+    }
+}
+
 /// The cluster, as one node knew it when it was asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Topology {
@@ -108,6 +129,8 @@ pub struct Topology {
     pub opening: u64,
     /// That node's clock: milliseconds since the Unix epoch.
     pub now_ms: u64,
+    /// Set while that node's store is being rebuilt.
+    pub rebuild: Option<Rebuild>,
     groups: Vec<v1::PlacementGroup>,
     by_id: HashMap<u64, usize>,
     by_namespace: HashMap<String, usize>,
@@ -186,6 +209,7 @@ impl Topology {
             node: reply.node,
             opening: reply.opening,
             now_ms: reply.now_ms,
+            rebuild: reply.rebuild.map(Rebuild::from),
             groups: reply.groups,
         })
     }
@@ -208,6 +232,9 @@ impl From<v1::Member> for Member {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use prost::Message as _;
+
     use super::*;
 
     fn reply() -> v1::DescribeReply {
@@ -245,5 +272,25 @@ mod tests {
         assert!(spoilt(|reply| reply.partitions = 12).is_err());
         assert!(spoilt(|reply| reply.groups[0].owners.truncate(15)).is_err());
         assert!(spoilt(|reply| reply.groups[0].owners[3] = 3).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_answers_are_refused_or_can_be_asked(
+            edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            at in any::<u32>(), key in prop::collection::vec(any::<u8>(), 1..9)
+        ) {
+            let mut bytes = reply().encode_to_vec();
+            for (at, byte) in edits {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Ok(Ok(topology)) = v1::DescribeReply::decode(&bytes[..]).map(Topology::from_wire) {
+                prop_assert!(topology.partition_of(1, &key) < topology.partitions);
+                for n in 0..4 {
+                    prop_assert!(topology.owners(n, at).count() <= n as usize);
+                }
+            }
+        }
     }
 }

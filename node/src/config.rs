@@ -13,6 +13,8 @@
 //! belong to namespaces and are no business of a node.
 
 mod layers;
+mod memory;
+mod security;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +31,13 @@ pub use crate::storage::data_dir::EngineKind;
 /// The most shards that are chosen by themselves: beyond, one disk's group commits only get
 /// smaller.
 const SHARDS_AUTO_MAX: usize = 16;
+
+/// What the engine keeps of writes until they are in its tables: the memtables of fjall, each of
+/// them once in use and once on its way to disk.
+const ENGINE_BUFFERS_BYTES: u64 = (2 * (32 + 3 * 8)) << 20;
+
+/// The least that is worth serving with: a few of the largest messages.
+const REQUESTS_LEAST_BYTES: u64 = 64 << 20;
 
 /// How log lines are written.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -57,6 +66,8 @@ pub struct Config {
     pub engine: EngineKind,
     /// Memory for blocks read from disk, in bytes. Default 64 MiB.
     pub cache_bytes: u64,
+    /// What is to stay free on the disk, in bytes: with less, writes are refused. Default 256 MiB.
+    pub disk_reserve_bytes: u64,
     /// HOST:PORT on which clients are served. Default `127.0.0.1:7401`.
     pub client_address: String,
     /// HOST:PORT on which other nodes are served. Default `127.0.0.1:7501`.
@@ -67,6 +78,20 @@ pub struct Config {
     pub client_advertise: String,
     /// HOST:PORT under which other nodes reach this node; empty: the address it listens on.
     pub peer_advertise: String,
+    /// Certificate chain shown to clients, PEM; empty: clients speak without TLS. Paths are relative
+    /// to the file that says so.
+    pub client_tls_cert: PathBuf,
+    /// Private key of `client_tls_cert`, PEM.
+    pub client_tls_key: PathBuf,
+    /// CA of the certificates that clients must show, PEM; empty: they need none.
+    pub client_tls_ca: PathBuf,
+    /// Certificate chain shown to other nodes, PEM; it names this node. Empty: nodes speak without
+    /// TLS.
+    pub peer_tls_cert: PathBuf,
+    /// Private key of `peer_tls_cert`, PEM.
+    pub peer_tls_key: PathBuf,
+    /// CA of the certificates of all nodes, PEM.
+    pub peer_tls_ca: PathBuf,
     /// Peer addresses asked for the cluster's document when this node has none. Default none.
     pub seeds: Vec<String>,
     /// Threads that own the data; 0: one a core, at most 16. Default 0.
@@ -77,8 +102,17 @@ pub struct Config {
     pub sync_interval_ms: u64,
     /// Deadline of requests that name none, in milliseconds. Default 5000.
     pub request_timeout_ms: u64,
+    /// The longest deadline that a client may ask for, in milliseconds. Default 60000.
+    pub request_timeout_max_ms: u64,
     /// Client requests served at a time; more are refused with a delay. Default 1024.
     pub requests_max: u32,
+    /// Connections of clients at a time; more are closed. Default 1024.
+    pub connections_max: u32,
+    /// Requests under way on one connection of a client; more wait there. Default 1024.
+    pub streams_max: u32,
+    /// Memory for the engine and for requests under way, in bytes; 0: half of what there is.
+    /// Default 0.
+    pub memory_max_bytes: u64,
     /// The largest message accepted from a client, in bytes. Default 16 MiB.
     pub message_max_bytes: u32,
     /// What is logged: a level, or directives such as `info,quorate_node=debug`. Default `info`.
@@ -96,17 +130,28 @@ impl Default for Config {
             data_dir: PathBuf::from("data"),
             engine: EngineKind::Fjall,
             cache_bytes: 64 << 20,
+            disk_reserve_bytes: 256 << 20,
             client_address: "127.0.0.1:7401".to_owned(),
             peer_address: "127.0.0.1:7501".to_owned(),
             http_address: "127.0.0.1:7601".to_owned(),
             client_advertise: String::new(),
             peer_advertise: String::new(),
+            client_tls_cert: PathBuf::new(),
+            client_tls_key: PathBuf::new(),
+            client_tls_ca: PathBuf::new(),
+            peer_tls_cert: PathBuf::new(),
+            peer_tls_key: PathBuf::new(),
+            peer_tls_ca: PathBuf::new(),
             seeds: Vec::new(),
             shards: 0,
             shard_queue: 1024,
             sync_interval_ms: 100,
             request_timeout_ms: 5000,
+            request_timeout_max_ms: 60_000,
             requests_max: 1024,
+            connections_max: 1024,
+            streams_max: 1024,
+            memory_max_bytes: 0,
             message_max_bytes: 16 << 20,
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
@@ -124,12 +169,27 @@ impl Config {
         }
     }
 
+    /// The most memory that the engine and all requests under way take, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        let least = self.engine_memory_bytes() + REQUESTS_LEAST_BYTES;
+        match self.memory_max_bytes {
+            0 => (memory::available_bytes() / 2).max(least),
+            bytes => bytes,
+        }
+    }
+
+    /// What the engine takes of it, in bytes.
+    pub fn engine_memory_bytes(&self) -> u64 {
+        self.cache_bytes + ENGINE_BUFFERS_BYTES
+    }
+
     /// Every key whose value is impossible, and why.
     pub fn validate(&self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
         self.validate_names(&mut found);
         self.validate_numbers(&mut found);
         self.validate_addresses(&mut found);
+        self.validate_tls(&mut found);
         if let Err(reason) = check_log_level(&self.log_level) {
             found.push(("log_level", reason));
         }
@@ -138,11 +198,7 @@ impl Config {
 
     fn validate_names(&self, found: &mut Vec<(&'static str, String)>) {
         for (key, value) in [("node_name", &self.node_name), ("zone", &self.zone)] {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-            if !(1..=64).contains(&value.len()) || !value.bytes().all(plain) {
-                let reason = "must be 1 to 64 letters, digits, '-', '_' or '.'";
-                found.push((key, reason.to_owned()));
-            }
+            found.extend(check_name(value).err().map(|reason| (key, reason)));
         }
         if self.data_dir.as_os_str().is_empty() {
             found.push(("data_dir", "must name a directory".to_owned()));
@@ -150,14 +206,18 @@ impl Config {
     }
 
     fn validate_numbers(&self, found: &mut Vec<(&'static str, String)>) {
-        let ranges: [(&'static str, u64, RangeInclusive<u64>); 8] = [
+        let ranges: [(&'static str, u64, RangeInclusive<u64>); 12] = [
             ("weight", self.weight.into(), 1..=100),
             ("cache_bytes", self.cache_bytes, 1 << 20..=1 << 40),
+            ("disk_reserve_bytes", self.disk_reserve_bytes, 0..=1 << 50),
             ("shards", self.shards.into(), 0..=64),
             ("shard_queue", self.shard_queue.into(), 1..=65_536),
             ("sync_interval_ms", self.sync_interval_ms, 1..=100),
             ("request_timeout_ms", self.request_timeout_ms, 1..=600_000),
+            ("request_timeout_max_ms", self.request_timeout_max_ms, 1..=3_600_000),
             ("requests_max", self.requests_max.into(), 1..=1_000_000),
+            ("connections_max", self.connections_max.into(), 1..=1_000_000),
+            ("streams_max", self.streams_max.into(), 1..=1_000_000),
             ("message_max_bytes", self.message_max_bytes.into(), 1 << 16..=1 << 30),
         ];
         for (key, value, allowed) in ranges {
@@ -165,6 +225,24 @@ impl Config {
                 let (least, most) = allowed.into_inner();
                 found.push((key, format!("must be in {least}..={most}")));
             }
+        }
+        let (default, longest) = (self.request_timeout_ms, self.request_timeout_max_ms);
+        if default > longest {
+            let reason = format!("must be at least request_timeout_ms = {default}");
+            found.push(("request_timeout_max_ms", reason));
+        }
+        self.validate_memory(found);
+    }
+
+    /// What is left for requests must hold a few of the largest.
+    fn validate_memory(&self, found: &mut Vec<(&'static str, String)>) {
+        let least = self.engine_memory_bytes() + REQUESTS_LEAST_BYTES;
+        if self.memory_max_bytes != 0 && self.memory_max_bytes < least {
+            let reason = format!(
+                "must be 0 or at least {least}: cache_bytes, the engine's buffers, and 64 MiB for \
+                 requests"
+            );
+            found.push(("memory_max_bytes", reason));
         }
     }
 
@@ -259,6 +337,15 @@ fn check_log_level(directives: &str) -> Result<(), String> {
     match directives.split(',').map(str::trim).find(|part| !known(part)) {
         Some(unknown) => Err(format!("{unknown:?} is no level; {ADVICE}")),
         None => Ok(()),
+    }
+}
+
+/// Checks the name of a node, a zone or a client.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    match (1..=64).contains(&name.len()) && name.bytes().all(plain) {
+        true => Ok(()),
+        false => Err("must be 1 to 64 letters, digits, '-', '_' or '.'".to_owned()),
     }
 }
 

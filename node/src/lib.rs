@@ -6,6 +6,7 @@
 //! A test in `tests/` enforces it.
 
 pub mod args;
+pub mod certs;
 pub mod cluster;
 pub mod commands;
 pub mod config;
@@ -16,11 +17,13 @@ pub mod env;
 pub mod error;
 pub mod http;
 pub mod init;
+pub mod limits;
 pub mod node;
 pub mod process;
 pub mod replica;
 pub mod service;
 pub mod shard;
+pub mod standing;
 pub mod storage;
 pub mod tasks;
 pub mod telemetry;

@@ -9,6 +9,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::{Instant, timeout_at};
 
 pub use self::batch::PutBatch;
+use super::mend::IfAbsent;
 use super::{Coordinator, Target, cause_of, not_reached, remaining, resolve};
 use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NodeId};
@@ -187,16 +188,46 @@ impl Coordinator {
         let (id, w, synced) = (forward.operation, forward.w, forward.synced);
         let mut write = self.prepare(target, forward).map_err(WriteError::not_applied)?;
         write.refusal = self.too_few_reachable(target, &owners, w);
-        let local = self.shards.write(write, synced);
-        let written = timeout_at(deadline, local).await.unwrap_or_else(|_| {
-            let waiting_for = "waiting for the node's own storage".to_owned();
-            Err(WriteError::unknown(id, RequestError::Timeout { waiting_for }))
-        })?;
+        let written = match self.write_here(write.clone(), synced, deadline).await {
+            Err(WriteError { error: RequestError::Damaged { .. }, .. }) => {
+                self.write_mended(target, write, synced, deadline).await?
+            }
+            written => written?,
+        };
         let mut op = WriteOp::new(w, &owners);
         op.on_ack(self.node, synced);
         let replicate = self.replicate(target, &written, id, synced);
         self.collect(&mut op, replicate, &owners, deadline).await;
+        self.mend_later(target, op.failures());
         conclude(target, &op, written, id)
+    }
+
+    async fn write_here(
+        &self,
+        write: Write,
+        synced: bool,
+        deadline: Instant,
+    ) -> Result<Written, WriteError> {
+        let id = write.operation;
+        timeout_at(deadline, self.shards.write(write, synced)).await.unwrap_or_else(|_| {
+            let waiting_for = "waiting for the node's own storage".to_owned();
+            Err(WriteError::unknown(id, RequestError::Timeout { waiting_for }))
+        })
+    }
+
+    /// The record of the key is damaged here: mends it first. Where it cannot be, the write is
+    /// refused, and the refusal recorded, so that no late copy of the request is applied after all.
+    async fn write_mended(
+        &self,
+        target: &Target,
+        mut write: Write,
+        synced: bool,
+        deadline: Instant,
+    ) -> Result<Written, WriteError> {
+        // Time must be left to record the refusal.
+        let mend_by = Instant::now() + remaining(deadline) / 2;
+        write.refusal = self.mend(target, self.node, IfAbsent::GiveUp, mend_by).await.err();
+        self.write_here(write, synced, deadline).await
     }
 
     fn prepare(&self, target: &Target, forward: ForwardWrite) -> Result<Write, RequestError> {
@@ -242,6 +273,7 @@ impl Coordinator {
             object: written.object.clone(),
             synced,
             operation: Some((id, written.dot)),
+            mend: false,
         }
     }
 

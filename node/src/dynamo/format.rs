@@ -96,9 +96,16 @@ fn read_entry(r: &mut Reader) -> Result<(Dot, Entry), DecodeError> {
     let time = Hlc(r.u64("entry time")?);
     let operation = read_operation(r, "entry operation")?;
     let deadline_ms = if flags & HAS_DEADLINE != 0 { Some(r.u64("entry deadline")?) } else { None };
-    let origin = if flags & HAS_ORIGIN != 0 { read_dot(r, "entry origin")? } else { dot };
+    let origin = if flags & HAS_ORIGIN != 0 { read_origin(r, dot)? } else { dot };
     let payload = r.bytes("entry payload")?;
     Ok((dot, Entry { payload, time, deadline_ms, operation, origin }))
+}
+
+/// Another entry's dot: an entry that is its own origin does not say so, lest it have two encodings.
+fn read_origin(r: &mut Reader, dot: Dot) -> Result<Dot, DecodeError> {
+    let own = r.error("entry origin", Flaw::Value(dot.n));
+    let origin = read_dot(r, "entry origin")?;
+    if origin == dot { Err(own) } else { Ok(origin) }
 }
 
 /// An actor and a number.
@@ -231,8 +238,10 @@ mod tests {
                 let mut bytes = EncodedObject::new(object).0.to_vec();
                 let at = at.index(bytes.len());
                 bytes[at] = byte;
-                if let Ok(decoded) = EncodedObject(bytes.into()).decode() {
+                let damaged = EncodedObject(bytes.into());
+                if let Ok(decoded) = damaged.decode() {
                     prop_assert!(decoded.entries().iter().all(|(d, _)| decoded.version().covers(*d)));
+                    prop_assert_eq!(EncodedObject::new(&decoded), damaged);
                 }
             }
         }
@@ -254,6 +263,22 @@ mod tests {
                 prop_assert_eq!(decode_intervals(encode_intervals(seen)), Ok(seen.clone()));
             }
         }
+    }
+
+    /// Hashes are taken over encodings, so one object must not have two.
+    #[test]
+    fn an_origin_that_says_nothing_is_refused() {
+        let mut w = Writer::new();
+        w.raw(&[1, 1]);
+        write_dot(&mut w, Dot { actor: Actor(1), n: 2 });
+        w.count(1);
+        write_dot(&mut w, Dot { actor: Actor(1), n: 2 });
+        w.u8(HAS_ORIGIN);
+        w.raw(&[0; 48]);
+        write_dot(&mut w, Dot { actor: Actor(1), n: 2 });
+        w.bytes(b"value");
+        let error = EncodedObject(w.finish()).decode().unwrap_err();
+        assert_eq!((error.what, error.flaw), ("entry origin", Flaw::Value(2)));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! the request. The call itself fails, with nothing done, when it makes no sense as a whole.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_proto::v1;
 use tokio::time::Instant;
@@ -34,10 +35,11 @@ const ENTRIES_PER_PERMIT: usize = 16;
 pub(super) async fn get(
     node: &NodeParts,
     message: v1::BatchGetRequest,
+    timeout: Duration,
 ) -> Result<v1::BatchGetReply, Status> {
     let started = Instant::now();
     let weight = weight(message.keys.len());
-    let result = match (get_of(message, node), node.permits_for(weight)) {
+    let result = match (get_of(message, timeout), node.capacity.concurrency.enter_for(weight)) {
         (Ok(batch), Ok(_permits)) => node.coordinator.get_batch(batch).await,
         (Err(error), _) | (_, Err(error)) => Err(error),
     };
@@ -60,10 +62,11 @@ pub(super) async fn get(
 pub(super) async fn put(
     node: &Arc<NodeParts>,
     message: v1::BatchPutRequest,
+    timeout: Duration,
 ) -> Result<v1::BatchPutReply, Status> {
     let started = Instant::now();
     let weight = weight(message.entries.len());
-    let result = match (put_of(message, node), node.permits_for(weight)) {
+    let result = match (put_of(message, timeout), node.capacity.concurrency.enter_for(weight)) {
         (Ok(batch), Ok(permits)) => {
             let coordinator = node.coordinator.clone();
             let running = tokio::spawn(async move {
@@ -104,9 +107,8 @@ fn outcome(failed: Result<Option<&RequestError>, &RequestError>) -> OutcomeLabel
     }
 }
 
-fn weight(entries: usize) -> u32 {
-    let weight = entries.clamp(1, ENTRIES_MAX).div_ceil(ENTRIES_PER_PERMIT);
-    u32::try_from(weight).expect("it is small")
+fn weight(entries: usize) -> usize {
+    entries.clamp(1, ENTRIES_MAX).div_ceil(ENTRIES_PER_PERMIT)
 }
 
 fn check_count(entries: usize) -> Result<(), RequestError> {
@@ -117,7 +119,7 @@ fn check_count(entries: usize) -> Result<(), RequestError> {
     Err(RequestError::Invalid { reason })
 }
 
-fn get_of(message: v1::BatchGetRequest, node: &NodeParts) -> Result<GetBatch, RequestError> {
+fn get_of(message: v1::BatchGetRequest, timeout: Duration) -> Result<GetBatch, RequestError> {
     check_count(message.keys.len())?;
     let repair = repair_of(message.repair());
     let key = |bytes| Key::new(bytes).map_err(RequestError::invalid);
@@ -127,11 +129,11 @@ fn get_of(message: v1::BatchGetRequest, node: &NodeParts) -> Result<GetBatch, Re
         r: super::level(message.r)?,
         repair,
         replica: (message.replica != 0).then_some(NodeId(message.replica)),
-        timeout: super::timeout(message.timeout_ms, node.timeout),
+        timeout,
     })
 }
 
-fn put_of(message: v1::BatchPutRequest, node: &NodeParts) -> Result<PutBatch, RequestError> {
+fn put_of(message: v1::BatchPutRequest, timeout: Duration) -> Result<PutBatch, RequestError> {
     check_count(message.entries.len())?;
     let size = |entry: &v1::BatchPutEntry| {
         entry.key.len() + entry.value.as_ref().map_or(0, |v| v.len()) + entry.context.len()
@@ -146,7 +148,6 @@ fn put_of(message: v1::BatchPutRequest, node: &NodeParts) -> Result<PutBatch, Re
         durability: super::durability(message.durability()),
         at_least_once: message.retry() == v1::Retry::AtLeastOnce,
     };
-    let timeout = super::timeout(message.timeout_ms, node.timeout);
     let entries = message.entries.into_iter().map(entry_of).collect();
     Ok(PutBatch { namespace: message.namespace, entries, rules, timeout })
 }

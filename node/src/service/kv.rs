@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures::stream::{self, Stream, StreamExt as _};
 use quorate_proto::v1::{self, kv_server::Kv};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use super::deadline::Timeouts;
 use super::{batch, status};
 use crate::coordinator::{Coordinator, Get, Put, ReadAnswer, ScanCursor, ScanRequest, binding};
 use crate::dynamo::context::Context;
@@ -18,11 +18,10 @@ use crate::dynamo::object::Object;
 use crate::dynamo::operation::{Opening, OperationId};
 use crate::dynamo::read::Repair;
 use crate::error::{RequestError, WriteError};
+use crate::limits::Capacity;
+use crate::limits::concurrency::Permit;
 use crate::telemetry::{Metrics, Operation, OutcomeLabel};
 use crate::transport::WriteResult;
-
-/// How long a client is told to wait when too many requests are under way, in milliseconds.
-const RETRY_AFTER_MS: u32 = 50;
 
 /// How long a scan looks for a live key before it says how far it is: well within any timeout.
 const QUIET: Duration = Duration::from_millis(500);
@@ -42,9 +41,9 @@ pub struct NodeParts {
     /// Hears of them.
     pub metrics: Arc<Metrics>,
     /// Bounds the requests under way.
-    pub permits: Arc<Semaphore>,
-    /// How long a request may take that does not say.
-    pub timeout: Duration,
+    pub capacity: Capacity,
+    /// How long a request may take.
+    pub timeouts: Timeouts,
 }
 
 type ScanStream = Pin<Box<dyn Stream<Item = Result<v1::ScanReply, Status>> + Send>>;
@@ -61,7 +60,7 @@ impl KvService {
             Ok(Put { value: None, .. }) => Operation::Delete,
             _ => Operation::Put,
         };
-        let result = match (put, self.node.permit()) {
+        let result = match (put, self.node.capacity.concurrency.enter()) {
             (Ok(put), Ok(permit)) => self.run(put, permit).await,
             (Err(error), _) | (_, Err(error)) => Err(WriteError::not_applied(error)),
         };
@@ -72,7 +71,7 @@ impl KvService {
 
     /// Runs a write to its end even if its client goes away: once it has a dot, the other owners
     /// are to have it.
-    async fn run(&self, put: Put, permit: OwnedSemaphorePermit) -> Result<WriteResult, WriteError> {
+    async fn run(&self, put: Put, permit: Permit) -> Result<WriteResult, WriteError> {
         let coordinator = self.node.coordinator.clone();
         let running = tokio::spawn(async move {
             let result = coordinator.put(put).await;
@@ -86,21 +85,6 @@ impl KvService {
     }
 }
 
-impl NodeParts {
-    /// Leave to run one request, until it is dropped.
-    pub fn permit(&self) -> Result<OwnedSemaphorePermit, RequestError> {
-        self.permits_for(1)
-    }
-
-    /// Leave to run what weighs as much as so many requests.
-    pub fn permits_for(&self, weight: u32) -> Result<OwnedSemaphorePermit, RequestError> {
-        self.permits.clone().try_acquire_many_owned(weight).map_err(|_| {
-            let what = "the node's limit of requests under way".to_owned();
-            RequestError::Overloaded { what, retry_after_ms: RETRY_AFTER_MS }
-        })
-    }
-}
-
 #[tonic::async_trait]
 impl Kv for KvService {
     type ScanStream = ScanStream;
@@ -110,7 +94,9 @@ impl Kv for KvService {
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetReply>, Status> {
         let started = Instant::now();
-        let result = match (get_of(request.into_inner(), self.node.timeout), self.node.permit()) {
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
+        let permit = self.node.capacity.concurrency.enter();
+        let result = match (get_of(request.into_inner(), timeout), permit) {
             (Ok(get), Ok(_permit)) => self.node.coordinator.get(get).await,
             (Err(error), _) | (_, Err(error)) => Err(error),
         };
@@ -124,7 +110,8 @@ impl Kv for KvService {
         &self,
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutReply>, Status> {
-        let written = self.write(put_of(request.into_inner(), self.node.timeout)).await?;
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
+        let written = self.write(put_of(request.into_inner(), timeout)).await?;
         Ok(Response::new(put_reply(written)))
     }
 
@@ -132,7 +119,8 @@ impl Kv for KvService {
         &self,
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteReply>, Status> {
-        let written = self.write(delete_of(request.into_inner(), self.node.timeout)).await?;
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
+        let written = self.write(delete_of(request.into_inner(), timeout)).await?;
         let v1::PutReply { context, siblings, receipt } = put_reply(written);
         Ok(Response::new(v1::DeleteReply { context, siblings, receipt }))
     }
@@ -141,45 +129,48 @@ impl Kv for KvService {
         &self,
         request: Request<v1::BatchGetRequest>,
     ) -> Result<Response<v1::BatchGetReply>, Status> {
-        batch::get(&self.node, request.into_inner()).await.map(Response::new)
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
+        batch::get(&self.node, request.into_inner(), timeout).await.map(Response::new)
     }
 
     async fn batch_put(
         &self,
         request: Request<v1::BatchPutRequest>,
     ) -> Result<Response<v1::BatchPutReply>, Status> {
-        batch::put(&self.node, request.into_inner()).await.map(Response::new)
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
+        batch::put(&self.node, request.into_inner(), timeout).await.map(Response::new)
     }
 
     async fn scan(
         &self,
         request: Request<v1::ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
         let message = request.into_inner();
         let status = |error: RequestError| status::of_request(&error, &self.node.name);
-        let permit = self.node.permit().map_err(status)?;
         let scan = ScanRequest {
             namespace: message.namespace,
             prefix: message.prefix,
             r: super::level(message.r).map_err(status)?,
-            timeout: super::timeout(message.timeout_ms, self.node.timeout),
+            timeout,
         };
         let cursor =
             self.node.coordinator.scan_from(&scan, message.cursor).await.map_err(status)?;
         let left = if message.limit == 0 { u64::MAX } else { message.limit };
-        let walk = ScanWalk { node: self.node.clone(), scan, next: Some(cursor), left, permit };
+        let walk = ScanWalk { node: self.node.clone(), scan, next: Some(cursor), left };
         let parts = stream::try_unfold(walk, ScanWalk::step);
         Ok(Response::new(parts.boxed()))
     }
 }
 
-/// A scan under way: it runs as fast as its client reads.
+/// A scan under way: it runs as fast as its client reads. It takes a place among the requests for
+/// each page alone: one that is read slowly, or no more, must not hold up others. If there is none,
+/// the scan ends with a delay, and the client resumes it from the last page's cursor.
 struct ScanWalk {
     node: Arc<NodeParts>,
     scan: ScanRequest,
     next: Option<ScanCursor>,
     left: u64,
-    permit: OwnedSemaphorePermit,
 }
 
 impl ScanWalk {
@@ -197,11 +188,11 @@ impl ScanWalk {
                 return Ok(Some((page, self)));
             }
         }
-        drop(self.permit);
         Ok(None)
     }
 
     async fn page(&mut self, cursor: ScanCursor) -> Result<v1::ScanReply, RequestError> {
+        let _permit = self.node.capacity.concurrency.enter()?;
         let deadline = Instant::now() + self.scan.timeout;
         let part = self.node.coordinator.scan(&self.scan, cursor.clone()).await?;
         let (view, namespace) =
@@ -230,18 +221,18 @@ pub(super) fn repair_of(repair: v1::Repair) -> Repair {
     }
 }
 
-fn get_of(message: v1::GetRequest, default_timeout: Duration) -> Result<Get, RequestError> {
+fn get_of(message: v1::GetRequest, timeout: Duration) -> Result<Get, RequestError> {
     Ok(Get {
         repair: repair_of(message.repair()),
         key: Key::new(message.key).map_err(RequestError::invalid)?,
         namespace: message.namespace,
         r: super::level(message.r)?,
         replica: (message.replica != 0).then_some(NodeId(message.replica)),
-        timeout: super::timeout(message.timeout_ms, default_timeout),
+        timeout,
     })
 }
 
-fn put_of(message: v1::PutRequest, default_timeout: Duration) -> Result<Put, RequestError> {
+fn put_of(message: v1::PutRequest, timeout: Duration) -> Result<Put, RequestError> {
     Ok(Put {
         durability: super::durability(message.durability()),
         at_least_once: message.retry() == v1::Retry::AtLeastOnce,
@@ -251,11 +242,11 @@ fn put_of(message: v1::PutRequest, default_timeout: Duration) -> Result<Put, Req
         context: message.context,
         w: super::level(message.w)?,
         operation: message.operation_id.as_ref().map(operation_of),
-        timeout: super::timeout(message.timeout_ms, default_timeout),
+        timeout,
     })
 }
 
-fn delete_of(message: v1::DeleteRequest, default_timeout: Duration) -> Result<Put, RequestError> {
+fn delete_of(message: v1::DeleteRequest, timeout: Duration) -> Result<Put, RequestError> {
     if message.context.is_empty() {
         return Err(delete_needs_context());
     }
@@ -268,7 +259,7 @@ fn delete_of(message: v1::DeleteRequest, default_timeout: Duration) -> Result<Pu
         context: message.context,
         w: super::level(message.w)?,
         operation: message.operation_id.as_ref().map(operation_of),
-        timeout: super::timeout(message.timeout_ms, default_timeout),
+        timeout,
     })
 }
 

@@ -13,8 +13,9 @@ use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
 use crate::dynamo::metadata::document::{ClusterKey, Namespace};
 use crate::dynamo::object::Digest;
+use crate::dynamo::standing::Standing;
 use crate::error::{RequestError, WriteError};
-use crate::shard::PageRange;
+use crate::shard::{Page, PageRange};
 use crate::telemetry::{Metrics, Operation, OutcomeLabel};
 use crate::transport::{
     GetResult, Handler, Held, Read, Replicate, Reply, Request, ScanPage, ScanPageReply,
@@ -114,9 +115,9 @@ impl Shared {
     }
 
     async fn replicate(&self, replicate: Replicate) -> Result<Reply, RequestError> {
-        let Replicate { namespace, key, object, synced, operation } = replicate;
+        let Replicate { namespace, key, object, synced, operation, mend } = replicate;
         let address = self.address(namespace, key)?;
-        let merge = Merge { address, object, operation };
+        let merge = Merge { address, object, operation, mend };
         self.coordinator.shards().merge(merge, synced).await?;
         Ok(Reply::Replicated { synced })
     }
@@ -124,12 +125,15 @@ impl Shared {
     async fn read(&self, read: Read) -> Result<Reply, RequestError> {
         let Read { namespace, key, digest } = read;
         let address = self.address(namespace, key)?;
+        // Before the object is read: what becomes complete meanwhile may not be in it.
+        let standing = self.coordinator.standings().of(address.vnode);
         let object = self.coordinator.shards().read(address.clone()).await?;
         if !digest {
-            return Ok(Reply::Held(Held::Object(object)));
+            return Ok(Reply::Held { held: Held::Object(object), standing });
         }
         let cluster_key = self.view()?.document().cluster_key;
-        digest_of(&cluster_key, &address, object).map(Reply::Held)
+        let held = digest_of(&cluster_key, &address, object)?;
+        Ok(Reply::Held { held, standing })
     }
 
     /// One job for each shard, and an answer for each object.
@@ -138,9 +142,9 @@ impl Shared {
         let mut answers: Vec<Result<bool, RequestError>> = vec![Ok(synced); items.len()];
         let mut merges = Vec::with_capacity(items.len());
         for (place, item) in items.into_iter().enumerate() {
-            let Replicate { namespace, key, object, operation, .. } = item;
+            let Replicate { namespace, key, object, operation, mend, .. } = item;
             match self.address(namespace, key) {
-                Ok(address) => merges.push((place, Merge { address, object, operation })),
+                Ok(address) => merges.push((place, Merge { address, object, operation, mend })),
                 Err(error) => answers[place] = Err(error),
             }
         }
@@ -160,13 +164,15 @@ impl Shared {
 
     async fn read_batch(&self, items: Vec<Read>) -> Result<Reply, RequestError> {
         let cluster_key = self.view()?.document().cluster_key;
-        let mut held: Vec<Result<Held, RequestError>> = Vec::with_capacity(items.len());
+        let mut held: Vec<Result<(Held, Standing), RequestError>> = Vec::with_capacity(items.len());
         let mut reads = Vec::with_capacity(items.len());
         for (place, Read { namespace, key, digest }) in items.into_iter().enumerate() {
             match self.address(namespace, key) {
                 Ok(address) => {
-                    held.push(Ok(Held::Object(EncodedObject::default())));
-                    reads.push((place, digest, address));
+                    // Before the object is read: what becomes complete meanwhile may not be in it.
+                    let standing = self.coordinator.standings().of(address.vnode);
+                    held.push(Ok((Held::Object(EncodedObject::default()), standing)));
+                    reads.push((place, (digest, standing), address));
                 }
                 Err(error) => held.push(Err(error)),
             }
@@ -177,13 +183,15 @@ impl Shared {
             let objects = self.coordinator.shards().read_batch(addresses).await;
             part.items.into_iter().zip(objects)
         });
-        for ((place, digest, address), object) in join_all(read).await.into_iter().flatten() {
-            held[place] = match object {
+        for ((place, asked, address), object) in join_all(read).await.into_iter().flatten() {
+            let (digest, standing) = asked;
+            let one = match object {
                 Ok(object) if digest => digest_of(&cluster_key, &address, object),
                 object => object.map(Held::Object),
             };
+            held[place] = one.map(|held| (held, standing));
         }
-        let bytes = |held: &Held| match held {
+        let bytes = |(held, _): &(Held, Standing)| match held {
             Held::Object(object) => object.0.len(),
             Held::Digest(Digest(digest)) => digest.len(),
         };
@@ -200,8 +208,10 @@ impl Shared {
             limit: page.limit as usize,
         };
         self.owned(range.vnode)?;
+        let standing = self.coordinator.standings().of(range.vnode);
         let page = self.coordinator.shards().page(range).await?;
-        Ok(Reply::ScanPage(ScanPageReply { items: page.items, complete: page.complete }))
+        let Page { items, damaged, complete } = page;
+        Ok(Reply::ScanPage(ScanPageReply { items, damaged, complete, standing }))
     }
 
     fn address(&self, id: NamespaceId, key: Key) -> Result<Address, RequestError> {

@@ -125,7 +125,8 @@ impl Shards {
         let partition = self.shared_partition(writes.iter().map(|write| &write.address));
         let ids: Vec<_> = writes.iter().map(|write| write.operation).collect();
         let (answer, wait) = oneshot::channel();
-        if let Err(error) = self.queue(partition, Job::WriteBatch { writes, synced, answer }) {
+        let job = Job::WriteBatch { writes, synced, answer };
+        if let Err(error) = self.take_writes().and_then(|()| self.queue(partition, job)) {
             return ids.iter().map(|_| Err(WriteError::not_applied(error.clone()))).collect();
         }
         let lost = |_| ids.iter().map(|&id| Err(WriteError::unknown(id, gone()))).collect();
@@ -141,7 +142,8 @@ impl Shards {
         let partition = self.shared_partition(merges.iter().map(|merge| &merge.address));
         let count = merges.len();
         let (answer, wait) = oneshot::channel();
-        if let Err(error) = self.queue(partition, Job::MergeBatch { merges, synced, answer }) {
+        let job = Job::MergeBatch { merges, synced, answer };
+        if let Err(error) = self.take_writes().and_then(|()| self.queue(partition, job)) {
             return vec![Err(error); count];
         }
         wait.await.unwrap_or_else(|_| vec![Err(gone()); count])

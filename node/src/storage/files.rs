@@ -6,12 +6,28 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+/// Read and written at once when a file is written again.
+const WRITTEN_AGAIN_BYTES: usize = 1 << 20;
 
 /// Syncs the names in `directory`.
 pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
+}
+
+/// Syncs every file and name below `directory`.
+pub(super) fn sync_tree(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    sync_directory(directory)
 }
 
 /// Makes `directory` and what is missing above it, for its owner alone, durably.
@@ -41,6 +57,33 @@ pub(super) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
     rename(&draft, path)
 }
 
+/// Writes what is read of every file below `directory` to the same place, and syncs it: after a sync
+/// has failed, the operating system may hold as clean what is not on disk. Needs no space.
+pub(super) fn write_tree_again(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            write_tree_again(&entry.path())?;
+        } else {
+            write_again(&OpenOptions::new().read(true).write(true).open(entry.path())?)?;
+        }
+    }
+    sync_directory(directory)
+}
+
+fn write_again(file: &File) -> io::Result<()> {
+    let mut block = vec![0; WRITTEN_AGAIN_BYTES];
+    let (mut at, end) = (0, file.metadata()?.len());
+    while at < end {
+        let length = block.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+        let block = &mut block[..length];
+        file.read_exact_at(block, at)?;
+        file.write_all_at(block, at)?;
+        at += length as u64;
+    }
+    file.sync_all()
+}
+
 /// Renames within one directory, durably.
 pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
@@ -52,6 +95,12 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()
+}
+
+/// The bytes that this user may still write to the file system of `path`.
+pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
+    let found = rustix::fs::statvfs(path)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 /// Removes a directory with all that is in it, if it is there.

@@ -6,11 +6,13 @@
 //! place that knows the protobuf form.
 
 mod answer;
+pub mod capped;
 #[cfg(test)]
 mod conformance;
 pub mod grpc;
 pub mod listener;
 pub mod memory;
+pub mod tls;
 pub mod wire;
 
 use std::time::Duration;
@@ -24,6 +26,7 @@ use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NamespaceId, NodeId, PartitionId};
 use crate::dynamo::object::Digest;
 use crate::dynamo::operation::OperationId;
+use crate::dynamo::standing::Standing;
 use crate::error::{RequestError, WriteError};
 
 /// A request of one node to another.
@@ -64,16 +67,21 @@ pub enum Reply {
         synced: bool,
     },
     /// What the replica holds.
-    Held(Held),
+    Held {
+        /// What.
+        held: Held,
+        /// Whether its silence counts.
+        standing: Standing,
+    },
     /// A coordinated read.
     GetResult(GetResult),
     /// A coordinated write.
     WriteResult(WriteResult),
     /// For each object in its order: whether it is on disk already, or why it was not merged.
     ReplicatedBatch(Vec<Result<bool, RequestError>>),
-    /// What the replica holds of the first keys in their order, at least of one: as many as one
-    /// message should hold.
-    HeldBatch(Vec<Result<Held, RequestError>>),
+    /// What the replica holds of the first keys in their order, and whether its silence counts; at
+    /// least of one key, and as many as one message should hold.
+    HeldBatch(Vec<Result<(Held, Standing), RequestError>>),
     /// The reads of the first keys in their order, at least of one.
     GetBatch(Vec<Result<GetResult, RequestError>>),
     /// The writes in their order.
@@ -108,6 +116,8 @@ pub struct Replicate {
     pub synced: bool,
     /// The write that caused this, and its dot, for the operation index; none for a repair.
     pub operation: Option<(OperationId, Dot)>,
+    /// The object holds what every other owner held, and so may replace a damaged record.
+    pub mend: bool,
 }
 
 /// Tell what you hold of a key.
@@ -208,8 +218,12 @@ pub struct ScanPage {
 pub struct ScanPageReply {
     /// Keys and objects.
     pub items: Vec<(Key, EncodedObject)>,
+    /// Keys between them whose records are damaged here, so that nothing is said of them.
+    pub damaged: Vec<Key>,
     /// Whether no key comes after the last of these.
     pub complete: bool,
+    /// Whether its silence about other keys counts.
+    pub standing: Standing,
 }
 
 /// Once the answers to a batch have so many bytes, the rest is for another message: a message that

@@ -220,7 +220,7 @@ fn all<M, T>(
 pub fn encode_reply(reply: Reply) -> Body {
     match reply {
         Reply::Replicated { synced } => Body::Replicated(proto::Replicated { synced }),
-        Reply::Held(held) => Body::ReadReply(reply::encode_held(held)),
+        Reply::Held { held, standing } => Body::ReadReply(reply::encode_held(held, standing)),
         Reply::GetResult(m) => Body::GetResult(reply::encode_get_result(m)),
         Reply::WriteResult(m) => Body::WriteResult(reply::encode_write_result(m)),
         Reply::ReplicatedBatch(items) => Body::ReplicatedBatch(batch::encode_replicated(items)),
@@ -242,7 +242,10 @@ pub fn encode_reply(reply: Reply) -> Body {
 pub fn decode_reply(body: Option<Body>) -> Result<Reply, WireError> {
     Ok(match body {
         Some(Body::Replicated(m)) => Reply::Replicated { synced: m.synced },
-        Some(Body::ReadReply(m)) => Reply::Held(reply::decode_held(m)?),
+        Some(Body::ReadReply(m)) => {
+            let (held, standing) = reply::decode_held(m)?;
+            Reply::Held { held, standing }
+        }
         Some(Body::GetResult(m)) => Reply::GetResult(reply::decode_get_result(m)),
         Some(Body::WriteResult(m)) => Reply::WriteResult(reply::decode_write_result(m)?),
         Some(Body::ReplicatedBatch(m)) => Reply::ReplicatedBatch(batch::decode_replicated(m)?),

@@ -8,12 +8,14 @@ use super::source::{Source, names_after, read, rust};
 
 /// The modules of the node, bottom up: each may use those named beside it, all of which stand above
 /// it in this table. So no circle can be written down here, and the order is the architecture.
-const MODULES: [(&str, &[&str]); 21] = [
+const MODULES: [(&str, &[&str]); 24] = [
     // The protocol uses nothing.
     ("dynamo", &[]),
     // What everybody may see.
     ("env", &[]),
     ("error", &["dynamo"]),
+    // What every part may ask for leave.
+    ("limits", &["error"]),
     // Keeping and carrying bytes.
     ("storage", &["dynamo"]),
     ("transport", &["dynamo", "error"]),
@@ -25,11 +27,26 @@ const MODULES: [(&str, &[&str]); 21] = [
     ("vnode", &["dynamo", "error", "storage"]),
     ("shard", &["dynamo", "env", "error", "storage", "vnode"]),
     ("cluster", &["dynamo", "env", "error", "storage", "transport"]),
-    ("coordinator", &["cluster", "dynamo", "env", "error", "shard", "transport", "vnode"]),
+    ("standing", &["dynamo", "storage"]),
+    (
+        "coordinator",
+        &["cluster", "dynamo", "env", "error", "shard", "standing", "transport", "vnode"],
+    ),
     // Answering, and working in the background.
     (
         "service",
-        &["cluster", "coordinator", "dynamo", "error", "shard", "telemetry", "transport", "vnode"],
+        &[
+            "cluster",
+            "coordinator",
+            "dynamo",
+            "error",
+            "limits",
+            "shard",
+            "standing",
+            "telemetry",
+            "transport",
+            "vnode",
+        ],
     ),
     (
         "tasks",
@@ -38,7 +55,9 @@ const MODULES: [(&str, &[&str]); 21] = [
             "dynamo",
             "env",
             "error",
+            "limits",
             "shard",
+            "standing",
             "storage",
             "telemetry",
             "transport",
@@ -53,12 +72,15 @@ const MODULES: [(&str, &[&str]); 21] = [
             "coordinator",
             "dynamo",
             "env",
+            "limits",
             "service",
             "shard",
+            "standing",
             "storage",
             "tasks",
             "telemetry",
             "transport",
+            "vnode",
         ],
     ),
     (
@@ -70,19 +92,25 @@ const MODULES: [(&str, &[&str]); 21] = [
             "env",
             "error",
             "http",
+            "limits",
             "replica",
             "service",
+            "standing",
             "storage",
             "telemetry",
             "transport",
         ],
     ),
     // The command line.
+    ("certs", &["config", "transport"]),
     ("args", &["config"]),
     ("process", &[]),
     ("init", &["config", "dynamo", "transport"]),
-    ("dev", &["args", "dynamo", "init", "process"]),
-    ("commands", &["args", "config", "dev", "http", "init", "node", "process", "telemetry"]),
+    ("dev", &["args", "certs", "dynamo", "init", "process"]),
+    (
+        "commands",
+        &["args", "certs", "config", "dev", "http", "init", "node", "process", "telemetry"],
+    ),
 ];
 
 /// A use of one module by another, and one file that shows it.

@@ -27,6 +27,7 @@ use crate::dynamo::metadata::document::{ClusterKey, Namespace};
 use crate::dynamo::object::Object;
 use crate::dynamo::quorum::{Cause, Level, Verdict};
 use crate::dynamo::read::{Digester, Effect, ReadOp, ReadPlan, Repair};
+use crate::dynamo::standing::Standing;
 use crate::error::RequestError;
 use crate::shard::Shards;
 use crate::transport::{
@@ -237,6 +238,7 @@ impl Coordinator {
 
     fn finish(&self, reading: Reading) -> (usize, Found) {
         let Reading { place, target, op } = reading;
+        self.mend_later(&target, op.failures());
         if op.verdict() != Verdict::Reached {
             return (place, Err(not_reached(&target.view, op.tally(), op.failures(), &[])));
         }
@@ -288,7 +290,11 @@ impl Coordinator {
         }
         let Some(&(first, _)) = asked.first() else { return async { Vec::new() }.boxed() };
         let cluster_key = readings[first].target.view.document().cluster_key;
-        let of = |(at, digest): (usize, bool)| (at, digest, readings[at].target.address.clone());
+        // Before the objects are read: what becomes complete meanwhile may not be in them.
+        let of = |(at, digest): (usize, bool)| {
+            let address = readings[at].target.address.clone();
+            (at, (digest, self.standings.of(address.vnode)), address)
+        };
         let asked: Vec<_> = asked.into_iter().map(of).collect();
         ask_shards(self.shards.clone(), node, asked, cluster_key).boxed()
     }
@@ -479,9 +485,9 @@ fn ask_peer(
     .boxed()
 }
 
-fn heard_item(item: Result<Held, RequestError>) -> Heard {
+fn heard_item(item: Result<(Held, Standing), RequestError>) -> Heard {
     match item {
-        Ok(held) => heard(&Ok(Reply::Held(held))),
+        Ok((held, standing)) => heard(&Ok(Reply::Held { held, standing })),
         Err(error) => Heard::Failed(cause_of_error(&error)),
     }
 }
@@ -490,7 +496,7 @@ fn heard_item(item: Result<Held, RequestError>) -> Heard {
 async fn ask_shards(
     shards: Shards,
     node: NodeId,
-    asked: Vec<(usize, bool, Address)>,
+    asked: Vec<(usize, (bool, Standing), Address)>,
     cluster_key: ClusterKey,
 ) -> Vec<(usize, NodeId, Heard)> {
     let read = shards.split(asked, |(_, _, address)| address).into_iter().map(|part| {
@@ -501,18 +507,19 @@ async fn ask_shards(
             part.items.into_iter().zip(held)
         }
     });
-    let heard =
-        |((at, digest, address), held): ((usize, bool, Address), Result<EncodedObject, _>)| {
-            let heard = match held.map(|held| held.decode()) {
-                Ok(Ok(object)) if digest => {
-                    Heard::Digest(object.digest(&cluster_key, address.namespace, &address.key))
-                }
-                Ok(Ok(object)) => Heard::Object(object),
-                Ok(Err(_)) => Heard::Failed(Cause::Storage),
-                Err(error) => Heard::Failed(cause_of_error(&error)),
-            };
-            (at, node, heard)
+    let heard = |((at, (digest, standing), address), held): ((_, _, Address), Result<_, _>)| {
+        let held = held.map(|held: EncodedObject| held.decode());
+        let heard = match held {
+            Ok(Ok(object)) if digest => {
+                let (namespace, key) = (address.namespace, &address.key);
+                Heard::Digest(object.digest(&cluster_key, namespace, key), standing)
+            }
+            Ok(Ok(object)) => Heard::Object(object, standing),
+            Ok(Err(_)) => Heard::Failed(Cause::Storage),
+            Err(error) => Heard::Failed(cause_of_error(&error)),
         };
+        (at, node, heard)
+    };
     join_all(read).await.into_iter().flatten().map(heard).collect()
 }
 

@@ -28,7 +28,7 @@ use crate::dynamo::quorum::Verdict;
 use crate::dynamo::write::WriteOp;
 use crate::error::{RequestError, WriteError};
 use crate::transport::{ForwardWrite, PeerError, Replicate, Reply, Request, WriteResult};
-use crate::vnode::{Write, Written};
+use crate::vnode::{Address, Write, Written};
 
 /// A message to an owner ends once its objects have so many bytes: as much as a frame holds.
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -68,6 +68,13 @@ struct Running {
     target: Target,
     id: OperationId,
     op: WriteOp,
+}
+
+/// What became of a write at this node's shard.
+enum Applied {
+    Ended(Result<Written, WriteError>),
+    /// The record of its key is damaged, and nothing was written.
+    Damaged(Write),
 }
 
 /// A message under way, and which of the running writes it carries.
@@ -153,7 +160,8 @@ impl Coordinator {
         let parts = self.shards.split(prepared, |prepared| &prepared.write.address);
         let apply = parts.into_iter().map(|part| self.apply(part.items, synced, deadline));
         let (mut running, mut written) = (Vec::new(), Vec::new());
-        for (mut write, applied) in join_all(apply).await.into_iter().flatten() {
+        let applied = join_all(apply).await.into_iter().flatten().collect();
+        for (mut write, applied) in self.mend_damaged(applied, synced, deadline).await {
             match applied {
                 Ok(applied) => {
                     write.op.on_ack(self.node, synced);
@@ -166,6 +174,7 @@ impl Coordinator {
         self.replicate_batch(&mut running, &written, synced, deadline).await;
         for (write, written) in running.into_iter().zip(written) {
             let Running { place, target, id, op } = write;
+            self.mend_later(&target, op.failures());
             outcomes.push((place, conclude(&target, &op, written, id)));
         }
         outcomes
@@ -180,27 +189,65 @@ impl Coordinator {
         Ok(Prepared { running: Running { place, target, id, op }, write })
     }
 
-    /// Has one shard apply its part.
+    /// Has one shard apply its part. With a write whose record is damaged comes the write itself.
     async fn apply(
         &self,
         part: Vec<Prepared>,
         synced: bool,
         deadline: Instant,
-    ) -> Vec<(Running, Result<Written, WriteError>)> {
+    ) -> Vec<(Running, Applied)> {
         let split = |prepared: Prepared| (prepared.write, prepared.running);
         let (writes, running): (Vec<_>, Vec<_>) = part.into_iter().map(split).unzip();
-        match timeout_at(deadline, self.shards.write_batch(writes, synced)).await {
-            Ok(written) => running.into_iter().zip(written).collect(),
+        match timeout_at(deadline, self.shards.write_batch(writes.clone(), synced)).await {
+            Ok(written) => {
+                let applied = written.into_iter().zip(writes).map(|(written, write)| match written {
+                    Err(WriteError { error: RequestError::Damaged { .. }, .. }) => {
+                        Applied::Damaged(write)
+                    }
+                    written => Applied::Ended(written),
+                });
+                running.into_iter().zip(applied).collect()
+            }
             Err(_) => {
                 let late = |write: Running| {
                     let waiting_for = "waiting for the node's own storage".to_owned();
                     let error = RequestError::Timeout { waiting_for };
                     let unknown = WriteError::unknown(write.id, error);
-                    (write, Err(unknown))
+                    (write, Applied::Ended(Err(unknown)))
                 };
                 running.into_iter().map(late).collect()
             }
         }
+    }
+
+    /// Writes again what met a damaged record, once this is mended: keys at the same time, writes
+    /// of one key in their order.
+    async fn mend_damaged(
+        &self,
+        applied: Vec<(Running, Applied)>,
+        synced: bool,
+        deadline: Instant,
+    ) -> Vec<(Running, Result<Written, WriteError>)> {
+        let mut ended = Vec::with_capacity(applied.len());
+        let mut damaged: BTreeMap<Address, Vec<(Running, Write)>> = BTreeMap::new();
+        for (running, applied) in applied {
+            match applied {
+                Applied::Ended(written) => ended.push((running, written)),
+                Applied::Damaged(write) => {
+                    damaged.entry(write.address.clone()).or_default().push((running, write));
+                }
+            }
+        }
+        let again = damaged.into_values().map(|writes| async move {
+            let mut ended = Vec::with_capacity(writes.len());
+            for (running, write) in writes {
+                let written = self.write_mended(&running.target, write, synced, deadline).await;
+                ended.push((running, written));
+            }
+            ended
+        });
+        ended.extend(join_all(again).await.into_iter().flatten());
+        ended
     }
 
     /// Sends the objects to their other owners, all at once, and listens until every verdict or

@@ -11,6 +11,7 @@ use super::reply::{
     encode_held as encode_one_held, encode_write_result,
 };
 use super::{WireError, all};
+use crate::dynamo::standing::Standing;
 use crate::error::{RequestError, WriteError};
 use crate::transport::{GetResult, Held, WriteResult};
 
@@ -29,17 +30,18 @@ pub(super) fn decode_replicated(
     all(m.items, |item| join(item.reply, item.failure, |reply| Ok(reply.synced)))
 }
 
-pub(super) fn encode_held(items: Vec<Result<Held, RequestError>>) -> proto::ReadBatchReply {
+pub(super) fn encode_held(items: Vec<Result<(Held, Standing), RequestError>>) -> proto::ReadBatchReply {
     let item = |item| {
         let (reply, failure) = split(item);
-        read_batch_reply::Item { reply: reply.map(encode_one_held), failure }
+        let reply = reply.map(|(held, standing)| encode_one_held(held, standing));
+        read_batch_reply::Item { reply, failure }
     };
     proto::ReadBatchReply { items: items.into_iter().map(item).collect() }
 }
 
 pub(super) fn decode_held(
     m: proto::ReadBatchReply,
-) -> Result<Vec<Result<Held, RequestError>>, WireError> {
+) -> Result<Vec<Result<(Held, Standing), RequestError>>, WireError> {
     all(m.items, |item| join(item.reply, item.failure, decode_one_held))
 }
 

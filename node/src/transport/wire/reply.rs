@@ -9,10 +9,12 @@ use crate::dynamo::encoding::Reader;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, KeyError, NodeId};
 use crate::dynamo::object::Digest;
+use crate::dynamo::standing::Standing;
 use crate::transport::{GetResult, Held, ScanPageReply, WriteResult};
 
-pub(super) fn encode_held(held: Held) -> proto::ReadReply {
+pub(super) fn encode_held(held: Held, standing: Standing) -> proto::ReadReply {
     proto::ReadReply {
+        standing: encode_standing(standing),
         held: Some(match held {
             Held::Object(object) => proto::read_reply::Held::Object(object.0),
             Held::Digest(digest) => {
@@ -22,17 +24,19 @@ pub(super) fn encode_held(held: Held) -> proto::ReadReply {
     }
 }
 
-pub(super) fn decode_held(m: proto::ReadReply) -> Result<Held, WireError> {
-    match m.held {
-        None => Err(WireError::Missing { field: "what is held" }),
-        Some(proto::read_reply::Held::Object(object)) => Ok(Held::Object(EncodedObject(object))),
+pub(super) fn decode_held(m: proto::ReadReply) -> Result<(Held, Standing), WireError> {
+    let standing = decode_standing(m.standing)?;
+    let held = match m.held {
+        None => return Err(WireError::Missing { field: "what is held" }),
+        Some(proto::read_reply::Held::Object(object)) => Held::Object(EncodedObject(object)),
         Some(proto::read_reply::Held::Digest(bytes)) => {
             let mut r = Reader::new(bytes);
             let digest = Digest(r.array("digest")?);
             r.finish("digest")?;
-            Ok(Held::Digest(digest))
+            Held::Digest(digest)
         }
-    }
+    };
+    Ok((held, standing))
 }
 
 pub(super) fn encode_get_result(m: GetResult) -> proto::GetResult {
@@ -69,13 +73,38 @@ pub(super) fn encode_scan_page(m: ScanPageReply) -> proto::ScanPageReply {
         key: key.to_bytes(),
         object: object.0,
     };
-    proto::ScanPageReply { items: m.items.into_iter().map(item).collect(), complete: m.complete }
+    proto::ScanPageReply {
+        items: m.items.into_iter().map(item).collect(),
+        complete: m.complete,
+        damaged: m.damaged.into_iter().map(|key| key.to_bytes()).collect(),
+        standing: encode_standing(m.standing),
+    }
 }
 
 pub(super) fn decode_scan_page(m: proto::ScanPageReply) -> Result<ScanPageReply, WireError> {
     let item = |item: proto::KeyObject| Ok((Key::new(item.key)?, EncodedObject(item.object)));
     let items = m.items.into_iter().map(item).collect::<Result<_, KeyError>>()?;
-    Ok(ScanPageReply { items, complete: m.complete })
+    let damaged = m.damaged.into_iter().map(Key::new).collect::<Result<_, KeyError>>()?;
+    let standing = decode_standing(m.standing)?;
+    Ok(ScanPageReply { items, damaged, complete: m.complete, standing })
+}
+
+fn encode_standing(standing: Standing) -> i32 {
+    let standing = match standing {
+        Standing::Good => proto::Standing::Good,
+        Standing::Rebuilding => proto::Standing::Rebuilding,
+    };
+    standing.into()
+}
+
+fn decode_standing(value: i32) -> Result<Standing, WireError> {
+    match proto::Standing::try_from(value) {
+        Ok(proto::Standing::Good) => Ok(Standing::Good),
+        Ok(proto::Standing::Rebuilding) => Ok(Standing::Rebuilding),
+        Err(_) => {
+            Err(WireError::Value { field: "standing", value: u64::from(value.cast_unsigned()) })
+        }
+    }
 }
 
 fn decode_dot(actor: u64, n: u64) -> Result<Dot, WireError> {

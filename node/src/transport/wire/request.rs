@@ -18,6 +18,7 @@ pub(super) fn encode_replicate(m: Replicate) -> proto::Replicate {
         object: m.object.0,
         synced: m.synced,
         operation: m.operation.map_or_else(Bytes::new, encode_cause),
+        mend: m.mend,
     }
 }
 
@@ -28,6 +29,7 @@ pub(super) fn decode_replicate(m: proto::Replicate) -> Result<Replicate, WireErr
         object: EncodedObject(m.object),
         synced: m.synced,
         operation: decode_cause(m.operation)?,
+        mend: m.mend,
     })
 }
 

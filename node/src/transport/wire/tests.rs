@@ -45,13 +45,14 @@ fn dot() -> impl Strategy<Value = Dot> {
 }
 
 fn replicate() -> impl Strategy<Value = Replicate> {
-    (place(), object(), any::<bool>(), option::of((operation(), dot()))).prop_map(
-        |((namespace, key), object, synced, operation)| Replicate {
+    (place(), object(), any::<[bool; 2]>(), option::of((operation(), dot()))).prop_map(
+        |((namespace, key), object, [synced, mend], operation)| Replicate {
             namespace,
             key,
             object,
             synced,
             operation,
+            mend,
         },
     )
 }
@@ -133,6 +134,9 @@ fn errors() -> impl Strategy<Value = RequestError> {
         ".*".prop_map(|reason| RequestError::NotReady { reason }),
         ".*".prop_map(|reason| RequestError::Conflict { reason }),
         ".*".prop_map(|reason| RequestError::Data { reason }),
+        ".*".prop_map(|reason| RequestError::Damaged { reason }),
+        ".*".prop_map(|reason| RequestError::DiskFull { reason }),
+        ".*".prop_map(|reason| RequestError::DiskFailed { reason }),
         ".*".prop_map(|reason| RequestError::Internal { reason }),
     ]
 }
@@ -145,6 +149,10 @@ fn failures() -> impl Strategy<Value = Reply> {
             Reply::WriteFailed(WriteError { error, outcome: Outcome::Unknown(id) })
         }),
     ]
+}
+
+fn standing() -> impl Strategy<Value = Standing> {
+    prop_oneof![Just(Standing::Good), Just(Standing::Rebuilding)]
 }
 
 fn held() -> impl Strategy<Value = Held> {
@@ -182,7 +190,7 @@ fn batch_replies() -> impl Strategy<Value = Reply> {
     use prop::result::maybe_ok;
     prop_oneof![
         few(maybe_ok(any::<bool>(), errors())).prop_map(Reply::ReplicatedBatch),
-        few(maybe_ok(held(), errors())).prop_map(Reply::HeldBatch),
+        few(maybe_ok((held(), standing()), errors())).prop_map(Reply::HeldBatch),
         few(maybe_ok(get_result(), errors())).prop_map(Reply::GetBatch),
         few(maybe_ok(write_result(), write_errors())).prop_map(Reply::WriteBatch),
     ]
@@ -190,15 +198,19 @@ fn batch_replies() -> impl Strategy<Value = Reply> {
 
 fn replies() -> impl Strategy<Value = Reply> {
     let items = prop::collection::vec((key(), object()), 0..4);
+    let damaged = prop::collection::vec(key(), 0..3);
     prop_oneof![
         3 => failures(),
         1 => any::<bool>().prop_map(|synced| Reply::Replicated { synced }),
-        2 => held().prop_map(Reply::Held),
+        2 => (held(), standing())
+            .prop_map(|(held, standing)| Reply::Held { held, standing }),
         1 => get_result().prop_map(Reply::GetResult),
         1 => write_result().prop_map(Reply::WriteResult),
         4 => batch_replies(),
-        1 => (items, any::<bool>())
-            .prop_map(|(items, complete)| Reply::ScanPage(ScanPageReply { items, complete })),
+        1 => (items, damaged, any::<bool>(), standing())
+            .prop_map(|(items, damaged, complete, standing)| {
+                Reply::ScanPage(ScanPageReply { items, damaged, complete, standing })
+            }),
         1 => option::of(bytes()).prop_map(Reply::Document),
         1 => any::<u64>().prop_map(|version| Reply::Learned { version }),
         1 => bytes().prop_map(Reply::Register),
@@ -298,10 +310,13 @@ fn what_no_honest_peer_sends_is_refused_with_its_reason() {
 #[test]
 fn values_keep_sharing_the_memory_of_their_frame() {
     let object = EncodedObject(Bytes::from(vec![7; 5000]));
-    let message = reply_message(1, 1, Reply::Held(Held::Object(object)));
+    let message =
+        reply_message(1, 1, Reply::Held { held: Held::Object(object), standing: Standing::Good });
     let bytes = encode_frame(&Frame { hello: None, messages: vec![message] });
     let body = decode_frame(bytes.clone()).unwrap().messages.remove(0).body;
-    let Ok(Reply::Held(Held::Object(object))) = decode_reply(body) else { panic!("no object") };
+    let Ok(Reply::Held { held: Held::Object(object), .. }) = decode_reply(body) else {
+        panic!("no object")
+    };
     assert!(bytes.as_ptr_range().contains(&object.0.as_ptr()));
 }
 

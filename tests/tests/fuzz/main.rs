@@ -1,0 +1,212 @@
+//! Every decoder against hostile bytes.
+//!
+//! What comes from a wire, a disk or a user may be anything. Of each decoder this suite demands
+//! that on any input it
+//!
+//! - **does not panic**, and returns;
+//! - **allocates no more than its input earns**: a length field that lies must not cost memory;
+//! - **accepts only what it would write**: where an encoding is canonical, accepted bytes encode
+//!   again to themselves, and what is authenticated or checksummed is accepted unchanged only.
+//!
+//! Inputs are honest encodings, edited ([`mutate`]). A second to run, `PROPTEST_CASES=1000000` for
+//! a night; what fails becomes a test beside its decoder. Decoders that are private to their crate
+//! have tests like these there: the SDK's topology and statuses, `kv-cli`'s formats.
+
+mod corpus;
+mod mutate;
+
+use std::alloc::System;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use cap::Cap;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestError, TestRunner};
+use quorate_node::config::Sources;
+use quorate_node::coordinator::ScanCursor;
+use quorate_node::dynamo::context::Context;
+use quorate_node::dynamo::format::{
+    EncodedObject, decode_intervals, decode_recorded, encode_intervals, encode_recorded,
+};
+use quorate_node::dynamo::key::NamespaceId;
+use quorate_node::dynamo::metadata::Document;
+use quorate_node::dynamo::metadata::register;
+use quorate_node::storage::data_dir::{DataDir, EngineKind};
+use quorate_node::storage::record;
+use quorate_node::transport::wire;
+
+#[global_allocator]
+static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
+
+/// Held by the test that runs, since memory is counted for the whole process.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// What a decoder may allocate whatever its input is: error texts, small tables.
+const ALLOWANCE_BYTES: usize = 64 << 10;
+
+/// And for each byte of input: a decoded element is larger than its shortest encoding.
+const ALLOWANCE_PER_BYTE: usize = 64;
+
+/// Feeds `decode` with inputs made from `corpus`; it panics if it accepts what it must not.
+fn survives(corpus: Vec<Bytes>, decode: impl Fn(Bytes)) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let config = Config { source_file: Some(file!()), ..Config::default() };
+    let ran = TestRunner::new(config).run(&mutate::inputs(corpus), |input| {
+        let (allowed, before) =
+            (ALLOWANCE_BYTES + ALLOWANCE_PER_BYTE * input.len(), ALLOCATOR.total_allocated());
+        decode(input);
+        let cost = ALLOCATOR.total_allocated() - before;
+        prop_assert!(cost <= allowed, "{cost} bytes were allocated; {allowed} are fair");
+        Ok(())
+    });
+    if let Err(TestError::Fail(reason, input)) = ran {
+        panic!("{reason}\n  input: {}", corpus::to_hex(&input));
+    }
+    ran.expect("no input was rejected");
+}
+
+#[test]
+fn objects() {
+    survives(corpus::objects(), |input| {
+        if let Ok(object) = EncodedObject(input.clone()).decode() {
+            assert_eq!(EncodedObject::new(&object).0, input);
+            assert!(object.entries().iter().all(|(dot, _)| object.version().covers(*dot)));
+        }
+    });
+}
+
+#[test]
+fn frontiers() {
+    survives(corpus::intervals(), |input| {
+        if let Ok(intervals) = decode_intervals(input.clone()) {
+            assert_eq!(encode_intervals(&intervals), input);
+        }
+    });
+}
+
+#[test]
+fn outcomes_of_operations() {
+    survives(corpus::recorded(), |input| {
+        if let Ok(recorded) = decode_recorded(input.clone()) {
+            assert_eq!(encode_recorded(recorded), input);
+        }
+    });
+}
+
+#[test]
+fn sealed_records() {
+    let honest = corpus::records();
+    survives(honest.clone(), |input| {
+        if record::open(corpus::RECORD_KEY, &input).is_ok() {
+            assert!(honest.contains(&input), "altered, and accepted");
+        }
+    });
+}
+
+#[test]
+fn contexts() {
+    let (honest, key) = (corpus::contexts(), corpus::cluster_key());
+    survives(honest.clone(), |input| {
+        if Context::open(&input, corpus::binding(&key)).is_ok() {
+            assert!(honest.contains(&input), "altered, and accepted");
+        }
+    });
+}
+
+#[test]
+fn cursors_of_scans() {
+    const NAMESPACE: NamespaceId = NamespaceId(7);
+    survives(corpus::cursors(NAMESPACE), |input| {
+        if let Ok(cursor) = ScanCursor::decode(input.clone(), NAMESPACE) {
+            assert_eq!(cursor.encode(), input);
+        }
+    });
+}
+
+#[test]
+fn documents() {
+    survives(corpus::documents(), |input| {
+        if let Ok(document) = Document::decode(input.clone()) {
+            assert_eq!(document.encode(), input);
+        }
+    });
+}
+
+#[test]
+fn messages_of_the_register() {
+    survives(corpus::register(), |input| {
+        if let Ok(request) = register::Request::decode(input.clone()) {
+            assert_eq!(request.encode(), input);
+        }
+        if let Ok(reply) = register::Reply::decode(input.clone()) {
+            assert_eq!(reply.encode(), input);
+        }
+        if let Ok(votes) = register::Votes::decode(input.clone()) {
+            assert_eq!(votes.encode(), input);
+        }
+    });
+}
+
+/// Protobuf is not canonical, so of frames the domain values must survive a second trip.
+#[test]
+fn frames_of_peers() {
+    survives(corpus::frames(), |input| {
+        let Ok(frame) = wire::decode_frame(input) else { return };
+        for message in frame.messages {
+            if let Ok(request) = wire::decode_request(message.body.clone()) {
+                let again = wire::decode_request(Some(wire::encode_request(request.clone())));
+                assert_eq!(again, Ok(request));
+            }
+            if let Ok(reply) = wire::decode_reply(message.body) {
+                let again = wire::decode_reply(Some(wire::encode_reply(reply.clone())));
+                assert_eq!(again, Ok(reply));
+            }
+        }
+    });
+}
+
+#[test]
+fn configurations() {
+    let directory = tempfile::tempdir().expect("there is room for a file");
+    let path = directory.path().join("node.toml");
+    survives(corpus::configurations(), |input| {
+        std::fs::write(&path, &input).expect("there is room for a file");
+        let sources =
+            Sources { file: Some(path.clone()), environment: Vec::new(), ..Sources::default() };
+        match sources.load() {
+            Ok(effective) => assert_eq!(effective.config.validate(), []),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    });
+}
+
+#[test]
+fn marks_of_data_directories() {
+    let directory = tempfile::tempdir().expect("there is room for a file");
+    survives(corpus::store_marks(), |input| {
+        std::fs::write(directory.path().join("store.toml"), &input).expect("there is room");
+        let open = |path: &Path| DataDir::open(path, "node-1", EngineKind::Fjall, || 1);
+        if let Ok(opened) = open(directory.path()) {
+            let id = format!("{:016x}", opened.store_id());
+            let written = String::from_utf8_lossy(&input).to_lowercase();
+            assert!(written.contains(&id), "an id that nobody wrote");
+        }
+    });
+}
+
+#[test]
+fn tokens_that_clients_type() {
+    survives(corpus::tokens(), |input| {
+        let text = String::from_utf8_lossy(&input);
+        if let Ok(context) = text.parse::<quorate_client::Context>() {
+            assert_eq!(context.to_string(), text);
+        }
+        if let Ok(cursor) = text.parse::<quorate_client::Cursor>() {
+            assert_eq!(cursor.to_string(), text);
+        }
+        if let Ok(operation) = text.parse::<quorate_client::OperationId>() {
+            assert_eq!(operation.to_string(), text);
+        }
+    });
+}
