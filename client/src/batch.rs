@@ -311,3 +311,6 @@ impl write::Send for Combiner<v1::BatchPutEntry, v1::PutReply> {
         self.submit(node, limit, entry).await
     }
 }
+
+#[cfg(test)]
+mod tests;

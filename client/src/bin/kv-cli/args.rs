@@ -441,7 +441,8 @@ const BENCH_HELP: &str =
 a race it reads the key first, within the write's latency. Writes are retried elsewhere under the \
 same operation id.
 
-With --batch N the workers read or write N different keys at a time; each key counts as an operation, with the latency of its batch, and so do --rate and missed count batches.
+With --batch N the workers read or write N different keys at a time. Each key counts as an \
+operation, with the latency of its batch; --rate and missed count batches.
 
 operations are all attempted; ok are those that succeeded within --timeout, the others failed, unknown \
 outcomes included; ops_per_s and latencies are of those that are ok. missed: due under --rate, but \

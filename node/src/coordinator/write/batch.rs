@@ -200,12 +200,13 @@ impl Coordinator {
         let (writes, running): (Vec<_>, Vec<_>) = part.into_iter().map(split).unzip();
         match timeout_at(deadline, self.shards.write_batch(writes.clone(), synced)).await {
             Ok(written) => {
-                let applied = written.into_iter().zip(writes).map(|(written, write)| match written {
-                    Err(WriteError { error: RequestError::Damaged { .. }, .. }) => {
-                        Applied::Damaged(write)
-                    }
-                    written => Applied::Ended(written),
-                });
+                let applied =
+                    written.into_iter().zip(writes).map(|(written, write)| match written {
+                        Err(WriteError { error: RequestError::Damaged { .. }, .. }) => {
+                            Applied::Damaged(write)
+                        }
+                        written => Applied::Ended(written),
+                    });
                 running.into_iter().zip(applied).collect()
             }
             Err(_) => {

@@ -30,7 +30,9 @@ pub(super) fn decode_replicated(
     all(m.items, |item| join(item.reply, item.failure, |reply| Ok(reply.synced)))
 }
 
-pub(super) fn encode_held(items: Vec<Result<(Held, Standing), RequestError>>) -> proto::ReadBatchReply {
+pub(super) fn encode_held(
+    items: Vec<Result<(Held, Standing), RequestError>>,
+) -> proto::ReadBatchReply {
     let item = |item| {
         let (reply, failure) = split(item);
         let reply = reply.map(|(held, standing)| encode_one_held(held, standing));
