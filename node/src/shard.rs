@@ -35,7 +35,7 @@ use crate::error::{RequestError, WriteError};
 use crate::storage::disk::Disk;
 use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
-use crate::vnode::{self, Address, Mended, Merge, Turn, Vnode, Write, Written};
+use crate::vnode::{Address, Mended, Merge, Turn, Vnode, Write, Written};
 
 /// The most requests of one turn, keys of batches counted: bounds the engine's batch, and what a
 /// failed one takes with it. Only a single job may be larger.
@@ -173,7 +173,7 @@ enum Answer {
 impl Answer {
     /// Answers after the batch; a requester that went away does not matter.
     fn send(self, failed: Option<&EngineError>) {
-        let error = failed.map(|error| vnode::engine_failed(error.clone()));
+        let error = failed.map(|error| RequestError::from(error.clone()));
         match (self, error) {
             (Self::Refused(to, refusal), _) => drop(to.send(Err(refusal))),
             (Self::Written(to, written, _), None) => drop(to.send(Ok(written))),
@@ -321,7 +321,7 @@ impl Shard {
                         damaged.push((Bytes::copy_from_slice(&base), KeyHash(0)));
                     }
                     self.distrust(range.vnode, &damaged)?;
-                    return Err(vnode::engine_failed(error));
+                    return Err(RequestError::from(error));
                 }
             };
             // Never empty and unfinished: the scan could not tell how far it got.
@@ -358,7 +358,7 @@ impl Shard {
         let vnode = match self.vnodes.entry(id) {
             Entry::Occupied(open) => open.into_mut(),
             Entry::Vacant(closed) => {
-                let opened = Vnode::open(id, &*engine).map_err(vnode::engine_failed)?;
+                let opened = Vnode::open(id, &*engine).map_err(RequestError::from)?;
                 closed.insert(opened)
             }
         };
@@ -379,7 +379,7 @@ impl Shard {
         self.context.observer.applied();
         applied.map_err(|error| {
             self.context.disk.on_failure(&error);
-            vnode::engine_failed(error)
+            RequestError::from(error)
         })
     }
 }
@@ -444,7 +444,7 @@ impl Staging<'_> {
         let staged = match Self::vnode(self.vnodes, &self.turn, id) {
             Ok(vnode) => vnode.write(&mut self.turn, write),
             // A write of an earlier turn may lie in what would not open.
-            Err(error) => Err(WriteError::unknown(operation, vnode::engine_failed(error))),
+            Err(error) => Err(WriteError::unknown(operation, RequestError::from(error))),
         };
         self.touched.insert(id);
         if let Err(WriteError { error: RequestError::TooManySiblings { .. }, .. }) = &staged {
@@ -464,7 +464,7 @@ impl Staging<'_> {
         let id = merge.address.vnode;
         let staged = match Self::vnode(self.vnodes, &self.turn, id) {
             Ok(vnode) => vnode.merge(&mut self.turn, merge),
-            Err(error) => Err(vnode::engine_failed(error)),
+            Err(error) => Err(RequestError::from(error)),
         };
         self.touched.insert(id);
         staged
@@ -484,7 +484,7 @@ impl Staging<'_> {
     fn stage_read(&mut self, address: &Address) -> Result<EncodedObject, RequestError> {
         let found = match Self::vnode(self.vnodes, &self.turn, address.vnode) {
             Ok(vnode) => vnode.read(&mut self.turn, address),
-            Err(error) => Err(vnode::engine_failed(error)),
+            Err(error) => Err(RequestError::from(error)),
         };
         self.touched.insert(address.vnode);
         found

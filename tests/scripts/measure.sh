@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures a three-node cluster on this machine: operations a second, latency, and what an operation
-# costs all nodes together in processor time; `batch` writes 64 keys a call, counted by key. Usage: tests/scripts/measure.sh [ROUNDS] [DURATION]
+# costs all nodes together in processor time; `batch` writes 64 keys a call, counted by key.
+# Usage: tests/scripts/measure.sh [ROUNDS] [DURATION]
 # It builds the release binaries, starts its own cluster on ports 18400 and up, and ends it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

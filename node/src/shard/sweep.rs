@@ -9,7 +9,7 @@ use crate::dynamo::operation::OPERATION_KEPT_MS;
 use crate::error::RequestError;
 use crate::storage::record;
 use crate::storage::{Batch, KeyRange, Space};
-use crate::vnode::{self, Vnode};
+use crate::vnode::Vnode;
 
 /// Objects dropped, or operations forgotten, per batch.
 pub(super) const SWEEP_BATCH: usize = 1024;
@@ -46,7 +46,7 @@ impl Shard {
             if live.dropped(namespace) {
                 let rows = self.context.engine.scan(Space::Objects, KeyRange::prefix(&prefix));
                 for row in rows.take(SWEEP_BATCH - batch.len()) {
-                    batch.delete(Space::Objects, row.map_err(vnode::engine_failed)?.0);
+                    batch.delete(Space::Objects, row.map_err(RequestError::from)?.0);
                 }
             }
             if batch.len() == SWEEP_BATCH {
@@ -72,7 +72,7 @@ impl Shard {
 
     fn first_vnode(&self, space: Space, range: KeyRange) -> Result<Option<VnodeId>, RequestError> {
         let first = self.context.engine.scan(space, range).next().transpose();
-        let first = first.map_err(vnode::engine_failed)?;
+        let first = first.map_err(RequestError::from)?;
         Ok(first.and_then(|(stored, _)| record::vnode_of(&stored)))
     }
 
@@ -80,7 +80,7 @@ impl Shard {
         match self.context.engine.scan(Space::Objects, range).next() {
             None => Ok(None),
             Some(row) => {
-                let (stored, _) = row.map_err(vnode::engine_failed)?;
+                let (stored, _) = row.map_err(RequestError::from)?;
                 Ok(record::split_object_key(&stored).map(|(_, namespace, _)| namespace))
             }
         }
@@ -97,7 +97,7 @@ impl Shard {
                 record::vnode_prefix(id).to_vec()..record::operations_since(id, oldest_ms).to_vec();
             let range = KeyRange::new(Bytes::from(old.start)..Bytes::from(old.end));
             for row in self.context.engine.scan(Space::Operations, range).take(SWEEP_BATCH) {
-                batch.delete(Space::Operations, row.map_err(vnode::engine_failed)?.0);
+                batch.delete(Space::Operations, row.map_err(RequestError::from)?.0);
             }
             forgotten += batch.len() as u64;
             if !batch.is_empty() {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::*;
 use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::context::Context;
+use crate::dynamo::operation::OPERATION_KEPT_MS;
 use crate::env::Clock;
 use crate::storage::memory::MemoryEngine;
 

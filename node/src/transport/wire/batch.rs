@@ -15,7 +15,10 @@ use crate::dynamo::standing::Standing;
 use crate::error::{RequestError, WriteError};
 use crate::transport::{GetResult, Held, WriteResult};
 
-pub(super) fn encode_replicated(items: Vec<Result<bool, RequestError>>) -> proto::ReplicatedBatch {
+/// For each item in its order: what is answered, or why there is no answer.
+type Items<T> = Vec<Result<T, RequestError>>;
+
+pub(super) fn encode_replicated(items: Items<bool>) -> proto::ReplicatedBatch {
     let item = |item| {
         let (reply, failure) = split(item);
         let reply = reply.map(|synced| proto::Replicated { synced });
@@ -24,15 +27,11 @@ pub(super) fn encode_replicated(items: Vec<Result<bool, RequestError>>) -> proto
     proto::ReplicatedBatch { items: items.into_iter().map(item).collect() }
 }
 
-pub(super) fn decode_replicated(
-    m: proto::ReplicatedBatch,
-) -> Result<Vec<Result<bool, RequestError>>, WireError> {
+pub(super) fn decode_replicated(m: proto::ReplicatedBatch) -> Result<Items<bool>, WireError> {
     all(m.items, |item| join(item.reply, item.failure, |reply| Ok(reply.synced)))
 }
 
-pub(super) fn encode_held(
-    items: Vec<Result<(Held, Standing), RequestError>>,
-) -> proto::ReadBatchReply {
+pub(super) fn encode_held(items: Items<(Held, Standing)>) -> proto::ReadBatchReply {
     let item = |item| {
         let (reply, failure) = split(item);
         let reply = reply.map(|(held, standing)| encode_one_held(held, standing));
@@ -41,13 +40,11 @@ pub(super) fn encode_held(
     proto::ReadBatchReply { items: items.into_iter().map(item).collect() }
 }
 
-pub(super) fn decode_held(
-    m: proto::ReadBatchReply,
-) -> Result<Vec<Result<(Held, Standing), RequestError>>, WireError> {
+pub(super) fn decode_held(m: proto::ReadBatchReply) -> Result<Items<(Held, Standing)>, WireError> {
     all(m.items, |item| join(item.reply, item.failure, decode_one_held))
 }
 
-pub(super) fn encode_gets(items: Vec<Result<GetResult, RequestError>>) -> proto::GetBatchResult {
+pub(super) fn encode_gets(items: Items<GetResult>) -> proto::GetBatchResult {
     let item = |item| {
         let (reply, failure) = split(item);
         get_batch_result::Item { reply: reply.map(encode_get_result), failure }
@@ -55,9 +52,7 @@ pub(super) fn encode_gets(items: Vec<Result<GetResult, RequestError>>) -> proto:
     proto::GetBatchResult { items: items.into_iter().map(item).collect() }
 }
 
-pub(super) fn decode_gets(
-    m: proto::GetBatchResult,
-) -> Result<Vec<Result<GetResult, RequestError>>, WireError> {
+pub(super) fn decode_gets(m: proto::GetBatchResult) -> Result<Items<GetResult>, WireError> {
     all(m.items, |item| join(item.reply, item.failure, |reply| Ok(decode_get_result(reply))))
 }
 

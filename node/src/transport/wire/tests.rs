@@ -8,6 +8,7 @@ use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NamespaceId, NodeId, PartitionId};
 use crate::dynamo::object::Digest;
 use crate::dynamo::operation::Opening;
+use crate::dynamo::standing::Standing;
 use crate::error::{Outcome, RequestError, WriteError};
 use crate::transport::{
     ForwardGet, ForwardWrite, GetResult, Held, Read, Replicate, ScanPage, ScanPageReply,
