@@ -155,10 +155,11 @@ Examples:
   kv-cli put users alice 'hello again' --context \"$CONTEXT\" -w all
   kv-cli put files logo.png - < logo.png";
 
-/// Read a key
+/// Read a key, or several
 ///
 /// Text is the raw value, byte for byte, and one newline. Of several siblings each follows a line
-/// with its index, such as [1/2]. Exit code 1 if the key has no value.
+/// with its index, such as [1/2]. Several keys are read as a batch and shown as by scan, in their
+/// order. Exit code 1 if a key has no value; of several, stderr says which.
 #[derive(clap::Args, Debug)]
 #[command(after_help = GET_HELP)]
 pub(crate) struct GetArgs {
@@ -168,6 +169,9 @@ pub(crate) struct GetArgs {
     /// The key
     #[arg(allow_hyphen_values = true)]
     pub(crate) key: OsString,
+    /// More keys; after -- if one begins with a hyphen
+    #[arg(value_name = "KEY")]
+    pub(crate) more: Vec<OsString>,
     /// How many replicas must answer [default: the namespace's]
     #[arg(short, value_name = "LEVEL", conflicts_with = "replica")]
     pub(crate) r: Option<Level>,
@@ -179,9 +183,11 @@ pub(crate) struct GetArgs {
 const GET_HELP: &str =
     "json: {\"siblings\":[{\"value\",\"value_base64\"}],\"context\",\"replicas\"}; \
 value has U+FFFD in place of bytes that are not UTF-8, value_base64 is exact.
+Of several keys, a line for each as by scan; a key without a value has no siblings.
 
 Examples:
   kv-cli get users alice
+  kv-cli get users alice bob carol
   kv-cli get users alice -r all --output json
   kv-cli get users alice --replica node-2";
 

@@ -1,20 +1,21 @@
-//! `put`, `get` and `delete`: one key.
+//! `put`, `get` and `delete`: one key; `get` of several as a batch.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use quorate_client::{
-    DeleteOptions, Deleted, GetOptions, Level, PutOptions, Read, Sibling, Written,
+    DeleteOptions, Deleted, GetOptions, Level, Namespace, PutOptions, Read, ScanItem, Sibling,
+    Written,
 };
 use serde::Serialize;
 use tokio::io::AsyncReadExt as _;
 
-use super::{Session, bytes};
+use super::{Session, bytes, scan};
 use crate::args::{DeleteArgs, GetArgs, PutArgs};
-use crate::failure::Exit;
-use crate::output::{Output, ReceiptJson, SiblingJson};
+use crate::failure::{Exit, say};
+use crate::output::{Output, ReceiptJson, SiblingJson, printable};
 
 /// What `put` and `delete` answer in json.
 #[derive(Serialize)]
@@ -88,9 +89,46 @@ pub(super) async fn get(session: &Session, args: GetArgs) -> Result<Exit> {
         ..GetOptions::default()
     };
     let namespace = session.client.namespace(args.namespace);
+    if !args.more.is_empty() {
+        let keys = std::iter::once(args.key).chain(args.more).map(bytes).collect();
+        return get_many(session, &namespace, keys, options).await;
+    }
     let read = namespace.get(bytes(args.key), options).await?;
     show(session.output, &read)?;
     Ok(if read.siblings.is_empty() { Exit::NotFound } else { Exit::Done })
+}
+
+/// Shows what was found of all keys, even if some cannot be read.
+async fn get_many(
+    session: &Session,
+    namespace: &Namespace,
+    keys: Vec<Bytes>,
+    options: GetOptions,
+) -> Result<Exit> {
+    let read = namespace.batch_get(keys.clone(), options).await;
+    let mut out = session.output.writer();
+    let (mut missing, mut failed) = (Vec::new(), Vec::new());
+    for (key, read) in keys.into_iter().zip(read) {
+        let Read { siblings, context, .. } = match read {
+            Ok(read) => read,
+            Err(error) => {
+                failed.push(format!("error: {}: {error}", printable(&key)));
+                continue;
+            }
+        };
+        if siblings.is_empty() {
+            missing.push(format!("not found: {}", printable(&key)));
+        }
+        let item = ScanItem { key, siblings, context, cursor: None };
+        scan::write(session.output, &item, &mut out)?;
+    }
+    out.flush()?;
+    missing.iter().chain(&failed).for_each(|line| say(line));
+    Ok(match (failed.is_empty(), missing.is_empty()) {
+        (false, _) => Exit::Failed,
+        (true, false) => Exit::NotFound,
+        (true, true) => Exit::Done,
+    })
 }
 
 fn show(output: Output, read: &Read) -> io::Result<()> {
