@@ -26,6 +26,8 @@
 //!   `mark` tells at opening, and so does a look at the journals before and after it;
 //! - a tail that a power cut shortened is cut off, but one that it left with a hole inside a value
 //!   looks like damage, so that the store does not open although nothing synced is lost;
+//! - its thread, when a sync of its own fails, lets go of the journal a moment before the engine is
+//!   poisoned; a `sync` that begins and ends within that moment hears nothing of it;
 //! - some damage makes it panic: an error here.
 
 mod journals;
