@@ -228,10 +228,11 @@ Examples:
   kv-cli put users alice 'hello again' --context \"$CONTEXT\" -w all
   kv-cli put files logo.png - < logo.png";
 
-/// Read a key
+/// Read a key, or several
 ///
 /// Text is the raw value, byte for byte, and one newline. Of several siblings each follows a line
-/// with its index, such as [1/2]. Exit code 1 if the key has no value.
+/// with its index, such as [1/2]. Several keys are read as a batch and shown as by scan, in their
+/// order. Exit code 1 if a key has no value; of several, stderr says which.
 #[derive(clap::Args, Debug)]
 #[command(after_help = GET_HELP)]
 pub(crate) struct GetArgs {
@@ -241,6 +242,9 @@ pub(crate) struct GetArgs {
     /// The key
     #[arg(allow_hyphen_values = true)]
     pub(crate) key: OsString,
+    /// More keys; after -- if one begins with a hyphen
+    #[arg(value_name = "KEY")]
+    pub(crate) more: Vec<OsString>,
     /// How many replicas must answer [default: the namespace's]
     #[arg(short, long, value_name = "LEVEL", conflicts_with = "replica")]
     pub(crate) r: Option<Level>,
@@ -252,9 +256,11 @@ pub(crate) struct GetArgs {
 const GET_HELP: &str =
     "json: {\"siblings\":[{\"value\",\"value_base64\"}],\"context\",\"replicas\"}; \
 value has U+FFFD in place of bytes that are not UTF-8, value_base64 is exact.
+Of several keys, a line for each as by scan; a key without a value has no siblings.
 
 Examples:
   kv-cli get users alice
+  kv-cli get users alice bob carol
   kv-cli get users alice -r all --output json
   kv-cli get users alice --replica node-2";
 
@@ -507,6 +513,10 @@ pub(crate) struct BenchArgs {
     /// Popular and unpopular keys (Zipf, exponent 0.99) instead of equal ones
     #[arg(long)]
     pub(crate) zipf: bool,
+    /// Keys of one operation: above 1, a batch
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) batch: u32,
     /// First write every key, uncounted
     #[arg(long)]
     pub(crate) prepare: bool,
@@ -519,6 +529,9 @@ const BENCH_HELP: &str =
     "A write sends the last context received for its key, unless --blind; after \
 a race it reads the key first, within the write's latency. Writes are retried elsewhere under the \
 same operation id.
+
+With --batch N the workers read or write N different keys at a time. Each key counts as an \
+operation, with the latency of its batch; --rate and missed count batches.
 
 operations are all attempted; ok are those that succeeded within --timeout, the others failed, unknown \
 outcomes included; ops_per_s and latencies are of those that are ok. missed: due under --rate, but \

@@ -41,6 +41,7 @@ pub(crate) async fn run(session: &Session, args: BenchArgs) -> Result<Exit> {
         keys: Keys::new(args.keys, args.zipf),
         values: Values::new(args.value_size as usize),
         contexts: Contexts::new(args.blind),
+        batch: args.batch as usize,
         timeout: session.timeout,
     });
     if args.prepare {
