@@ -5,5 +5,6 @@ mod bad_start;
 mod contract;
 mod dev;
 mod grpc;
+mod hostile;
 mod import;
 mod shutdown;
