@@ -156,9 +156,21 @@ pub struct Overrides {
     /// Deadline of requests that name none
     #[arg(long, value_name = "MS")]
     request_timeout_ms: Option<u64>,
+    /// The longest deadline that a client may ask for
+    #[arg(long, value_name = "MS")]
+    request_timeout_max_ms: Option<u64>,
     /// Client requests served at a time
     #[arg(long, value_name = "N")]
     requests_max: Option<u32>,
+    /// Connections of clients at a time
+    #[arg(long, value_name = "N")]
+    connections_max: Option<u32>,
+    /// Requests under way on one connection of a client
+    #[arg(long, value_name = "N")]
+    streams_max: Option<u32>,
+    /// Memory for the engine and requests under way; 0: half of what there is
+    #[arg(long, value_name = "BYTES")]
+    memory_max_bytes: Option<u64>,
     /// The largest message accepted
     #[arg(long, value_name = "BYTES")]
     message_max_bytes: Option<u32>,

@@ -13,6 +13,7 @@
 //! belong to namespaces and are no business of a node.
 
 mod layers;
+mod memory;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,13 @@ pub use crate::storage::data_dir::EngineKind;
 /// The most shards that are chosen by themselves: beyond, one disk's group commits only get
 /// smaller.
 const SHARDS_AUTO_MAX: usize = 16;
+
+/// What the engine keeps of writes until they are in its tables: the memtables of fjall, each of
+/// them once in use and once on its way to disk.
+const ENGINE_BUFFERS_BYTES: u64 = (2 * (32 + 3 * 8)) << 20;
+
+/// The least that is worth serving with: a few of the largest messages.
+const REQUESTS_LEAST_BYTES: u64 = 64 << 20;
 
 /// How log lines are written.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -77,8 +85,17 @@ pub struct Config {
     pub sync_interval_ms: u64,
     /// Deadline of requests that name none, in milliseconds. Default 5000.
     pub request_timeout_ms: u64,
+    /// The longest deadline that a client may ask for, in milliseconds. Default 60000.
+    pub request_timeout_max_ms: u64,
     /// Client requests served at a time; more are refused with a delay. Default 1024.
     pub requests_max: u32,
+    /// Connections of clients at a time; more are closed. Default 1024.
+    pub connections_max: u32,
+    /// Requests under way on one connection of a client; more wait there. Default 1024.
+    pub streams_max: u32,
+    /// Memory for the engine and for requests under way, in bytes; 0: half of what there is.
+    /// Default 0.
+    pub memory_max_bytes: u64,
     /// The largest message accepted from a client, in bytes. Default 16 MiB.
     pub message_max_bytes: u32,
     /// What is logged: a level, or directives such as `info,quorate_node=debug`. Default `info`.
@@ -106,7 +123,11 @@ impl Default for Config {
             shard_queue: 1024,
             sync_interval_ms: 100,
             request_timeout_ms: 5000,
+            request_timeout_max_ms: 60_000,
             requests_max: 1024,
+            connections_max: 1024,
+            streams_max: 1024,
+            memory_max_bytes: 0,
             message_max_bytes: 16 << 20,
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
@@ -122,6 +143,20 @@ impl Config {
             0 => cores().min(SHARDS_AUTO_MAX),
             shards => shards as usize,
         }
+    }
+
+    /// The most memory that the engine and all requests under way take, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        let least = self.engine_memory_bytes() + REQUESTS_LEAST_BYTES;
+        match self.memory_max_bytes {
+            0 => (memory::available_bytes() / 2).max(least),
+            bytes => bytes,
+        }
+    }
+
+    /// What the engine takes of it, in bytes.
+    pub fn engine_memory_bytes(&self) -> u64 {
+        self.cache_bytes + ENGINE_BUFFERS_BYTES
     }
 
     /// Every key whose value is impossible, and why.
@@ -150,14 +185,17 @@ impl Config {
     }
 
     fn validate_numbers(&self, found: &mut Vec<(&'static str, String)>) {
-        let ranges: [(&'static str, u64, RangeInclusive<u64>); 8] = [
+        let ranges: [(&'static str, u64, RangeInclusive<u64>); 11] = [
             ("weight", self.weight.into(), 1..=100),
             ("cache_bytes", self.cache_bytes, 1 << 20..=1 << 40),
             ("shards", self.shards.into(), 0..=64),
             ("shard_queue", self.shard_queue.into(), 1..=65_536),
             ("sync_interval_ms", self.sync_interval_ms, 1..=100),
             ("request_timeout_ms", self.request_timeout_ms, 1..=600_000),
+            ("request_timeout_max_ms", self.request_timeout_max_ms, 1..=3_600_000),
             ("requests_max", self.requests_max.into(), 1..=1_000_000),
+            ("connections_max", self.connections_max.into(), 1..=1_000_000),
+            ("streams_max", self.streams_max.into(), 1..=1_000_000),
             ("message_max_bytes", self.message_max_bytes.into(), 1 << 16..=1 << 30),
         ];
         for (key, value, allowed) in ranges {
@@ -165,6 +203,24 @@ impl Config {
                 let (least, most) = allowed.into_inner();
                 found.push((key, format!("must be in {least}..={most}")));
             }
+        }
+        let (default, longest) = (self.request_timeout_ms, self.request_timeout_max_ms);
+        if default > longest {
+            let reason = format!("must be at least request_timeout_ms = {default}");
+            found.push(("request_timeout_max_ms", reason));
+        }
+        self.validate_memory(found);
+    }
+
+    /// What is left for requests must hold a few of the largest.
+    fn validate_memory(&self, found: &mut Vec<(&'static str, String)>) {
+        let least = self.engine_memory_bytes() + REQUESTS_LEAST_BYTES;
+        if self.memory_max_bytes != 0 && self.memory_max_bytes < least {
+            let reason = format!(
+                "must be 0 or at least {least}: cache_bytes, the engine's buffers, and 64 MiB for \
+                 requests"
+            );
+            found.push(("memory_max_bytes", reason));
         }
     }
 

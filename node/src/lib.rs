@@ -16,6 +16,7 @@ pub mod env;
 pub mod error;
 pub mod http;
 pub mod init;
+pub mod limits;
 pub mod node;
 pub mod process;
 pub mod replica;

@@ -16,13 +16,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use futures::{FutureExt as _, TryStreamExt as _};
 use quorate_proto::v1;
 use quorate_proto::v1::cluster_server::ClusterServer;
 use quorate_proto::v1::kv_server::KvServer;
 use thiserror::Error;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -34,12 +34,17 @@ use crate::dynamo::key::NodeId;
 use crate::dynamo::metadata::document::StoreId;
 use crate::env::Env;
 use crate::http::Readiness;
+use crate::limits::Capacity;
+use crate::limits::budget::Budget;
+use crate::limits::concurrency::Concurrency;
 use crate::replica::{Replica, ReplicaParts, ReplicaSize};
 use crate::service::cluster::ClusterService;
+use crate::service::deadline::Timeouts;
 use crate::service::kv::{KvService, NodeParts};
 use crate::storage::data_dir::{DataDir, DataDirError};
 use crate::storage::{Engine, EngineOptions};
 use crate::telemetry::Metrics;
+use crate::transport::capped::{self, ConnectionLimit, ConnectionObserver, Greeted};
 use crate::transport::grpc::{self, Limits, PeerService};
 use crate::transport::{PeerError, Peers, Reply, Request, listener};
 
@@ -51,6 +56,13 @@ const END: Duration = Duration::from_secs(2);
 
 /// HTTP/2 windows of client connections: a few of the largest values by default.
 const WINDOW_BYTES: u32 = 4 << 20;
+
+/// The largest headers of a request: many times what any client of gRPC sends.
+const HEADERS_MAX_BYTES: u32 = 16 << 10;
+
+/// A client that vanished without a word is noticed after both, and its connection closed.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why a node cannot run, or did not end well.
 #[derive(Debug, Error)]
@@ -127,7 +139,9 @@ impl Node {
             peers: peers.clone(),
             env,
             metrics: metrics.clone(),
+            capacity: capacity_of(&config),
         };
+        let capacity = parts.capacity.clone();
         let replica = Replica::start(parts, size_of(&config), stop.clone())?;
         let identity = join::identity(&config, addresses, store);
         let bootstrap = join::Joining::new(identity.clone(), replica.cluster().clone());
@@ -142,8 +156,11 @@ impl Node {
             name: config.node_name.clone(),
             coordinator: replica.coordinator().clone(),
             metrics,
-            permits: Arc::new(Semaphore::new(config.requests_max as usize)),
-            timeout: Duration::from_millis(config.request_timeout_ms),
+            capacity,
+            timeouts: Timeouts {
+                default: Duration::from_millis(config.request_timeout_ms),
+                longest: Duration::from_millis(config.request_timeout_max_ms),
+            },
         };
         let client_server = serve_clients(&config, parts, client_incoming, ready.clone(), &stop);
         tokio::spawn(join::join(join::Join {
@@ -226,6 +243,27 @@ fn size_of(config: &Config) -> ReplicaSize {
     }
 }
 
+/// Requests are to end in half of their time, so that what a retry or a queue takes is left to them.
+fn capacity_of(config: &Config) -> Capacity {
+    let target = Duration::from_millis(config.request_timeout_ms) / 2;
+    let engine_bytes = config.engine_memory_bytes();
+    Capacity {
+        concurrency: Concurrency::new(config.requests_max, target),
+        budget: Budget::new(config.memory_bytes() - engine_bytes),
+        engine_bytes,
+    }
+}
+
+impl ConnectionObserver for Metrics {
+    fn open(&self, connections: usize) {
+        self.limits().connections(connections);
+    }
+
+    fn refused(&self) {
+        self.limits().connection_refused();
+    }
+}
+
 fn serve_clients(
     config: &Config,
     parts: NodeParts,
@@ -233,6 +271,8 @@ fn serve_clients(
     ready: watch::Receiver<Readiness>,
     stop: &CancellationToken,
 ) -> JoinHandle<Result<(), tonic::transport::Error>> {
+    let connections = ConnectionLimit::new(config.connections_max as usize, parts.metrics.clone());
+    let incoming = capped::capped(incoming, connections).map_ok(Greeted::new);
     let parts = Arc::new(parts);
     let limit = config.message_max_bytes as usize;
     let kv = KvServer::new(KvService::new(parts.clone())).max_decoding_message_size(limit);
@@ -244,6 +284,10 @@ fn serve_clients(
     let (reporter, health) = tonic_health::server::health_reporter();
     tokio::spawn(report_health(reporter, ready, stop.clone()));
     let server = Server::builder()
+        .max_concurrent_streams(config.streams_max)
+        .http2_max_header_list_size(HEADERS_MAX_BYTES)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .add_service(kv)

@@ -18,6 +18,7 @@ use crate::dynamo::key::NodeId;
 use crate::dynamo::metadata::document::{StoreId, Voter};
 use crate::dynamo::operation::Opening;
 use crate::env::Env;
+use crate::limits::Capacity;
 use crate::service::peer::PeerHandler;
 use crate::shard::{ShardContext, ShardObserver, Shards, ShardsEnd};
 use crate::storage::Engine;
@@ -39,6 +40,8 @@ pub struct ReplicaParts {
     pub env: Env,
     /// Where it is measured.
     pub metrics: Arc<Metrics>,
+    /// What it can take.
+    pub capacity: Capacity,
 }
 
 /// How a replica is sized.
@@ -86,7 +89,7 @@ impl Replica {
         size: ReplicaSize,
         stop: CancellationToken,
     ) -> Result<Self, OpenError> {
-        let ReplicaParts { node, store, engine, peers, env, metrics } = parts;
+        let ReplicaParts { node, store, engine, peers, env, metrics, capacity } = parts;
         let cluster = Cluster::open(Voter { node, store }, engine.clone(), env.clone())?;
         cluster.connect(peers.clone());
         let opening = Opening(env.random());
@@ -127,7 +130,8 @@ impl Replica {
         });
         replica.spawn(ForgetOperations::new(shards.clone()));
         replica.spawn(Sweep::new(cluster.clone(), shards.clone()));
-        replica.spawn(Observe::new(Observed { cluster, shards, peers, engine }, env, metrics));
+        let observed = Observed { cluster, shards, peers, engine, capacity };
+        replica.spawn(Observe::new(observed, env, metrics));
         replica.spawn_recovery();
         Ok(replica)
     }

@@ -3,12 +3,14 @@
 //! No global state but the one log subscriber of the process: each node has its own [`Metrics`],
 //! so that several of them can live in one test.
 
+mod limits;
 mod metrics;
 
 use std::io;
 
 use tracing_subscriber::EnvFilter;
 
+pub use self::limits::LimitMetrics;
 pub use self::metrics::{Metrics, Operation, OutcomeLabel, ShardMetrics};
 use crate::config::{Config, LogFormat};
 

@@ -18,6 +18,9 @@ use quorate_node::dynamo::metadata::document::{
     ClusterId, ClusterKey, FirstDocument, Member, NewNamespace, StoreId, Voter,
 };
 use quorate_node::env::{Clock, Env};
+use quorate_node::limits::Capacity;
+use quorate_node::limits::budget::Budget;
+use quorate_node::limits::concurrency::Concurrency;
 use quorate_node::replica::{Replica, ReplicaParts, ReplicaSize};
 use quorate_node::storage::memory::MemoryEngine;
 use quorate_node::telemetry::Metrics;
@@ -152,6 +155,11 @@ impl SimCluster {
             peers: self.network.peers(node(index)),
             env: Env::simulated(self.clock.clone(), seed),
             metrics: Arc::new(Metrics::new()),
+            capacity: Capacity {
+                concurrency: Concurrency::new(1024, Duration::from_secs(1)),
+                budget: Budget::new(64 << 20),
+                engine_bytes: 0,
+            },
         };
         let sync_every = Duration::from_millis(100);
         let size = ReplicaSize { shards: 2, queue: 1024, sync_every };

@@ -6,7 +6,7 @@ use quorate_proto::v1::{self, cluster_server::Cluster};
 use tonic::{Request, Response, Status};
 
 use super::kv::NodeParts;
-use super::{durability, level, level_message, status, timeout};
+use super::{durability, level, level_message, status};
 use crate::cluster::view::View;
 use crate::dynamo::key::NodeId;
 use crate::dynamo::metadata::document::{Conflict, Durability, Member, Namespace, NewNamespace};
@@ -78,8 +78,8 @@ impl Cluster for ClusterService {
         &self,
         request: Request<v1::CreateNamespaceRequest>,
     ) -> Result<Response<v1::CreateNamespaceReply>, Status> {
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
         let message = request.into_inner();
-        let timeout = timeout(message.timeout_ms, self.node.timeout);
         let new = new_namespace(message).map_err(|error| self.status(&error))?;
         let created = self.node.coordinator.cluster().create_namespace(new, timeout).await;
         let (namespace, unreachable) = created.map_err(|error| self.status(&error))?;
@@ -100,7 +100,8 @@ impl Cluster for ClusterService {
         &self,
         request: Request<v1::DescribeNamespaceRequest>,
     ) -> Result<Response<v1::DescribeNamespaceReply>, Status> {
-        let deadline = tokio::time::Instant::now() + self.node.timeout;
+        let timeout = self.node.timeouts.of(0, request.metadata());
+        let deadline = tokio::time::Instant::now() + timeout;
         let found = self.node.coordinator.namespace(&request.get_ref().name, deadline).await;
         let (_, namespace) = found.map_err(|error| self.status(&error))?;
         let namespace = Some(namespace_message(&namespace));
@@ -111,9 +112,9 @@ impl Cluster for ClusterService {
         &self,
         request: Request<v1::DropNamespaceRequest>,
     ) -> Result<Response<v1::DropNamespaceReply>, Status> {
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
         let message = request.into_inner();
         let cluster = self.node.coordinator.cluster();
-        let timeout = timeout(message.timeout_ms, self.node.timeout);
         let dropped = cluster.drop_namespace(&message.name, timeout).await;
         let unreachable = dropped.map_err(|error| self.status(&error))?;
         Ok(Response::new(v1::DropNamespaceReply { unreachable }))

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures::stream::{self, Stream, StreamExt as _};
 use quorate_proto::v1::{self, kv_server::Kv};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use super::deadline::Timeouts;
 use super::status;
 use crate::coordinator::{Coordinator, Get, Put, ReadAnswer, ScanCursor, ScanRequest, binding};
 use crate::dynamo::context::Context;
@@ -18,11 +18,10 @@ use crate::dynamo::object::Object;
 use crate::dynamo::operation::{Opening, OperationId};
 use crate::dynamo::read::Repair;
 use crate::error::{RequestError, WriteError};
+use crate::limits::Capacity;
+use crate::limits::concurrency::Permit;
 use crate::telemetry::{Metrics, Operation, OutcomeLabel};
 use crate::transport::WriteResult;
-
-/// How long a client is told to wait when too many requests are under way, in milliseconds.
-const RETRY_AFTER_MS: u32 = 50;
 
 /// How long a scan looks for a live key before it says how far it is: well within any timeout.
 const QUIET: Duration = Duration::from_millis(500);
@@ -42,9 +41,9 @@ pub struct NodeParts {
     /// Hears of them.
     pub metrics: Arc<Metrics>,
     /// Bounds the requests under way.
-    pub permits: Arc<Semaphore>,
-    /// How long a request may take that does not say.
-    pub timeout: Duration,
+    pub capacity: Capacity,
+    /// How long a request may take.
+    pub timeouts: Timeouts,
 }
 
 type ScanStream = Pin<Box<dyn Stream<Item = Result<v1::ScanReply, Status>> + Send>>;
@@ -61,7 +60,7 @@ impl KvService {
             Ok(Put { value: None, .. }) => Operation::Delete,
             _ => Operation::Put,
         };
-        let result = match (put, self.node.permit()) {
+        let result = match (put, self.node.capacity.concurrency.enter()) {
             (Ok(put), Ok(permit)) => self.run(put, permit).await,
             (Err(error), _) | (_, Err(error)) => Err(WriteError::not_applied(error)),
         };
@@ -72,7 +71,7 @@ impl KvService {
 
     /// Runs a write to its end even if its client goes away: once it has a dot, the other owners
     /// are to have it.
-    async fn run(&self, put: Put, permit: OwnedSemaphorePermit) -> Result<WriteResult, WriteError> {
+    async fn run(&self, put: Put, permit: Permit) -> Result<WriteResult, WriteError> {
         let coordinator = self.node.coordinator.clone();
         let running = tokio::spawn(async move {
             let result = coordinator.put(put).await;
@@ -86,16 +85,6 @@ impl KvService {
     }
 }
 
-impl NodeParts {
-    /// Leave to run one request, until it is dropped.
-    pub fn permit(&self) -> Result<OwnedSemaphorePermit, RequestError> {
-        self.permits.clone().try_acquire_owned().map_err(|_| {
-            let what = "the node's limit of requests under way".to_owned();
-            RequestError::Overloaded { what, retry_after_ms: RETRY_AFTER_MS }
-        })
-    }
-}
-
 #[tonic::async_trait]
 impl Kv for KvService {
     type ScanStream = ScanStream;
@@ -105,7 +94,9 @@ impl Kv for KvService {
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetReply>, Status> {
         let started = Instant::now();
-        let result = match (get_of(request.into_inner(), self.node.timeout), self.node.permit()) {
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
+        let permit = self.node.capacity.concurrency.enter();
+        let result = match (get_of(request.into_inner(), timeout), permit) {
             (Ok(get), Ok(_permit)) => self.node.coordinator.get(get).await,
             (Err(error), _) | (_, Err(error)) => Err(error),
         };
@@ -119,8 +110,9 @@ impl Kv for KvService {
         &self,
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutReply>, Status> {
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
         let WriteResult { context, siblings, dot, acked, synced } =
-            self.write(put_of(request.into_inner(), self.node.timeout)).await?;
+            self.write(put_of(request.into_inner(), timeout)).await?;
         let receipt = receipt(dot, &acked, synced);
         let context = context.unwrap_or_default();
         Ok(Response::new(v1::PutReply { context, siblings, receipt: Some(receipt) }))
@@ -130,8 +122,9 @@ impl Kv for KvService {
         &self,
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteReply>, Status> {
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
         let WriteResult { context, siblings, dot, acked, synced } =
-            self.write(delete_of(request.into_inner(), self.node.timeout)).await?;
+            self.write(delete_of(request.into_inner(), timeout)).await?;
         let receipt = receipt(dot, &acked, synced);
         let context = context.unwrap_or_default();
         Ok(Response::new(v1::DeleteReply { context, siblings, receipt: Some(receipt) }))
@@ -141,31 +134,32 @@ impl Kv for KvService {
         &self,
         request: Request<v1::ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
         let message = request.into_inner();
         let status = |error: RequestError| status::of_request(&error, &self.node.name);
-        let permit = self.node.permit().map_err(status)?;
         let scan = ScanRequest {
             namespace: message.namespace,
             prefix: message.prefix,
             r: super::level(message.r).map_err(status)?,
-            timeout: super::timeout(message.timeout_ms, self.node.timeout),
+            timeout,
         };
         let cursor =
             self.node.coordinator.scan_from(&scan, message.cursor).await.map_err(status)?;
         let left = if message.limit == 0 { u64::MAX } else { message.limit };
-        let walk = ScanWalk { node: self.node.clone(), scan, next: Some(cursor), left, permit };
+        let walk = ScanWalk { node: self.node.clone(), scan, next: Some(cursor), left };
         let parts = stream::try_unfold(walk, ScanWalk::step);
         Ok(Response::new(parts.boxed()))
     }
 }
 
-/// A scan under way: it runs as fast as its client reads.
+/// A scan under way: it runs as fast as its client reads. It takes a place among the requests for
+/// each page alone: one that is read slowly, or no more, must not hold up others. If there is none,
+/// the scan ends with a delay, and the client resumes it from the last page's cursor.
 struct ScanWalk {
     node: Arc<NodeParts>,
     scan: ScanRequest,
     next: Option<ScanCursor>,
     left: u64,
-    permit: OwnedSemaphorePermit,
 }
 
 impl ScanWalk {
@@ -183,11 +177,11 @@ impl ScanWalk {
                 return Ok(Some((page, self)));
             }
         }
-        drop(self.permit);
         Ok(None)
     }
 
     async fn page(&mut self, cursor: ScanCursor) -> Result<v1::ScanReply, RequestError> {
+        let _permit = self.node.capacity.concurrency.enter()?;
         let deadline = Instant::now() + self.scan.timeout;
         let part = self.node.coordinator.scan(&self.scan, cursor.clone()).await?;
         let (view, namespace) =
@@ -209,7 +203,7 @@ impl ScanWalk {
     }
 }
 
-fn get_of(message: v1::GetRequest, default_timeout: Duration) -> Result<Get, RequestError> {
+fn get_of(message: v1::GetRequest, timeout: Duration) -> Result<Get, RequestError> {
     Ok(Get {
         repair: match message.repair() {
             v1::Repair::Async => Repair::Async,
@@ -219,11 +213,11 @@ fn get_of(message: v1::GetRequest, default_timeout: Duration) -> Result<Get, Req
         namespace: message.namespace,
         r: super::level(message.r)?,
         replica: (message.replica != 0).then_some(NodeId(message.replica)),
-        timeout: super::timeout(message.timeout_ms, default_timeout),
+        timeout,
     })
 }
 
-fn put_of(message: v1::PutRequest, default_timeout: Duration) -> Result<Put, RequestError> {
+fn put_of(message: v1::PutRequest, timeout: Duration) -> Result<Put, RequestError> {
     Ok(Put {
         durability: super::durability(message.durability()),
         at_least_once: message.retry() == v1::Retry::AtLeastOnce,
@@ -233,11 +227,11 @@ fn put_of(message: v1::PutRequest, default_timeout: Duration) -> Result<Put, Req
         context: message.context,
         w: super::level(message.w)?,
         operation: message.operation_id.as_ref().map(operation_of),
-        timeout: super::timeout(message.timeout_ms, default_timeout),
+        timeout,
     })
 }
 
-fn delete_of(message: v1::DeleteRequest, default_timeout: Duration) -> Result<Put, RequestError> {
+fn delete_of(message: v1::DeleteRequest, timeout: Duration) -> Result<Put, RequestError> {
     if message.context.is_empty() {
         return Err(RequestError::invalid(
             "a delete needs the context of what it deletes; read the key first",
@@ -252,7 +246,7 @@ fn delete_of(message: v1::DeleteRequest, default_timeout: Duration) -> Result<Pu
         context: message.context,
         w: super::level(message.w)?,
         operation: message.operation_id.as_ref().map(operation_of),
-        timeout: super::timeout(message.timeout_ms, default_timeout),
+        timeout,
     })
 }
 

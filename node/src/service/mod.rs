@@ -4,11 +4,10 @@
 //! [`status`] is the one place where an error becomes a gRPC status.
 
 pub mod cluster;
+pub mod deadline;
 pub mod kv;
 pub mod peer;
 pub mod status;
-
-use std::time::Duration;
 
 use quorate_proto::v1;
 
@@ -50,13 +49,5 @@ fn durability(durability: v1::Durability) -> Option<Durability> {
         v1::Durability::Default => None,
         v1::Durability::Buffered => Some(Durability::Buffered),
         v1::Durability::Synced => Some(Durability::Synced),
-    }
-}
-
-/// How long a request may take: what it says, or the node's default.
-fn timeout(timeout_ms: u32, default: Duration) -> Duration {
-    match timeout_ms {
-        0 => default,
-        ms => Duration::from_millis(ms.into()),
     }
 }

@@ -10,6 +10,8 @@ use tokio::time::sleep;
 use super::{Step, Worker};
 use crate::cluster::Cluster;
 use crate::env::Env;
+use crate::limits::Capacity;
+use crate::limits::budget::Kind;
 use crate::shard::Shards;
 use crate::storage::Engine;
 use crate::telemetry::{Metrics, ShardMetrics};
@@ -24,6 +26,7 @@ pub struct Observe {
     shards: Shards,
     peers: Arc<dyn Peers>,
     engine: Arc<dyn Engine>,
+    capacity: Capacity,
     env: Env,
     metrics: Arc<Metrics>,
     queues: Vec<ShardMetrics>,
@@ -39,14 +42,25 @@ pub struct Observed {
     pub peers: Arc<dyn Peers>,
     /// The engine.
     pub engine: Arc<dyn Engine>,
+    /// What the node can take.
+    pub capacity: Capacity,
 }
 
 impl Observe {
     /// Tells `metrics` of what is observed.
     pub fn new(observed: Observed, env: Env, metrics: Arc<Metrics>) -> Self {
-        let Observed { cluster, shards, peers, engine } = observed;
+        let Observed { cluster, shards, peers, engine, capacity } = observed;
         let queues = (0..).zip(shards.queued()).map(|(shard, _)| metrics.shard(shard)).collect();
-        Self { cluster, shards, peers, engine, env, metrics, queues }
+        Self { cluster, shards, peers, engine, capacity, env, metrics, queues }
+    }
+
+    fn tell_limits(&self) {
+        let Capacity { concurrency, budget, engine_bytes } = &self.capacity;
+        let limits = self.metrics.limits();
+        limits.requests(concurrency.running(), concurrency.limit());
+        Kind::ALL.iter().for_each(|&kind| limits.memory(kind.name(), budget.used_for(kind)));
+        limits.memory("engine", *engine_bytes);
+        limits.memory_bounds(budget.max() + engine_bytes, budget.refused());
     }
 
     fn others_connected(&self) -> usize {
@@ -70,6 +84,7 @@ impl Worker for Observe {
             for (queue, depth) in self.queues.iter().zip(self.shards.queued()) {
                 queue.queue_depth(depth);
             }
+            self.tell_limits();
             self.metrics.peers_connected(self.others_connected());
             self.metrics.metadata_version(self.cluster.version());
             let engine = self.engine.clone();

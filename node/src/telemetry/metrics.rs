@@ -19,6 +19,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use super::limits::LimitMetrics;
 use crate::error::RequestError;
 
 /// What was done.
@@ -125,6 +126,7 @@ pub struct Metrics {
     handles: [[OnceLock<RequestHandles>; OutcomeLabel::ALL.len()]; Operation::ALL.len()],
     queue_depth: Family<ShardLabels, Gauge>,
     batch_size: Histograms<ShardLabels>,
+    limits: LimitMetrics,
     single: Single,
 }
 
@@ -202,9 +204,19 @@ impl Metrics {
         let batch_size: Histograms<ShardLabels> = Family::new_with_constructor(sizes);
         let help = "Requests that share one batch of the engine";
         registry.register("shard_batch_size", help, batch_size.clone());
+        let limits = LimitMetrics::register(&mut registry);
         let single = Single::register(&mut registry);
         let handles = Default::default();
-        Self { registry, requests, request_seconds, handles, queue_depth, batch_size, single }
+        Self {
+            registry,
+            requests,
+            request_seconds,
+            handles,
+            queue_depth,
+            batch_size,
+            limits,
+            single,
+        }
     }
 
     /// Counts a request that took `took`.
@@ -231,6 +243,11 @@ impl Metrics {
             queue_depth: self.queue_depth.get_or_create_owned(&labels),
             batch_size: self.batch_size.get_or_create_owned(&labels),
         }
+    }
+
+    /// What bounds the node.
+    pub fn limits(&self) -> &LimitMetrics {
+        &self.limits
     }
 
     /// Counts a sync of the engine that took `took`.
@@ -296,7 +313,7 @@ impl ShardMetrics {
 }
 
 /// OpenMetrics gauges are signed here; nothing that is counted comes near the limit.
-fn gauge(value: u64) -> i64 {
+pub(super) fn gauge(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 

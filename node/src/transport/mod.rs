@@ -6,6 +6,7 @@
 //! place that knows the protobuf form.
 
 mod answer;
+pub mod capped;
 #[cfg(test)]
 mod conformance;
 pub mod grpc;

@@ -186,7 +186,8 @@ fn bench(cli: &Cli) {
             _ => format!("{line}{more}"),
         };
         let report = cli.json(&line);
-        let fields = "operations errors not_found retries seconds ops_per_s latency_us missed";
+        let fields =
+            "operations ok failed errors not_found retries seconds ops_per_s latency_us missed";
         has_fields(&report, fields);
         has_fields(&report["latency_us"], "p50 p90 p99 p999");
         assert!(report["operations"].as_u64() > Some(0), "{report}");

@@ -8,12 +8,14 @@ use super::source::{Source, names_after, read, rust};
 
 /// The modules of the node, bottom up: each may use those named beside it, all of which stand above
 /// it in this table. So no circle can be written down here, and the order is the architecture.
-const MODULES: [(&str, &[&str]); 21] = [
+const MODULES: [(&str, &[&str]); 22] = [
     // The protocol uses nothing.
     ("dynamo", &[]),
     // What everybody may see.
     ("env", &[]),
     ("error", &["dynamo"]),
+    // What every part may ask for leave.
+    ("limits", &["error"]),
     // Keeping and carrying bytes.
     ("storage", &["dynamo"]),
     ("transport", &["dynamo", "error"]),
@@ -29,7 +31,17 @@ const MODULES: [(&str, &[&str]); 21] = [
     // Answering, and working in the background.
     (
         "service",
-        &["cluster", "coordinator", "dynamo", "error", "shard", "telemetry", "transport", "vnode"],
+        &[
+            "cluster",
+            "coordinator",
+            "dynamo",
+            "error",
+            "limits",
+            "shard",
+            "telemetry",
+            "transport",
+            "vnode",
+        ],
     ),
     (
         "tasks",
@@ -38,6 +50,7 @@ const MODULES: [(&str, &[&str]); 21] = [
             "dynamo",
             "env",
             "error",
+            "limits",
             "shard",
             "storage",
             "telemetry",
@@ -53,6 +66,7 @@ const MODULES: [(&str, &[&str]); 21] = [
             "coordinator",
             "dynamo",
             "env",
+            "limits",
             "service",
             "shard",
             "storage",
@@ -70,6 +84,7 @@ const MODULES: [(&str, &[&str]); 21] = [
             "env",
             "error",
             "http",
+            "limits",
             "replica",
             "service",
             "storage",

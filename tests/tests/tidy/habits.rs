@@ -146,7 +146,11 @@ fn every_key_of_the_configuration_is_used() {
             && !path.contains("tests")
     };
     let used = |key: &str| {
-        let key = if key == "shards" { "shard_count" } else { key };
+        let key = match key {
+            "shards" => "shard_count",
+            "memory_max_bytes" => "memory_bytes",
+            key => key,
+        };
         let reading = format!("config.{key}");
         sources.iter().any(|source| outside(&source.path) && source.text.contains(&reading))
     };

@@ -393,14 +393,17 @@ const BENCH_HELP: &str =
 a race it reads the key first, within the write's latency. Writes are retried elsewhere under the \
 same operation id.
 
-operations are all attempted; an error is one that was not ok within --timeout, unknown outcomes \
-included; latencies are of all operations. missed: due under --rate, but not started in time.
-json: operations, errors{kind: n}, not_found, retries, seconds, ops_per_s, \
+operations are all attempted; ok are those that succeeded within --timeout, the others failed, unknown \
+outcomes included; ops_per_s and latencies are of those that are ok. missed: due under --rate, but \
+not started in time, since all of --concurrency were busy: with many of them the load does not wait \
+for the cluster.
+json: operations, ok, failed, errors{kind: n}, not_found, retries, seconds, ops_per_s, \
 latency_us{p50,p90,p99,p999}, missed
 
 Examples:
   kv-cli bench load --workload write --keys 100000 --value-size 1024 --concurrency 64
-  kv-cli bench load --workload mixed --prepare --zipf --rate 5000 --duration 1m --output json";
+  kv-cli bench load --workload mixed --prepare --zipf --rate 5000 --duration 1m --output json
+  kv-cli --timeout 1s bench load --workload write --rate 40000 --concurrency 20000";
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum ClusterCommand {

@@ -18,7 +18,7 @@ pub(super) struct Report {
     pub(super) retries: u64,
     pub(super) missed: u64,
     pub(super) seconds: f64,
-    /// In microseconds.
+    /// Of those that succeeded, in microseconds: a refusal is quick, and would flatter.
     latencies: Histogram<u64>,
 }
 
@@ -40,10 +40,10 @@ impl Report {
     /// An operation ended, with an error of this kind or without one.
     pub(super) fn on_ended(&mut self, latency: Duration, error: Option<&'static str>) {
         self.operations += 1;
-        if let Some(kind) = error {
-            *self.errors.entry(kind).or_default() += 1;
+        match error {
+            Some(kind) => *self.errors.entry(kind).or_default() += 1,
+            None => self.latencies.saturating_record(latency.as_micros() as u64),
         }
-        self.latencies.saturating_record(latency.as_micros() as u64);
     }
 
     /// Takes in what another worker counted.
@@ -60,9 +60,13 @@ impl Report {
 
     pub(super) fn json(&self) -> BenchJson<'_> {
         let at = |quantile| self.latencies.value_at_quantile(quantile);
-        let ops_per_s = self.operations as f64 / self.seconds;
+        let failed: u64 = self.errors.values().sum();
+        let ok = self.operations - failed;
+        let ops_per_s = ok as f64 / self.seconds;
         BenchJson {
             operations: self.operations,
+            ok,
+            failed,
             errors: &self.errors,
             not_found: self.not_found,
             retries: self.retries,
@@ -79,7 +83,11 @@ impl Report {
 pub(super) struct BenchJson<'a> {
     /// All attempted.
     operations: u64,
-    /// Those that were not ok within their deadline, by kind.
+    /// Those that succeeded within their deadline: `ops_per_s` and latencies are theirs alone.
+    ok: u64,
+    /// The others.
+    failed: u64,
+    /// The others by kind.
     errors: &'a BTreeMap<&'static str, u64>,
     /// Reads of keys without a value.
     not_found: u64,
@@ -108,6 +116,8 @@ impl fmt::Display for BenchJson<'_> {
         };
         let Latency { p50, p90, p99, p999 } = self.latency_us;
         writeln!(f, "operations  {}", self.operations)?;
+        writeln!(f, "ok          {}", self.ok)?;
+        writeln!(f, "failed      {}", self.failed)?;
         writeln!(f, "errors      {errors}")?;
         writeln!(f, "not found   {}", self.not_found)?;
         writeln!(f, "retries     {}", self.retries)?;
@@ -136,9 +146,9 @@ mod tests {
         let json = serde_json::to_string(&whole.json()).unwrap();
         assert_eq!(
             json,
-            "{\"operations\":1000,\"errors\":{\"unknown\":2},\"not_found\":3,\"retries\":2,\
-             \"seconds\":2.0,\"ops_per_s\":500.0,\
-             \"latency_us\":{\"p50\":500,\"p90\":900,\"p99\":990,\"p999\":999},\"missed\":0}"
+            "{\"operations\":1000,\"ok\":998,\"failed\":2,\"errors\":{\"unknown\":2},\"not_found\":3,\
+             \"retries\":2,\"seconds\":2.0,\"ops_per_s\":499.0,\
+             \"latency_us\":{\"p50\":499,\"p90\":899,\"p99\":989,\"p999\":998},\"missed\":0}"
         );
         assert!(whole.json().to_string().contains("errors      unknown 2\n"));
     }

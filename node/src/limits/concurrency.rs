@@ -1,0 +1,189 @@
+//! How many client requests run at once: as many as end in good time.
+//!
+//! A fixed number is either too low for a fast disk or too high for a slow one: where a hundred
+//! requests end each second, a thousand under way end after ten seconds, when nobody waits for them
+//! any more. So the limit follows from how long requests take, as TCP's window follows from lost
+//! packets (Chiu and Jain, "Analysis of the increase and decrease algorithms", 1989): one that took
+//! longer than the target halves it, those in time add one for each round of it.
+//!
+//! ```text
+//!   limit 1024 ─ 1024 start ─ the first of them ends late: 512 ─ the others of that round: no more
+//!   limit  512 ─  all in time, and so many were under way: 513, 514, ...
+//! ```
+//!
+//! Requests that started before the last decrease say nothing new, and are not heard. Lateness is
+//! measured by the node's own target and not by what a client asks for: one that grants a millisecond
+//! must not shrink the limit for all.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::retry_after_ms;
+use crate::error::RequestError;
+
+/// The limit never falls below it: so few requests wait for each other on no machine.
+const LIMIT_MIN: u32 = 16;
+
+/// Which weight a request has in the average of how long they take.
+const AVERAGE_OF: u64 = 16;
+
+/// The requests under way, and how many may be.
+#[derive(Debug)]
+pub struct Concurrency {
+    max: u32,
+    target: Duration,
+    limit: AtomicU32,
+    /// In time since the limit last changed.
+    in_time: AtomicU32,
+    running: AtomicUsize,
+    /// How long requests take, in microseconds, averaged.
+    average_us: AtomicU64,
+    /// When the limit last fell. Touched only by late requests.
+    fell: Mutex<Option<Instant>>,
+}
+
+/// Leave to run one request, until it is dropped.
+#[derive(Debug)]
+pub struct Permit {
+    of: Arc<Concurrency>,
+    started: Instant,
+}
+
+impl Concurrency {
+    /// At most `max` at once, and fewer while they take longer than `target`.
+    pub fn new(max: u32, target: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            max,
+            target,
+            limit: AtomicU32::new(max),
+            in_time: AtomicU32::new(0),
+            running: AtomicUsize::new(0),
+            average_us: AtomicU64::new(0),
+            fell: Mutex::new(None),
+        })
+    }
+
+    /// Leave to run one request, or how long to wait before asking again: as long as one takes now.
+    pub fn enter(self: &Arc<Self>) -> Result<Permit, RequestError> {
+        let limit = self.limit() as usize;
+        let entered = self.running.fetch_add(1, Relaxed) < limit;
+        if entered {
+            return Ok(Permit { of: self.clone(), started: Instant::now() });
+        }
+        self.running.fetch_sub(1, Relaxed);
+        let what = "the node's limit of requests under way".to_owned();
+        let average = Duration::from_micros(self.average_us.load(Relaxed));
+        Err(RequestError::Overloaded { what, retry_after_ms: retry_after_ms(average) })
+    }
+
+    /// How many may run now.
+    pub fn limit(&self) -> u32 {
+        self.limit.load(Relaxed)
+    }
+
+    /// How many run now.
+    pub fn running(&self) -> usize {
+        self.running.load(Relaxed)
+    }
+
+    fn ended(&self, started: Instant) {
+        let running = self.running.fetch_sub(1, Relaxed);
+        let took = started.elapsed();
+        let average = self.average_us.load(Relaxed);
+        // An update lost to another thread does not matter.
+        let next = average - average / AVERAGE_OF + took.as_micros() as u64 / AVERAGE_OF;
+        self.average_us.store(next, Relaxed);
+        if took > self.target {
+            self.fall(started);
+        } else if self.limit() < self.max {
+            self.rise(running);
+        }
+    }
+
+    fn fall(&self, started: Instant) {
+        let mut fell = self.fell.lock().unwrap_or_else(PoisonError::into_inner);
+        if fell.is_some_and(|fell| started < fell) {
+            return;
+        }
+        *fell = Some(Instant::now());
+        let limit = self.limit();
+        self.limit.store((limit / 2).max(LIMIT_MIN.min(self.max)), Relaxed);
+        self.in_time.store(0, Relaxed);
+    }
+
+    /// Only while the limit is what holds requests back: else it would rise without a reason.
+    fn rise(&self, running: usize) {
+        let limit = self.limit();
+        if running * 2 < limit as usize {
+            return;
+        }
+        if self.in_time.fetch_add(1, Relaxed) + 1 >= limit {
+            self.in_time.store(0, Relaxed);
+            self.limit.store((limit + 1).min(self.max), Relaxed);
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.of.ended(self.started);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TARGET: Duration = Duration::from_millis(100);
+
+    async fn round(concurrency: &Arc<Concurrency>, requests: usize, takes: Duration) -> usize {
+        let permits: Vec<_> = (0..requests).map_while(|_| concurrency.enter().ok()).collect();
+        tokio::time::sleep(takes).await;
+        permits.len()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn over_the_limit_requests_are_refused_for_as_long_as_one_takes() {
+        let concurrency = Concurrency::new(2, TARGET);
+        for _ in 0..100 {
+            round(&concurrency, 2, Duration::from_millis(40)).await;
+        }
+        let _held = [concurrency.enter().unwrap(), concurrency.enter().unwrap()];
+        let refused = concurrency.enter().unwrap_err();
+        let RequestError::Overloaded { retry_after_ms, .. } = refused else { panic!("{refused}") };
+        assert!((35..=40).contains(&retry_after_ms), "{retry_after_ms}");
+        assert_eq!(concurrency.running(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_round_halves_the_limit_once_and_rounds_in_time_raise_it_by_one() {
+        let concurrency = Concurrency::new(64, TARGET);
+        assert_eq!(round(&concurrency, 100, Duration::from_millis(101)).await, 64);
+        assert_eq!(concurrency.limit(), 32);
+        assert_eq!(round(&concurrency, 100, Duration::from_millis(99)).await, 32);
+        // The last ones of a round end when few are left, which says nothing of the limit.
+        round(&concurrency, 100, Duration::from_millis(99)).await;
+        assert_eq!(concurrency.limit(), 33);
+        for _ in 0..10 {
+            round(&concurrency, 100, Duration::from_millis(500)).await;
+        }
+        assert_eq!(concurrency.limit(), LIMIT_MIN);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_requests_do_not_raise_it_and_it_never_passes_its_bound() {
+        let concurrency = Concurrency::new(32, TARGET);
+        round(&concurrency, 32, TARGET * 2).await;
+        for _ in 0..100 {
+            round(&concurrency, 3, TARGET / 2).await;
+        }
+        assert_eq!(concurrency.limit(), 16);
+        for _ in 0..200 {
+            round(&concurrency, 100, TARGET / 2).await;
+        }
+        assert_eq!(concurrency.limit(), 32);
+    }
+}
