@@ -18,7 +18,7 @@ use quorate_proto::v1::{
 use thiserror::Error;
 use tonic::{Code, Status};
 
-use crate::operation::OperationId;
+use crate::{operation::OperationId, route::Target, tls};
 
 /// What a caller does about an error depends on this alone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -80,6 +80,8 @@ struct Inner {
     needed: u32,
     got: u32,
     retry_after: Duration,
+    /// What to do, if more is known than the kind tells.
+    advice: Option<&'static str>,
 }
 
 /// How far a failed request came.
@@ -136,6 +138,7 @@ impl Error {
             needed: 0,
             got: 0,
             retry_after: Duration::ZERO,
+            advice: None,
         }))
     }
 
@@ -162,9 +165,9 @@ impl Error {
                 ErrorKind::Unavailable
             }
             Kind::Timeout => ErrorKind::Timeout,
-            Kind::Overloaded => ErrorKind::Overloaded,
+            Kind::Overloaded | Kind::DiskFull => ErrorKind::Overloaded,
             Kind::Conflict | Kind::Siblings => ErrorKind::Conflict,
-            Kind::Data => ErrorKind::Data,
+            Kind::Data | Kind::DiskFailed => ErrorKind::Data,
             Kind::Internal => ErrorKind::Internal,
         };
         let (cause, outcome) = (detail.kind(), detail.outcome());
@@ -178,11 +181,25 @@ impl Error {
     }
 
     fn from_transport(status: &Status, node: &str) -> Self {
+        let text = describe_transport(status);
+        if let Some((message, advice)) = tls::explain(&text) {
+            // Where TLS does not come about, no request is heard.
+            return Self::new(ErrorKind::Unavailable, message).at(node).advising(Some(advice));
+        }
         let kind = kind_of_code(status.code());
         let refused = connection_failed(status)
             || matches!(status.code(), Code::Unimplemented | Code::OutOfRange);
         let reach = if refused { Reach::NotSent } else { Reach::Lost };
-        Self::new(kind, describe_transport(status)).at(node).reaching(reach)
+        Self::new(kind, text).at(node).reaching(reach)
+    }
+
+    pub(crate) fn advising(mut self, advice: Option<&'static str>) -> Self {
+        self.0.advice = advice;
+        self
+    }
+
+    pub(crate) fn advice(&self) -> Option<&'static str> {
+        self.0.advice
     }
 
     pub(crate) fn at(mut self, node: &str) -> Self {
@@ -208,6 +225,25 @@ impl Error {
         self.0.detail
     }
 
+    /// The same of a first call within TLS. With TLS 1.3 a node refuses a client's certificate when
+    /// the handshake has ended here; its reason is lost if it comes before the call was sent.
+    pub(crate) fn after_handshake(self) -> Self {
+        let lost = self.0.reach == Reach::Lost && self.0.kind == ErrorKind::Unavailable;
+        if !lost || self.0.advice.is_some() {
+            return self;
+        }
+        let what = "the node ended the connection right after the TLS handshake";
+        let message = format!("{what} ({})", self.0.message);
+        let advice = "if it requires a client certificate, give one of the CA in its client_tls_ca \
+                      (--tls-cert and --tls-key in kv-cli); its log says why";
+        Self(Box::new(Inner { message, ..*self.0 })).advising(Some(advice))
+    }
+
+    /// Whether the only node asked cannot be talked to until somebody changes its TLS, or ours.
+    pub(crate) fn is_lasting_at(&self, target: &Target<'_>) -> bool {
+        self.0.advice.is_some() && matches!(target, Target::Node(_))
+    }
+
     /// Whether the node itself is to be avoided for a while, not just this request.
     pub(crate) fn is_node_failure(&self) -> bool {
         let unreachable = !matches!(self.0.reach, Reach::Answered(_)) && self.is_retryable();
@@ -215,10 +251,16 @@ impl Error {
     }
 
     fn next_step(&self) -> &'static str {
+        if let Some(advice) = self.0.advice {
+            return advice;
+        }
         match (self.0.detail, self.0.kind) {
             (Kind::Quorum, _) => "try again, bring nodes back, or ask for fewer replicas",
             (Kind::Context, _) => "read the key again and use the context of that read",
             (Kind::Siblings, _) => "read the key and write with the context of that read",
+            (Kind::DiskFull | Kind::DiskFailed, _) => {
+                "see to that node's disk; other owners may take it"
+            }
             (_, ErrorKind::Unavailable) => "check that the node runs and can be reached",
             (_, ErrorKind::Timeout) => "try again or allow more time",
             (_, ErrorKind::Invalid) => "correct the request",

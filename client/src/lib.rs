@@ -39,6 +39,7 @@ mod outcome;
 mod retry;
 mod route;
 mod scan;
+mod tls;
 mod token;
 mod topology;
 mod write;
@@ -57,5 +58,6 @@ pub use options::{
     DeleteOptions, GetOptions, NamespaceSpec, PutOptions, Repair, Retry, ScanOptions, UpdateOptions,
 };
 pub use outcome::{Deleted, Read, Receipt, ScanItem, Sibling, Updated, Written};
+pub use tls::TlsConfig;
 pub use token::{Context, Cursor, ParseTokenError};
-pub use topology::{ConflictRule, Member, NamespaceDescription, Topology};
+pub use topology::{ConflictRule, Member, NamespaceDescription, Rebuild, Topology};

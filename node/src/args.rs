@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
-use crate::config::{ConfigError, Effective, Sources};
+use crate::config::{ConfigError, Effective, EngineKind, Sources};
 
 /// A node of Quorate, a leaderless key-value store.
 #[derive(Clone, Debug, Parser)]
@@ -37,6 +37,7 @@ or by a flag, which win over the file in that order.
 Examples:
   quorate serve --config node.toml
   quorate serve --config node.toml --log-level debug
+  quorate serve --config node.toml --rebuild       after it said that its store does not open
   QUORATE_NODE_NAME=a QUORATE_DATA_DIR=/var/lib/quorate quorate serve")]
     Serve(ServeArgs),
 
@@ -56,8 +57,24 @@ command again: members that have the document keep it, the others get it.
 
 Examples:
   quorate init --members a:7501,b:7501,c:7501
-  quorate init --members a:7501,b:7501,c:7501,d:7501 --voters node-a,node-b,node-c")]
+  quorate init --members a:7501,b:7501,c:7501,d:7501 --voters node-a,node-b,node-c
+  quorate init --members a:7501 --peer-tls-ca ca.pem --peer-tls-cert a.pem --peer-tls-key a.key")]
     Init(InitArgs),
+
+    /// Make certificates: a development CA, and what nodes and clients show
+    #[command(after_help = "\
+Writes DIR/ca.pem and ca.key, DIR/NAME.pem and NAME.key for each node, DIR/clients/NAME.pem and
+NAME.key for each client. A CA that is there is used again, so that the same command renews
+certificates and adds nodes. Prints what to write into each node's configuration.
+
+A node's certificate is valid for its hosts, which clients dial, and has the URI quorate://node/NAME,
+by which other nodes know it.
+
+Examples:
+  quorate certs --out certs --node node-1=10.0.0.1 --node node-2=10.0.0.2 --node node-3=10.0.0.3
+  quorate certs --out certs --node node-4=10.0.0.4,db4.example.org       one more, later
+  quorate certs --out certs --client alice                               for kv-cli --tls-cert")]
+    Certs(CertsArgs),
 
     /// Run a whole cluster on this machine, to try things out
     #[command(after_help = "\
@@ -68,6 +85,7 @@ on the same DIR, the same cluster serves the same data.
 Examples:
   quorate dev
   quorate dev --nodes 3 --data /tmp/quorate
+  quorate dev --tls
   kill -9 PID        then    quorate serve --config /tmp/quorate/node-2/node.toml")]
     Dev(DevArgs),
 }
@@ -78,6 +96,21 @@ pub struct ServeArgs {
     /// The configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
+
+    /// If the store does not open, set it aside and refill a new one from the other nodes
+    ///
+    /// Nothing is deleted: what was there is in DATA-DIR/damaged-TIME afterwards. A store that opens is
+    /// left alone. The node serves meanwhile, and counts in quorums for a partition when every other
+    /// owner of it told what it holds: `kv-cli cluster status` says how far that is. A restart goes
+    /// on with it, with or without this flag.
+    #[arg(long)]
+    pub rebuild: bool,
+
+    /// Members that the rebuild does not wait for, since they are lost for good
+    ///
+    /// Writes that only they and this node acknowledged are then no longer found.
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    pub rebuild_without: Vec<String>,
 
     /// Stop when stdin ends: how the nodes of `quorate dev` end with their parent.
     #[arg(long, hide = true)]
@@ -121,11 +154,14 @@ pub struct Overrides {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// The storage engine
-    #[arg(long, value_parser = ["fjall", "memory"])]
+    #[arg(long, value_parser = EngineKind::ALL.map(EngineKind::name))]
     engine: Option<String>,
     /// Memory for blocks read from disk
     #[arg(long, value_name = "BYTES")]
     cache_bytes: Option<u64>,
+    /// What is to stay free on the disk
+    #[arg(long, value_name = "BYTES")]
+    disk_reserve_bytes: Option<u64>,
     /// Where to listen for clients
     #[arg(long, value_name = "HOST:PORT")]
     client_address: Option<String>,
@@ -141,6 +177,24 @@ pub struct Overrides {
     /// Under which address other nodes reach this node
     #[arg(long, value_name = "HOST:PORT")]
     peer_advertise: Option<String>,
+    /// Certificate shown to clients: TLS on the client port
+    #[arg(long, value_name = "FILE")]
+    client_tls_cert: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, value_name = "FILE")]
+    client_tls_key: Option<PathBuf>,
+    /// CA of the certificates that clients must show
+    #[arg(long, value_name = "FILE")]
+    client_tls_ca: Option<PathBuf>,
+    /// Certificate shown to other nodes: mutual TLS on the peer port
+    #[arg(long, value_name = "FILE")]
+    peer_tls_cert: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, value_name = "FILE")]
+    peer_tls_key: Option<PathBuf>,
+    /// CA of the certificates of all nodes
+    #[arg(long, value_name = "FILE")]
+    peer_tls_ca: Option<PathBuf>,
     /// Peer addresses asked for the cluster's document
     #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',')]
     seeds: Option<Vec<String>>,
@@ -198,6 +252,53 @@ pub struct InitArgs {
     /// By default five members, or three, or one: the largest of these numbers that there are.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     pub voters: Vec<String>,
+
+    /// TLS.
+    #[command(flatten)]
+    pub tls: PeerTlsArgs,
+}
+
+/// Where the certificates are with which `init` talks to members, if they have TLS.
+#[derive(Clone, Default, Debug, Args)]
+#[command(next_help_heading = "TLS: those of any node, when the members have it")]
+pub struct PeerTlsArgs {
+    /// CA of the members' certificates
+    #[arg(long, value_name = "FILE", env = "QUORATE_PEER_TLS_CA")]
+    #[arg(requires_all = ["peer_tls_cert", "peer_tls_key"])]
+    pub peer_tls_ca: Option<PathBuf>,
+    /// A node's certificate
+    #[arg(long, value_name = "FILE", env = "QUORATE_PEER_TLS_CERT")]
+    #[arg(requires_all = ["peer_tls_ca", "peer_tls_key"])]
+    pub peer_tls_cert: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, value_name = "FILE", env = "QUORATE_PEER_TLS_KEY")]
+    #[arg(requires_all = ["peer_tls_ca", "peer_tls_cert"])]
+    pub peer_tls_key: Option<PathBuf>,
+}
+
+/// Flags of `certs`.
+#[derive(Clone, Debug, Args)]
+pub struct CertsArgs {
+    /// The directory, made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+
+    /// A node and the hosts under which clients reach it; without hosts, its name is one
+    #[arg(long = "node", value_name = "NAME=HOST,..", required_unless_present = "client")]
+    pub nodes: Vec<String>,
+
+    /// A client, for nodes with client_tls_ca
+    #[arg(long = "client", id = "client", value_name = "NAME")]
+    pub clients: Vec<String>,
+
+    /// How long certificates last; the CA lasts 3650 days
+    #[arg(long, value_name = "N", default_value_t = 365)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub days: u32,
+
+    /// Make a new CA in place of the one that is there: all that it issued is refused from then on
+    #[arg(long)]
+    pub new_ca: bool,
 }
 
 /// Flags of `dev`.
@@ -216,12 +317,16 @@ pub struct DevArgs {
     pub base_port: Option<u16>,
 
     /// The storage engine [default: fjall, or that of DIR]
-    #[arg(long, value_parser = ["fjall", "memory"])]
+    #[arg(long, value_parser = EngineKind::ALL.map(EngineKind::name))]
     pub engine: Option<String>,
 
     /// Over how many zones the nodes are spread [default: 1, or as many as DIR has]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=99))]
     pub zones: Option<u16>,
+
+    /// TLS for clients and among nodes, with certificates made in DIR/certs
+    #[arg(long)]
+    pub tls: bool,
 }
 
 #[cfg(test)]
@@ -268,7 +373,7 @@ mod tests {
             ("quorate dev --nodes 0", "0 is not in 1..=99"),
             ("quorate dev --nodes 100", "100 is not in 1..=99"),
             ("quorate dev --base-port 65300", "65300 is not in 1..=65236"),
-            ("quorate dev --engine rocks", "[possible values: fjall, memory]"),
+            ("quorate dev --engine rocks", "[possible values: fjall, sled, memory]"),
             ("quorate serve --weight x", "invalid value 'x' for '--weight <N>'"),
             ("quorate serve --wieght 1", "unexpected argument '--wieght'"),
             ("quorate init", "--members <HOST:PORT,..>"),

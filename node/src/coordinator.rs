@@ -14,11 +14,13 @@
 //! Invariants: other owners hear of a write only after its own batch was applied, so that its dot
 //! cannot be issued again; *not applied* is said only before a dot exists.
 
+mod mend;
 mod read;
 mod scan;
 mod write;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -40,6 +42,7 @@ use crate::dynamo::quorum::{Cause, Failure, Level, Tally};
 use crate::env::Env;
 use crate::error::RequestError;
 use crate::shard::Shards;
+use crate::standing::Standings;
 use crate::transport::{PeerError, Peers, Reply, Request};
 use crate::vnode::Address;
 
@@ -55,14 +58,18 @@ const SLOW_AFTER: Duration = Duration::from_millis(100);
 const REPAIRS_MAX: usize = 256;
 
 /// Coordinates requests on this node.
+#[derive(Clone)]
 pub struct Coordinator {
     node: NodeId,
     opening: Opening,
     cluster: Arc<Cluster>,
     shards: Shards,
+    standings: Arc<Standings>,
     peers: Arc<dyn Peers>,
     env: Env,
     repairs: Arc<Semaphore>,
+    /// Damaged records that are being mended, each with its owner; as many as repairs at most.
+    mending: Arc<Mutex<BTreeSet<(Address, NodeId)>>>,
 }
 
 /// What a coordinator works with.
@@ -75,6 +82,8 @@ pub struct CoordinatorParts {
     pub cluster: Arc<Cluster>,
     /// Its partitions.
     pub shards: Shards,
+    /// Whether their silence counts.
+    pub standings: Arc<Standings>,
     /// The other nodes.
     pub peers: Arc<dyn Peers>,
     /// Its world.
@@ -82,6 +91,7 @@ pub struct CoordinatorParts {
 }
 
 /// One key in one namespace, with all that a request needs to know of it.
+#[derive(Clone)]
 struct Target {
     view: Arc<View>,
     namespace: Namespace,
@@ -91,9 +101,10 @@ struct Target {
 impl Coordinator {
     /// A coordinator with nothing under way.
     pub fn new(parts: CoordinatorParts) -> Self {
-        let CoordinatorParts { node, opening, cluster, shards, peers, env } = parts;
+        let CoordinatorParts { node, opening, cluster, shards, standings, peers, env } = parts;
         let repairs = Arc::new(Semaphore::new(REPAIRS_MAX));
-        Self { node, opening, cluster, shards, peers, env, repairs }
+        let mending = Arc::default();
+        Self { node, opening, cluster, shards, standings, peers, env, repairs, mending }
     }
 
     /// This node.
@@ -114,6 +125,11 @@ impl Coordinator {
     /// This node's partitions.
     pub fn shards(&self) -> &Shards {
         &self.shards
+    }
+
+    /// Whether this node's silence counts.
+    pub fn standings(&self) -> &Arc<Standings> {
+        &self.standings
     }
 
     /// The other nodes.
@@ -245,7 +261,10 @@ fn cause_of(reply: &Result<Reply, PeerError>) -> Cause {
 fn cause_of_error(error: &RequestError) -> Cause {
     match error {
         RequestError::Overloaded { .. } => Cause::Overloaded,
-        RequestError::Data { .. } => Cause::Storage,
+        RequestError::Data { .. }
+        | RequestError::DiskFull { .. }
+        | RequestError::DiskFailed { .. } => Cause::Storage,
+        RequestError::Damaged { .. } => Cause::Damaged,
         RequestError::Timeout { .. } => Cause::Timeout,
         _ => Cause::Refused,
     }

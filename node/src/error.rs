@@ -94,6 +94,27 @@ pub enum RequestError {
         /// What is damaged.
         reason: String,
     },
+    /// The record of the key on this node is damaged, and nobody knows what it held. Reads ask other
+    /// owners; the record is replaced once all of them could be asked.
+    #[error("{reason}")]
+    Damaged {
+        /// Which one, and what to do.
+        reason: String,
+    },
+    /// The node's disk is full: it takes no writes, and reads go on. Write by way of another owner;
+    /// the node recovers by itself once there is space.
+    #[error("{reason}")]
+    DiskFull {
+        /// What is known of it, and what to do.
+        reason: String,
+    },
+    /// The node's disk failed to write or sync: it takes no writes until it is restarted, and reads
+    /// go on. Write by way of another owner.
+    #[error("{reason}")]
+    DiskFailed {
+        /// What is known of it, and what to do.
+        reason: String,
+    },
     /// A defect of this program.
     #[error("internal error: {reason}")]
     Internal {
@@ -133,6 +154,9 @@ impl RequestError {
             Self::NotReady { .. } => "not_ready",
             Self::Conflict { .. } => "conflict",
             Self::Data { .. } => "data",
+            Self::Damaged { .. } => "damaged",
+            Self::DiskFull { .. } => "disk_full",
+            Self::DiskFailed { .. } => "disk_failed",
             Self::Internal { .. } => "internal",
         }
     }

@@ -6,6 +6,7 @@
 //! A test in `tests/` enforces it.
 
 pub mod args;
+pub mod certs;
 pub mod cluster;
 pub mod commands;
 pub mod config;
@@ -22,6 +23,7 @@ pub mod process;
 pub mod replica;
 pub mod service;
 pub mod shard;
+pub mod standing;
 pub mod storage;
 pub mod tasks;
 pub mod telemetry;

@@ -16,18 +16,20 @@ use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::EncodedObject;
-use crate::dynamo::key::{KEY_MAX_BYTES, Key, NamespaceId, NodeId, PartitionId, VnodeId};
+use crate::dynamo::key::{KEY_MAX_BYTES, Key, KeyHash, NamespaceId, NodeId, PartitionId, VnodeId};
 use crate::dynamo::operation::{Admitting, OPERATION_KEPT_MS, Opening, OperationId};
 use crate::env::{Blocking, Env};
 use crate::error::{RequestError, WriteError};
+use crate::storage::disk::Disk;
 use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
-use crate::vnode::{self, Address, Merge, Turn, Vnode, Write, Written};
+use crate::vnode::{self, Address, Mended, Merge, Turn, Vnode, Write, Written};
 
 /// The most requests of one turn: bounds the batch, and what a failed one takes with it.
 const TURN_MAX: usize = 256;
@@ -47,8 +49,22 @@ const SWEEP_BATCH: usize = 1024;
 pub struct Page {
     /// Keys and objects, tombstones included.
     pub items: Vec<(Key, EncodedObject)>,
+    /// Keys between them whose records are damaged here, so that nothing is said of them.
+    pub damaged: Vec<Key>,
     /// Whether the partition has no later key.
     pub complete: bool,
+}
+
+impl Page {
+    /// A page of nothing, after which no key comes.
+    pub fn empty() -> Self {
+        Self { items: Vec::new(), damaged: Vec::new(), complete: true }
+    }
+
+    /// Up to where the page speaks; none if it lists no key.
+    pub fn last(&self) -> Option<&Key> {
+        self.items.last().map(|(key, _)| key).max(self.damaged.last())
+    }
 }
 
 /// A part of a partition.
@@ -59,7 +75,7 @@ pub struct PageRange {
     /// The namespace.
     pub namespace: NamespaceId,
     /// Keys that begin with this.
-    pub prefix: bytes::Bytes,
+    pub prefix: Bytes,
     /// And come after this one.
     pub after: Option<Key>,
     /// At most so many; fewer if they are large, but one if there is any.
@@ -142,11 +158,12 @@ impl Answer {
 pub trait ShardObserver: Send + Sync + 'static {
     /// A turn of so many requests ended.
     fn turn(&self, shard: usize, requests: usize);
-    /// Something was applied that may not be on disk yet; or the engine failed to, in which case
-    /// the next sync tells that it is poisoned.
+    /// Something was applied that may not be on disk yet.
     fn applied(&self);
-    /// So many damaged records were met.
-    fn corrupt(&self, records: u64);
+    /// So many damaged records of a space were met.
+    fn corrupt(&self, space: Space, records: u64);
+    /// Damaged records were replaced.
+    fn mended(&self, mended: Mended);
     /// A write was refused, since its key has too many siblings.
     fn crowded(&self);
     /// A shard panicked and has ended: nobody serves its partitions any more.
@@ -176,6 +193,8 @@ pub struct ShardContext {
     pub opening: Opening,
     /// Its engine.
     pub engine: Arc<dyn Engine>,
+    /// Its disk, which may refuse writes.
+    pub disk: Arc<Disk>,
     /// Its world.
     pub env: Env,
     /// Who hears of it.
@@ -218,7 +237,8 @@ impl Shard {
                 admitting,
                 rng: &mut self.rng,
                 clock: &mut self.clock,
-                corrupt: 0,
+                corrupt: BTreeMap::new(),
+                mended: Mended::default(),
             },
             vnodes: &mut self.vnodes,
             touched: BTreeSet::new(),
@@ -252,7 +272,7 @@ impl Shard {
     fn page(&mut self, range: &PageRange) -> Result<Page, RequestError> {
         // No key is that long, and engines refuse to look for one, some by panicking.
         if range.prefix.len() > KEY_MAX_BYTES {
-            return Ok(Page { items: Vec::new(), complete: true });
+            return Ok(Page::empty());
         }
         let base = record::namespace_prefix(range.vnode, range.namespace);
         let mut bytes = 0;
@@ -260,47 +280,78 @@ impl Shard {
         if let Some(after) = &range.after {
             keys = keys.after([&base[..], after.as_bytes()].concat());
         }
-        let mut page = Page { items: Vec::new(), complete: true };
+        let (mut page, mut damaged) = (Page::empty(), Vec::new());
         let engine = self.context.engine.clone();
         for row in engine.scan(Space::Objects, keys) {
-            let (stored, sealed) = row.map_err(vnode::engine_failed)?;
+            let (stored, sealed) = match row {
+                Ok(row) => row,
+                Err(error) => {
+                    if matches!(error, EngineError::Corrupt { .. }) {
+                        // Which keys lie there, nobody knows; this stands for them.
+                        damaged.push((Bytes::copy_from_slice(&base), KeyHash(0)));
+                    }
+                    self.distrust(range.vnode, &damaged)?;
+                    return Err(vnode::engine_failed(error));
+                }
+            };
             // Never empty and unfinished: the scan could not tell how far it got.
-            if page.items.len() >= range.limit.max(1) || bytes >= PAGE_BYTES {
+            if page.items.len() + page.damaged.len() >= range.limit.max(1) || bytes >= PAGE_BYTES {
                 page.complete = false;
                 break;
             }
+            bytes += stored.len() + sealed.len();
             let Some((_, _, key)) = record::split_object_key(&stored) else {
-                return Err(self.distrust(range.vnode));
+                // No key of a client looks like this: nothing that a scan would list.
+                damaged.push((stored, KeyHash(0)));
+                continue;
             };
-            let body = match record::open(&stored, &sealed) {
-                Ok(body) => body,
-                Err(RecordError::Damaged) => return Err(self.distrust(range.vnode)),
+            match record::open(&stored, &sealed) {
+                Ok(body) => page.items.push((key, EncodedObject(body))),
+                Err(RecordError::Damaged) => {
+                    damaged.push((stored, key.hash(range.namespace)));
+                    page.damaged.push(key);
+                }
                 Err(newer) => return Err(RequestError::Data { reason: newer.to_string() }),
-            };
-            bytes += stored.len() + body.len();
-            page.items.push((key, EncodedObject(body)));
+            }
         }
+        self.distrust(range.vnode, &damaged)?;
         Ok(page)
     }
 
-    /// A record is damaged: its vnode opens again under another actor, and without the frontier
-    /// that vouched for it.
-    fn distrust(&mut self, id: VnodeId) -> RequestError {
-        tracing::error!(vnode = ?id, "a record is damaged; the vnode forgets its frontier");
-        self.context.observer.corrupt(1);
-        self.vnodes.remove(&id);
-        let cleared = self.context.engine.clear(Space::Frontiers, &record::vnode_prefix(id));
-        self.context.observer.applied();
-        match cleared {
-            Ok(()) => RequestError::Data { reason: "a record of the page is damaged".into() },
-            Err(error) => vnode::engine_failed(error),
+    /// Records are damaged: their vnode goes on under another actor, and without the frontier that
+    /// vouched for them.
+    fn distrust(&mut self, id: VnodeId, found: &[(Bytes, KeyHash)]) -> Result<(), RequestError> {
+        if found.is_empty() {
+            return Ok(());
         }
+        let engine = self.context.engine.clone();
+        let vnode = match self.vnodes.entry(id) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(closed) => {
+                let opened = Vnode::open(id, &*engine).map_err(vnode::engine_failed)?;
+                closed.insert(opened)
+            }
+        };
+        let new = found.iter().filter(|(stored, hash)| vnode.distrust(stored, *hash)).count();
+        if new == 0 {
+            return Ok(());
+        }
+        self.context.observer.corrupt(Space::Objects, new as u64);
+        let mut batch = Batch::new();
+        let rows = vnode.stage_frontier(&mut batch);
+        self.context.observer.corrupt(Space::Frontiers, rows);
+        let applied = engine.apply(batch);
+        self.context.observer.applied();
+        applied.map_err(|error| {
+            self.vnodes.remove(&id);
+            vnode::engine_failed(error)
+        })
     }
 
     /// Deletes some objects of namespaces that were dropped, in the first vnode from `from` that
     /// has any, and ends its actor. How many, and where to go on.
     fn sweep(&mut self, live: &LiveNamespaces, from: VnodeId) -> Result<SweepStep, RequestError> {
-        let mut range = KeyRange::new(bytes::Bytes::copy_from_slice(&record::vnode_prefix(from))..);
+        let mut range = KeyRange::new(Bytes::copy_from_slice(&record::vnode_prefix(from))..);
         while let Some(id) = self.first_vnode(Space::Objects, range)? {
             let batch = if self.owns(id) { self.dropped(live, id)? } else { Batch::new() };
             if !batch.is_empty() {
@@ -375,7 +426,7 @@ impl Shard {
             let mut batch = Batch::new();
             let old =
                 record::vnode_prefix(id).to_vec()..record::operations_since(id, oldest_ms).to_vec();
-            let range = KeyRange::new(bytes::Bytes::from(old.start)..bytes::Bytes::from(old.end));
+            let range = KeyRange::new(Bytes::from(old.start)..Bytes::from(old.end));
             for row in self.context.engine.scan(Space::Operations, range).take(SWEEP_BATCH) {
                 batch.delete(Space::Operations, row.map_err(vnode::engine_failed)?.0);
             }
@@ -493,12 +544,16 @@ impl Staging<'_> {
     fn commit(mut self, context: &ShardContext) {
         for id in &self.touched {
             if let Some(vnode) = self.vnodes.get_mut(id) {
-                vnode.stage_frontier(&mut self.turn);
+                let damaged = vnode.stage_frontier(&mut self.turn.batch);
+                if damaged > 0 {
+                    context.observer.corrupt(Space::Frontiers, damaged);
+                }
             }
         }
-        if self.turn.corrupt > 0 {
-            context.observer.corrupt(self.turn.corrupt);
+        for (space, records) in std::mem::take(&mut self.turn.corrupt) {
+            context.observer.corrupt(space, records);
         }
+        let mended = self.turn.mended;
         let engine = self.turn.engine;
         let batch = self.turn.batch;
         let was_empty = batch.is_empty();
@@ -511,15 +566,19 @@ impl Staging<'_> {
         }
         if let Err(error) = &applied {
             tracing::error!(%error, "a batch failed; its vnodes are opened again");
+            context.disk.on_failure(error);
             self.touched.iter().for_each(|id| drop(self.vnodes.remove(id)));
         }
         let failed = applied.err();
+        if failed.is_none() && mended != Mended::default() {
+            context.observer.mended(mended);
+        }
         self.answers.into_iter().for_each(|answer| answer.send(failed.as_ref()));
         if self.to_sync.is_empty() {
             return;
         }
-        let failed =
-            failed.or_else(|| engine.sync().inspect_err(|_| context.observer.applied()).err());
+        let failed = failed
+            .or_else(|| engine.sync().inspect_err(|error| context.disk.on_failure(error)).err());
         self.to_sync.into_iter().for_each(|answer| answer.send(failed.as_ref()));
     }
 }
@@ -528,6 +587,7 @@ impl Staging<'_> {
 #[derive(Clone)]
 pub struct Shards {
     queues: Arc<[mpsc::Sender<Job>]>,
+    disk: Arc<Disk>,
 }
 
 impl Shards {
@@ -544,11 +604,12 @@ impl Shards {
             sender
         });
         let queues = queues.collect();
-        (Self { queues }, ShardsEnd(ends))
+        (Self { queues, disk: context.disk }, ShardsEnd(ends))
     }
 
     /// Coordinates a write; `synced`: answers once it is on disk.
     pub async fn write(&self, write: Write, synced: bool) -> Result<Written, WriteError> {
+        self.take_writes().map_err(WriteError::not_applied)?;
         let (vnode, operation) = (write.address.vnode, write.operation);
         let (answer, wait) = oneshot::channel();
         let job = Job::Write { write, synced, answer };
@@ -558,6 +619,7 @@ impl Shards {
 
     /// Merges another replica's object; `synced`: answers once it is on disk.
     pub async fn merge(&self, merge: Merge, synced: bool) -> Result<(), RequestError> {
+        self.take_writes()?;
         let (answer, wait) = oneshot::channel();
         self.queue(merge.address.vnode.partition, Job::Merge { merge, synced, answer })?;
         wait.await.unwrap_or_else(|_| Err(gone()))
@@ -614,6 +676,16 @@ impl Shards {
             total += wait.await.unwrap_or_else(|_| Err(gone()))?;
         }
         Ok(total)
+    }
+
+    /// Refuses what would be written to a disk that takes nothing, before it has a dot.
+    fn take_writes(&self) -> Result<(), RequestError> {
+        let Some(state) = self.disk.refusal() else { return Ok(()) };
+        let reason = state.to_string();
+        Err(match state.is_for_space() {
+            true => RequestError::DiskFull { reason },
+            false => RequestError::DiskFailed { reason },
+        })
     }
 
     fn queue(&self, partition: PartitionId, job: Job) -> Result<(), RequestError> {

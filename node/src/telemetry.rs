@@ -3,19 +3,23 @@
 //! No global state but the one log subscriber of the process: each node has its own [`Metrics`],
 //! so that several of them can live in one test.
 
+mod disk;
 mod limits;
 mod metrics;
+mod tls;
 
 use std::io;
 
 use tracing_subscriber::EnvFilter;
 
+pub use self::disk::DiskMetrics;
 pub use self::limits::LimitMetrics;
 pub use self::metrics::{Metrics, Operation, OutcomeLabel, ShardMetrics};
+pub use self::tls::TlsMetrics;
 use crate::config::{Config, LogFormat};
 
 /// What the storage engine says of its daily work is no news, unless `log_level` asks for it.
-const QUIET: &str = "fjall=warn,lsm_tree=warn";
+const QUIET: &str = "fjall=warn,lsm_tree=warn,sled=warn";
 
 /// Sends log lines to stderr from now on, by `log_level` and `log_format`; once a process.
 ///

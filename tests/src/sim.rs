@@ -6,13 +6,14 @@
 //!
 //! Left out: faults as data, histories and checkers, which come with the simulator proper.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use bytes::Bytes;
 use quorate_node::coordinator::Coordinator;
-use quorate_node::dynamo::key::{NodeId, PartitionCount};
+use quorate_node::dynamo::key::{Key, NodeId, PartitionCount};
 use quorate_node::dynamo::metadata::Document;
 use quorate_node::dynamo::metadata::document::{
     ClusterId, ClusterKey, FirstDocument, Member, NewNamespace, StoreId, Voter,
@@ -22,7 +23,9 @@ use quorate_node::limits::Capacity;
 use quorate_node::limits::budget::Budget;
 use quorate_node::limits::concurrency::Concurrency;
 use quorate_node::replica::{Replica, ReplicaParts, ReplicaSize};
+use quorate_node::standing::{self, Progress};
 use quorate_node::storage::memory::MemoryEngine;
+use quorate_node::storage::{Batch, Engine as _, Space, record};
 use quorate_node::telemetry::Metrics;
 use quorate_node::transport::memory::{Faults, MemoryNetwork};
 use rand::SeedableRng as _;
@@ -60,6 +63,8 @@ pub struct SimCluster {
     /// The stores of nodes that were killed.
     stores: BTreeMap<usize, Arc<MemoryEngine>>,
     openings: u64,
+    /// Of nodes that lost their first store.
+    store_ids: BTreeMap<usize, StoreId>,
     trace: Arc<Mutex<Vec<String>>>,
 }
 
@@ -84,7 +89,9 @@ impl SimCluster {
         });
         let clock = Arc::new(SimClock { started: Instant::now() });
         let (running, stores) = (BTreeMap::new(), BTreeMap::new());
-        let mut cluster = Self { network, clock, seed, running, stores, openings: 0, trace };
+        let (openings, store_ids) = (0, BTreeMap::new());
+        let mut cluster =
+            Self { network, clock, seed, running, stores, openings, store_ids, trace };
         for index in 0..nodes {
             cluster.run(index, Arc::new(MemoryEngine::new()))?;
         }
@@ -133,6 +140,37 @@ impl SimCluster {
         self.run(index, store)
     }
 
+    /// Flips a bit of what the `index`-th node holds of a key; false if it holds nothing.
+    pub fn damage(&self, index: usize, namespace: &str, key: &Key) -> Result<bool> {
+        let (engine, stored) = self.record(index, namespace, key)?;
+        let Some(sealed) = engine.get(Space::Objects, &stored)? else { return Ok(false) };
+        let mut flipped = sealed.to_vec();
+        let middle = flipped.len() / 2;
+        flipped[middle] ^= 1;
+        let mut batch = Batch::new();
+        batch.put(Space::Objects, stored, flipped);
+        engine.apply(batch)?;
+        Ok(true)
+    }
+
+    /// Whether what the `index`-th node holds of a key is not what was written.
+    pub fn is_damaged(&self, index: usize, namespace: &str, key: &Key) -> Result<bool> {
+        let (engine, stored) = self.record(index, namespace, key)?;
+        let sealed = engine.get(Space::Objects, &stored)?;
+        Ok(sealed.is_some_and(|sealed| record::open(&stored, &sealed).is_err()))
+    }
+
+    /// The engine of a node, running or not, and where a key lies in it.
+    fn record(&self, index: usize, namespace: &str, key: &Key) -> Result<(&MemoryEngine, Bytes)> {
+        let up = self.running.get(&index).map(|running| &running.engine);
+        let engine = up.or_else(|| self.stores.get(&index)).context("there is no such node")?;
+        let anybody = self.running.values().next().context("no node runs")?;
+        let view = anybody.replica.cluster().view().context("there is no cluster")?;
+        let namespace = view.namespace_named(namespace).context("there is no such namespace")?;
+        let vnode = view.vnode(namespace, key);
+        Ok((engine, record::object_key(vnode, namespace.id, key.as_bytes())))
+    }
+
     /// Adds a line to the trace.
     pub fn note(&self, line: String) {
         let at = self.clock.started.elapsed().as_millis();
@@ -145,21 +183,43 @@ impl SimCluster {
         self.trace.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Loses a node's store, and starts it over a new one, as `quorate serve --rebuild` does.
+    pub async fn rebuild(&mut self, index: usize) -> Result<()> {
+        self.kill(index);
+        self.stores.remove(&index);
+        let engine = Arc::new(MemoryEngine::new());
+        standing::mark(&*engine)?;
+        self.store_ids.insert(index, StoreId(1_000 + self.openings));
+        let anybody = self.running.values().next().context("no other node runs")?;
+        let view = anybody.replica.cluster().view().context("there is no cluster")?;
+        self.run(index, engine)?;
+        self.running[&index].replica.cluster().learn(view.document().encode()).await?;
+        Ok(())
+    }
+
+    /// How far the rebuilding of a running node's store has got; none if it is whole.
+    pub fn rebuilding(&self, index: usize) -> Option<Progress> {
+        let running = self.running.get(&index)?;
+        running.replica.coordinator().standings().progress().borrow().clone()
+    }
+
     fn run(&mut self, index: usize, engine: Arc<MemoryEngine>) -> Result<()> {
         self.openings += 1;
         let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(self.openings);
         let parts = ReplicaParts {
             node: node(index),
-            store: StoreId(index as u64 + 1),
+            store: self.store_ids.get(&index).copied().unwrap_or(StoreId(index as u64 + 1)),
             engine: engine.clone(),
             peers: self.network.peers(node(index)),
             env: Env::simulated(self.clock.clone(), seed),
             metrics: Arc::new(Metrics::new()),
+            excused: BTreeSet::new(),
             capacity: Capacity {
                 concurrency: Concurrency::new(1024, Duration::from_secs(1)),
                 budget: Budget::new(64 << 20),
                 engine_bytes: 0,
             },
+            probe: None,
         };
         let sync_every = Duration::from_millis(100);
         let size = ReplicaSize { shards: 2, queue: 1024, sync_every };

@@ -53,6 +53,18 @@ struct Ledger {
     acknowledged: BTreeMap<u64, Vec<String>>,
     operations: u64,
     failures: u64,
+    damaged: u64,
+    lost: u64,
+}
+
+/// What goes wrong beside the network.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    None,
+    /// Records rot.
+    Rot,
+    /// Stores are lost, one at a time, and rebuilt.
+    Loss,
 }
 
 struct Run {
@@ -60,11 +72,12 @@ struct Run {
     rng: ChaCha8Rng,
     ledger: Ledger,
     down: Option<usize>,
+    trouble: Trouble,
 }
 
 impl Run {
     async fn step(&mut self, step: u64) -> Result<()> {
-        match self.rng.random_range(0..20) {
+        match self.rng.random_range(0..if self.trouble == Trouble::None { 20 } else { 25 }) {
             0 if self.down.is_none() => {
                 let index = self.rng.random_range(0..NODES);
                 self.cluster.kill(index);
@@ -73,6 +86,8 @@ impl Run {
             }
             1 | 2 => self.restart()?,
             3..12 => self.blind_write(step).await,
+            20.. if self.trouble == Trouble::Rot => self.damage()?,
+            20 => self.lose_store().await?,
             _ => self.read_and_replace(step).await?,
         }
         Ok(())
@@ -82,6 +97,63 @@ impl Run {
         if let Some(index) = self.down.take() {
             self.cluster.restart(index)?;
             self.cluster.note(format!("restart {index}"));
+        }
+        Ok(())
+    }
+
+    /// Damages one owner's record, if the other owners' are good: what two of three owners lost is
+    /// lost.
+    fn damage(&mut self) -> Result<()> {
+        let (key, index) = (self.rng.random_range(0..KEYS), self.rng.random_range(0..NODES));
+        let key = Key::new(format!("key-{key}"))?;
+        for other in 0..NODES {
+            if self.cluster.is_damaged(other, "things", &key)? {
+                return Ok(());
+            }
+        }
+        if self.cluster.damage(index, "things", &key)? {
+            self.cluster.note(format!("damage {key:?} at {index}"));
+            self.ledger.damaged += 1;
+        }
+        Ok(())
+    }
+
+    /// Loses a node's store, if every other is whole and running.
+    async fn lose_store(&mut self) -> Result<()> {
+        let whole = |index| self.cluster.rebuilding(index).is_none();
+        if self.down.is_some() || !(0..NODES).all(whole) {
+            return Ok(());
+        }
+        let index = self.rng.random_range(0..NODES);
+        self.cluster.rebuild(index).await?;
+        self.cluster.note(format!("lose the store of {index}"));
+        self.ledger.lost += 1;
+        Ok(())
+    }
+
+    async fn wait_until_whole(&self) {
+        for _ in 0..600 {
+            if (0..NODES).all(|index| self.cluster.rebuilding(index).is_none()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("the stores are not whole: {:?}", [0, 1, 2].map(|i| self.cluster.rebuilding(i)));
+    }
+
+    /// Every key can be read by quorum, and is mended where a read of all owners finds damage.
+    async fn mend_all(&self) -> Result<()> {
+        let coordinator = self.cluster.coordinator(0).unwrap();
+        for number in 0..KEYS {
+            let key = Key::new(format!("key-{number}"))?;
+            coordinator.get(get(number, None, Repair::Async)).await?;
+            // It fails if one is damaged.
+            let _ = coordinator.get(get(number, Some(Level::All), Repair::Async)).await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            for index in 0..NODES {
+                let damaged = self.cluster.is_damaged(index, "things", &key)?;
+                assert!(!damaged, "{key:?} was not mended at {index}");
+            }
         }
         Ok(())
     }
@@ -145,6 +217,11 @@ impl Run {
         self.restart()?;
         self.cluster.set_faults(Faults::default());
         tokio::time::sleep(Duration::from_secs(10)).await;
+        match self.trouble {
+            Trouble::None => {}
+            Trouble::Rot => self.mend_all().await?,
+            Trouble::Loss => self.wait_until_whole().await,
+        }
         let coordinator = self.cluster.coordinator(0).unwrap();
         for key in 0..KEYS {
             let answer = coordinator.get(get(key, Some(Level::All), Repair::Blocking)).await?;
@@ -168,18 +245,27 @@ impl Run {
 
 /// A run of `steps`, and its trace.
 fn run(seed: u64, steps: u64, faults: Faults) -> Result<(Vec<String>, u64, u64)> {
+    let (trace, ledger) = run_with(seed, steps, faults, Trouble::None)?;
+    Ok((trace, ledger.operations, ledger.failures))
+}
+
+fn run_with(
+    seed: u64,
+    steps: u64,
+    faults: Faults,
+    trouble: Trouble,
+) -> Result<(Vec<String>, Ledger)> {
     simulate(async move {
         let cluster = SimCluster::start(NODES, seed).await?;
         cluster.create_namespace(NewNamespace::named("things")).await?;
         cluster.set_faults(faults);
         let rng = workload_rng(seed);
-        let mut run = Run { cluster, rng, ledger: Ledger::default(), down: None };
+        let mut run = Run { cluster, rng, ledger: Ledger::default(), down: None, trouble };
         for step in 0..steps {
             run.step(step).await?;
         }
         run.check_all().await?;
-        let Ledger { operations, failures, .. } = run.ledger;
-        Ok((run.cluster.trace(), operations, failures))
+        Ok((run.cluster.trace(), run.ledger))
     })
 }
 
@@ -241,4 +327,165 @@ fn sim_strict_quorums_keep_every_acknowledged_write_while_a_node_dies_and_return
     }
     assert!(failures < operations / 4, "{failures} of {operations} operations failed");
     println!("seeds={seeds} operations={operations} failures={failures}");
+}
+
+#[test]
+fn sim_damaged_records_are_never_served_and_are_mended_without_losing_an_acknowledged_write() {
+    let seeds: u64 = std::env::var("QUORATE_SIM_SEEDS").map_or(20, |n| n.parse().unwrap());
+    let (mut operations, mut failures, mut damaged) = (0, 0, 0);
+    for seed in 0..seeds {
+        println!("QUORATE_SEED={seed}");
+        let (_, ledger) = run_with(seed, 150, bad_network(), Trouble::Rot).unwrap();
+        operations += ledger.operations;
+        failures += ledger.failures;
+        damaged += ledger.damaged;
+    }
+    assert!(damaged >= seeds, "only {damaged} records were damaged");
+    assert!(failures < operations / 3, "{failures} of {operations} operations failed");
+    println!("seeds={seeds} operations={operations} failures={failures} damaged={damaged}");
+}
+
+#[test]
+fn sim_reads_scans_and_writes_get_over_a_damaged_record_and_mend_it() {
+    simulate(async {
+        let cluster = SimCluster::start(NODES, 5).await?;
+        cluster.create_namespace(NewNamespace::named("things")).await?;
+        let coordinator = cluster.coordinator(0).unwrap();
+        let key = Key::new("key-1").unwrap();
+        for number in 0..KEYS {
+            coordinator.put(put(number, format!("value-{number}"), Bytes::new())).await?;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+
+        // All owners were asked for: the read fails, and says which record is damaged; then it is mended.
+        assert!(cluster.damage(0, "things", &key)?);
+        let all = coordinator.get(get(1, Some(Level::All), Repair::Async)).await.unwrap_err();
+        assert!(all.to_string().contains("node-0 has a damaged record"), "{all}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let all = coordinator.get(get(1, Some(Level::All), Repair::Async)).await?;
+        assert_eq!((all.replicas, &all.object.siblings()[0].payload[..]), (3, &b"value-1"[..]));
+
+        // A scan lists the key, though one of two owners can say nothing of it.
+        assert!(cluster.damage(0, "things", &key)?);
+        let scan = ScanRequest {
+            namespace: "things".to_owned(),
+            prefix: Bytes::new(),
+            r: None,
+            timeout: Duration::from_secs(2),
+        };
+        let mut next = Some(coordinator.scan_from(&scan, Bytes::new()).await?);
+        let mut found = 0;
+        while let Some(cursor) = next {
+            let part = coordinator.scan(&scan, cursor).await?;
+            found += part.items.len() as u64;
+            next = part.next;
+        }
+        assert_eq!(found, KEYS);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!cluster.is_damaged(0, "things", &key)?, "the scan mended it");
+
+        // A write by way of the damaged owner mends it first, if every other owner can be asked.
+        assert!(cluster.damage(0, "things", &key)?);
+        cluster.cut(0, 2);
+        let refused = coordinator.put(put(1, "late".to_owned(), Bytes::new())).await.unwrap_err();
+        assert_eq!(refused.outcome, Outcome::NotApplied, "{refused}");
+        assert!(refused.to_string().contains("node-2"), "{refused}");
+        assert!(
+            cluster.is_damaged(0, "things", &key)?,
+            "what node-2 alone holds is not overwritten"
+        );
+        let by_another = cluster.coordinator(1).unwrap();
+        by_another.put(put(1, "beside".to_owned(), Bytes::new())).await?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        by_another.get(get(1, Some(Level::All), Repair::Async)).await.ok();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(!cluster.is_damaged(0, "things", &key)?, "who can ask all others mends it");
+        let alone =
+            Get { replica: Some(quorate_tests::sim::node(0)), ..get(1, None, Repair::Async) };
+        let held = by_another.get(alone).await?.object;
+        let values: Vec<_> = held.siblings().iter().map(|entry| entry.payload.clone()).collect();
+        assert_eq!(values.len(), 2, "what was there and what was put beside it: {values:?}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn sim_lost_stores_are_rebuilt_and_no_read_misses_an_acknowledged_write_meanwhile() {
+    let seeds: u64 = std::env::var("QUORATE_SIM_SEEDS").map_or(20, |n| n.parse().unwrap());
+    let (mut operations, mut failures, mut lost) = (0, 0, 0);
+    for seed in 0..seeds {
+        println!("QUORATE_SEED={seed}");
+        let (_, ledger) = run_with(seed, 150, bad_network(), Trouble::Loss).unwrap();
+        operations += ledger.operations;
+        failures += ledger.failures;
+        lost += ledger.lost;
+    }
+    assert!(lost >= seeds, "only {lost} stores were lost");
+    assert!(failures < operations / 2, "{failures} of {operations} operations failed");
+    println!("seeds={seeds} operations={operations} failures={failures} stores_lost={lost}");
+}
+
+#[test]
+fn sim_a_new_store_is_silent_until_every_other_owner_told_what_it_holds() {
+    simulate(async {
+        let mut cluster = SimCluster::start(NODES, 6).await?;
+        cluster.create_namespace(NewNamespace::named("things")).await?;
+        // Acknowledged by 0 and 1 alone.
+        cluster.kill(2);
+        let zero = cluster.coordinator(0).unwrap();
+        zero.put(put(1, "acknowledged".to_owned(), Bytes::new())).await?;
+        drop(zero);
+        cluster.restart(2)?;
+        cluster.kill(1);
+        cluster.rebuild(0).await?;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+
+        // Two of three owners are there, and neither has the write: that is no "not found".
+        for index in [0, 2] {
+            let refused =
+                cluster.coordinator(index).unwrap().get(get(1, None, Repair::Async)).await;
+            let refused = refused.unwrap_err().to_string();
+            assert!(
+                refused.contains("node-0 does not count while it is being rebuilt"),
+                "{refused}"
+            );
+        }
+        let scan = ScanRequest {
+            namespace: "things".to_owned(),
+            prefix: Bytes::new(),
+            r: None,
+            timeout: Duration::from_secs(2),
+        };
+        let two = cluster.coordinator(2).unwrap();
+        let from = two.scan_from(&scan, Bytes::new()).await?;
+        let refused = two.scan(&scan, from).await.unwrap_err().to_string();
+        assert!(refused.contains("being rebuilt"), "{refused}");
+        let progress = cluster.rebuilding(0).unwrap();
+        assert_eq!((progress.complete, &*progress.waiting_for), (0, "node-1"));
+        // It takes writes, and their acknowledgements count.
+        two.put(put(2, "new".to_owned(), Bytes::new())).await?;
+        // Alone, it cannot even say "not found" to whoever asks for one owner.
+        cluster.kill(2);
+        let zero = cluster.coordinator(0).unwrap();
+        let refused = zero.get(get(3, Some(Level::One), Repair::Async)).await.unwrap_err();
+        assert!(refused.to_string().contains("being rebuilt"), "{refused}");
+        drop((zero, two));
+
+        // A restart goes on; the last owner to return makes it whole.
+        cluster.kill(0);
+        cluster.restart(0)?;
+        cluster.restart(1)?;
+        cluster.restart(2)?;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(cluster.rebuilding(0), None);
+        cluster.kill(1);
+        for index in [0, 2] {
+            let coordinator = cluster.coordinator(index).unwrap();
+            let found = coordinator.get(get(1, None, Repair::Async)).await?;
+            assert_eq!(&found.object.siblings()[0].payload[..], b"acknowledged");
+        }
+        Ok(())
+    })
+    .unwrap();
 }

@@ -15,6 +15,7 @@ use crate::dynamo::key::{Key, NodeId};
 use crate::dynamo::object::{Digest, Object};
 use crate::dynamo::quorum::{Cause, Level, Verdict};
 use crate::dynamo::read::{Digester, Effect, ReadOp, ReadPlan, Repair};
+use crate::dynamo::standing::Standing;
 use crate::error::RequestError;
 use crate::transport::{ForwardGet, Held, PeerError, Read, Replicate, Reply, Request};
 use crate::vnode::{Address, Merge};
@@ -47,10 +48,18 @@ pub struct ReadAnswer {
     pub context: Option<bytes::Bytes>,
 }
 
+/// An object to be merged by an owner.
+#[derive(Clone, Debug)]
+pub(super) struct Repairing {
+    pub(super) object: EncodedObject,
+    /// Whether it holds what every other owner held, and so may replace a damaged record.
+    pub(super) mend: bool,
+}
+
 /// What came back from an owner.
-enum Heard {
-    Object(Object),
-    Digest(Digest),
+pub(super) enum Heard {
+    Object(Object, Standing),
+    Digest(Digest, Standing),
     Repaired,
     Failed(Cause),
 }
@@ -138,16 +147,16 @@ impl Coordinator {
         }
         let (_, heard) = self.ask(target, node, false, deadline).await;
         match heard {
-            Heard::Object(object) => Ok(object),
+            Heard::Object(object, _) => Ok(object),
             Heard::Failed(cause) => {
                 Err(RequestError::not_ready(format!("{} {cause}; it was asked alone", name())))
             }
-            Heard::Digest(_) | Heard::Repaired => Err(RequestError::internal("unexpected answer")),
+            Heard::Digest(..) | Heard::Repaired => Err(RequestError::internal("unexpected answer")),
         }
     }
 
     /// Drives the read machine over the owners.
-    async fn read_owners(
+    pub(super) async fn read_owners(
         &self,
         target: &Target,
         r: u8,
@@ -185,8 +194,10 @@ impl Coordinator {
         }
         if op.verdict() != Verdict::Reached {
             hear_out(&mut op, under_way, deadline).await;
+            self.mend_later(target, op.failures());
             return Err(not_reached(&target.view, op.tally(), op.failures(), &[]));
         }
+        self.mend_later(target, op.failures());
         let outcome = op.finish();
         self.repair_later(target, &outcome.object, &outcome.repairs);
         Ok((outcome.object, outcome.replicas))
@@ -203,13 +214,16 @@ impl Coordinator {
             Effect::AskObject(node) => self.ask(target, node, false, deadline),
             Effect::AskDigest(node) => self.ask(target, node, true, deadline),
             Effect::Repair(node) => match op.answer() {
-                Some(answer) => self.repair(target, EncodedObject::new(answer), node, deadline),
+                Some(answer) => {
+                    let repair = Repairing { object: EncodedObject::new(answer), mend: false };
+                    self.send_object(target, repair, node, deadline)
+                }
                 None => future::ready((node, Heard::Failed(Cause::Refused))).boxed(),
             },
         }
     }
 
-    fn ask(
+    pub(super) fn ask(
         &self,
         target: &Target,
         node: NodeId,
@@ -218,13 +232,16 @@ impl Coordinator {
     ) -> BoxFuture<'static, (NodeId, Heard)> {
         if node == self.node {
             let (shards, address) = (self.shards.clone(), target.address.clone());
+            // Before the object is read: what becomes complete meanwhile may not be in it.
+            let standing = self.standings.of(address.vnode);
             let cluster_key = target.view.document().cluster_key;
             return async move {
                 let heard = match shards.read(address.clone()).await.map(|held| held.decode()) {
                     Ok(Ok(object)) if digest => {
-                        Heard::Digest(object.digest(&cluster_key, address.namespace, &address.key))
+                        let (namespace, key) = (address.namespace, &address.key);
+                        Heard::Digest(object.digest(&cluster_key, namespace, key), standing)
                     }
-                    Ok(Ok(object)) => Heard::Object(object),
+                    Ok(Ok(object)) => Heard::Object(object, standing),
                     Ok(Err(_)) => Heard::Failed(Cause::Storage),
                     Err(error) => Heard::Failed(cause_of_error(&error)),
                 };
@@ -237,17 +254,19 @@ impl Coordinator {
         self.request(node, request, deadline).map(|(node, reply)| (node, heard(&reply))).boxed()
     }
 
-    fn repair(
+    /// Has an owner merge an object.
+    pub(super) fn send_object(
         &self,
         target: &Target,
-        object: EncodedObject,
+        repair: Repairing,
         node: NodeId,
         deadline: Instant,
     ) -> BoxFuture<'static, (NodeId, Heard)> {
+        let Repairing { object, mend } = repair;
         if node == self.node {
             let (shards, address) = (self.shards.clone(), target.address.clone());
             return async move {
-                let merge = Merge { address, object, operation: None };
+                let merge = Merge { address, object, operation: None, mend };
                 let heard = match shards.merge(merge, false).await {
                     Ok(()) => Heard::Repaired,
                     Err(error) => Heard::Failed(cause_of_error(&error)),
@@ -257,7 +276,7 @@ impl Coordinator {
             .boxed();
         }
         let Address { namespace, key, .. } = target.address.clone();
-        let replicate = Replicate { namespace, key, object, synced: false, operation: None };
+        let replicate = Replicate { namespace, key, object, synced: false, operation: None, mend };
         let sent = self.request(node, Request::Replicate(replicate), deadline);
         sent.map(|(node, reply)| (node, heard(&reply))).boxed()
     }
@@ -267,11 +286,11 @@ impl Coordinator {
         if stale.is_empty() {
             return;
         }
-        let object = EncodedObject::new(answer);
+        let repair = Repairing { object: EncodedObject::new(answer), mend: false };
         for &node in stale {
             let Ok(permit) = self.repairs.clone().try_acquire_owned() else { return };
             let deadline = Instant::now() + super::REPAIR_TIMEOUT;
-            let repair = self.repair(target, object.clone(), node, deadline);
+            let repair = self.send_object(target, repair.clone(), node, deadline);
             tokio::spawn(async move {
                 if let (node, Heard::Failed(cause)) = repair.await {
                     tracing::debug!(%node, %cause, "a read repair failed");
@@ -298,8 +317,14 @@ async fn hear_out(
 
 fn tell(op: &mut ReadOp, node: NodeId, heard: Heard) -> Vec<Effect> {
     match heard {
-        Heard::Object(object) => op.on_object(node, object),
-        Heard::Digest(digest) => op.on_digest(node, digest),
+        Heard::Object(_, Standing::Rebuilding) | Heard::Digest(_, Standing::Rebuilding) => {
+            op.on_doubt(node);
+        }
+        _ => {}
+    }
+    match heard {
+        Heard::Object(object, _) => op.on_object(node, object),
+        Heard::Digest(digest, _) => op.on_digest(node, digest),
         Heard::Repaired => op.on_repaired(node),
         Heard::Failed(cause) => op.on_failure(node, cause),
     }
@@ -307,9 +332,11 @@ fn tell(op: &mut ReadOp, node: NodeId, heard: Heard) -> Vec<Effect> {
 
 fn heard(reply: &Result<Reply, PeerError>) -> Heard {
     match reply {
-        Ok(Reply::Held(Held::Digest(digest))) => Heard::Digest(*digest),
-        Ok(Reply::Held(Held::Object(object))) => match object.decode() {
-            Ok(object) => Heard::Object(object),
+        Ok(Reply::Held { held: Held::Digest(digest), standing }) => {
+            Heard::Digest(*digest, *standing)
+        }
+        Ok(Reply::Held { held: Held::Object(object), standing }) => match object.decode() {
+            Ok(object) => Heard::Object(object, *standing),
             Err(_) => Heard::Failed(Cause::Storage),
         },
         Ok(Reply::Replicated { .. }) => Heard::Repaired,

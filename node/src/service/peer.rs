@@ -13,7 +13,7 @@ use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
 use crate::dynamo::metadata::document::Namespace;
 use crate::error::{RequestError, WriteError};
-use crate::shard::PageRange;
+use crate::shard::{Page, PageRange};
 use crate::telemetry::{Metrics, Operation, OutcomeLabel};
 use crate::transport::{
     GetResult, Handler, Held, Read, Replicate, Reply, Request, ScanPage, ScanPageReply,
@@ -104,9 +104,9 @@ impl Shared {
     }
 
     async fn replicate(&self, replicate: Replicate) -> Result<Reply, RequestError> {
-        let Replicate { namespace, key, object, synced, operation } = replicate;
+        let Replicate { namespace, key, object, synced, operation, mend } = replicate;
         let address = self.address(namespace, key)?;
-        let merge = Merge { address, object, operation };
+        let merge = Merge { address, object, operation, mend };
         self.coordinator.shards().merge(merge, synced).await?;
         Ok(Reply::Replicated { synced })
     }
@@ -114,9 +114,11 @@ impl Shared {
     async fn read(&self, read: Read) -> Result<Reply, RequestError> {
         let Read { namespace, key, digest } = read;
         let address = self.address(namespace, key)?;
+        // Before the object is read: what becomes complete meanwhile may not be in it.
+        let standing = self.coordinator.standings().of(address.vnode);
         let object = self.coordinator.shards().read(address.clone()).await?;
         if !digest {
-            return Ok(Reply::Held(Held::Object(object)));
+            return Ok(Reply::Held { held: Held::Object(object), standing });
         }
         let cluster_key = self.view()?.document().cluster_key;
         let damaged = |error: crate::dynamo::encoding::DecodeError| RequestError::Data {
@@ -124,7 +126,7 @@ impl Shared {
         };
         let object = object.decode().map_err(damaged)?;
         let digest = object.digest(&cluster_key, namespace, &address.key);
-        Ok(Reply::Held(Held::Digest(digest)))
+        Ok(Reply::Held { held: Held::Digest(digest), standing })
     }
 
     async fn page(&self, page: ScanPage) -> Result<Reply, RequestError> {
@@ -137,8 +139,10 @@ impl Shared {
             limit: page.limit as usize,
         };
         self.owned(range.vnode)?;
+        let standing = self.coordinator.standings().of(range.vnode);
         let page = self.coordinator.shards().page(range).await?;
-        Ok(Reply::ScanPage(ScanPageReply { items: page.items, complete: page.complete }))
+        let Page { items, damaged, complete } = page;
+        Ok(Reply::ScanPage(ScanPageReply { items, damaged, complete, standing }))
     }
 
     fn address(&self, id: NamespaceId, key: Key) -> Result<Address, RequestError> {

@@ -25,6 +25,7 @@ impl Clock for Still {
 struct Heard {
     applied: Mutex<u32>,
     panicked: Mutex<Vec<usize>>,
+    corrupt: Mutex<u64>,
 }
 
 impl ShardObserver for Heard {
@@ -32,7 +33,10 @@ impl ShardObserver for Heard {
     fn applied(&self) {
         *self.applied.lock().unwrap() += 1;
     }
-    fn corrupt(&self, _: u64) {}
+    fn corrupt(&self, _: Space, records: u64) {
+        *self.corrupt.lock().unwrap() += records;
+    }
+    fn mended(&self, _: Mended) {}
     fn crowded(&self) {}
     fn panicked(&self, shard: usize) {
         self.panicked.lock().unwrap().push(shard);
@@ -56,6 +60,7 @@ fn bench() -> Bench {
         node: NODE,
         opening: OPENING,
         engine: engine.clone(),
+        disk: Arc::default(),
         env: Env::simulated(Arc::new(Still), 1),
         observer: heard.clone(),
     };
@@ -113,25 +118,38 @@ async fn a_sweep_spares_namespaces_younger_than_the_metadata_it_goes_by() {
 }
 
 #[tokio::test]
-async fn a_failed_batch_is_told_so_that_the_node_stops() {
+async fn after_a_failed_batch_writes_are_refused_and_reads_go_on() {
     let bench = bench();
     bench.put(1, "key", 1).await.unwrap();
     bench.engine.fail_next_sync();
     bench.engine.sync().unwrap_err();
-    let before = *bench.heard.applied.lock().unwrap();
     let failed = bench.put(1, "key", 2).await.unwrap_err();
     assert!(matches!(failed.outcome, crate::error::Outcome::Unknown(_)));
-    assert!(*bench.heard.applied.lock().unwrap() > before, "the next flush meets the poison");
+    let refused = bench.put(1, "key", 3).await.unwrap_err();
+    assert_eq!(refused.outcome, crate::error::Outcome::NotApplied);
+    assert!(matches!(refused.error, RequestError::DiskFailed { .. }), "{refused}");
+    let merge = Merge {
+        address: address(1, "key"),
+        object: EncodedObject::default(),
+        operation: None,
+        mend: false,
+    };
+    let refused = bench.shards.merge(merge, false).await.unwrap_err();
+    assert!(matches!(refused, RequestError::DiskFailed { .. }), "no ack is counted: {refused}");
+    assert!(bench.holds(1, "key").await);
 }
 
 #[tokio::test]
-async fn a_failed_sync_of_a_shard_is_told_too() {
+async fn after_a_failed_sync_of_a_shard_writes_are_refused_too() {
     let bench = bench();
     bench.engine.fail_next_sync();
     let write = put(address(1, "key"), 1, Bytes::from_static(b"value"));
     let failed = bench.shards.write(write, true).await.unwrap_err();
     assert!(matches!(failed.outcome, crate::error::Outcome::Unknown(_)));
-    assert_eq!(*bench.heard.applied.lock().unwrap(), 2, "once applied, once failed");
+    assert!(matches!(failed.error, RequestError::DiskFailed { .. }), "{failed}");
+    let refused = bench.put(1, "key", 2).await.unwrap_err();
+    assert_eq!(refused.outcome, crate::error::Outcome::NotApplied);
+    assert!(matches!(refused.error, RequestError::DiskFailed { .. }), "{refused}");
 }
 
 #[tokio::test]
@@ -188,6 +206,7 @@ async fn operations_are_forgotten_where_no_object_is_left() {
         address: old.address.clone(),
         object: bench.shards.read(address(1, "key")).await.unwrap(),
         operation: Some((old.operation, Dot { actor: Actor(1), n: 1 })),
+        mend: false,
     };
     bench.shards.merge(merge, false).await.unwrap();
     let live = LiveNamespaces { known: BTreeSet::new(), next: NamespaceId(2) };
@@ -226,7 +245,12 @@ async fn a_damaged_record_that_a_scan_meets_ends_the_actor_and_the_frontier() {
     bench.engine.apply(rot).unwrap();
     let (namespace, prefix) = (NamespaceId(1), Bytes::new());
     let range = PageRange { vnode: VNODE, namespace, prefix, after: None, limit: 9 };
-    assert_eq!(bench.shards.page(range).await.unwrap_err().kind(), "data", "never a shorter list");
+    for _ in 0..2 {
+        let page = bench.shards.page(range.clone()).await.unwrap();
+        let damaged = Key::new("key-2").unwrap();
+        assert_eq!((page.items.len(), page.damaged), (1, vec![damaged]), "never a shorter list");
+    }
+    assert_eq!(*bench.heard.corrupt.lock().unwrap(), 1, "each record is counted once");
     assert_eq!(bench.engine.scan(Space::Frontiers, KeyRange::all()).count(), 0);
     let third = bench.put(1, "key-3", 3).await.unwrap();
     assert_ne!(third.dot.actor, first.dot.actor);

@@ -19,7 +19,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use super::disk::DiskMetrics;
 use super::limits::LimitMetrics;
+use super::tls::TlsMetrics;
 use crate::error::RequestError;
 
 /// What was done.
@@ -89,8 +91,10 @@ impl From<&RequestError> for OutcomeLabel {
             | RequestError::CoordinatorUnreachable { .. }
             | RequestError::NotReady { .. } => Self::Unavailable,
             RequestError::Timeout { .. } => Self::Timeout,
-            RequestError::Overloaded { .. } => Self::Overloaded,
-            RequestError::Data { .. } => Self::Data,
+            RequestError::Overloaded { .. } | RequestError::DiskFull { .. } => Self::Overloaded,
+            RequestError::Data { .. }
+            | RequestError::Damaged { .. }
+            | RequestError::DiskFailed { .. } => Self::Data,
             RequestError::Internal { .. } => Self::Internal,
         }
     }
@@ -105,6 +109,11 @@ struct RequestLabels {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct ShardLabels {
     shard: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct SpaceLabels {
+    space: &'static str,
 }
 
 /// A family of histograms, all with the same buckets.
@@ -127,7 +136,9 @@ pub struct Metrics {
     queue_depth: Family<ShardLabels, Gauge>,
     batch_size: Histograms<ShardLabels>,
     limits: LimitMetrics,
+    disk: DiskMetrics,
     single: Single,
+    tls: TlsMetrics,
 }
 
 /// The metrics without labels.
@@ -138,7 +149,11 @@ struct Single {
     engine_disk_bytes: Gauge,
     engine_keys: Gauge,
     siblings_refused: Counter,
-    corrupt_records: Counter,
+    corrupt_records: Family<SpaceLabels, Counter>,
+    mended_records: Counter,
+    lost_records: Counter,
+    rebuild_vnodes_left: Gauge,
+    rebuild_objects: Counter,
     metadata_version: Gauge,
 }
 
@@ -160,7 +175,11 @@ impl Single {
             engine_disk_bytes: Gauge::default(),
             engine_keys: Gauge::default(),
             siblings_refused: Counter::default(),
-            corrupt_records: Counter::default(),
+            corrupt_records: Family::default(),
+            mended_records: Counter::default(),
+            lost_records: Counter::default(),
+            rebuild_vnodes_left: Gauge::default(),
+            rebuild_objects: Counter::default(),
             metadata_version: Gauge::default(),
         };
         let help = "Time of each sync of the engine";
@@ -174,8 +193,16 @@ impl Single {
         registry.register("engine_keys", help, single.engine_keys.clone());
         let help = "Writes refused because the key has as many siblings as it may";
         registry.register("siblings_refused", help, single.siblings_refused.clone());
-        let help = "Records whose checksum did not match";
+        let help = "Damaged records met, each once per opening of the store, by space";
         registry.register("corrupt_records", help, single.corrupt_records.clone());
+        let help = "Damaged records replaced by what all other owners hold";
+        registry.register("mended_records", help, single.mended_records.clone());
+        let help = "Damaged records given up for a write, since no other owner held the key";
+        registry.register("lost_records", help, single.lost_records.clone());
+        let help = "Partitions of a store being rebuilt whose answers do not count yet";
+        registry.register("rebuild_vnodes_left", help, single.rebuild_vnodes_left.clone());
+        let help = "Objects received from other owners to rebuild the store";
+        registry.register("rebuild_objects", help, single.rebuild_objects.clone());
         let help = "Version of the newest metadata document known; 0: none";
         registry.register("metadata_version", help, single.metadata_version.clone());
         single
@@ -205,7 +232,9 @@ impl Metrics {
         let help = "Requests that share one batch of the engine";
         registry.register("shard_batch_size", help, batch_size.clone());
         let limits = LimitMetrics::register(&mut registry);
+        let disk = DiskMetrics::register(&mut registry);
         let single = Single::register(&mut registry);
+        let tls = TlsMetrics::register(&mut registry);
         let handles = Default::default();
         Self {
             registry,
@@ -215,7 +244,9 @@ impl Metrics {
             queue_depth,
             batch_size,
             limits,
+            disk,
             single,
+            tls,
         }
     }
 
@@ -250,6 +281,16 @@ impl Metrics {
         &self.limits
     }
 
+    /// The disk.
+    pub fn disk(&self) -> &DiskMetrics {
+        &self.disk
+    }
+
+    /// Those of TLS.
+    pub fn tls(&self) -> &TlsMetrics {
+        &self.tls
+    }
+
     /// Counts a sync of the engine that took `took`.
     pub fn synced(&self, took: Duration) {
         self.single.sync_seconds.observe(took.as_secs_f64());
@@ -280,9 +321,29 @@ impl Metrics {
         self.single.siblings_refused.inc();
     }
 
-    /// Counts a record whose checksum did not match.
-    pub fn corrupt_record(&self) {
-        self.single.corrupt_records.inc();
+    /// Counts damaged records of a space.
+    pub fn corrupt_records(&self, space: &'static str, records: u64) {
+        self.single.corrupt_records.get_or_create(&SpaceLabels { space }).inc_by(records);
+    }
+
+    /// Counts damaged records that were replaced by what all other owners hold.
+    pub fn mended_records(&self, records: u64) {
+        self.single.mended_records.inc_by(records);
+    }
+
+    /// Counts damaged records that were given up, since no other owner held the key.
+    pub fn lost_records(&self, records: u64) {
+        self.single.lost_records.inc_by(records);
+    }
+
+    /// How many partitions of a store being rebuilt are not complete.
+    pub fn rebuild_vnodes_left(&self, vnodes: usize) {
+        self.single.rebuild_vnodes_left.set(gauge(vnodes as u64));
+    }
+
+    /// Counts objects received to rebuild the store.
+    pub fn rebuild_objects(&self, objects: u64) {
+        self.single.rebuild_objects.inc_by(objects);
     }
 
     /// Everything, as OpenMetrics text.
@@ -384,7 +445,15 @@ mod tests {
         metrics.engine_keys(10);
         metrics.metadata_version(2);
         metrics.sibling_refused();
-        metrics.corrupt_record();
+        metrics.corrupt_records("objects", 3);
+        metrics.mended_records(2);
+        metrics.lost_records(1);
+        metrics.rebuild_vnodes_left(12);
+        metrics.rebuild_objects(5);
+        metrics.tls().started("peer", 10);
+        metrics.tls().reloaded("peer", 20);
+        metrics.tls().reload_failed("peer");
+        metrics.tls().refused("client", "no_tls");
         let page = metrics.encode();
         for line in [
             r#"quorate_shard_queue_depth{shard="3"} 7"#,
@@ -395,7 +464,15 @@ mod tests {
             "quorate_engine_keys 10",
             "quorate_metadata_version 2",
             "quorate_siblings_refused_total 1",
-            "quorate_corrupt_records_total 1",
+            r#"quorate_corrupt_records_total{space="objects"} 3"#,
+            "quorate_mended_records_total 2",
+            "quorate_lost_records_total 1",
+            "quorate_rebuild_vnodes_left 12",
+            "quorate_rebuild_objects_total 5",
+            r#"quorate_tls_certificate_expiry_timestamp_seconds{port="peer"} 20"#,
+            r#"quorate_tls_reloads_total{port="peer"} 1"#,
+            r#"quorate_tls_reload_failures_total{port="peer"} 1"#,
+            r#"quorate_tls_refused_total{port="client",cause="no_tls"} 1"#,
         ] {
             assert!(page.contains(line), "{line} is not in:\n{page}");
         }

@@ -12,6 +12,7 @@ mod conformance;
 pub mod grpc;
 pub mod listener;
 pub mod memory;
+pub mod tls;
 pub mod wire;
 
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NamespaceId, NodeId, PartitionId};
 use crate::dynamo::object::Digest;
 use crate::dynamo::operation::OperationId;
+use crate::dynamo::standing::Standing;
 use crate::error::{RequestError, WriteError};
 
 /// A request of one node to another.
@@ -57,7 +59,12 @@ pub enum Reply {
         synced: bool,
     },
     /// What the replica holds.
-    Held(Held),
+    Held {
+        /// What.
+        held: Held,
+        /// Whether its silence counts.
+        standing: Standing,
+    },
     /// A coordinated read.
     GetResult(GetResult),
     /// A coordinated write.
@@ -92,6 +99,8 @@ pub struct Replicate {
     pub synced: bool,
     /// The write that caused this, and its dot, for the operation index; none for a repair.
     pub operation: Option<(OperationId, Dot)>,
+    /// The object holds what every other owner held, and so may replace a damaged record.
+    pub mend: bool,
 }
 
 /// Tell what you hold of a key.
@@ -192,8 +201,12 @@ pub struct ScanPage {
 pub struct ScanPageReply {
     /// Keys and objects.
     pub items: Vec<(Key, EncodedObject)>,
+    /// Keys between them whose records are damaged here, so that nothing is said of them.
+    pub damaged: Vec<Key>,
     /// Whether no key comes after the last of these.
     pub complete: bool,
+    /// Whether its silence about other keys counts.
+    pub standing: Standing,
 }
 
 /// Why a peer gave no answer. Whether it did what it was asked to do is unknown, but for

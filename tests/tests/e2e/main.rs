@@ -7,4 +7,6 @@ mod dev;
 mod grpc;
 mod hostile;
 mod import;
+mod rebuild;
 mod shutdown;
+mod tls;

@@ -8,7 +8,7 @@ use super::source::{Source, names_after, read, rust};
 
 /// The modules of the node, bottom up: each may use those named beside it, all of which stand above
 /// it in this table. So no circle can be written down here, and the order is the architecture.
-const MODULES: [(&str, &[&str]); 22] = [
+const MODULES: [(&str, &[&str]); 24] = [
     // The protocol uses nothing.
     ("dynamo", &[]),
     // What everybody may see.
@@ -27,7 +27,11 @@ const MODULES: [(&str, &[&str]); 22] = [
     ("vnode", &["dynamo", "error", "storage"]),
     ("shard", &["dynamo", "env", "error", "storage", "vnode"]),
     ("cluster", &["dynamo", "env", "error", "storage", "transport"]),
-    ("coordinator", &["cluster", "dynamo", "env", "error", "shard", "transport", "vnode"]),
+    ("standing", &["dynamo", "storage"]),
+    (
+        "coordinator",
+        &["cluster", "dynamo", "env", "error", "shard", "standing", "transport", "vnode"],
+    ),
     // Answering, and working in the background.
     (
         "service",
@@ -38,6 +42,7 @@ const MODULES: [(&str, &[&str]); 22] = [
             "error",
             "limits",
             "shard",
+            "standing",
             "telemetry",
             "transport",
             "vnode",
@@ -52,6 +57,7 @@ const MODULES: [(&str, &[&str]); 22] = [
             "error",
             "limits",
             "shard",
+            "standing",
             "storage",
             "telemetry",
             "transport",
@@ -69,10 +75,12 @@ const MODULES: [(&str, &[&str]); 22] = [
             "limits",
             "service",
             "shard",
+            "standing",
             "storage",
             "tasks",
             "telemetry",
             "transport",
+            "vnode",
         ],
     ),
     (
@@ -87,17 +95,22 @@ const MODULES: [(&str, &[&str]); 22] = [
             "limits",
             "replica",
             "service",
+            "standing",
             "storage",
             "telemetry",
             "transport",
         ],
     ),
     // The command line.
+    ("certs", &["config", "transport"]),
     ("args", &["config"]),
     ("process", &[]),
     ("init", &["config", "dynamo", "transport"]),
-    ("dev", &["args", "dynamo", "init", "process"]),
-    ("commands", &["args", "config", "dev", "http", "init", "node", "process", "telemetry"]),
+    ("dev", &["args", "certs", "dynamo", "init", "process"]),
+    (
+        "commands",
+        &["args", "certs", "config", "dev", "http", "init", "node", "process", "telemetry"],
+    ),
 ];
 
 /// A use of one module by another, and one file that shows it.

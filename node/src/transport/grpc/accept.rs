@@ -7,6 +7,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -21,9 +22,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::introduce::{Bootstrap, encode_identity};
 use super::queue::{Batch, Measured, hello_frame};
-use super::{FRAME_MAX_BYTES, HANDSHAKE_TIMEOUT, Limits, Local, Presence, Refusal};
+use super::{FRAME_MAX_BYTES, HANDSHAKE_TIMEOUT, Incarnation, Limits, Local, Presence, Refusal};
 use crate::error::RequestError;
 use crate::transport::answer::answer;
+use crate::transport::tls::{ConnectInfo, Throttle};
 use crate::transport::{Reply, wire};
 
 /// The gRPC service by which peers reach this node. Clones are one service.
@@ -36,6 +38,7 @@ struct Shared {
     /// Set when the cluster is known.
     local: OnceLock<Arc<Local>>,
     stop: CancellationToken,
+    throttle: Throttle,
     /// Requests whose stream broke; they run to their end.
     orphans: TaskTracker,
 }
@@ -45,7 +48,8 @@ impl PeerService {
     /// every stream.
     pub fn new(bootstrap: Arc<dyn Bootstrap>, limits: Limits, stop: CancellationToken) -> Self {
         let (local, orphans) = (OnceLock::new(), TaskTracker::new());
-        Self(Arc::new(Shared { bootstrap, limits, local, stop, orphans }))
+        let throttle = Throttle::default();
+        Self(Arc::new(Shared { bootstrap, limits, local, stop, throttle, orphans }))
     }
 
     /// Lets the members of its cluster connect. Said once.
@@ -69,18 +73,42 @@ impl PeerService {
     async fn greet(
         &self,
         inbound: &mut Streaming<Frame>,
+        from: Option<&ConnectInfo>,
     ) -> Result<(Arc<Local>, Presence), Status> {
         let local = self.0.local.get().ok_or_else(|| Status::unavailable("no cluster yet"))?;
         let first = timeout(HANDSHAKE_TIMEOUT, inbound.message());
         let first = first.await.map_err(|_| Status::deadline_exceeded("no Hello came"))??;
         let remote = local.incarnation.check(first.and_then(|frame| frame.hello));
-        let presence = remote.and_then(|remote| local.admit(remote)).map_err(refused)?;
+        let presence = remote
+            .and_then(|remote| named_by_its_certificate(remote, from))
+            .and_then(|remote| local.admit(remote))
+            .map_err(|refusal| self.refused(&refusal, from))?;
         Ok((local.clone(), presence))
+    }
+
+    /// Both ends are told.
+    fn refused(&self, refusal: &Refusal, from: Option<&ConnectInfo>) -> Status {
+        if let Some(unlogged) = self.0.throttle.admit(Instant::now()) {
+            let address = from.and_then(|info| info.remote);
+            let address = address.map_or_else(|| "?".to_owned(), |address| address.to_string());
+            tracing::warn!(address, unlogged, "refused a peer: {refusal}");
+        }
+        Status::failed_precondition(format!("refused: {refusal}"))
     }
 }
 
-fn refused(refusal: Refusal) -> Status {
-    Status::failed_precondition(format!("refused: {refusal}"))
+/// Where there are certificates, a node is who its own says.
+fn named_by_its_certificate(
+    remote: Incarnation,
+    from: Option<&ConnectInfo>,
+) -> Result<Incarnation, Refusal> {
+    let node = remote.node;
+    match from.and_then(|info| info.certificate.as_ref()) {
+        Some(certificate) if !certificate.is_of(node) => {
+            Err(Refusal::Certificate { node, names: certificate.nodes.join(", ") })
+        }
+        _ => Ok(remote),
+    }
 }
 
 #[tonic::async_trait]
@@ -91,8 +119,9 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let info = request.extensions().get::<ConnectInfo>().cloned();
         let mut inbound = request.into_inner();
-        let (local, presence) = self.greet(&mut inbound).await?;
+        let (local, presence) = self.greet(&mut inbound, info.as_ref()).await?;
         let handler = local.handler().ok_or_else(|| Status::unavailable("not ready yet"))?;
         let from = presence.node;
         let answers = Answers {
