@@ -5,6 +5,7 @@ mod bad_start;
 mod contract;
 mod dev;
 mod grpc;
+mod hostile;
 mod import;
 mod manual;
 mod rebuild;
