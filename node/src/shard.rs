@@ -12,7 +12,7 @@
 //! on disk, not before it was synced. After a batch failed, every request of its turn hears so, and
 //! the vnodes it touched are forgotten: they open again under new actors.
 //!
-//! A batch of a client's is one job for each shard ([`batch`]): it is staged in one turn, in its
+//! A batch of a client's is one job for each shard (`batch`): it is staged in one turn, in its
 //! order, and answered as a whole, so that what a job costs is paid once for all of its keys.
 
 mod batch;
