@@ -2,7 +2,7 @@
 //!
 //! On a terminal it edits lines ([`editor`]), completes them ([`complete`]) and outlives what they
 //! run. From a pipe it is a script: it ends with the first command that does not succeed, and with
-//! that command's exit code. [`words`] and [`line`] say what a line means.
+//! that command's exit code. [`words`] and [`mod@line`] say what a line means.
 
 mod complete;
 mod editor;
