@@ -33,7 +33,7 @@ const SHARDS_AUTO_MAX: usize = 16;
 
 /// What the engine keeps of writes until they are in its tables: the memtables of fjall, each of
 /// them once in use and once on its way to disk.
-const ENGINE_BUFFERS_BYTES: u64 = 2 * (32 + 3 * 8) << 20;
+const ENGINE_BUFFERS_BYTES: u64 = (2 * (32 + 3 * 8)) << 20;
 
 /// The least that is worth serving with: a few of the largest messages.
 const REQUESTS_LEAST_BYTES: u64 = 64 << 20;
