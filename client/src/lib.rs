@@ -39,6 +39,7 @@ mod outcome;
 mod retry;
 mod route;
 mod scan;
+mod throttle;
 mod token;
 mod topology;
 mod write;

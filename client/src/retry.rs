@@ -72,7 +72,7 @@ impl Backoff {
     /// Sleeps before the next try, at least as long as the server asked; false if the deadline
     /// comes first, in which case it does not sleep.
     pub(crate) async fn pause(&mut self, deadline: Deadline, at_least: Duration) -> bool {
-        let pause = self.next_pause().max(at_least);
+        let pause = self.next_pause().max(spread(at_least));
         let in_time = pause < deadline.remaining();
         if in_time {
             tokio::time::sleep(pause).await;
@@ -85,6 +85,11 @@ impl Backoff {
         self.pauses += 1;
         longest.mul_f64(rand::rng().random_range(0.5..=1.0))
     }
+}
+
+/// Up to half as long again: all that were refused at one moment were asked to wait the same time.
+fn spread(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(1.0..=1.5))
 }
 
 /// What to do after a failed attempt at a write.
@@ -226,6 +231,15 @@ mod tests {
         assert!(pauses.iter().all(|&pause| pause <= Backoff::FIRST * 64));
         assert!(pauses[19] >= Backoff::FIRST * 32);
         assert!(pauses[10..].windows(2).any(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn clients_refused_together_come_back_apart_and_none_too_early() {
+        let asked = Duration::from_millis(100);
+        let pauses: Vec<_> = (0..50).map(|_| spread(asked)).collect();
+        assert!(pauses.iter().all(|pause| (asked..=asked * 3 / 2).contains(pause)));
+        assert!(pauses.windows(2).any(|pair| pair[0] != pair[1]));
+        assert_eq!(spread(Duration::ZERO), Duration::ZERO);
     }
 
     #[test]

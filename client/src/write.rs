@@ -54,6 +54,7 @@ impl Write {
             deadline,
             doubt: Doubt::new(self.retry, self.operation.is_some()),
             operation: self.operation,
+            sent: self.operation.is_some(),
             node: None,
             tries: Tries::default(),
             backoff: Backoff::default(),
@@ -78,9 +79,9 @@ impl Write {
     async fn send(
         &self,
         node: &Connection,
-        operation: OperationId,
-        limit: Duration,
+        attempt: Attempt,
     ) -> Result<(Bytes, u32, Option<v1::Receipt>), Error> {
+        let Attempt { operation, fresh, limit } = attempt;
         let (namespace, key) = (self.namespace.to_string(), self.key.clone());
         let context = self.context.as_ref().map(Context::to_bytes).unwrap_or_default();
         let (w, durability) = (self.w.to_wire(), self.durability.to_wire());
@@ -100,6 +101,7 @@ impl Write {
                     operation_id,
                     retry,
                     timeout_ms,
+                    fresh,
                 };
                 let reply = node.call(limit, kv.put(request)).await?;
                 Ok((reply.context, reply.siblings, reply.receipt))
@@ -114,12 +116,22 @@ impl Write {
                     operation_id,
                     retry,
                     timeout_ms,
+                    fresh,
                 };
                 let reply = node.call(limit, kv.delete(request)).await?;
                 Ok((reply.context, reply.siblings, reply.receipt))
             }
         }
     }
+}
+
+/// One request for a write.
+struct Attempt {
+    operation: OperationId,
+    /// No request carried the id before.
+    fresh: bool,
+    /// How long it may take.
+    limit: Duration,
 }
 
 /// A write under way.
@@ -130,6 +142,8 @@ struct Run<'a> {
     doubt: Doubt,
     /// The present id; none if the next attempt is to have a new one.
     operation: Option<OperationId>,
+    /// Whether a request carried that id before.
+    sent: bool,
     /// Where the next attempt goes; none if it is to be chosen.
     node: Option<Arc<Connection>>,
     tries: Tries,
@@ -167,7 +181,10 @@ impl Run<'_> {
             Retry::AtLeastOnce => self.deadline.share(),
         };
         self.attempts += 1;
-        let (context, siblings, receipt) = self.write.send(&node, operation, limit).await?;
+        let attempt = Attempt { operation, fresh: !self.sent, limit };
+        self.sent = true;
+        let (context, siblings, receipt) = self.write.send(&node, attempt).await?;
+        self.shared.retries.on_success();
         Ok(Written {
             context: Context::from_bytes(context),
             siblings,
@@ -197,6 +214,7 @@ impl Run<'_> {
             issued_ms: opening.now_ms(),
         };
         self.operation = Some(operation);
+        self.sent = false;
         Ok(operation)
     }
 
@@ -212,6 +230,9 @@ impl Run<'_> {
         // Who asks for the outcome of one operation is told it, and decides about another.
         let settled = next == Next::Afresh && self.write.operation.is_some();
         if next == Next::Stop || settled || self.deadline.has_passed() {
+            return Err(self.failed(error));
+        }
+        if !self.shared.retries.allows(&error) {
             return Err(self.failed(error));
         }
         if error.is_node_failure() {

@@ -41,6 +41,7 @@ use crate::replica::{Replica, ReplicaParts, ReplicaSize};
 use crate::service::cluster::ClusterService;
 use crate::service::deadline::Timeouts;
 use crate::service::kv::{KvService, NodeParts};
+use crate::service::metered::Metered;
 use crate::storage::data_dir::{DataDir, DataDirError};
 use crate::storage::{Engine, EngineOptions};
 use crate::telemetry::Metrics;
@@ -143,9 +144,10 @@ impl Node {
         };
         let capacity = parts.capacity.clone();
         let replica = Replica::start(parts, size_of(&config), stop.clone())?;
+        let limits = Limits { budget: capacity.budget.clone(), ..Limits::default() };
         let identity = join::identity(&config, addresses, store);
         let bootstrap = join::Joining::new(identity.clone(), replica.cluster().clone());
-        let service = PeerService::new(Arc::new(bootstrap), Limits::default(), stop.clone());
+        let service = PeerService::new(Arc::new(bootstrap), limits.clone(), stop.clone());
         let (set_ready, ready) = watch::channel(Readiness::not_ready(join::WAITING));
 
         let peer_server = grpc::server().add_service(service.clone().into_server());
@@ -157,6 +159,7 @@ impl Node {
             coordinator: replica.coordinator().clone(),
             metrics,
             capacity,
+            message_max_bytes: config.message_max_bytes as usize,
             timeouts: Timeouts {
                 default: Duration::from_millis(config.request_timeout_ms),
                 longest: Duration::from_millis(config.request_timeout_max_ms),
@@ -172,6 +175,7 @@ impl Node {
             cluster: replica.cluster().clone(),
             handler: Arc::downgrade(replica.handler()),
             service,
+            limits,
             peers,
             ready: set_ready,
             stop: stop.clone(),
@@ -274,8 +278,10 @@ fn serve_clients(
     let connections = ConnectionLimit::new(config.connections_max as usize, parts.metrics.clone());
     let incoming = capped::capped(incoming, connections).map_ok(Greeted::new);
     let parts = Arc::new(parts);
-    let limit = config.message_max_bytes as usize;
+    let limit = parts.message_max_bytes;
+    let (budget, patience) = (parts.capacity.budget.clone(), parts.timeouts.longest);
     let kv = KvServer::new(KvService::new(parts.clone())).max_decoding_message_size(limit);
+    let kv = Metered::new(kv, budget, patience, parts.name.clone());
     let cluster = ClusterServer::new(ClusterService::new(parts)).max_decoding_message_size(limit);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::DESCRIPTORS)

@@ -98,8 +98,14 @@ impl Replica {
         let observer = Observer::new(metrics.clone(), dirty.clone(), size.shards, failure.clone());
         let observer = Arc::new(observer);
         let (engine_of_shards, env_of_shards) = (engine.clone(), env.clone());
-        let context =
-            ShardContext { node, opening, engine: engine_of_shards, env: env_of_shards, observer };
+        let context = ShardContext {
+            node,
+            opening,
+            engine: engine_of_shards,
+            env: env_of_shards,
+            budget: capacity.budget.clone(),
+            observer,
+        };
         let (shards, shards_end) = Shards::start(context, size.shards, size.queue);
         let coordinator = Arc::new(Coordinator::new(CoordinatorParts {
             node,
@@ -235,6 +241,10 @@ impl ShardObserver for Observer {
 
     fn crowded(&self) {
         self.metrics.sibling_refused();
+    }
+
+    fn expired(&self, requests: u64) {
+        self.metrics.limits().expired(requests);
     }
 
     fn panicked(&self, shard: usize) {

@@ -8,6 +8,14 @@
 //! commit, with no timer and no lock. A full queue refuses at once, so that overload is an answer and
 //! not a delay. Each shard has a thread of its own in production and is a task in simulation.
 //!
+//! Under overload, work is worth doing only if somebody still waits for it when it is done, and what
+//! other nodes have begun is worth more than what nobody has. So a request whose deadline has passed
+//! leaves the queue undone, and so does a new write that waited here for longer than is left to it:
+//! the other owners' queues, which come after, are as long. Of the queue, the last quarter is for what
+//! was begun elsewhere: a coordinator's replica would else be refused for the sake of a write that
+//! will need two replicas itself. The order is first in, first out: with short queues, last in, first
+//! out would only make some requests wait for ever.
+//!
 //! Invariant: nothing is answered before the batch that holds it was applied; what was asked to be
 //! on disk, not before it was synced. After a batch failed, every request of its turn hears so, and
 //! the vnodes it touched are forgotten: they open again under new actors.
@@ -15,9 +23,12 @@
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::EncodedObject;
@@ -25,6 +36,8 @@ use crate::dynamo::key::{KEY_MAX_BYTES, Key, NamespaceId, NodeId, PartitionId, V
 use crate::dynamo::operation::{Admitting, OPERATION_KEPT_MS, Opening, OperationId};
 use crate::env::{Blocking, Env};
 use crate::error::{RequestError, WriteError};
+use crate::limits::budget::{Budget, Kind};
+use crate::limits::retry_after_ms;
 use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
 use crate::vnode::{self, Address, Merge, Turn, Vnode, Write, Written};
@@ -32,8 +45,11 @@ use crate::vnode::{self, Address, Merge, Turn, Vnode, Write, Written};
 /// The most requests of one turn: bounds the batch, and what a failed one takes with it.
 const TURN_MAX: usize = 256;
 
-/// How long a client is told to wait after a full queue, in milliseconds: many turns.
-const RETRY_AFTER_MS: u32 = 50;
+/// Which part of a queue is kept for what other nodes have begun: a fourth.
+const KEPT_PART: usize = 4;
+
+/// The weight of a turn in the average of how long a request takes.
+const PACE_OF: u64 = 8;
 
 /// A page ends once it holds so many bytes: it is one message between nodes, and one of several
 /// that a scan merges in memory.
@@ -49,6 +65,17 @@ pub struct Page {
     pub items: Vec<(Key, EncodedObject)>,
     /// Whether the partition has no later key.
     pub complete: bool,
+}
+
+impl Page {
+    /// The same page, its objects counted as long as they are kept.
+    pub fn held(self, budget: &Arc<Budget>) -> Result<Self, RequestError> {
+        let held = |(key, object): (Key, EncodedObject)| {
+            Ok((key, EncodedObject(budget.hold(Kind::Scans, object.0)?)))
+        };
+        let items = self.items.into_iter().map(held).collect::<Result<_, RequestError>>()?;
+        Ok(Self { items, ..self })
+    }
 }
 
 /// A part of a partition.
@@ -114,6 +141,53 @@ enum Job {
     },
 }
 
+impl Job {
+    /// Whether nothing of it was done anywhere yet.
+    fn is_new(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::Page { .. })
+    }
+
+    /// Answers that it was not done.
+    fn refuse(self, error: RequestError) {
+        // A requester that went away does not matter.
+        match self {
+            Self::Write { write, answer, .. } => {
+                drop(answer.send(Err(WriteError::at_the_door(write.doubtful, error))));
+            }
+            Self::Merge { answer, .. } => drop(answer.send(Err(error))),
+            Self::Read { answer, .. } => drop(answer.send(Err(error))),
+            Self::Page { answer, .. } => drop(answer.send(Err(error))),
+            Self::Sweep { answer, .. } => drop(answer.send(Err(error))),
+            Self::Forget { answer } => drop(answer.send(Err(error))),
+        }
+    }
+}
+
+/// A job in the queue.
+struct Queued {
+    job: Job,
+    since: Instant,
+    /// When nobody waits for it any more; none: its requester waits for ever.
+    deadline: Option<Instant>,
+}
+
+impl Queued {
+    /// Why it is not worth doing any more, if so.
+    fn stale(&self, now: Instant) -> Option<RequestError> {
+        let left = self.deadline?.saturating_duration_since(now);
+        if left.is_zero() {
+            let waiting_for = "waiting in a shard's queue".to_owned();
+            return Some(RequestError::Timeout { waiting_for });
+        }
+        let waited = now.saturating_duration_since(self.since);
+        let hopeless = matches!(self.job, Job::Write { .. }) && waited > left;
+        hopeless.then(|| {
+            let what = "a shard's queue".to_owned();
+            RequestError::Overloaded { what, retry_after_ms: retry_after_ms(waited) }
+        })
+    }
+}
+
 /// An answer that waits for the turn's batch.
 enum Answer {
     /// A write refused, with the refusal recorded.
@@ -149,6 +223,8 @@ pub trait ShardObserver: Send + Sync + 'static {
     fn corrupt(&self, records: u64);
     /// A write was refused, since its key has too many siblings.
     fn crowded(&self);
+    /// So many requests left the queue undone, since they would have come too late.
+    fn expired(&self, requests: u64);
     /// A shard panicked and has ended: nobody serves its partitions any more.
     fn panicked(&self, shard: usize);
 }
@@ -178,6 +254,8 @@ pub struct ShardContext {
     pub engine: Arc<dyn Engine>,
     /// Its world.
     pub env: Env,
+    /// For the objects that it reads.
+    pub budget: Arc<Budget>,
     /// Who hears of it.
     pub observer: Arc<dyn ShardObserver>,
 }
@@ -190,12 +268,42 @@ struct Shard {
     vnodes: BTreeMap<VnodeId, Vnode>,
     rng: ChaCha8Rng,
     clock: Hlc,
+    /// How long a request takes, in nanoseconds, averaged.
+    pace: Arc<AtomicU64>,
 }
 
 impl Shard {
     fn new(context: ShardContext, index: usize, count: usize) -> Self {
-        let rng = context.env.rng();
-        Self { context, index, count, vnodes: BTreeMap::new(), rng, clock: Hlc::default() }
+        let (rng, pace) = (context.env.rng(), Arc::default());
+        Self { context, index, count, vnodes: BTreeMap::new(), rng, clock: Hlc::default(), pace }
+    }
+
+    /// What of the queue is worth doing, and since when it is done.
+    fn worthwhile(&self, queued: &mut Vec<Queued>, jobs: &mut Vec<Job>) -> Instant {
+        let now = Instant::now();
+        let mut expired = 0;
+        for queued in queued.drain(..) {
+            match queued.stale(now) {
+                None => jobs.push(queued.job),
+                Some(error) => {
+                    expired += 1;
+                    queued.job.refuse(error);
+                }
+            }
+        }
+        if expired > 0 {
+            self.context.observer.expired(expired);
+        }
+        now
+    }
+
+    /// Learns how long so many requests took.
+    fn learn_pace(&self, began: Instant, requests: usize) {
+        let Some(each) = (began.elapsed().as_nanos() as u64).checked_div(requests as u64) else {
+            return;
+        };
+        let average = self.pace.load(Relaxed);
+        self.pace.store(average - average / PACE_OF + each / PACE_OF, Relaxed);
     }
 
     fn owns(&self, vnode: VnodeId) -> bool {
@@ -224,6 +332,7 @@ impl Shard {
             touched: BTreeSet::new(),
             answers: Vec::with_capacity(requests),
             to_sync: Vec::new(),
+            budget: &self.context.budget,
             observer: &*self.context.observer,
         };
         let mut alone = Vec::new();
@@ -278,7 +387,8 @@ impl Shard {
                 Err(newer) => return Err(RequestError::Data { reason: newer.to_string() }),
             };
             bytes += stored.len() + body.len();
-            page.items.push((key, EncodedObject(body)));
+            let held = self.context.budget.hold(Kind::Scans, body)?;
+            page.items.push((key, EncodedObject(held)));
         }
         Ok(page)
     }
@@ -408,6 +518,7 @@ struct Staging<'a> {
     answers: Vec<Answer>,
     /// Answered once it is on disk.
     to_sync: Vec<Answer>,
+    budget: &'a Arc<Budget>,
     observer: &'a dyn ShardObserver,
 }
 
@@ -468,7 +579,8 @@ impl Staging<'_> {
             Err(error) => Err(vnode::engine_failed(error)),
         };
         self.touched.insert(address.vnode);
-        match found {
+        let held = found.and_then(|object| self.budget.hold(Kind::Reads, object.0));
+        match held.map(EncodedObject) {
             Ok(object) => self.answers.push(Answer::Read(to, object)),
             Err(refused) => drop(to.send(Err(refused))),
         }
@@ -527,53 +639,113 @@ impl Staging<'_> {
 /// The node's shards.
 #[derive(Clone)]
 pub struct Shards {
-    queues: Arc<[mpsc::Sender<Job>]>,
+    queues: Arc<[ShardQueue]>,
+    budget: Arc<Budget>,
+}
+
+/// The way to one shard.
+struct ShardQueue {
+    sender: mpsc::Sender<Queued>,
+    pace: Arc<AtomicU64>,
+}
+
+impl ShardQueue {
+    /// Queues a job, unless the part of the queue that it may use is full.
+    fn offer(&self, job: Job, deadline: Instant) -> Result<(), RequestError> {
+        let kept = if job.is_new() { self.sender.max_capacity() / KEPT_PART } else { 0 };
+        let queued = Queued { job, since: Instant::now(), deadline: Some(deadline) };
+        if self.sender.capacity() <= kept {
+            return Err(self.full());
+        }
+        self.sender.try_send(queued).map_err(|error| match error {
+            mpsc::error::TrySendError::Closed(_) => gone(),
+            mpsc::error::TrySendError::Full(_) => self.full(),
+        })
+    }
+
+    /// Waits until there is room: for work in the background.
+    async fn wait_for_room(&self, job: Job) -> Result<(), RequestError> {
+        let queued = Queued { job, since: Instant::now(), deadline: None };
+        self.sender.send(queued).await.map_err(|_| gone())
+    }
+
+    /// A client is to come back when what waits now is done.
+    fn full(&self) -> RequestError {
+        let waiting = (self.sender.max_capacity() - self.sender.capacity()) as u64;
+        let wait = Duration::from_nanos(waiting.saturating_mul(self.pace.load(Relaxed)));
+        let what = "a shard's queue".to_owned();
+        RequestError::Overloaded { what, retry_after_ms: retry_after_ms(wait) }
+    }
 }
 
 impl Shards {
     /// Starts `count` shards whose queues hold `queue` requests each. They end when the last
     /// handle is dropped, after what is queued; the second value becomes ready then.
     pub fn start(context: ShardContext, count: usize, queue: usize) -> (Self, ShardsEnd) {
-        let mut ends = Vec::new();
+        let (mut ends, budget) = (Vec::new(), context.budget.clone());
         let count = count.max(1);
         let queues = (0..count).map(|index| {
             let (sender, receiver) = mpsc::channel(queue);
             let (ended, end) = oneshot::channel();
             ends.push(end);
-            start_shard(index, Shard::new(context.clone(), index, count), receiver, ended);
-            sender
+            let shard = Shard::new(context.clone(), index, count);
+            let pace = shard.pace.clone();
+            start_shard(index, shard, receiver, ended);
+            ShardQueue { sender, pace }
         });
         let queues = queues.collect();
-        (Self { queues }, ShardsEnd(ends))
+        (Self { queues, budget }, ShardsEnd(ends))
+    }
+
+    /// What counts the objects that are read.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
     /// Coordinates a write; `synced`: answers once it is on disk.
-    pub async fn write(&self, write: Write, synced: bool) -> Result<Written, WriteError> {
-        let (vnode, operation) = (write.address.vnode, write.operation);
+    pub async fn write(
+        &self,
+        write: Write,
+        synced: bool,
+        deadline: Instant,
+    ) -> Result<Written, WriteError> {
+        let (vnode, operation, doubtful) =
+            (write.address.vnode, write.operation, write.doubtful);
         let (answer, wait) = oneshot::channel();
         let job = Job::Write { write, synced, answer };
-        self.queue(vnode.partition, job).map_err(WriteError::not_applied)?;
+        let queued = self.queue(vnode.partition, job, deadline);
+        queued.map_err(|error| WriteError::at_the_door(doubtful, error))?;
         wait.await.unwrap_or_else(|_| Err(WriteError::unknown(operation, gone())))
     }
 
     /// Merges another replica's object; `synced`: answers once it is on disk.
-    pub async fn merge(&self, merge: Merge, synced: bool) -> Result<(), RequestError> {
+    pub async fn merge(
+        &self,
+        merge: Merge,
+        synced: bool,
+        deadline: Instant,
+    ) -> Result<(), RequestError> {
         let (answer, wait) = oneshot::channel();
-        self.queue(merge.address.vnode.partition, Job::Merge { merge, synced, answer })?;
+        let partition = merge.address.vnode.partition;
+        self.queue(partition, Job::Merge { merge, synced, answer }, deadline)?;
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
 
     /// What is held under a key.
-    pub async fn read(&self, address: Address) -> Result<EncodedObject, RequestError> {
+    pub async fn read(
+        &self,
+        address: Address,
+        deadline: Instant,
+    ) -> Result<EncodedObject, RequestError> {
         let (answer, wait) = oneshot::channel();
-        self.queue(address.vnode.partition, Job::Read { address, answer })?;
+        self.queue(address.vnode.partition, Job::Read { address, answer }, deadline)?;
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
 
     /// A part of a partition.
-    pub async fn page(&self, range: PageRange) -> Result<Page, RequestError> {
+    pub async fn page(&self, range: PageRange, deadline: Instant) -> Result<Page, RequestError> {
         let (answer, wait) = oneshot::channel();
-        self.queue(range.vnode.partition, Job::Page { range, answer })?;
+        self.queue(range.vnode.partition, Job::Page { range, answer }, deadline)?;
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
 
@@ -585,7 +757,7 @@ impl Shards {
             while let Some(from) = next {
                 let (answer, wait) = oneshot::channel();
                 let job = Job::Sweep { live: live.clone(), from, answer };
-                queue.send(job).await.map_err(|_| gone())?;
+                queue.wait_for_room(job).await?;
                 let (objects, rest) = wait.await.unwrap_or_else(|_| Err(gone()))?;
                 (total, next) = (total + objects, rest);
             }
@@ -600,7 +772,7 @@ impl Shards {
 
     /// How many requests wait, by shard.
     pub fn queued(&self) -> impl Iterator<Item = usize> + '_ {
-        self.queues.iter().map(|queue| queue.max_capacity() - queue.capacity())
+        self.queues.iter().map(|queue| queue.sender.max_capacity() - queue.sender.capacity())
     }
 
     async fn everywhere(
@@ -610,21 +782,20 @@ impl Shards {
         let mut total = 0;
         for queue in self.queues.iter() {
             let (answer, wait) = oneshot::channel();
-            queue.send(job(answer)).await.map_err(|_| gone())?;
+            queue.wait_for_room(job(answer)).await?;
             total += wait.await.unwrap_or_else(|_| Err(gone()))?;
         }
         Ok(total)
     }
 
-    fn queue(&self, partition: PartitionId, job: Job) -> Result<(), RequestError> {
+    fn queue(
+        &self,
+        partition: PartitionId,
+        job: Job,
+        deadline: Instant,
+    ) -> Result<(), RequestError> {
         let queue = &self.queues[shard_of(partition, self.queues.len())];
-        queue.try_send(job).map_err(|error| match error {
-            mpsc::error::TrySendError::Closed(_) => gone(),
-            mpsc::error::TrySendError::Full(_) => {
-                let what = "a shard's queue".to_owned();
-                RequestError::Overloaded { what, retry_after_ms: RETRY_AFTER_MS }
-            }
-        })
+        queue.offer(job, deadline)
     }
 }
 
@@ -648,16 +819,23 @@ fn gone() -> RequestError {
 fn start_shard(
     index: usize,
     mut shard: Shard,
-    mut queue: mpsc::Receiver<Job>,
+    mut queue: mpsc::Receiver<Queued>,
     ended: oneshot::Sender<()>,
 ) {
-    let mut jobs = Vec::with_capacity(TURN_MAX);
+    let (mut queued, mut jobs) = (Vec::with_capacity(TURN_MAX), Vec::with_capacity(TURN_MAX));
     let watch = PanicWatch { shard: index, observer: shard.context.observer.clone() };
     if shard.context.env.blocking() == Blocking::Inline {
         tokio::spawn(async move {
             let _watch = watch;
-            while queue.recv_many(&mut jobs, TURN_MAX).await > 0 {
+            let cost = shard.context.env.request_cost();
+            while queue.recv_many(&mut queued, TURN_MAX).await > 0 {
+                let began = shard.worthwhile(&mut queued, &mut jobs);
+                let requests = jobs.len();
+                if !cost.is_zero() {
+                    tokio::time::sleep(cost * requests as u32).await;
+                }
                 shard.turn(&mut jobs);
+                shard.learn_pace(began, requests);
             }
             let _ = ended.send(());
         });
@@ -665,8 +843,11 @@ fn start_shard(
     }
     let run = move || {
         let _watch = watch;
-        while queue.blocking_recv_many(&mut jobs, TURN_MAX) > 0 {
+        while queue.blocking_recv_many(&mut queued, TURN_MAX) > 0 {
+            let began = shard.worthwhile(&mut queued, &mut jobs);
+            let requests = jobs.len();
             shard.turn(&mut jobs);
+            shard.learn_pace(began, requests);
         }
         let _ = ended.send(());
     };

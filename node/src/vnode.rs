@@ -29,7 +29,7 @@ use crate::dynamo::format::{
 };
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, VnodeId};
-use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX, SIBLINGS_MAX_BYTES};
+use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX, siblings_max_bytes};
 use crate::dynamo::operation::{Admission, Admitting, OperationId, Recorded};
 use crate::error::{RequestError, WriteError};
 use crate::storage::record::{self, RecordError};
@@ -70,6 +70,9 @@ pub struct Write {
     pub operation: OperationId,
     /// Coordinate it even if the id names another node or opening.
     pub at_least_once: bool,
+    /// The id, if an earlier request may have carried it: who refuses this one without looking it
+    /// up knows nothing of that one.
+    pub doubtful: Option<OperationId>,
     /// Why it is to be refused, if it is new.
     pub refusal: Option<RequestError>,
 }
@@ -217,8 +220,9 @@ impl Vnode {
         let found = self.find(turn, &stored).map_err(WriteError::not_applied)?;
         let mut object = self.decoded(turn, found);
         let left = object.uncovered(&write.context.version);
-        let full = || object.uncovered_bytes(&write.context.version) >= SIBLINGS_MAX_BYTES;
-        let crowded = write.value.is_some() && (left >= SIBLINGS_MAX || full());
+        let with = |value: &Bytes| object.uncovered_bytes(&write.context.version) + value.len();
+        let full = |value| left > 0 && with(value) > siblings_max_bytes(self.id.n);
+        let crowded = write.value.as_ref().is_some_and(|v| left >= SIBLINGS_MAX || full(v));
         let crowded = crowded.then_some(RequestError::TooManySiblings { count: left as u32 });
         if let Some(refusal) = write.refusal.or(crowded) {
             if !turn.admitting.is_named_by(&write.operation) {

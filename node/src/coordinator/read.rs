@@ -1,5 +1,6 @@
 //! Coordinating gets.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -16,6 +17,7 @@ use crate::dynamo::object::{Digest, Object};
 use crate::dynamo::quorum::{Cause, Level, Verdict};
 use crate::dynamo::read::{Digester, Effect, ReadOp, ReadPlan, Repair};
 use crate::error::RequestError;
+use crate::limits::budget::{Budget, Kind};
 use crate::transport::{ForwardGet, Held, PeerError, Read, Replicate, Reply, Request};
 use crate::vnode::{Address, Merge};
 
@@ -106,7 +108,8 @@ impl Coordinator {
             let request = Request::ForwardGet(forward.clone());
             match self.peers.request(node, request, remaining(deadline)).await {
                 Ok(Reply::GetResult(result)) => {
-                    let object = result.object.decode().map_err(RequestError::internal)?;
+                    let bytes = self.shards.budget().hold(Kind::Reads, result.object.0)?;
+                    let object = EncodedObject(bytes).decode().map_err(RequestError::internal)?;
                     return Ok((object, result.replicas));
                 }
                 Ok(Reply::Failed(error @ RequestError::NotReady { .. })) => last = error,
@@ -220,7 +223,7 @@ impl Coordinator {
             let (shards, address) = (self.shards.clone(), target.address.clone());
             let cluster_key = target.view.document().cluster_key;
             return async move {
-                let heard = match shards.read(address.clone()).await.map(|held| held.decode()) {
+                let heard = match shards.read(address.clone(), deadline).await.map(|held| held.decode()) {
                     Ok(Ok(object)) if digest => {
                         Heard::Digest(object.digest(&cluster_key, address.namespace, &address.key))
                     }
@@ -234,7 +237,9 @@ impl Coordinator {
         }
         let Address { namespace, key, .. } = target.address.clone();
         let request = Request::Read(Read { namespace, key, digest });
-        self.request(node, request, deadline).map(|(node, reply)| (node, heard(&reply))).boxed()
+        let budget = self.shards.budget().clone();
+        let reply = self.request(node, request, deadline);
+        reply.map(move |(node, reply)| (node, heard(reply.and_then(|r| held(&budget, r))))).boxed()
     }
 
     fn repair(
@@ -248,7 +253,7 @@ impl Coordinator {
             let (shards, address) = (self.shards.clone(), target.address.clone());
             return async move {
                 let merge = Merge { address, object, operation: None };
-                let heard = match shards.merge(merge, false).await {
+                let heard = match shards.merge(merge, false, deadline).await {
                     Ok(()) => Heard::Repaired,
                     Err(error) => Heard::Failed(cause_of_error(&error)),
                 };
@@ -259,7 +264,7 @@ impl Coordinator {
         let Address { namespace, key, .. } = target.address.clone();
         let replicate = Replicate { namespace, key, object, synced: false, operation: None };
         let sent = self.request(node, Request::Replicate(replicate), deadline);
-        sent.map(|(node, reply)| (node, heard(&reply))).boxed()
+        sent.map(|(node, reply)| (node, heard(reply))).boxed()
     }
 
     /// Sends the answer to owners that hold something else, after it was given.
@@ -305,8 +310,17 @@ fn tell(op: &mut ReadOp, node: NodeId, heard: Heard) -> Vec<Effect> {
     }
 }
 
-fn heard(reply: &Result<Reply, PeerError>) -> Heard {
-    match reply {
+/// The reply, its object counted as long as it is kept.
+fn held(budget: &Arc<Budget>, reply: Reply) -> Result<Reply, PeerError> {
+    let Reply::Held(Held::Object(object)) = reply else { return Ok(reply) };
+    match budget.hold(Kind::Reads, object.0) {
+        Ok(bytes) => Ok(Reply::Held(Held::Object(EncodedObject(bytes)))),
+        Err(full) => Ok(Reply::Failed(full)),
+    }
+}
+
+fn heard(reply: Result<Reply, PeerError>) -> Heard {
+    match &reply {
         Ok(Reply::Held(Held::Digest(digest))) => Heard::Digest(*digest),
         Ok(Reply::Held(Held::Object(object))) => match object.decode() {
             Ok(object) => Heard::Object(object),

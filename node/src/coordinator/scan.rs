@@ -212,7 +212,7 @@ impl Coordinator {
     ) -> BoxFuture<'static, (NodeId, Result<Page, Cause>)> {
         if node == self.node {
             let (shards, range) = (self.shards.clone(), range.clone());
-            let page = async move { shards.page(range).await.map_err(|e| cause_of_error(&e)) };
+            let page = async move { shards.page(range, deadline).await.map_err(|e| cause_of_error(&e)) };
             return page.map(move |page| (node, page)).boxed();
         }
         let request = Request::ScanPage(ScanPage {
@@ -222,12 +222,14 @@ impl Coordinator {
             after: range.after.clone(),
             limit: range.limit as u32,
         });
+        let budget = self.shards.budget().clone();
         let reply = self.request(node, request, deadline);
         reply
-            .map(|(node, reply)| match reply {
+            .map(move |(node, reply)| match reply {
                 // An unfinished page without keys would not say how far it got.
                 Ok(Reply::ScanPage(page)) if page.complete || !page.items.is_empty() => {
-                    (node, Ok(Page { items: page.items, complete: page.complete }))
+                    let page = Page { items: page.items, complete: page.complete };
+                    (node, page.held(&budget).map_err(|error| cause_of_error(&error)))
                 }
                 other => (node, Err(cause_of(&other))),
             })

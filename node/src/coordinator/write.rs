@@ -36,8 +36,17 @@ pub struct Put {
     pub operation: Option<OperationId>,
     /// Coordinate it even if the id names another node or opening.
     pub at_least_once: bool,
+    /// No earlier request carried the id.
+    pub fresh: bool,
     /// How long it may take.
     pub timeout: Duration,
+}
+
+impl Put {
+    /// The id, if an earlier request may have carried it.
+    pub fn doubtful(&self) -> Option<OperationId> {
+        self.operation.filter(|_| !self.fresh)
+    }
 }
 
 impl Coordinator {
@@ -45,9 +54,11 @@ impl Coordinator {
     pub async fn put(&self, put: Put) -> Result<WriteResult, WriteError> {
         let deadline = Instant::now() + put.timeout;
         let target = self.target(&put.namespace, put.key.clone(), deadline).await;
-        let target = target.map_err(WriteError::not_applied)?;
-        let forward = self.admit(put, &target).map_err(WriteError::not_applied)?;
-        let to = self.coordinator_of(&target, &forward).map_err(WriteError::not_applied)?;
+        let doubtful = put.doubtful();
+        let refused = |error| WriteError::at_the_door(doubtful, error);
+        let target = target.map_err(refused)?;
+        let forward = self.admit(put, &target).map_err(refused)?;
+        let to = self.coordinator_of(&target, &forward).map_err(refused)?;
         if to == self.node {
             self.run(&target, forward, deadline).await
         } else {
@@ -63,7 +74,8 @@ impl Coordinator {
     ) -> Result<WriteResult, WriteError> {
         let deadline = Instant::now() + timeout;
         let target = self.forwarded_target(forward.namespace, forward.key.clone());
-        self.run(&target.map_err(WriteError::not_applied)?, forward, deadline).await
+        let target = target.map_err(|error| WriteError::at_the_door(forward.doubtful(), error))?;
+        self.run(&target, forward, deadline).await
     }
 
     /// Checks a client's write, and fills in what it left to the namespace.
@@ -85,6 +97,7 @@ impl Coordinator {
             w: resolve(put.w, namespace.w, namespace.n)?,
             synced: durability == Durability::Synced,
             at_least_once: put.at_least_once || put.operation.is_none(),
+            fresh: put.fresh || put.operation.is_none(),
             operation: match put.operation {
                 Some(id) => id,
                 None => self.new_operation(target)?,
@@ -132,7 +145,7 @@ impl Coordinator {
         forward: ForwardWrite,
         deadline: Instant,
     ) -> Result<WriteResult, WriteError> {
-        let id = forward.operation;
+        let (id, doubtful) = (forward.operation, forward.doubtful());
         let request = Request::ForwardWrite(forward);
         match self.peers.request(to, request, remaining(deadline)).await {
             Ok(Reply::WriteResult(result)) => Ok(result),
@@ -144,9 +157,12 @@ impl Coordinator {
                 Err(WriteError::unknown(id, RequestError::Timeout { waiting_for }))
             }
             Err(error) => {
-                let reason = error.to_string();
+                let (nothing_sent, reason) = (error.nothing_sent(), error.to_string());
                 let error = RequestError::CoordinatorUnreachable { node: to, reason };
-                Err(WriteError::unknown(id, error))
+                match nothing_sent {
+                    true => Err(WriteError::at_the_door(doubtful, error)),
+                    false => Err(WriteError::unknown(id, error)),
+                }
             }
         }
     }
@@ -158,12 +174,14 @@ impl Coordinator {
         forward: ForwardWrite,
         deadline: Instant,
     ) -> Result<WriteResult, WriteError> {
-        let preference = target.preference().map_err(WriteError::not_applied)?;
+        let doubtful = forward.doubtful();
+        let refused = |error| WriteError::at_the_door(doubtful, error);
+        let preference = target.preference().map_err(refused)?;
         let owners = preference.owners().to_vec();
         let (id, w, synced) = (forward.operation, forward.w, forward.synced);
-        let mut write = self.prepare(target, forward).map_err(WriteError::not_applied)?;
+        let mut write = self.prepare(target, forward).map_err(refused)?;
         write.refusal = self.too_few_reachable(target, &owners, w);
-        let local = self.shards.write(write, synced);
+        let local = self.shards.write(write, synced, deadline);
         let written = timeout_at(deadline, local).await.unwrap_or_else(|_| {
             let waiting_for = "waiting for the node's own storage".to_owned();
             Err(WriteError::unknown(id, RequestError::Timeout { waiting_for }))
@@ -195,10 +213,12 @@ impl Coordinator {
             true => Context::default(),
             false => Context::open(&forward.context, target.binding())?,
         };
+        let doubtful = forward.doubtful();
         Ok(Write {
             address: target.address.clone(),
             value: forward.value,
             context,
+            doubtful,
             operation: forward.operation,
             at_least_once: forward.at_least_once,
             refusal: None,

@@ -97,6 +97,7 @@ pub(super) struct Join {
     pub(super) cluster: Arc<Cluster>,
     pub(super) handler: Weak<dyn Handler>,
     pub(super) service: PeerService,
+    pub(super) limits: Limits,
     pub(super) peers: Arc<LatePeers>,
     pub(super) ready: watch::Sender<Readiness>,
     pub(super) stop: CancellationToken,
@@ -180,7 +181,7 @@ impl Join {
             store: self.store.0,
             opening: self.opening,
         });
-        let peers = GrpcPeers::new(local.clone(), Limits::default(), self.stop.clone());
+        let peers = GrpcPeers::new(local.clone(), self.limits.clone(), self.stop.clone());
         local.answer_with(&handler);
         self.service.join(local);
         assert!(self.peers.0.set(peers.clone()).is_ok(), "a node joins once");

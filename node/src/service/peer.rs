@@ -13,6 +13,7 @@ use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
 use crate::dynamo::metadata::document::Namespace;
 use crate::error::{RequestError, WriteError};
+use crate::limits::budget::Kind;
 use crate::shard::PageRange;
 use crate::telemetry::{Metrics, Operation, OutcomeLabel};
 use crate::transport::{
@@ -78,8 +79,8 @@ impl Shared {
     async fn answer(&self, _from: NodeId, request: Request, wait: Duration) -> Reply {
         let cluster = self.coordinator.cluster();
         let answered = match request {
-            Request::Replicate(replicate) => self.replicate(replicate).await,
-            Request::Read(read) => self.read(read).await,
+            Request::Replicate(replicate) => self.replicate(replicate, wait).await,
+            Request::Read(read) => self.read(read, wait).await,
             Request::ForwardGet(forward) => {
                 let read = self.coordinator.get_forwarded(forward, wait).await;
                 read.map(|(object, replicas)| {
@@ -87,13 +88,22 @@ impl Shared {
                     Reply::GetResult(GetResult { object, replicas })
                 })
             }
-            Request::ForwardWrite(forward) => {
+            Request::ForwardWrite(mut forward) => {
+                let budget = self.coordinator.shards().budget();
+                let held = forward.value.take().map(|value| budget.hold(Kind::Replicas, value));
+                forward.value = match held.transpose() {
+                    Ok(value) => value,
+                    Err(full) => {
+                        let refused = WriteError::at_the_door(forward.doubtful(), full);
+                        return Reply::WriteFailed(refused);
+                    }
+                };
                 return match self.coordinator.put_forwarded(forward, wait).await {
                     Ok(result) => Reply::WriteResult(result),
                     Err(error) => Reply::WriteFailed(error),
                 };
             }
-            Request::ScanPage(page) => self.page(page).await,
+            Request::ScanPage(page) => self.page(page, wait).await,
             Request::Document => Ok(Reply::Document(cluster.newest_document().await)),
             Request::Learn(document) => {
                 cluster.learn(document).await.map(|version| Reply::Learned { version })
@@ -103,18 +113,26 @@ impl Shared {
         answered.unwrap_or_else(Reply::Failed)
     }
 
-    async fn replicate(&self, replicate: Replicate) -> Result<Reply, RequestError> {
+    async fn replicate(
+        &self,
+        replicate: Replicate,
+        wait: Duration,
+    ) -> Result<Reply, RequestError> {
+        let deadline = Instant::now() + wait;
         let Replicate { namespace, key, object, synced, operation } = replicate;
         let address = self.address(namespace, key)?;
+        let shards = self.coordinator.shards();
+        let object = EncodedObject(shards.budget().hold(Kind::Replicas, object.0)?);
         let merge = Merge { address, object, operation };
-        self.coordinator.shards().merge(merge, synced).await?;
+        shards.merge(merge, synced, deadline).await?;
         Ok(Reply::Replicated { synced })
     }
 
-    async fn read(&self, read: Read) -> Result<Reply, RequestError> {
+    async fn read(&self, read: Read, wait: Duration) -> Result<Reply, RequestError> {
+        let deadline = Instant::now() + wait;
         let Read { namespace, key, digest } = read;
         let address = self.address(namespace, key)?;
-        let object = self.coordinator.shards().read(address.clone()).await?;
+        let object = self.coordinator.shards().read(address.clone(), deadline).await?;
         if !digest {
             return Ok(Reply::Held(Held::Object(object)));
         }
@@ -127,7 +145,8 @@ impl Shared {
         Ok(Reply::Held(Held::Digest(digest)))
     }
 
-    async fn page(&self, page: ScanPage) -> Result<Reply, RequestError> {
+    async fn page(&self, page: ScanPage, wait: Duration) -> Result<Reply, RequestError> {
+        let deadline = Instant::now() + wait;
         let (_, namespace) = self.namespace(page.namespace)?;
         let range = PageRange {
             vnode: VnodeId { n: namespace.n, partition: page.partition },
@@ -137,7 +156,7 @@ impl Shared {
             limit: page.limit as usize,
         };
         self.owned(range.vnode)?;
-        let page = self.coordinator.shards().page(range).await?;
+        let page = self.coordinator.shards().page(range, deadline).await?;
         Ok(Reply::ScanPage(ScanPageReply { items: page.items, complete: page.complete }))
     }
 

@@ -18,16 +18,19 @@ const MODULES: [(&str, &[&str]); 22] = [
     ("limits", &["error"]),
     // Keeping and carrying bytes.
     ("storage", &["dynamo"]),
-    ("transport", &["dynamo", "error"]),
+    ("transport", &["dynamo", "error", "limits"]),
     // What an operator chooses and sees.
     ("config", &["storage"]),
     ("telemetry", &["config", "error"]),
     ("http", &["telemetry"]),
     // Running requests.
     ("vnode", &["dynamo", "error", "storage"]),
-    ("shard", &["dynamo", "env", "error", "storage", "vnode"]),
+    ("shard", &["dynamo", "env", "error", "limits", "storage", "vnode"]),
     ("cluster", &["dynamo", "env", "error", "storage", "transport"]),
-    ("coordinator", &["cluster", "dynamo", "env", "error", "shard", "transport", "vnode"]),
+    (
+        "coordinator",
+        &["cluster", "dynamo", "env", "error", "limits", "shard", "transport", "vnode"],
+    ),
     // Answering, and working in the background.
     (
         "service",

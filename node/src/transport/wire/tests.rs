@@ -49,9 +49,9 @@ fn key_requests() -> impl Strategy<Value = Request> {
         (place(), 1..=u8::MAX, any::<bool>()).prop_map(|((namespace, key), r, blocking_repair)| {
             Request::ForwardGet(ForwardGet { namespace, key, r, blocking_repair })
         }),
-        (place(), option::of(bytes()), bytes(), 1..=u8::MAX, any::<[bool; 2]>(), operation())
+        (place(), option::of(bytes()), bytes(), 1..=u8::MAX, any::<[bool; 3]>(), operation())
             .prop_map(|((namespace, key), value, context, w, flags, operation)| {
-                let [synced, at_least_once] = flags;
+                let [synced, at_least_once, fresh] = flags;
                 Request::ForwardWrite(ForwardWrite {
                     namespace,
                     key,
@@ -61,6 +61,7 @@ fn key_requests() -> impl Strategy<Value = Request> {
                     synced,
                     operation,
                     at_least_once,
+                    fresh,
                 })
             }),
     ]

@@ -109,6 +109,10 @@ impl Document {
             sloppy: false,
         };
         namespace.validate()?;
+        let (asked, most) = (new.value_max_bytes, siblings_max_bytes(n));
+        if asked as usize > most {
+            return Err(DocumentError::ValueTooLarge { name: namespace.name, n, asked, most });
+        }
         let mut successor = self.successor();
         successor.namespaces.push(namespace);
         successor.next_namespace += 1;
