@@ -7,6 +7,7 @@ use super::{
     Member, Namespace, Voter,
 };
 use crate::dynamo::key::{NamespaceId, NodeId, PartitionCount};
+use crate::dynamo::object::siblings_max_bytes;
 use crate::dynamo::quorum::Level;
 
 /// What a cluster is made of.
