@@ -101,6 +101,7 @@ fn replicate(c: &mut Criterion) {
         object: EncodedObject(Bytes::from(vec![7; 1024])),
         synced: false,
         operation: None,
+        mend: false,
     });
     let mut group = c.benchmark_group("replicate_1KiB");
     for in_flight in [1, 16, 64] {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
-use crate::config::{ConfigError, Effective, Sources};
+use crate::config::{ConfigError, Effective, EngineKind, Sources};
 
 /// A node of Quorate, a leaderless key-value store.
 #[derive(Clone, Debug, Parser)]
@@ -121,7 +121,7 @@ pub struct Overrides {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// The storage engine
-    #[arg(long, value_parser = ["fjall", "memory"])]
+    #[arg(long, value_parser = EngineKind::ALL.map(EngineKind::name))]
     engine: Option<String>,
     /// Memory for blocks read from disk
     #[arg(long, value_name = "BYTES")]
@@ -216,7 +216,7 @@ pub struct DevArgs {
     pub base_port: Option<u16>,
 
     /// The storage engine [default: fjall, or that of DIR]
-    #[arg(long, value_parser = ["fjall", "memory"])]
+    #[arg(long, value_parser = EngineKind::ALL.map(EngineKind::name))]
     pub engine: Option<String>,
 
     /// Over how many zones the nodes are spread [default: 1, or as many as DIR has]
@@ -268,7 +268,7 @@ mod tests {
             ("quorate dev --nodes 0", "0 is not in 1..=99"),
             ("quorate dev --nodes 100", "100 is not in 1..=99"),
             ("quorate dev --base-port 65300", "65300 is not in 1..=65236"),
-            ("quorate dev --engine rocks", "[possible values: fjall, memory]"),
+            ("quorate dev --engine rocks", "[possible values: fjall, sled, memory]"),
             ("quorate serve --weight x", "invalid value 'x' for '--weight <N>'"),
             ("quorate serve --wieght 1", "unexpected argument '--wieght'"),
             ("quorate init", "--members <HOST:PORT,..>"),

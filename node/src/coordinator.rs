@@ -14,11 +14,13 @@
 //! Invariants: other owners hear of a write only after its own batch was applied, so that its dot
 //! cannot be issued again; *not applied* is said only before a dot exists.
 
+mod mend;
 mod read;
 mod scan;
 mod write;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -55,6 +57,7 @@ const SLOW_AFTER: Duration = Duration::from_millis(100);
 const REPAIRS_MAX: usize = 256;
 
 /// Coordinates requests on this node.
+#[derive(Clone)]
 pub struct Coordinator {
     node: NodeId,
     opening: Opening,
@@ -63,6 +66,8 @@ pub struct Coordinator {
     peers: Arc<dyn Peers>,
     env: Env,
     repairs: Arc<Semaphore>,
+    /// Damaged records that are being mended, each with its owner; as many as repairs at most.
+    mending: Arc<Mutex<BTreeSet<(Address, NodeId)>>>,
 }
 
 /// What a coordinator works with.
@@ -82,6 +87,7 @@ pub struct CoordinatorParts {
 }
 
 /// One key in one namespace, with all that a request needs to know of it.
+#[derive(Clone)]
 struct Target {
     view: Arc<View>,
     namespace: Namespace,
@@ -93,7 +99,8 @@ impl Coordinator {
     pub fn new(parts: CoordinatorParts) -> Self {
         let CoordinatorParts { node, opening, cluster, shards, peers, env } = parts;
         let repairs = Arc::new(Semaphore::new(REPAIRS_MAX));
-        Self { node, opening, cluster, shards, peers, env, repairs }
+        let mending = Arc::default();
+        Self { node, opening, cluster, shards, peers, env, repairs, mending }
     }
 
     /// This node.
@@ -246,6 +253,7 @@ fn cause_of_error(error: &RequestError) -> Cause {
     match error {
         RequestError::Overloaded { .. } => Cause::Overloaded,
         RequestError::Data { .. } => Cause::Storage,
+        RequestError::Damaged { .. } => Cause::Damaged,
         RequestError::Timeout { .. } => Cause::Timeout,
         _ => Cause::Refused,
     }

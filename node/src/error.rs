@@ -94,6 +94,13 @@ pub enum RequestError {
         /// What is damaged.
         reason: String,
     },
+    /// The record of the key on this node is damaged, and nobody knows what it held. Reads ask other
+    /// owners; the record is replaced once all of them could be asked.
+    #[error("{reason}")]
+    Damaged {
+        /// Which one, and what to do.
+        reason: String,
+    },
     /// A defect of this program.
     #[error("internal error: {reason}")]
     Internal {
@@ -133,6 +140,7 @@ impl RequestError {
             Self::NotReady { .. } => "not_ready",
             Self::Conflict { .. } => "conflict",
             Self::Data { .. } => "data",
+            Self::Damaged { .. } => "damaged",
             Self::Internal { .. } => "internal",
         }
     }

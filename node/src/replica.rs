@@ -21,10 +21,11 @@ use crate::env::Env;
 use crate::limits::Capacity;
 use crate::service::peer::PeerHandler;
 use crate::shard::{ShardContext, ShardObserver, Shards, ShardsEnd};
-use crate::storage::Engine;
+use crate::storage::{Engine, Space};
 use crate::tasks::{self, Flush, ForgetOperations, Observe, Observed, Sweep, Worker};
 use crate::telemetry::{Metrics, ShardMetrics};
 use crate::transport::{Handler, Peers};
+use crate::vnode::Mended;
 
 /// What a replica is made of.
 pub struct ReplicaParts {
@@ -235,8 +236,13 @@ impl ShardObserver for Observer {
         self.dirty.store(true, Ordering::Release);
     }
 
-    fn corrupt(&self, records: u64) {
-        (0..records).for_each(|_| self.metrics.corrupt_record());
+    fn corrupt(&self, space: Space, records: u64) {
+        self.metrics.corrupt_records(space.name(), records);
+    }
+
+    fn mended(&self, Mended { mended, lost }: Mended) {
+        self.metrics.mended_records(mended);
+        self.metrics.lost_records(lost);
     }
 
     fn crowded(&self) {

@@ -8,48 +8,36 @@
 //! commit, with no timer and no lock. A full queue refuses at once, so that overload is an answer and
 //! not a delay. Each shard has a thread of its own in production and is a task in simulation.
 //!
-//! Under overload, work is worth doing only if somebody still waits for it when it is done, and what
-//! other nodes have begun is worth more than what nobody has. So a request whose deadline has passed
-//! leaves the queue undone, and so does a new write that waited here for longer than is left to it:
-//! the other owners' queues, which come after, are as long. Of the queue, the last quarter is for what
-//! was begun elsewhere: a coordinator's replica would else be refused for the sake of a write that
-//! will need two replicas itself. The order is first in, first out: with short queues, last in, first
-//! out would only make some requests wait for ever.
-//!
 //! Invariant: nothing is answered before the batch that holds it was applied; what was asked to be
 //! on disk, not before it was synced. After a batch failed, every request of its turn hears so, and
 //! the vnodes it touched are forgotten: they open again under new actors.
 
+mod queue;
+
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
 
+use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use self::queue::{Queued, ShardQueue};
 use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::EncodedObject;
-use crate::dynamo::key::{KEY_MAX_BYTES, Key, NamespaceId, NodeId, PartitionId, VnodeId};
+use crate::dynamo::key::{KEY_MAX_BYTES, Key, KeyHash, NamespaceId, NodeId, PartitionId, VnodeId};
 use crate::dynamo::operation::{Admitting, OPERATION_KEPT_MS, Opening, OperationId};
 use crate::env::{Blocking, Env};
 use crate::error::{RequestError, WriteError};
 use crate::limits::budget::{Budget, Kind};
-use crate::limits::retry_after_ms;
 use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
-use crate::vnode::{self, Address, Merge, Turn, Vnode, Write, Written};
+use crate::vnode::{self, Address, Mended, Merge, Turn, Vnode, Write, Written};
 
 /// The most requests of one turn: bounds the batch, and what a failed one takes with it.
 const TURN_MAX: usize = 256;
-
-/// Which part of a queue is kept for what other nodes have begun: a fourth.
-const KEPT_PART: usize = 4;
-
-/// The weight of a turn in the average of how long a request takes.
-const PACE_OF: u64 = 8;
 
 /// A page ends once it holds so many bytes: it is one message between nodes, and one of several
 /// that a scan merges in memory.
@@ -63,11 +51,23 @@ const SWEEP_BATCH: usize = 1024;
 pub struct Page {
     /// Keys and objects, tombstones included.
     pub items: Vec<(Key, EncodedObject)>,
+    /// Keys between them whose records are damaged here, so that nothing is said of them.
+    pub damaged: Vec<Key>,
     /// Whether the partition has no later key.
     pub complete: bool,
 }
 
 impl Page {
+    /// A page of nothing, after which no key comes.
+    pub fn empty() -> Self {
+        Self { items: Vec::new(), damaged: Vec::new(), complete: true }
+    }
+
+    /// Up to where the page speaks; none if it lists no key.
+    pub fn last(&self) -> Option<&Key> {
+        self.items.last().map(|(key, _)| key).max(self.damaged.last())
+    }
+
     /// The same page, its objects counted as long as they are kept.
     pub fn held(self, budget: &Arc<Budget>) -> Result<Self, RequestError> {
         let held = |(key, object): (Key, EncodedObject)| {
@@ -86,7 +86,7 @@ pub struct PageRange {
     /// The namespace.
     pub namespace: NamespaceId,
     /// Keys that begin with this.
-    pub prefix: bytes::Bytes,
+    pub prefix: Bytes,
     /// And come after this one.
     pub after: Option<Key>,
     /// At most so many; fewer if they are large, but one if there is any.
@@ -141,53 +141,6 @@ enum Job {
     },
 }
 
-impl Job {
-    /// Whether nothing of it was done anywhere yet.
-    fn is_new(&self) -> bool {
-        matches!(self, Self::Write { .. } | Self::Page { .. })
-    }
-
-    /// Answers that it was not done.
-    fn refuse(self, error: RequestError) {
-        // A requester that went away does not matter.
-        match self {
-            Self::Write { write, answer, .. } => {
-                drop(answer.send(Err(WriteError::at_the_door(write.doubtful, error))));
-            }
-            Self::Merge { answer, .. } => drop(answer.send(Err(error))),
-            Self::Read { answer, .. } => drop(answer.send(Err(error))),
-            Self::Page { answer, .. } => drop(answer.send(Err(error))),
-            Self::Sweep { answer, .. } => drop(answer.send(Err(error))),
-            Self::Forget { answer } => drop(answer.send(Err(error))),
-        }
-    }
-}
-
-/// A job in the queue.
-struct Queued {
-    job: Job,
-    since: Instant,
-    /// When nobody waits for it any more; none: its requester waits for ever.
-    deadline: Option<Instant>,
-}
-
-impl Queued {
-    /// Why it is not worth doing any more, if so.
-    fn stale(&self, now: Instant) -> Option<RequestError> {
-        let left = self.deadline?.saturating_duration_since(now);
-        if left.is_zero() {
-            let waiting_for = "waiting in a shard's queue".to_owned();
-            return Some(RequestError::Timeout { waiting_for });
-        }
-        let waited = now.saturating_duration_since(self.since);
-        let hopeless = matches!(self.job, Job::Write { .. }) && waited > left;
-        hopeless.then(|| {
-            let what = "a shard's queue".to_owned();
-            RequestError::Overloaded { what, retry_after_ms: retry_after_ms(waited) }
-        })
-    }
-}
-
 /// An answer that waits for the turn's batch.
 enum Answer {
     /// A write refused, with the refusal recorded.
@@ -219,8 +172,10 @@ pub trait ShardObserver: Send + Sync + 'static {
     /// Something was applied that may not be on disk yet; or the engine failed to, in which case
     /// the next sync tells that it is poisoned.
     fn applied(&self);
-    /// So many damaged records were met.
-    fn corrupt(&self, records: u64);
+    /// So many damaged records of a space were met.
+    fn corrupt(&self, space: Space, records: u64);
+    /// Damaged records were replaced.
+    fn mended(&self, mended: Mended);
     /// A write was refused, since its key has too many siblings.
     fn crowded(&self);
     /// So many requests left the queue undone, since they would have come too late.
@@ -278,34 +233,6 @@ impl Shard {
         Self { context, index, count, vnodes: BTreeMap::new(), rng, clock: Hlc::default(), pace }
     }
 
-    /// What of the queue is worth doing, and since when it is done.
-    fn worthwhile(&self, queued: &mut Vec<Queued>, jobs: &mut Vec<Job>) -> Instant {
-        let now = Instant::now();
-        let mut expired = 0;
-        for queued in queued.drain(..) {
-            match queued.stale(now) {
-                None => jobs.push(queued.job),
-                Some(error) => {
-                    expired += 1;
-                    queued.job.refuse(error);
-                }
-            }
-        }
-        if expired > 0 {
-            self.context.observer.expired(expired);
-        }
-        now
-    }
-
-    /// Learns how long so many requests took.
-    fn learn_pace(&self, began: Instant, requests: usize) {
-        let Some(each) = (began.elapsed().as_nanos() as u64).checked_div(requests as u64) else {
-            return;
-        };
-        let average = self.pace.load(Relaxed);
-        self.pace.store(average - average / PACE_OF + each / PACE_OF, Relaxed);
-    }
-
     fn owns(&self, vnode: VnodeId) -> bool {
         shard_of(vnode.partition, self.count) == self.index
     }
@@ -326,7 +253,8 @@ impl Shard {
                 admitting,
                 rng: &mut self.rng,
                 clock: &mut self.clock,
-                corrupt: 0,
+                corrupt: BTreeMap::new(),
+                mended: Mended::default(),
             },
             vnodes: &mut self.vnodes,
             touched: BTreeSet::new(),
@@ -361,7 +289,7 @@ impl Shard {
     fn page(&mut self, range: &PageRange) -> Result<Page, RequestError> {
         // No key is that long, and engines refuse to look for one, some by panicking.
         if range.prefix.len() > KEY_MAX_BYTES {
-            return Ok(Page { items: Vec::new(), complete: true });
+            return Ok(Page::empty());
         }
         let base = record::namespace_prefix(range.vnode, range.namespace);
         let mut bytes = 0;
@@ -369,48 +297,78 @@ impl Shard {
         if let Some(after) = &range.after {
             keys = keys.after([&base[..], after.as_bytes()].concat());
         }
-        let mut page = Page { items: Vec::new(), complete: true };
+        let (mut page, mut damaged) = (Page::empty(), Vec::new());
         let engine = self.context.engine.clone();
         for row in engine.scan(Space::Objects, keys) {
-            let (stored, sealed) = row.map_err(vnode::engine_failed)?;
+            let (stored, sealed) = match row {
+                Ok(row) => row,
+                Err(error) => {
+                    if matches!(error, EngineError::Corrupt { .. }) {
+                        // Which keys lie there, nobody knows; this stands for them.
+                        damaged.push((Bytes::copy_from_slice(&base), KeyHash(0)));
+                    }
+                    self.distrust(range.vnode, &damaged)?;
+                    return Err(vnode::engine_failed(error));
+                }
+            };
             // Never empty and unfinished: the scan could not tell how far it got.
-            if page.items.len() >= range.limit.max(1) || bytes >= PAGE_BYTES {
+            if page.items.len() + page.damaged.len() >= range.limit.max(1) || bytes >= PAGE_BYTES {
                 page.complete = false;
                 break;
             }
+            bytes += stored.len() + sealed.len();
             let Some((_, _, key)) = record::split_object_key(&stored) else {
-                return Err(self.distrust(range.vnode));
+                // No key of a client looks like this: nothing that a scan would list.
+                damaged.push((stored, KeyHash(0)));
+                continue;
             };
-            let body = match record::open(&stored, &sealed) {
-                Ok(body) => body,
-                Err(RecordError::Damaged) => return Err(self.distrust(range.vnode)),
+            match record::open(&stored, &sealed) {
+                Ok(body) => page.items.push((key, EncodedObject(body))),
+                Err(RecordError::Damaged) => {
+                    damaged.push((stored, key.hash(range.namespace)));
+                    page.damaged.push(key);
+                }
                 Err(newer) => return Err(RequestError::Data { reason: newer.to_string() }),
-            };
-            bytes += stored.len() + body.len();
-            let held = self.context.budget.hold(Kind::Scans, body)?;
-            page.items.push((key, EncodedObject(held)));
+            }
         }
-        Ok(page)
+        self.distrust(range.vnode, &damaged)?;
+        page.held(&self.context.budget)
     }
 
-    /// A record is damaged: its vnode opens again under another actor, and without the frontier
-    /// that vouched for it.
-    fn distrust(&mut self, id: VnodeId) -> RequestError {
-        tracing::error!(vnode = ?id, "a record is damaged; the vnode forgets its frontier");
-        self.context.observer.corrupt(1);
-        self.vnodes.remove(&id);
-        let cleared = self.context.engine.clear(Space::Frontiers, &record::vnode_prefix(id));
-        self.context.observer.applied();
-        match cleared {
-            Ok(()) => RequestError::Data { reason: "a record of the page is damaged".into() },
-            Err(error) => vnode::engine_failed(error),
+    /// Records are damaged: their vnode goes on under another actor, and without the frontier that
+    /// vouched for them.
+    fn distrust(&mut self, id: VnodeId, found: &[(Bytes, KeyHash)]) -> Result<(), RequestError> {
+        if found.is_empty() {
+            return Ok(());
         }
+        let engine = self.context.engine.clone();
+        let vnode = match self.vnodes.entry(id) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(closed) => {
+                let opened = Vnode::open(id, &*engine).map_err(vnode::engine_failed)?;
+                closed.insert(opened)
+            }
+        };
+        let new = found.iter().filter(|(stored, hash)| vnode.distrust(stored, *hash)).count();
+        if new == 0 {
+            return Ok(());
+        }
+        self.context.observer.corrupt(Space::Objects, new as u64);
+        let mut batch = Batch::new();
+        let rows = vnode.stage_frontier(&mut batch);
+        self.context.observer.corrupt(Space::Frontiers, rows);
+        let applied = engine.apply(batch);
+        self.context.observer.applied();
+        applied.map_err(|error| {
+            self.vnodes.remove(&id);
+            vnode::engine_failed(error)
+        })
     }
 
     /// Deletes some objects of namespaces that were dropped, in the first vnode from `from` that
     /// has any, and ends its actor. How many, and where to go on.
     fn sweep(&mut self, live: &LiveNamespaces, from: VnodeId) -> Result<SweepStep, RequestError> {
-        let mut range = KeyRange::new(bytes::Bytes::copy_from_slice(&record::vnode_prefix(from))..);
+        let mut range = KeyRange::new(Bytes::copy_from_slice(&record::vnode_prefix(from))..);
         while let Some(id) = self.first_vnode(Space::Objects, range)? {
             let batch = if self.owns(id) { self.dropped(live, id)? } else { Batch::new() };
             if !batch.is_empty() {
@@ -485,7 +443,7 @@ impl Shard {
             let mut batch = Batch::new();
             let old =
                 record::vnode_prefix(id).to_vec()..record::operations_since(id, oldest_ms).to_vec();
-            let range = KeyRange::new(bytes::Bytes::from(old.start)..bytes::Bytes::from(old.end));
+            let range = KeyRange::new(Bytes::from(old.start)..Bytes::from(old.end));
             for row in self.context.engine.scan(Space::Operations, range).take(SWEEP_BATCH) {
                 batch.delete(Space::Operations, row.map_err(vnode::engine_failed)?.0);
             }
@@ -605,12 +563,16 @@ impl Staging<'_> {
     fn commit(mut self, context: &ShardContext) {
         for id in &self.touched {
             if let Some(vnode) = self.vnodes.get_mut(id) {
-                vnode.stage_frontier(&mut self.turn);
+                let damaged = vnode.stage_frontier(&mut self.turn.batch);
+                if damaged > 0 {
+                    context.observer.corrupt(Space::Frontiers, damaged);
+                }
             }
         }
-        if self.turn.corrupt > 0 {
-            context.observer.corrupt(self.turn.corrupt);
+        for (space, records) in std::mem::take(&mut self.turn.corrupt) {
+            context.observer.corrupt(space, records);
         }
+        let mended = self.turn.mended;
         let engine = self.turn.engine;
         let batch = self.turn.batch;
         let was_empty = batch.is_empty();
@@ -626,6 +588,9 @@ impl Staging<'_> {
             self.touched.iter().for_each(|id| drop(self.vnodes.remove(id)));
         }
         let failed = applied.err();
+        if failed.is_none() && mended != Mended::default() {
+            context.observer.mended(mended);
+        }
         self.answers.into_iter().for_each(|answer| answer.send(failed.as_ref()));
         if self.to_sync.is_empty() {
             return;
@@ -641,41 +606,6 @@ impl Staging<'_> {
 pub struct Shards {
     queues: Arc<[ShardQueue]>,
     budget: Arc<Budget>,
-}
-
-/// The way to one shard.
-struct ShardQueue {
-    sender: mpsc::Sender<Queued>,
-    pace: Arc<AtomicU64>,
-}
-
-impl ShardQueue {
-    /// Queues a job, unless the part of the queue that it may use is full.
-    fn offer(&self, job: Job, deadline: Instant) -> Result<(), RequestError> {
-        let kept = if job.is_new() { self.sender.max_capacity() / KEPT_PART } else { 0 };
-        let queued = Queued { job, since: Instant::now(), deadline: Some(deadline) };
-        if self.sender.capacity() <= kept {
-            return Err(self.full());
-        }
-        self.sender.try_send(queued).map_err(|error| match error {
-            mpsc::error::TrySendError::Closed(_) => gone(),
-            mpsc::error::TrySendError::Full(_) => self.full(),
-        })
-    }
-
-    /// Waits until there is room: for work in the background.
-    async fn wait_for_room(&self, job: Job) -> Result<(), RequestError> {
-        let queued = Queued { job, since: Instant::now(), deadline: None };
-        self.sender.send(queued).await.map_err(|_| gone())
-    }
-
-    /// A client is to come back when what waits now is done.
-    fn full(&self) -> RequestError {
-        let waiting = (self.sender.max_capacity() - self.sender.capacity()) as u64;
-        let wait = Duration::from_nanos(waiting.saturating_mul(self.pace.load(Relaxed)));
-        let what = "a shard's queue".to_owned();
-        RequestError::Overloaded { what, retry_after_ms: retry_after_ms(wait) }
-    }
 }
 
 impl Shards {
@@ -709,8 +639,7 @@ impl Shards {
         synced: bool,
         deadline: Instant,
     ) -> Result<Written, WriteError> {
-        let (vnode, operation, doubtful) =
-            (write.address.vnode, write.operation, write.doubtful);
+        let (vnode, operation, doubtful) = (write.address.vnode, write.operation, write.doubtful);
         let (answer, wait) = oneshot::channel();
         let job = Job::Write { write, synced, answer };
         let queued = self.queue(vnode.partition, job, deadline);

@@ -15,7 +15,7 @@ pub use self::metrics::{Metrics, Operation, OutcomeLabel, ShardMetrics};
 use crate::config::{Config, LogFormat};
 
 /// What the storage engine says of its daily work is no news, unless `log_level` asks for it.
-const QUIET: &str = "fjall=warn,lsm_tree=warn";
+const QUIET: &str = "fjall=warn,lsm_tree=warn,sled=warn";
 
 /// Sends log lines to stderr from now on, by `log_level` and `log_format`; once a process.
 ///

@@ -9,13 +9,18 @@
 //! it as one batch. Requests of a turn see each other through the batch. If the batch fails, the
 //! shard forgets the vnode: its next opening reads what is really there, under a new actor.
 //!
+//! A *damaged* record is one whose bytes are not what was written. Nobody knows what it held, so
+//! this vnode says nothing of its key, and takes nothing for it, but for an object that holds what
+//! every other owner held (a *mend*): with less, a write that this owner acknowledged would seem to
+//! be gone from it, and a read of it and of another owner could miss that write.
+//!
 //! ```text
 //!   Operations   write "k" = x under o1, context C
 //!       │
 //!       ▼ admit (index)  ▼ read object   ▼ new dot a:8   ▼ stage: object, o1 → a:8, frontier of a
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
@@ -36,7 +41,7 @@ use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
 
 /// A key's place in a vnode.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Address {
     /// The vnode that holds the key.
     pub vnode: VnodeId,
@@ -99,7 +104,13 @@ pub struct Merge {
     pub object: EncodedObject,
     /// The write that brought it, for the index; none for a repair.
     pub operation: Option<(OperationId, Dot)>,
+    /// Whether it holds what every other owner held, and so may replace a damaged record.
+    pub mend: bool,
 }
+
+/// Damaged records kept in mind by one vnode, each a key of up to 4 KiB. More are met anew, counted
+/// and logged, each time.
+const DAMAGED_MAX: usize = 1024;
 
 /// What the requests of one group commit share.
 pub struct Turn<'a> {
@@ -113,8 +124,19 @@ pub struct Turn<'a> {
     pub rng: &'a mut ChaCha8Rng,
     /// The shard's hybrid clock.
     pub clock: &'a mut Hlc,
-    /// How many damaged records were met.
-    pub corrupt: u64,
+    /// How many damaged records were met for the first time, by space.
+    pub corrupt: BTreeMap<Space, u64>,
+    /// How many were replaced.
+    pub mended: Mended,
+}
+
+/// How many damaged records were replaced by what every other owner held.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Mended {
+    /// By an object.
+    pub mended: u64,
+    /// By nothing: no other owner held the key, so that what the record held is lost.
+    pub lost: u64,
 }
 
 impl Turn<'_> {
@@ -131,12 +153,6 @@ impl Turn<'_> {
     }
 }
 
-/// What a vnode found under a key.
-enum Found {
-    Object(EncodedObject),
-    Damaged,
-}
-
 /// One hosted partition.
 #[derive(Debug)]
 pub struct Vnode {
@@ -146,15 +162,24 @@ pub struct Vnode {
     frontier: Frontier,
     /// Whose rows of the frontier changed in this turn.
     grown: BTreeSet<Actor>,
+    /// Where records lie that are known to be damaged.
+    damaged: BTreeSet<Bytes>,
+    /// Damaged rows met at the opening, until a turn counts them.
+    damaged_rows: u64,
 }
 
 impl Vnode {
     /// Opens what the engine holds of `id`. A damaged row means that the frontier may lie: then it
     /// is forgotten as a whole, and the rows with it at the next turn.
     pub fn open(id: VnodeId, engine: &dyn Engine) -> Result<Self, EngineError> {
-        let mut vnode =
-            Self { id, issued: None, frontier: Frontier::new(), grown: BTreeSet::new() };
-        let mut damaged = false;
+        let mut vnode = Self {
+            id,
+            issued: None,
+            frontier: Frontier::new(),
+            grown: BTreeSet::new(),
+            damaged: BTreeSet::new(),
+            damaged_rows: 0,
+        };
         for row in engine.scan(Space::Frontiers, KeyRange::prefix(&record::vnode_prefix(id))) {
             let (key, sealed) = row?;
             let Some(actor) = record::frontier_actor(&key) else { continue };
@@ -162,10 +187,10 @@ impl Vnode {
             let body = record::open(&key, &sealed).ok();
             match body.and_then(|body| decode_intervals(body).ok()) {
                 Some(seen) => vnode.frontier.restore(actor, seen),
-                None => damaged = true,
+                None => vnode.damaged_rows += 1,
             }
         }
-        if damaged {
+        if vnode.damaged_rows > 0 {
             tracing::error!(?id, "the vnode's frontier is damaged; it is forgotten");
             vnode.frontier = Frontier::new();
         } else {
@@ -185,17 +210,13 @@ impl Vnode {
         turn: &mut Turn<'_>,
         address: &Address,
     ) -> Result<EncodedObject, RequestError> {
-        match self.find(turn, &address.stored())? {
-            Found::Object(object) => Ok(object),
-            Found::Damaged => Err(RequestError::Data {
-                reason: format!("the record of key {:?} is damaged here", address.key),
-            }),
-        }
+        self.find(turn, address, &address.stored())
     }
 
     /// Gives a write its dot and stages what it leaves. An error leaves no dot; a refusal of this
     /// very write is recorded by the node that its id names. Another one, which is asked to run it at
-    /// least once, cannot tell whether that one did, and may be asked again.
+    /// least once, cannot tell whether that one did, and may be asked again. [`RequestError::Damaged`]
+    /// is no refusal yet: the caller mends the record and asks again, or gives it as the refusal.
     pub fn write(&mut self, turn: &mut Turn<'_>, write: Write) -> Result<Written, WriteError> {
         let hash = write.address.hash();
         let index = record::operation_key(self.id, &write.operation);
@@ -216,21 +237,18 @@ impl Vnode {
         write: Write,
         index: Bytes,
     ) -> Result<Written, WriteError> {
+        if let Some(refusal) = write.refusal {
+            return Err(refuse(turn, write.operation, write.address.hash(), index, refusal));
+        }
         let stored = write.address.stored();
-        let found = self.find(turn, &stored).map_err(WriteError::not_applied)?;
-        let mut object = self.decoded(turn, found);
+        let found = self.object(turn, &write.address, &stored);
+        let mut object = found.map_err(WriteError::not_applied)?;
         let left = object.uncovered(&write.context.version);
         let with = |value: &Bytes| object.uncovered_bytes(&write.context.version) + value.len();
         let full = |value| left > 0 && with(value) > siblings_max_bytes(self.id.n);
-        let crowded = write.value.as_ref().is_some_and(|v| left >= SIBLINGS_MAX || full(v));
-        let crowded = crowded.then_some(RequestError::TooManySiblings { count: left as u32 });
-        if let Some(refusal) = write.refusal.or(crowded) {
-            if !turn.admitting.is_named_by(&write.operation) {
-                return Err(WriteError::unknown(write.operation, refusal));
-            }
-            let recorded = Recorded { key: write.address.hash(), dot: None };
-            turn.put(Space::Operations, index, &encode_recorded(recorded));
-            return Err(WriteError::not_applied(refusal));
+        if write.value.as_ref().is_some_and(|value| left >= SIBLINGS_MAX || full(value)) {
+            let crowded = RequestError::TooManySiblings { count: left as u32 };
+            return Err(refuse(turn, write.operation, write.address.hash(), index, crowded));
         }
         let dot = self.next_dot(turn);
         match write.value {
@@ -268,14 +286,19 @@ impl Vnode {
         Ok(written(dot, &object, encoded, &write.operation))
     }
 
-    /// Takes in another replica's object. Nothing is staged if it is malformed.
+    /// Takes in another replica's object. Nothing is staged if it is malformed, or the record here
+    /// is damaged and the object is no mend.
     pub fn merge(&mut self, turn: &mut Turn<'_>, merge: Merge) -> Result<(), RequestError> {
         let stored = merge.address.stored();
         let received = merge.object.decode().map_err(RequestError::invalid)?;
-        let found = self.find(turn, &stored)?;
-        let mut object = self.decoded(turn, found);
-        if object.merge(&received) {
-            self.stage(turn, stored, &object);
+        match self.object(turn, &merge.address, &stored) {
+            Ok(mut object) => {
+                if object.merge(&received) {
+                    self.stage(turn, stored, &object);
+                }
+            }
+            Err(RequestError::Damaged { .. }) if merge.mend => self.mend(turn, stored, &received),
+            Err(error) => return Err(error),
         }
         if let Some((id, dot)) = merge.operation {
             let recorded = Recorded { key: merge.address.hash(), dot: Some(dot) };
@@ -290,15 +313,43 @@ impl Vnode {
         self.issued = None;
     }
 
-    /// Stages the frontier's rows that changed in this turn.
-    pub fn stage_frontier(&mut self, turn: &mut Turn<'_>) {
+    /// Stages the frontier's rows that changed since the last time. How many of them were found
+    /// damaged when the vnode was opened, if that was not told yet.
+    pub fn stage_frontier(&mut self, batch: &mut Batch) -> u64 {
         for actor in std::mem::take(&mut self.grown) {
             let key = record::frontier_key(self.id, actor);
             match self.frontier.of(actor) {
-                Some(seen) => turn.put(Space::Frontiers, key, &encode_intervals(seen)),
-                None => turn.batch.delete(Space::Frontiers, key),
+                Some(seen) => {
+                    let sealed = record::seal(&key, &encode_intervals(seen));
+                    batch.put(Space::Frontiers, key, sealed);
+                }
+                None => batch.delete(Space::Frontiers, key),
             }
         }
+        std::mem::take(&mut self.damaged_rows)
+    }
+
+    /// The record at `stored` is damaged: the actor ends, since an object was lost, and the frontier
+    /// is forgotten, since it vouches for it. The data stays. False if that was known: what the
+    /// frontier learned since is true.
+    pub fn distrust(&mut self, stored: &Bytes, hash: KeyHash) -> bool {
+        if self.damaged.contains(stored) {
+            return false;
+        }
+        if self.damaged.len() < DAMAGED_MAX {
+            self.damaged.insert(stored.clone());
+        }
+        tracing::error!(
+            n = self.id.n,
+            partition = self.id.partition.0,
+            key_hash = format_args!("{:016x}", hash.0),
+            "a record is damaged; it is not served, and is mended once every other owner of its key \
+             can be asked"
+        );
+        self.end_actor();
+        self.grown.extend(self.frontier.iter().map(|(actor, _)| actor));
+        self.frontier = Frontier::new();
+        true
     }
 
     fn stage(&mut self, turn: &mut Turn<'_>, stored: Bytes, object: &Object) -> EncodedObject {
@@ -311,40 +362,56 @@ impl Vnode {
         encoded
     }
 
-    fn find(&mut self, turn: &mut Turn<'_>, stored: &[u8]) -> Result<Found, RequestError> {
-        let Some(sealed) = turn.get(Space::Objects, stored).map_err(engine_failed)? else {
-            return Ok(Found::Object(EncodedObject::default()));
+    /// Replaces a damaged record by what every other owner held.
+    fn mend(&mut self, turn: &mut Turn<'_>, stored: Bytes, object: &Object) {
+        self.damaged.remove(&stored);
+        if object.is_absent() {
+            turn.mended.lost += 1;
+            tracing::error!(vnode = ?self.id, "a damaged record is given up: no other owner holds its key");
+            return turn.batch.delete(Space::Objects, stored);
+        }
+        turn.mended.mended += 1;
+        tracing::warn!(vnode = ?self.id, "a damaged record was replaced by what all other owners hold");
+        self.stage(turn, stored, object);
+    }
+
+    fn find(
+        &mut self,
+        turn: &mut Turn<'_>,
+        address: &Address,
+        stored: &Bytes,
+    ) -> Result<EncodedObject, RequestError> {
+        let sealed = match turn.get(Space::Objects, stored) {
+            Ok(None) => return Ok(EncodedObject::default()),
+            Ok(Some(sealed)) => sealed,
+            Err(EngineError::Corrupt { .. }) => return Err(self.damaged(turn, address, stored)),
+            Err(error) => return Err(engine_failed(error)),
         };
         match record::open(stored, &sealed) {
-            Ok(body) => Ok(Found::Object(EncodedObject(body))),
-            Err(RecordError::Damaged) => Ok(self.distrust(turn)),
+            Ok(body) => Ok(EncodedObject(body)),
+            Err(RecordError::Damaged) => Err(self.damaged(turn, address, stored)),
             Err(newer @ RecordError::Format(_)) => {
                 Err(RequestError::Data { reason: newer.to_string() })
             }
         }
     }
 
-    /// A damaged object is as good as lost here: what other replicas hold is merged into nothing.
-    fn decoded(&mut self, turn: &mut Turn<'_>, found: Found) -> Object {
-        let decoded = match found {
-            Found::Object(encoded) => encoded.decode(),
-            Found::Damaged => return Object::default(),
-        };
-        decoded.unwrap_or_else(|DecodeError { .. }| {
-            self.distrust(turn);
-            Object::default()
-        })
+    fn object(
+        &mut self,
+        turn: &mut Turn<'_>,
+        address: &Address,
+        stored: &Bytes,
+    ) -> Result<Object, RequestError> {
+        let decoded = self.find(turn, address, stored)?.decode();
+        decoded.map_err(|DecodeError { .. }| self.damaged(turn, address, stored))
     }
 
-    /// A record is damaged: the actor ends, since an object was lost, and the frontier is forgotten,
-    /// since it vouches for it. The data stays.
-    fn distrust(&mut self, turn: &mut Turn<'_>) -> Found {
-        tracing::error!(vnode = ?self.id, "a record is damaged; the vnode forgets its frontier");
-        turn.corrupt += 1;
-        self.issued = None;
-        self.grown.extend(self.frontier.iter().map(|(actor, _)| actor));
-        self.frontier = Frontier::new();
-        Found::Damaged
+    fn damaged(&mut self, turn: &mut Turn<'_>, address: &Address, stored: &Bytes) -> RequestError {
+        if self.distrust(stored, address.hash()) {
+            *turn.corrupt.entry(Space::Objects).or_default() += 1;
+        }
+        let reason = format!("the record of key {:?} is damaged here", address.key);
+        RequestError::Damaged { reason }
     }
 
     fn recorded(
@@ -355,10 +422,13 @@ impl Vnode {
         let sealed = turn.get(Space::Operations, index).map_err(engine_failed)?;
         let Some(sealed) = sealed else { return Ok(None) };
         let body = record::open(index, &sealed);
-        let damaged =
-            |error: String| RequestError::Data { reason: format!("operation index: {error}") };
-        let recorded = decode_recorded(body.map_err(|e| damaged(e.to_string()))?);
-        recorded.map(Some).map_err(|error| damaged(error.to_string()))
+        let corrupt = &mut turn.corrupt;
+        let mut damaged = |error: String| {
+            *corrupt.entry(Space::Operations).or_default() += 1;
+            RequestError::Data { reason: format!("operation index: {error}") }
+        };
+        let body = body.map_err(|error| damaged(error.to_string()))?;
+        decode_recorded(body).map(Some).map_err(|error| damaged(error.to_string()))
     }
 
     fn next_dot(&mut self, turn: &mut Turn<'_>) -> Dot {
@@ -370,6 +440,21 @@ impl Vnode {
         self.issued = Some(dot);
         dot
     }
+}
+
+/// Refuses a new write; the node that its id names records that.
+fn refuse(
+    turn: &mut Turn<'_>,
+    operation: OperationId,
+    key: KeyHash,
+    index: Bytes,
+    refusal: RequestError,
+) -> WriteError {
+    if !turn.admitting.is_named_by(&operation) {
+        return WriteError::unknown(operation, refusal);
+    }
+    turn.put(Space::Operations, index, &encode_recorded(Recorded { key, dot: None }));
+    WriteError::not_applied(refusal)
 }
 
 /// An engine that would not answer. For writes, callers say what is known of the outcome.

@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use bytes::Bytes;
 use quorate_node::coordinator::Coordinator;
-use quorate_node::dynamo::key::{NodeId, PartitionCount};
+use quorate_node::dynamo::key::{Key, NodeId, PartitionCount};
 use quorate_node::dynamo::metadata::Document;
 use quorate_node::dynamo::metadata::document::{
     ClusterId, ClusterKey, FirstDocument, Member, NewNamespace, StoreId, Voter,
@@ -25,6 +26,7 @@ use quorate_node::replica::{Replica, ReplicaParts, ReplicaSize};
 use quorate_node::service::deadline::Timeouts;
 use quorate_node::service::kv::{KvService, NodeParts};
 use quorate_node::storage::memory::MemoryEngine;
+use quorate_node::storage::{Batch, Engine as _, Space, record};
 use quorate_node::telemetry::Metrics;
 use quorate_node::transport::memory::{Faults, MemoryNetwork};
 use rand::SeedableRng as _;
@@ -188,6 +190,37 @@ impl SimCluster {
     pub fn restart(&mut self, index: usize) -> Result<()> {
         let store = self.stores.remove(&index).context("the node is not down")?;
         self.run(index, store)
+    }
+
+    /// Flips a bit of what the `index`-th node holds of a key; false if it holds nothing.
+    pub fn damage(&self, index: usize, namespace: &str, key: &Key) -> Result<bool> {
+        let (engine, stored) = self.record(index, namespace, key)?;
+        let Some(sealed) = engine.get(Space::Objects, &stored)? else { return Ok(false) };
+        let mut flipped = sealed.to_vec();
+        let middle = flipped.len() / 2;
+        flipped[middle] ^= 1;
+        let mut batch = Batch::new();
+        batch.put(Space::Objects, stored, flipped);
+        engine.apply(batch)?;
+        Ok(true)
+    }
+
+    /// Whether what the `index`-th node holds of a key is not what was written.
+    pub fn is_damaged(&self, index: usize, namespace: &str, key: &Key) -> Result<bool> {
+        let (engine, stored) = self.record(index, namespace, key)?;
+        let sealed = engine.get(Space::Objects, &stored)?;
+        Ok(sealed.is_some_and(|sealed| record::open(&stored, &sealed).is_err()))
+    }
+
+    /// The engine of a node, running or not, and where a key lies in it.
+    fn record(&self, index: usize, namespace: &str, key: &Key) -> Result<(&MemoryEngine, Bytes)> {
+        let up = self.running.get(&index).map(|running| &running.engine);
+        let engine = up.or_else(|| self.stores.get(&index)).context("there is no such node")?;
+        let anybody = self.running.values().next().context("no node runs")?;
+        let view = anybody.replica.cluster().view().context("there is no cluster")?;
+        let namespace = view.namespace_named(namespace).context("there is no such namespace")?;
+        let vnode = view.vnode(namespace, key);
+        Ok((engine, record::object_key(vnode, namespace.id, key.as_bytes())))
     }
 
     /// Adds a line to the trace.

@@ -231,10 +231,8 @@ fn sim_a_scan_that_nobody_reads_holds_no_place() {
         let cluster = cluster(5).await?;
         let node = cluster.service(0).unwrap();
         node.put(put(1)).await?;
-        let scan = quorate_proto::v1::ScanRequest {
-            namespace: "things".to_owned(),
-            ..Default::default()
-        };
+        let scan =
+            quorate_proto::v1::ScanRequest { namespace: "things".to_owned(), ..Default::default() };
         let idle = node.scan(Request::new(scan)).await?;
         let concurrency: Arc<_> = cluster.concurrency(0).unwrap();
         assert_eq!(concurrency.running(), 0);

@@ -54,6 +54,7 @@ struct Ledger {
     acknowledged: BTreeMap<u64, Vec<String>>,
     operations: u64,
     failures: u64,
+    damaged: u64,
 }
 
 struct Run {
@@ -61,11 +62,13 @@ struct Run {
     rng: ChaCha8Rng,
     ledger: Ledger,
     down: Option<usize>,
+    /// Whether records rot.
+    rot: bool,
 }
 
 impl Run {
     async fn step(&mut self, step: u64) -> Result<()> {
-        match self.rng.random_range(0..20) {
+        match self.rng.random_range(0..if self.rot { 25 } else { 20 }) {
             0 if self.down.is_none() => {
                 let index = self.rng.random_range(0..NODES);
                 self.cluster.kill(index);
@@ -74,6 +77,7 @@ impl Run {
             }
             1 | 2 => self.restart()?,
             3..12 => self.blind_write(step).await,
+            20.. => self.damage()?,
             _ => self.read_and_replace(step).await?,
         }
         Ok(())
@@ -83,6 +87,40 @@ impl Run {
         if let Some(index) = self.down.take() {
             self.cluster.restart(index)?;
             self.cluster.note(format!("restart {index}"));
+        }
+        Ok(())
+    }
+
+    /// Damages one owner's record, if the other owners' are good: what two of three owners lost is
+    /// lost.
+    fn damage(&mut self) -> Result<()> {
+        let (key, index) = (self.rng.random_range(0..KEYS), self.rng.random_range(0..NODES));
+        let key = Key::new(format!("key-{key}"))?;
+        for other in 0..NODES {
+            if self.cluster.is_damaged(other, "things", &key)? {
+                return Ok(());
+            }
+        }
+        if self.cluster.damage(index, "things", &key)? {
+            self.cluster.note(format!("damage {key:?} at {index}"));
+            self.ledger.damaged += 1;
+        }
+        Ok(())
+    }
+
+    /// Every key can be read by quorum, and is mended where a read of all owners finds damage.
+    async fn mend_all(&self) -> Result<()> {
+        let coordinator = self.cluster.coordinator(0).unwrap();
+        for number in 0..KEYS {
+            let key = Key::new(format!("key-{number}"))?;
+            coordinator.get(get(number, None, Repair::Async)).await?;
+            // It fails if one is damaged.
+            let _ = coordinator.get(get(number, Some(Level::All), Repair::Async)).await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            for index in 0..NODES {
+                let damaged = self.cluster.is_damaged(index, "things", &key)?;
+                assert!(!damaged, "{key:?} was not mended at {index}");
+            }
         }
         Ok(())
     }
@@ -146,6 +184,9 @@ impl Run {
         self.restart()?;
         self.cluster.set_faults(Faults::default());
         tokio::time::sleep(Duration::from_secs(10)).await;
+        if self.rot {
+            self.mend_all().await?;
+        }
         let coordinator = self.cluster.coordinator(0).unwrap();
         for key in 0..KEYS {
             let answer = coordinator.get(get(key, Some(Level::All), Repair::Blocking)).await?;
@@ -169,18 +210,22 @@ impl Run {
 
 /// A run of `steps`, and its trace.
 fn run(seed: u64, steps: u64, faults: Faults) -> Result<(Vec<String>, u64, u64)> {
+    let (trace, ledger) = run_with(seed, steps, faults, false)?;
+    Ok((trace, ledger.operations, ledger.failures))
+}
+
+fn run_with(seed: u64, steps: u64, faults: Faults, rot: bool) -> Result<(Vec<String>, Ledger)> {
     simulate(async move {
         let cluster = SimCluster::start(NODES, seed).await?;
         cluster.create_namespace(NewNamespace::named("things")).await?;
         cluster.set_faults(faults);
         let rng = workload_rng(seed);
-        let mut run = Run { cluster, rng, ledger: Ledger::default(), down: None };
+        let mut run = Run { cluster, rng, ledger: Ledger::default(), down: None, rot };
         for step in 0..steps {
             run.step(step).await?;
         }
         run.check_all().await?;
-        let Ledger { operations, failures, .. } = run.ledger;
-        Ok((run.cluster.trace(), operations, failures))
+        Ok((run.cluster.trace(), run.ledger))
     })
 }
 
@@ -242,4 +287,85 @@ fn sim_strict_quorums_keep_every_acknowledged_write_while_a_node_dies_and_return
     }
     assert!(failures < operations / 4, "{failures} of {operations} operations failed");
     println!("seeds={seeds} operations={operations} failures={failures}");
+}
+
+#[test]
+fn sim_damaged_records_are_never_served_and_are_mended_without_losing_an_acknowledged_write() {
+    let seeds: u64 = std::env::var("QUORATE_SIM_SEEDS").map_or(20, |n| n.parse().unwrap());
+    let (mut operations, mut failures, mut damaged) = (0, 0, 0);
+    for seed in 0..seeds {
+        println!("QUORATE_SEED={seed}");
+        let (_, ledger) = run_with(seed, 150, bad_network(), true).unwrap();
+        operations += ledger.operations;
+        failures += ledger.failures;
+        damaged += ledger.damaged;
+    }
+    assert!(damaged >= seeds, "only {damaged} records were damaged");
+    assert!(failures < operations / 3, "{failures} of {operations} operations failed");
+    println!("seeds={seeds} operations={operations} failures={failures} damaged={damaged}");
+}
+
+#[test]
+fn sim_reads_scans_and_writes_get_over_a_damaged_record_and_mend_it() {
+    simulate(async {
+        let cluster = SimCluster::start(NODES, 5).await?;
+        cluster.create_namespace(NewNamespace::named("things")).await?;
+        let coordinator = cluster.coordinator(0).unwrap();
+        let key = Key::new("key-1").unwrap();
+        for number in 0..KEYS {
+            coordinator.put(put(number, format!("value-{number}"), Bytes::new())).await?;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+
+        // All owners were asked for: the read fails, and says which record is damaged; then it is mended.
+        assert!(cluster.damage(0, "things", &key)?);
+        let all = coordinator.get(get(1, Some(Level::All), Repair::Async)).await.unwrap_err();
+        assert!(all.to_string().contains("node-0 has a damaged record"), "{all}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let all = coordinator.get(get(1, Some(Level::All), Repair::Async)).await?;
+        assert_eq!((all.replicas, &all.object.siblings()[0].payload[..]), (3, &b"value-1"[..]));
+
+        // A scan lists the key, though one of two owners can say nothing of it.
+        assert!(cluster.damage(0, "things", &key)?);
+        let scan = ScanRequest {
+            namespace: "things".to_owned(),
+            prefix: Bytes::new(),
+            r: None,
+            timeout: Duration::from_secs(2),
+        };
+        let mut next = Some(coordinator.scan_from(&scan, Bytes::new()).await?);
+        let mut found = 0;
+        while let Some(cursor) = next {
+            let part = coordinator.scan(&scan, cursor).await?;
+            found += part.items.len() as u64;
+            next = part.next;
+        }
+        assert_eq!(found, KEYS);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!cluster.is_damaged(0, "things", &key)?, "the scan mended it");
+
+        // A write by way of the damaged owner mends it first, if every other owner can be asked.
+        assert!(cluster.damage(0, "things", &key)?);
+        cluster.cut(0, 2);
+        let refused = coordinator.put(put(1, "late".to_owned(), Bytes::new())).await.unwrap_err();
+        assert_eq!(refused.outcome, Outcome::NotApplied, "{refused}");
+        assert!(refused.to_string().contains("node-2"), "{refused}");
+        assert!(
+            cluster.is_damaged(0, "things", &key)?,
+            "what node-2 alone holds is not overwritten"
+        );
+        let by_another = cluster.coordinator(1).unwrap();
+        by_another.put(put(1, "beside".to_owned(), Bytes::new())).await?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        by_another.get(get(1, Some(Level::All), Repair::Async)).await.ok();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(!cluster.is_damaged(0, "things", &key)?, "who can ask all others mends it");
+        let alone =
+            Get { replica: Some(quorate_tests::sim::node(0)), ..get(1, None, Repair::Async) };
+        let held = by_another.get(alone).await?.object;
+        let values: Vec<_> = held.siblings().iter().map(|entry| entry.payload.clone()).collect();
+        assert_eq!(values.len(), 2, "what was there and what was put beside it: {values:?}");
+        Ok(())
+    })
+    .unwrap();
 }

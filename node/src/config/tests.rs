@@ -109,7 +109,10 @@ fn an_error_in_the_file_names_file_line_key_and_reason() {
     }
     let (_guard, sources) = file("engine = 'rocks'");
     let text = error(sources);
-    assert!(text.contains("unknown variant `rocks`, expected `fjall` or `memory`"), "{text}");
+    assert!(
+        text.contains("unknown variant `rocks`, expected one of `fjall`, `sled`, `memory`"),
+        "{text}"
+    );
     let (_guard, sources) = file("weight = ");
     assert!(error(sources).contains("line 1, column 10"));
     let (_guard, sources) = file("weight = 0");

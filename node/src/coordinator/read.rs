@@ -49,8 +49,16 @@ pub struct ReadAnswer {
     pub context: Option<bytes::Bytes>,
 }
 
+/// An object to be merged by an owner.
+#[derive(Clone, Debug)]
+pub(super) struct Repairing {
+    pub(super) object: EncodedObject,
+    /// Whether it holds what every other owner held, and so may replace a damaged record.
+    pub(super) mend: bool,
+}
+
 /// What came back from an owner.
-enum Heard {
+pub(super) enum Heard {
     Object(Object),
     Digest(Digest),
     Repaired,
@@ -150,7 +158,7 @@ impl Coordinator {
     }
 
     /// Drives the read machine over the owners.
-    async fn read_owners(
+    pub(super) async fn read_owners(
         &self,
         target: &Target,
         r: u8,
@@ -188,8 +196,10 @@ impl Coordinator {
         }
         if op.verdict() != Verdict::Reached {
             hear_out(&mut op, under_way, deadline).await;
+            self.mend_later(target, op.failures());
             return Err(not_reached(&target.view, op.tally(), op.failures(), &[]));
         }
+        self.mend_later(target, op.failures());
         let outcome = op.finish();
         self.repair_later(target, &outcome.object, &outcome.repairs);
         Ok((outcome.object, outcome.replicas))
@@ -206,13 +216,16 @@ impl Coordinator {
             Effect::AskObject(node) => self.ask(target, node, false, deadline),
             Effect::AskDigest(node) => self.ask(target, node, true, deadline),
             Effect::Repair(node) => match op.answer() {
-                Some(answer) => self.repair(target, EncodedObject::new(answer), node, deadline),
+                Some(answer) => {
+                    let repair = Repairing { object: EncodedObject::new(answer), mend: false };
+                    self.send_object(target, repair, node, deadline)
+                }
                 None => future::ready((node, Heard::Failed(Cause::Refused))).boxed(),
             },
         }
     }
 
-    fn ask(
+    pub(super) fn ask(
         &self,
         target: &Target,
         node: NodeId,
@@ -223,14 +236,17 @@ impl Coordinator {
             let (shards, address) = (self.shards.clone(), target.address.clone());
             let cluster_key = target.view.document().cluster_key;
             return async move {
-                let heard = match shards.read(address.clone(), deadline).await.map(|held| held.decode()) {
-                    Ok(Ok(object)) if digest => {
-                        Heard::Digest(object.digest(&cluster_key, address.namespace, &address.key))
-                    }
-                    Ok(Ok(object)) => Heard::Object(object),
-                    Ok(Err(_)) => Heard::Failed(Cause::Storage),
-                    Err(error) => Heard::Failed(cause_of_error(&error)),
-                };
+                let heard =
+                    match shards.read(address.clone(), deadline).await.map(|held| held.decode()) {
+                        Ok(Ok(object)) if digest => Heard::Digest(object.digest(
+                            &cluster_key,
+                            address.namespace,
+                            &address.key,
+                        )),
+                        Ok(Ok(object)) => Heard::Object(object),
+                        Ok(Err(_)) => Heard::Failed(Cause::Storage),
+                        Err(error) => Heard::Failed(cause_of_error(&error)),
+                    };
                 (node, heard)
             }
             .boxed();
@@ -242,17 +258,19 @@ impl Coordinator {
         reply.map(move |(node, reply)| (node, heard(reply.and_then(|r| held(&budget, r))))).boxed()
     }
 
-    fn repair(
+    /// Has an owner merge an object.
+    pub(super) fn send_object(
         &self,
         target: &Target,
-        object: EncodedObject,
+        repair: Repairing,
         node: NodeId,
         deadline: Instant,
     ) -> BoxFuture<'static, (NodeId, Heard)> {
+        let Repairing { object, mend } = repair;
         if node == self.node {
             let (shards, address) = (self.shards.clone(), target.address.clone());
             return async move {
-                let merge = Merge { address, object, operation: None };
+                let merge = Merge { address, object, operation: None, mend };
                 let heard = match shards.merge(merge, false, deadline).await {
                     Ok(()) => Heard::Repaired,
                     Err(error) => Heard::Failed(cause_of_error(&error)),
@@ -262,7 +280,7 @@ impl Coordinator {
             .boxed();
         }
         let Address { namespace, key, .. } = target.address.clone();
-        let replicate = Replicate { namespace, key, object, synced: false, operation: None };
+        let replicate = Replicate { namespace, key, object, synced: false, operation: None, mend };
         let sent = self.request(node, Request::Replicate(replicate), deadline);
         sent.map(|(node, reply)| (node, heard(reply))).boxed()
     }
@@ -272,11 +290,11 @@ impl Coordinator {
         if stale.is_empty() {
             return;
         }
-        let object = EncodedObject::new(answer);
+        let repair = Repairing { object: EncodedObject::new(answer), mend: false };
         for &node in stale {
             let Ok(permit) = self.repairs.clone().try_acquire_owned() else { return };
             let deadline = Instant::now() + super::REPAIR_TIMEOUT;
-            let repair = self.repair(target, object.clone(), node, deadline);
+            let repair = self.send_object(target, repair.clone(), node, deadline);
             tokio::spawn(async move {
                 if let (node, Heard::Failed(cause)) = repair.await {
                     tracing::debug!(%node, %cause, "a read repair failed");

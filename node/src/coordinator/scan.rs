@@ -9,8 +9,11 @@
 //!   owner 2   a   c d e f      complete
 //!   certain   a b c d │        next part: after d
 //! ```
+//!
+//! Of a key whose record is damaged its owner lists the key alone, and such a key is read by itself,
+//! which asks the other owners and mends the record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,15 +21,19 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Coordinator, SLOW_AFTER, cause_of, cause_of_error, not_reached, preference, resolve};
+use super::{
+    Coordinator, SLOW_AFTER, Target, cause_of, cause_of_error, not_reached, preference, resolve,
+};
 use crate::dynamo::encoding::{Reader, Writer};
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{KEY_MAX_BYTES, Key, NamespaceId, NodeId, PartitionId, VnodeId};
 use crate::dynamo::object::Object;
 use crate::dynamo::quorum::{Cause, Failure, Level, Tally, Verdict};
+use crate::dynamo::read::Repair;
 use crate::error::RequestError;
 use crate::shard::{Page, PageRange};
-use crate::transport::{Reply, Request, ScanPage};
+use crate::transport::{Reply, Request, ScanPage, ScanPageReply};
+use crate::vnode::Address;
 
 /// Keys per page: at 1 KiB each, a quarter of a mebibyte a message.
 const PAGE_KEYS: usize = 256;
@@ -151,7 +158,14 @@ impl Coordinator {
         let owners = self.owners_by_reach(preference(&view, vnode)?);
         let pages = self.pages(&range, &owners, r, deadline).await;
         let pages = pages.map_err(|(tally, failures)| not_reached(&view, tally, &failures, &[]))?;
-        let (items, after) = merge_pages(pages)?;
+        let MergedPages { mut items, damaged, after } = merge_pages(pages)?;
+        for key in damaged {
+            let address = Address { vnode, namespace: namespace.id, key: key.clone() };
+            let target = Target { view: view.clone(), namespace: namespace.clone(), address };
+            let (read, _) = self.read_owners(&target, r, Repair::Async, deadline).await?;
+            items.entry(key).or_default().merge(&read);
+        }
+        let items = items.into_iter().filter(|(_, object)| !object.is_empty()).collect();
         let next = match after {
             Some(after) => Some((cursor.partition, Some(after))),
             None => Some((PartitionId(cursor.partition.0 + 1), None))
@@ -212,7 +226,8 @@ impl Coordinator {
     ) -> BoxFuture<'static, (NodeId, Result<Page, Cause>)> {
         if node == self.node {
             let (shards, range) = (self.shards.clone(), range.clone());
-            let page = async move { shards.page(range, deadline).await.map_err(|e| cause_of_error(&e)) };
+            let page =
+                async move { shards.page(range, deadline).await.map_err(|e| cause_of_error(&e)) };
             return page.map(move |page| (node, page)).boxed();
         }
         let request = Request::ScanPage(ScanPage {
@@ -227,8 +242,10 @@ impl Coordinator {
         reply
             .map(move |(node, reply)| match reply {
                 // An unfinished page without keys would not say how far it got.
-                Ok(Reply::ScanPage(page)) if page.complete || !page.items.is_empty() => {
-                    let page = Page { items: page.items, complete: page.complete };
+                Ok(Reply::ScanPage(ScanPageReply { items, damaged, complete }))
+                    if complete || !items.is_empty() || !damaged.is_empty() =>
+                {
+                    let page = Page { items, damaged, complete };
                     (node, page.held(&budget).map_err(|error| cause_of_error(&error)))
                 }
                 other => (node, Err(cause_of(&other))),
@@ -237,23 +254,29 @@ impl Coordinator {
     }
 }
 
-/// Live keys, and the last key of which all pages have spoken; none if all are complete.
-type MergedPages = (Vec<(Key, Object)>, Option<Key>);
+/// What several owners listed, as far as all of them have got.
+struct MergedPages {
+    /// Keys with the merge of what is held, tombstones included.
+    items: BTreeMap<Key, Object>,
+    /// Keys of which at least one owner can say nothing.
+    damaged: BTreeSet<Key>,
+    /// The last key of which all have spoken; none if all are complete.
+    after: Option<Key>,
+}
 
 fn merge_pages(pages: Vec<Page>) -> Result<MergedPages, RequestError> {
     let unfinished = pages.iter().filter(|page| !page.complete);
-    let horizon: Option<Key> =
-        unfinished.filter_map(|page| page.items.last().map(|(key, _)| key.clone())).min();
-    let certain = |key: &Key| horizon.as_ref().is_none_or(|horizon| key <= horizon);
-    let mut merged: BTreeMap<Key, Object> = BTreeMap::new();
-    for (key, encoded) in pages.into_iter().flat_map(|page| page.items) {
-        if certain(&key) {
+    let after: Option<Key> = unfinished.filter_map(Page::last).min().cloned();
+    let certain = |key: &Key| after.as_ref().is_none_or(|after| key <= after);
+    let (mut items, mut damaged) = (BTreeMap::<Key, Object>::new(), BTreeSet::new());
+    for page in pages {
+        for (key, encoded) in page.items.into_iter().filter(|(key, _)| certain(key)) {
             let object = decode(&encoded)?;
-            merged.entry(key).or_default().merge(&object);
+            items.entry(key).or_default().merge(&object);
         }
+        damaged.extend(page.damaged.into_iter().filter(|key| certain(key)));
     }
-    let live = merged.into_iter().filter(|(_, object)| !object.is_empty()).collect();
-    Ok((live, horizon))
+    Ok(MergedPages { items, damaged, after })
 }
 
 fn decode(encoded: &EncodedObject) -> Result<Object, RequestError> {
@@ -296,11 +319,11 @@ mod tests {
                     let all: Vec<_> =
                         rest.map(|(k, o)| (k.clone(), EncodedObject::new(o))).collect();
                     let items = all.iter().take(limit).cloned().collect();
-                    Page { items, complete: all.len() <= limit }
+                    Page { items, damaged: Vec::new(), complete: all.len() <= limit }
                 };
-                let (items, next) = merge_pages(replicas.iter().map(page).collect()).unwrap();
-                found.extend(items);
-                let Some(next) = next else { break };
+                let merged = merge_pages(replicas.iter().map(page).collect()).unwrap();
+                found.extend(merged.items.into_iter().filter(|(_, object)| !object.is_empty()));
+                let Some(next) = merged.after else { break };
                 after = Some(next);
             }
             prop_assert_eq!(found, twin.into_iter().collect::<Vec<_>>());

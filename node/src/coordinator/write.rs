@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::{Instant, timeout_at};
 
+use super::mend::IfAbsent;
 use super::{Coordinator, Target, cause_of, not_reached, remaining, resolve};
 use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NodeId};
@@ -181,15 +182,17 @@ impl Coordinator {
         let (id, w, synced) = (forward.operation, forward.w, forward.synced);
         let mut write = self.prepare(target, forward).map_err(refused)?;
         write.refusal = self.too_few_reachable(target, &owners, w);
-        let local = self.shards.write(write, synced, deadline);
-        let written = timeout_at(deadline, local).await.unwrap_or_else(|_| {
-            let waiting_for = "waiting for the node's own storage".to_owned();
-            Err(WriteError::unknown(id, RequestError::Timeout { waiting_for }))
-        })?;
+        let written = match self.write_here(write.clone(), synced, deadline).await {
+            Err(WriteError { error: RequestError::Damaged { .. }, .. }) => {
+                self.write_mended(target, write, synced, deadline).await?
+            }
+            written => written?,
+        };
         let mut op = WriteOp::new(w, &owners);
         op.on_ack(self.node, synced);
         let replicate = self.replicate(target, &written, id, synced);
         self.collect(&mut op, replicate, &owners, deadline).await;
+        self.mend_later(target, op.failures());
         if op.verdict() != Verdict::Reached {
             let heard = |node: &NodeId| op.failures().iter().any(|f| f.node == *node);
             let silent: Vec<NodeId> = op.missing().into_iter().filter(|n| !heard(n)).collect();
@@ -204,6 +207,36 @@ impl Coordinator {
             acked: acks.nodes,
             synced: acks.synced,
         })
+    }
+
+    async fn write_here(
+        &self,
+        write: Write,
+        synced: bool,
+        deadline: Instant,
+    ) -> Result<Written, WriteError> {
+        let id = write.operation;
+        timeout_at(deadline, self.shards.write(write, synced, deadline)).await.unwrap_or_else(
+            |_| {
+                let waiting_for = "waiting for the node's own storage".to_owned();
+                Err(WriteError::unknown(id, RequestError::Timeout { waiting_for }))
+            },
+        )
+    }
+
+    /// The record of the key is damaged here: mends it first. Where it cannot be, the write is
+    /// refused, and the refusal recorded, so that no late copy of the request is applied after all.
+    async fn write_mended(
+        &self,
+        target: &Target,
+        mut write: Write,
+        synced: bool,
+        deadline: Instant,
+    ) -> Result<Written, WriteError> {
+        // Time must be left to record the refusal.
+        let mend_by = Instant::now() + remaining(deadline) / 2;
+        write.refusal = self.mend(target, self.node, IfAbsent::GiveUp, mend_by).await.err();
+        self.write_here(write, synced, deadline).await
     }
 
     fn prepare(&self, target: &Target, forward: ForwardWrite) -> Result<Write, RequestError> {
@@ -250,6 +283,7 @@ impl Coordinator {
             object: written.object.clone(),
             synced,
             operation: Some((id, written.dot)),
+            mend: false,
         }
     }
 

@@ -157,8 +157,8 @@ impl Tally {
     }
 }
 
-/// Why an owner did not answer. Only [`Cause::Refused`] and [`Cause::Overloaded`] say that it did
-/// nothing; after any other a write may have been applied there.
+/// Why an owner did not answer. Only [`Cause::Refused`], [`Cause::Overloaded`] and
+/// [`Cause::Damaged`] say that it did nothing; after any other a write may have been applied there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum Cause {
     /// No answer in time.
@@ -173,9 +173,12 @@ pub enum Cause {
     /// It would not serve the request, as when it knows another layout.
     #[error("refused")]
     Refused,
-    /// Its storage failed, or its record is damaged.
+    /// Its storage failed.
     #[error("could not read or write its storage")]
     Storage,
+    /// Its record of the key is damaged: it knows nothing of the key, and took nothing for it.
+    #[error("has a damaged record of the key")]
+    Damaged,
 }
 
 /// An owner that did not answer, for the error message.

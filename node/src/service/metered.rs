@@ -79,7 +79,8 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let meter = self.meter.clone();
-        let request = request.map(|body| Arriving { body, meter, seen: 0, charge: None, ends: None });
+        let request =
+            request.map(|body| Arriving { body, meter, seen: 0, charge: None, ends: None });
         Answering { answer: self.service.call(request), budget: self.meter.budget.clone() }
     }
 }

@@ -14,7 +14,7 @@ use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
 use crate::dynamo::metadata::document::Namespace;
 use crate::error::{RequestError, WriteError};
 use crate::limits::budget::Kind;
-use crate::shard::PageRange;
+use crate::shard::{Page, PageRange};
 use crate::telemetry::{Metrics, Operation, OutcomeLabel};
 use crate::transport::{
     GetResult, Handler, Held, Read, Replicate, Reply, Request, ScanPage, ScanPageReply,
@@ -113,17 +113,13 @@ impl Shared {
         answered.unwrap_or_else(Reply::Failed)
     }
 
-    async fn replicate(
-        &self,
-        replicate: Replicate,
-        wait: Duration,
-    ) -> Result<Reply, RequestError> {
+    async fn replicate(&self, replicate: Replicate, wait: Duration) -> Result<Reply, RequestError> {
         let deadline = Instant::now() + wait;
-        let Replicate { namespace, key, object, synced, operation } = replicate;
+        let Replicate { namespace, key, object, synced, operation, mend } = replicate;
         let address = self.address(namespace, key)?;
         let shards = self.coordinator.shards();
         let object = EncodedObject(shards.budget().hold(Kind::Replicas, object.0)?);
-        let merge = Merge { address, object, operation };
+        let merge = Merge { address, object, operation, mend };
         shards.merge(merge, synced, deadline).await?;
         Ok(Reply::Replicated { synced })
     }
@@ -157,7 +153,8 @@ impl Shared {
         };
         self.owned(range.vnode)?;
         let page = self.coordinator.shards().page(range, deadline).await?;
-        Ok(Reply::ScanPage(ScanPageReply { items: page.items, complete: page.complete }))
+        let Page { items, damaged, complete } = page;
+        Ok(Reply::ScanPage(ScanPageReply { items, damaged, complete }))
     }
 
     fn address(&self, id: NamespaceId, key: Key) -> Result<Address, RequestError> {

@@ -81,7 +81,7 @@ fn code_of(error: &RequestError) -> Code {
         RequestError::Timeout { .. } => Code::DeadlineExceeded,
         RequestError::Overloaded { .. } => Code::ResourceExhausted,
         RequestError::Conflict { .. } => Code::AlreadyExists,
-        RequestError::Data { .. } => Code::DataLoss,
+        RequestError::Data { .. } | RequestError::Damaged { .. } => Code::DataLoss,
         RequestError::Internal { .. } => Code::Internal,
     }
 }
@@ -109,7 +109,7 @@ fn detail(error: &RequestError, node: &str) -> ErrorDetail {
         }
         RequestError::NotReady { .. } => Kind::NotReady,
         RequestError::Conflict { .. } => Kind::Conflict,
-        RequestError::Data { .. } => Kind::Data,
+        RequestError::Data { .. } | RequestError::Damaged { .. } => Kind::Data,
         RequestError::Internal { .. } => Kind::Internal,
     };
     detail.kind = kind.into();

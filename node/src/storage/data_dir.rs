@@ -3,7 +3,7 @@
 //! ```text
 //!   data/lock         locked while the node runs; holds its process id, for the error message
 //!   data/store.toml   format version, node name, store id, engine, and whether the engine was made
-//!   data/fjall/       the engine's files
+//!   data/fjall/       the engine's files (or data/sled/)
 //! ```
 //!
 //! The *store id* is drawn when the store is made and ends with it: the cluster takes a node that
@@ -31,6 +31,7 @@ use thiserror::Error;
 
 use super::fjall::FjallEngine;
 use super::memory::MemoryEngine;
+use super::sled::SledEngine;
 use super::{Engine, EngineError, EngineOptions, files};
 
 /// The version of the layout above and of all that the engine's spaces hold.
@@ -46,18 +47,21 @@ pub enum EngineKind {
     /// On disk, log-structured.
     #[default]
     Fjall,
+    /// On disk, a B+ tree in a log.
+    Sled,
     /// In memory, for tests: gone with the process.
     Memory,
 }
 
 impl EngineKind {
     /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Fjall, Self::Memory];
+    pub const ALL: [Self; 3] = [Self::Fjall, Self::Sled, Self::Memory];
 
     /// The name in configuration, in `store.toml`, and of the engine's directory.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Fjall => "fjall",
+            Self::Sled => "sled",
             Self::Memory => "memory",
         }
     }
@@ -249,22 +253,35 @@ impl DataDir {
     /// Opens the engine, or makes it in a new store. At most one may be open at a time.
     pub fn engine(&mut self, options: EngineOptions) -> Result<Arc<dyn Engine>, DataDirError> {
         let path = self.engine_path();
-        let engine: Arc<dyn Engine> = match self.kind {
-            EngineKind::Memory => return Ok(Arc::new(MemoryEngine::new())),
-            EngineKind::Fjall => {
-                if self.store.state == StoreState::Ready && !path.is_dir() {
-                    return Err(DataDirError::Missing { path });
-                }
-                let opened = FjallEngine::open(&path, options);
-                Arc::new(opened.map_err(|source| DataDirError::Engine { path, source })?)
-            }
-        };
+        if self.kind != EngineKind::Memory
+            && self.store.state == StoreState::Ready
+            && !path.is_dir()
+        {
+            return Err(DataDirError::Missing { path });
+        }
+        let opened = open_engine(self.kind, &path, options);
+        let engine = opened.map_err(|source| DataDirError::Engine { path, source })?;
+        if self.kind == EngineKind::Memory {
+            return Ok(engine);
+        }
         if self.store.state == StoreState::Creating {
             self.store.state = StoreState::Ready;
             self.store.write(&self.path)?;
         }
         Ok(engine)
     }
+}
+
+fn open_engine(
+    kind: EngineKind,
+    path: &Path,
+    options: EngineOptions,
+) -> Result<Arc<dyn Engine>, EngineError> {
+    Ok(match kind {
+        EngineKind::Fjall => Arc::new(FjallEngine::open(path, options)?),
+        EngineKind::Sled => Arc::new(SledEngine::open(path, options)?),
+        EngineKind::Memory => Arc::new(MemoryEngine::new()),
+    })
 }
 
 impl StoreFile {

@@ -17,20 +17,32 @@
 //! Keys and values pass in and out as shared [`Bytes`] (fjall's `bytes_1`). A value read from disk
 //! keeps its whole block in memory until it is dropped.
 //!
-//! Known of the crate (3.1):
+//! Known of the crate (3.1), and what is added here:
 //! - while `sync` runs, `apply` waits for it, since both take the journal's lock;
 //! - after a failure on a thread of its own the engine is poisoned, which the next `apply` or
-//!   `sync` tells; an `apply` that was waiting for that thread's flush waits for ever;
+//!   `sync` tells; a batch that had to wait for that thread's flush would wait for ever, so
+//!   `apply` waits before it, and looks whether anybody is still at work;
+//! - recovery cuts off whatever follows an entry that it cannot read, even if that was synced: a
+//!   [`mark`] tells at opening, and so does a look at the [`journals`] before and after it;
 //! - a tail that a power cut shortened is cut off, but one that it left with a hole inside a value
-//!   looks like damage, so that the store does not open although nothing synced is lost.
+//!   looks like damage, so that the store does not open although nothing synced is lost;
+//! - some damage makes it panic: an error here.
 
+mod journals;
+mod mark;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot,
 };
 
+use self::journals::{Journals, Recovered};
+use self::mark::{Mark, State};
 use super::{Batch, Engine, EngineError, EngineOptions, EngineStats, KeyRange, Scan, Space, files};
 
 const WORKER_THREADS: usize = 1;
@@ -41,12 +53,28 @@ const OTHER_MEMTABLE_BYTES: u64 = 8 << 20;
 /// Bytes per batch of a checkpoint: large enough that its overhead vanishes.
 const CHECKPOINT_BATCH_BYTES: usize = 1 << 20;
 
+/// Memtables that wait for their flush before `apply` waits as well: fewer than the four for which
+/// fjall itself waits, without looking whether its thread still lives.
+const SEALED_MEMTABLES_MAX: usize = 2;
+
+/// The pause between two looks at them.
+const FLUSHED_AGAIN: Duration = Duration::from_millis(5);
+
+const OPENING: &str = "open its files";
+
+/// The keyspace of the row that numbers syncs, which is no space of callers.
+const SYNCS: &str = "syncs";
+const SYNCS_MEMTABLE_BYTES: u64 = 1 << 20;
+
 /// A fjall database in a directory of its own.
 pub struct FjallEngine {
     database: Database,
     keyspaces: [Keyspace; Space::ALL.len()],
+    syncs: Keyspace,
     path: PathBuf,
     options: EngineOptions,
+    mark: Mutex<Mark>,
+    cut_bytes: u64,
 }
 
 impl FjallEngine {
@@ -87,22 +115,148 @@ impl FjallEngine {
     }
 
     fn open_in_place(path: PathBuf, options: EngineOptions) -> Result<Self, EngineError> {
-        let database = Database::builder(&path)
-            .cache_size(options.cache_bytes)
-            .worker_threads(WORKER_THREADS)
-            .max_journaling_size(JOURNALS_MAX_BYTES)
-            .journal_compression(CompressionType::None)
-            .open()
-            .map_err(|error| match error {
-                fjall::Error::Locked => EngineError::Locked { path: path.clone() },
-                error => failed("open its files")(error),
-            })?;
-        let open = |space: Space| {
-            database.keyspace(space.name(), || keyspace_options(space)).map_err(failed("open"))
+        let io = EngineError::io(OPENING);
+        if !path.try_exists().map_err(&io)? {
+            files::create_directory(&path).map_err(&io)?;
+            let mark = Mark::create(&path).map_err(&io)?;
+            return Self::open_database(path, options, mark);
+        }
+        let mut mark = Mark::open(&path)?;
+        match mark.state() {
+            State::Sound => {}
+            State::Failed => {
+                tracing::warn!(
+                    path = %path.display(),
+                    "a write or sync failed when the store was last open; its journals are written \
+                     again, since what is read from them may not be on disk"
+                );
+                Journals::write_again(&path).map_err(&io)?;
+                mark.note(State::Sound).map_err(&io)?;
+            }
+            State::Damaged => return Err(damaged("an earlier opening found it damaged")),
+        }
+        let journals = Journals::of(&path).map_err(&io)?;
+        let mut engine = Self::open_database(path, options, mark)?;
+        engine.check(&journals)?;
+        Ok(engine)
+    }
+
+    fn open_database(
+        path: PathBuf,
+        options: EngineOptions,
+        mark: Mark,
+    ) -> Result<Self, EngineError> {
+        let opened = contained(OPENING, || {
+            let database = Database::builder(&path)
+                .cache_size(options.cache_bytes)
+                .worker_threads(WORKER_THREADS)
+                .max_journaling_size(JOURNALS_MAX_BYTES)
+                .journal_compression(CompressionType::None)
+                .open()
+                .map_err(|error| match error {
+                    fjall::Error::Locked => EngineError::Locked { path: path.clone() },
+                    error => failed(OPENING)(error),
+                })?;
+            let open = |name: &str, memtable_bytes| {
+                let options = KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes);
+                database.keyspace(name, || options).map_err(failed(OPENING))
+            };
+            let [objects, frontiers, operations, meta] =
+                Space::ALL.map(|space| open(space.name(), memtable_bytes(space)));
+            let keyspaces = [objects?, frontiers?, operations?, meta?];
+            let syncs = open(SYNCS, SYNCS_MEMTABLE_BYTES)?;
+            Ok((database, keyspaces, syncs))
+        });
+        // A panic of an opening speaks of the files.
+        let (database, keyspaces, syncs) = opened.map_err(|error| match error {
+            EngineError::Panicked { detail, .. } => damaged(detail),
+            error => error,
+        })?;
+        let mark = Mutex::new(mark);
+        Ok(Self { database, keyspaces, syncs, path, options, mark, cut_bytes: 0 })
+    }
+
+    /// Refuses a store from which something is missing that was on disk.
+    fn check(&mut self, journals: &Journals) -> Result<(), EngineError> {
+        let io = EngineError::io(OPENING);
+        match journals.recovered().map_err(&io)? {
+            Recovered::CutOff(bytes) => self.cut_bytes = bytes,
+            Recovered::Lost(journal, bytes) => {
+                // fjall has cut it off, so this is all that tells of it from now on.
+                self.mark().note(State::Damaged).map_err(&io)?;
+                let journal = journal.display();
+                return Err(damaged(format!("{bytes} bytes of {journal} cannot be read")));
+            }
+        }
+        let row = contained(OPENING, || self.syncs.get(mark::ROW).map_err(failed(OPENING)))?;
+        self.mark().check(row.map(Bytes::from))?;
+        if self.cut_bytes > 0 {
+            tracing::warn!(
+                bytes = self.cut_bytes,
+                path = %self.path.display(),
+                "the end of the journal could not be read and was cut off; it was never synced: \
+                 normal after a crash, else a sign of a failing disk"
+            );
+        }
+        Ok(())
+    }
+
+    fn mark(&self) -> MutexGuard<'_, Mark> {
+        self.mark.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Passes on a failure of a write or a sync, for the next opening to know.
+    fn noting(&self, failure: EngineError) -> EngineError {
+        let mut mark = self.mark();
+        if mark.state() == State::Sound
+            && let Err(error) = mark.note(State::Failed)
+        {
+            tracing::error!(%error, "a failed write or sync could not be noted for the next opening");
+        }
+        failure
+    }
+
+    fn commit(&self, batch: Batch) -> Result<(), EngineError> {
+        const ACTION: &str = "apply a batch";
+        self.wait_for_flushes(&batch)?;
+        let mut writes = self.database.batch().durability(Some(PersistMode::Buffer));
+        for (space, key, value) in batch.into_writes() {
+            match value {
+                Some(value) => writes.insert(self.keyspace(space), key, value),
+                None => writes.remove(self.keyspace(space), key),
+            }
+        }
+        contained(ACTION, || writes.commit().map_err(failed(ACTION)))
+    }
+
+    /// Waits while memtables pile up, for as long as there is somebody to flush them.
+    fn wait_for_flushes(&self, batch: &Batch) -> Result<(), EngineError> {
+        let is_full = |space: &Space| {
+            let sealed = self.keyspace(*space).sealed_memtable_count();
+            sealed > SEALED_MEMTABLES_MAX && batch.iter().any(|(written, ..)| written == *space)
         };
-        let [objects, frontiers, operations, meta] = Space::ALL.map(open);
-        let keyspaces = [objects?, frontiers?, operations?, meta?];
-        Ok(Self { database, keyspaces, path, options })
+        while Space::ALL.iter().any(is_full) {
+            // It only passes on what the process still holds; and tells if the engine is poisoned.
+            self.database.persist(PersistMode::Buffer).map_err(failed("apply a batch"))?;
+            std::thread::sleep(FLUSHED_AGAIN);
+        }
+        Ok(())
+    }
+
+    fn sync_numbered(&self) -> Result<(), EngineError> {
+        const ACTION: &str = "sync";
+        let number = {
+            // Held, so that rows reach the journal in the order of their numbers.
+            let mut mark = self.mark();
+            let (number, row) = mark.next();
+            let mut writes = self.database.batch().durability(Some(PersistMode::Buffer));
+            writes.insert(&self.syncs, mark::ROW, row);
+            contained(ACTION, || writes.commit().map_err(failed(ACTION)))?;
+            number
+        };
+        // fdatasync writes a grown file's length as well, which is all the metadata that matters.
+        self.database.persist(PersistMode::SyncData).map_err(failed(ACTION))?;
+        self.mark().synced(number).map_err(EngineError::io(ACTION))
     }
 
     fn keyspace(&self, space: Space) -> &Keyspace {
@@ -132,24 +286,17 @@ impl FjallEngine {
 
 impl Engine for FjallEngine {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        let value = self.keyspace(space).get(key).map_err(failed("read a key"))?;
+        const ACTION: &str = "read a key";
+        let value = contained(ACTION, || self.keyspace(space).get(key).map_err(failed(ACTION)))?;
         Ok(value.map(Bytes::from))
     }
 
     fn apply(&self, batch: Batch) -> Result<(), EngineError> {
-        let mut writes = self.database.batch().durability(Some(PersistMode::Buffer));
-        for (space, key, value) in batch.into_writes() {
-            match value {
-                Some(value) => writes.insert(self.keyspace(space), key, value),
-                None => writes.remove(self.keyspace(space), key),
-            }
-        }
-        writes.commit().map_err(failed("apply a batch"))
+        self.commit(batch).map_err(|failure| self.noting(failure))
     }
 
     fn sync(&self) -> Result<(), EngineError> {
-        // fdatasync writes a grown file's length as well, which is all the metadata that matters.
-        self.database.persist(PersistMode::SyncData).map_err(failed("sync"))
+        self.sync_numbered().map_err(|failure| self.noting(failure))
     }
 
     fn scan(&self, space: Space, range: KeyRange) -> Scan<'_> {
@@ -165,6 +312,10 @@ impl Engine for FjallEngine {
         // The copy only passes through: what it caches would never be read.
         let options = EngineOptions { cache_bytes: self.options.cache_bytes.min(1 << 20) };
         Self::make(&target, options, |copy| self.copy_to(copy))
+    }
+
+    fn cut_bytes(&self) -> u64 {
+        self.cut_bytes
     }
 
     fn stats(&self) -> Result<EngineStats, EngineError> {
@@ -184,27 +335,52 @@ impl Iterator for FjallScan {
     type Item = Result<(Bytes, Bytes), EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let entry = self.rest.as_mut()?.next()?.into_inner();
+        let rest = self.rest.as_mut()?;
+        let entry = contained("scan", || {
+            let entry = rest.next().map(|entry| entry.into_inner().map_err(failed("scan")));
+            entry.transpose()
+        });
         if entry.is_err() {
             self.rest = None;
         }
-        Some(entry.map(|(key, value)| (key.into(), value.into())).map_err(failed("scan")))
+        let entry = entry.transpose()?;
+        Some(entry.map(|(key, value)| (key.into(), value.into())))
     }
 }
 
-fn keyspace_options(space: Space) -> KeyspaceCreateOptions {
-    let memtable_bytes = match space {
+fn damaged(detail: impl Into<String>) -> EngineError {
+    EngineError::Corrupt { action: OPENING, detail: detail.into() }
+}
+
+/// Runs fjall for `action`; should it panic, that is an error. A panic poisons whatever lock fjall
+/// held, and with the journal's lock the engine.
+fn contained<T>(
+    action: &'static str,
+    run: impl FnOnce() -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        let detail = format!("fjall panicked: {}", text.unwrap_or("without a text"));
+        Err(EngineError::Panicked { action, detail })
+    })
+}
+
+const fn memtable_bytes(space: Space) -> u64 {
+    match space {
         Space::Objects => OBJECTS_MEMTABLE_BYTES,
         Space::Frontiers | Space::Operations | Space::Meta => OTHER_MEMTABLE_BYTES,
-    };
-    KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes)
+    }
 }
 
 /// Our error for one of fjall's, met while trying `action`. What is neither the operating system's
 /// nor a refusal says that the files hold what fjall never wrote.
 fn failed(action: &'static str) -> impl Fn(fjall::Error) -> EngineError {
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
     move |error| match error {
-        fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source)) => {
+        fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source))
+            if ![InvalidData, UnexpectedEof].contains(&source.kind()) =>
+        {
             EngineError::io(action)(source)
         }
         fjall::Error::Poisoned => EngineError::Poisoned,

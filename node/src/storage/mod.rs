@@ -14,8 +14,8 @@
 //! Few spaces serve all hosted partitions: callers prefix their keys with the vnode, so a range of
 //! keys is a vnode, and a node with thousands of vnodes still has four trees to flush.
 //!
-//! [`fjall`] is the default engine, [`memory`] the one of tests and simulation; both pass one
-//! conformance suite. [`data_dir`] guards the directory that an engine lives in. Left out here:
+//! [`fjall`] is the default engine, [`sled`] the other one on disk, [`memory`] that of tests and
+//! simulation; all pass one conformance suite. [`data_dir`] guards the directory that an engine lives in. Left out here:
 //! checksums of records, which callers add, since they must hold whatever the engine is.
 
 pub mod batch;
@@ -25,6 +25,7 @@ pub mod fjall;
 pub mod memory;
 pub mod range;
 pub mod record;
+pub mod sled;
 
 #[cfg(test)]
 mod conformance;
@@ -107,6 +108,12 @@ pub trait Engine: Send + Sync + 'static {
     /// engine of the same kind opens it. After an error nothing is at `target`.
     fn checkpoint(&self, target: &Path) -> Result<(), EngineError>;
 
+    /// Bytes at the end of its log that this opening could not read and cut off. They were never
+    /// synced: normal after a crash, else a sign of a failing disk.
+    fn cut_bytes(&self) -> u64 {
+        0
+    }
+
     /// What the engine occupies.
     fn stats(&self) -> Result<EngineStats, EngineError>;
 
@@ -166,6 +173,17 @@ pub enum EngineError {
         /// What the operating system said.
         source: Arc<io::Error>,
     },
+    /// The disk is about to be full. Nothing changed, and the engine is well: free some space.
+    #[error(
+        "the disk has {free_bytes} bytes left, and the storage engine needs {needed_bytes} to be \
+         sure of a write; free some space"
+    )]
+    Full {
+        /// What is free.
+        free_bytes: u64,
+        /// What has to be.
+        needed_bytes: u64,
+    },
     /// Bytes on disk are not what was written. Nothing changed. A store that will not open is to
     /// be rebuilt from its peers; a record that will not read is to be repaired from them.
     #[error("the storage engine could not {action}: its files are damaged ({detail})")]
@@ -175,7 +193,17 @@ pub enum EngineError {
         /// What the engine found.
         detail: String,
     },
-    /// An earlier write or sync failed, so this one was refused and changed nothing. Reads go on.
+    /// The engine's own code panicked, mostly since its files are damaged. It is poisoned; of `apply`,
+    /// the batch is unknown. Restart the node; if it does not open then, rebuild it from its peers.
+    #[error("the storage engine could not {action}: {detail}; restart the node")]
+    Panicked {
+        /// What was tried.
+        action: &'static str,
+        /// What the panic said.
+        detail: String,
+    },
+    /// An earlier write or sync failed, so this one was refused and changed nothing. Reads go on,
+    /// unless they tell that failure again.
     /// The node must stop serving and be restarted; what was synced is safe.
     #[error("the storage engine refuses writes since an earlier one failed; restart the node")]
     Poisoned,

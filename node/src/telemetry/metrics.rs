@@ -90,7 +90,7 @@ impl From<&RequestError> for OutcomeLabel {
             | RequestError::NotReady { .. } => Self::Unavailable,
             RequestError::Timeout { .. } => Self::Timeout,
             RequestError::Overloaded { .. } => Self::Overloaded,
-            RequestError::Data { .. } => Self::Data,
+            RequestError::Data { .. } | RequestError::Damaged { .. } => Self::Data,
             RequestError::Internal { .. } => Self::Internal,
         }
     }
@@ -105,6 +105,11 @@ struct RequestLabels {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct ShardLabels {
     shard: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct SpaceLabels {
+    space: &'static str,
 }
 
 /// A family of histograms, all with the same buckets.
@@ -138,7 +143,9 @@ struct Single {
     engine_disk_bytes: Gauge,
     engine_keys: Gauge,
     siblings_refused: Counter,
-    corrupt_records: Counter,
+    corrupt_records: Family<SpaceLabels, Counter>,
+    mended_records: Counter,
+    lost_records: Counter,
     metadata_version: Gauge,
 }
 
@@ -160,7 +167,9 @@ impl Single {
             engine_disk_bytes: Gauge::default(),
             engine_keys: Gauge::default(),
             siblings_refused: Counter::default(),
-            corrupt_records: Counter::default(),
+            corrupt_records: Family::default(),
+            mended_records: Counter::default(),
+            lost_records: Counter::default(),
             metadata_version: Gauge::default(),
         };
         let help = "Time of each sync of the engine";
@@ -174,8 +183,12 @@ impl Single {
         registry.register("engine_keys", help, single.engine_keys.clone());
         let help = "Writes refused because the key has as many siblings as it may";
         registry.register("siblings_refused", help, single.siblings_refused.clone());
-        let help = "Records whose checksum did not match";
+        let help = "Damaged records met, each once per opening of the store, by space";
         registry.register("corrupt_records", help, single.corrupt_records.clone());
+        let help = "Damaged records replaced by what all other owners hold";
+        registry.register("mended_records", help, single.mended_records.clone());
+        let help = "Damaged records given up for a write, since no other owner held the key";
+        registry.register("lost_records", help, single.lost_records.clone());
         let help = "Version of the newest metadata document known; 0: none";
         registry.register("metadata_version", help, single.metadata_version.clone());
         single
@@ -280,9 +293,19 @@ impl Metrics {
         self.single.siblings_refused.inc();
     }
 
-    /// Counts a record whose checksum did not match.
-    pub fn corrupt_record(&self) {
-        self.single.corrupt_records.inc();
+    /// Counts damaged records of a space.
+    pub fn corrupt_records(&self, space: &'static str, records: u64) {
+        self.single.corrupt_records.get_or_create(&SpaceLabels { space }).inc_by(records);
+    }
+
+    /// Counts damaged records that were replaced by what all other owners hold.
+    pub fn mended_records(&self, records: u64) {
+        self.single.mended_records.inc_by(records);
+    }
+
+    /// Counts damaged records that were given up, since no other owner held the key.
+    pub fn lost_records(&self, records: u64) {
+        self.single.lost_records.inc_by(records);
     }
 
     /// Everything, as OpenMetrics text.
@@ -384,7 +407,9 @@ mod tests {
         metrics.engine_keys(10);
         metrics.metadata_version(2);
         metrics.sibling_refused();
-        metrics.corrupt_record();
+        metrics.corrupt_records("objects", 3);
+        metrics.mended_records(2);
+        metrics.lost_records(1);
         let page = metrics.encode();
         for line in [
             r#"quorate_shard_queue_depth{shard="3"} 7"#,
@@ -395,7 +420,9 @@ mod tests {
             "quorate_engine_keys 10",
             "quorate_metadata_version 2",
             "quorate_siblings_refused_total 1",
-            "quorate_corrupt_records_total 1",
+            r#"quorate_corrupt_records_total{space="objects"} 3"#,
+            "quorate_mended_records_total 2",
+            "quorate_lost_records_total 1",
         ] {
             assert!(page.contains(line), "{line} is not in:\n{page}");
         }

@@ -32,12 +32,7 @@ pub(super) async fn answer(
     wire::reply_message(id, handler.metadata_version(), reply)
 }
 
-async fn respond(
-    handler: &dyn Handler,
-    from: NodeId,
-    message: Message,
-    arrived: Instant,
-) -> Reply {
+async fn respond(handler: &dyn Handler, from: NodeId, message: Message, arrived: Instant) -> Reply {
     let timeout = Duration::from_millis(message.timeout_ms.into());
     let timeout = timeout.saturating_sub(arrived.elapsed());
     let write = matches!(message.body, Some(Body::ForwardWrite(_)));

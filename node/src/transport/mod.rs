@@ -92,6 +92,8 @@ pub struct Replicate {
     pub synced: bool,
     /// The write that caused this, and its dot, for the operation index; none for a repair.
     pub operation: Option<(OperationId, Dot)>,
+    /// The object holds what every other owner held, and so may replace a damaged record.
+    pub mend: bool,
 }
 
 /// Tell what you hold of a key.
@@ -201,6 +203,8 @@ pub struct ScanPage {
 pub struct ScanPageReply {
     /// Keys and objects.
     pub items: Vec<(Key, EncodedObject)>,
+    /// Keys between them whose records are damaged here, so that nothing is said of them.
+    pub damaged: Vec<Key>,
     /// Whether no key comes after the last of these.
     pub complete: bool,
 }

@@ -154,6 +154,7 @@ pub fn encode_request(request: Request) -> Body {
             object: m.object.0,
             synced: m.synced,
             operation: m.operation.map_or_else(Bytes::new, encode_cause),
+            mend: m.mend,
         }),
         Request::Read(m) => Body::Read(proto::Read {
             namespace: m.namespace.0,
@@ -199,6 +200,7 @@ pub fn decode_request(body: Option<Body>) -> Result<Request, WireError> {
             object: EncodedObject(m.object),
             synced: m.synced,
             operation: decode_cause(m.operation)?,
+            mend: m.mend,
         }),
         Some(Body::Read(m)) => Request::Read(Read {
             namespace: NamespaceId(m.namespace),
@@ -260,6 +262,7 @@ pub fn encode_reply(reply: Reply) -> Body {
                 .map(|(key, object)| proto::KeyObject { key: key.to_bytes(), object: object.0 })
                 .collect(),
             complete: m.complete,
+            damaged: m.damaged.into_iter().map(|key| key.to_bytes()).collect(),
         }),
         Reply::Document(document) => Body::DocumentReply(proto::DocumentReply { document }),
         Reply::Learned { version } => Body::Learned(proto::Learned { version }),
@@ -327,7 +330,8 @@ fn decode_scan_page(m: proto::ScanPage) -> Result<ScanPage, WireError> {
 fn decode_scan_page_reply(m: proto::ScanPageReply) -> Result<ScanPageReply, WireError> {
     let item = |item: proto::KeyObject| Ok((Key::new(item.key)?, EncodedObject(item.object)));
     let items = m.items.into_iter().map(item).collect::<Result<_, KeyError>>()?;
-    Ok(ScanPageReply { items, complete: m.complete })
+    let damaged = m.damaged.into_iter().map(Key::new).collect::<Result<_, KeyError>>()?;
+    Ok(ScanPageReply { items, damaged, complete: m.complete })
 }
 
 fn decode_held(m: proto::ReadReply) -> Result<Held, WireError> {

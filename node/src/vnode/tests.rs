@@ -21,6 +21,7 @@ struct Store {
     rng: ChaCha8Rng,
     clock: Hlc,
     corrupt: u64,
+    mended: Mended,
 }
 
 fn address(key: u8) -> Address {
@@ -35,7 +36,15 @@ fn operation(sequence: u64) -> OperationId {
 fn put(key: u8, sequence: u64, context: Context) -> Write {
     let value = Some(Bytes::from(format!("value {sequence}")));
     let operation = operation(sequence);
-    Write { address: address(key), value, context, operation, at_least_once: false, doubtful: None, refusal: None }
+    Write {
+        address: address(key),
+        value,
+        context,
+        operation,
+        at_least_once: false,
+        doubtful: None,
+        refusal: None,
+    }
 }
 
 impl Store {
@@ -45,7 +54,7 @@ impl Store {
 
     fn open(engine: MemoryEngine, rng: ChaCha8Rng) -> Self {
         let vnode = Vnode::open(ID, &engine).unwrap();
-        Self { engine, vnode, rng, clock: Hlc::default(), corrupt: 0 }
+        Self { engine, vnode, rng, clock: Hlc::default(), corrupt: 0, mended: Mended::default() }
     }
 
     fn turn<T>(&mut self, work: impl FnOnce(&mut Vnode, &mut Turn<'_>) -> T) -> T {
@@ -55,11 +64,13 @@ impl Store {
             admitting: ADMITTING,
             rng: &mut self.rng,
             clock: &mut self.clock,
-            corrupt: 0,
+            corrupt: BTreeMap::new(),
+            mended: Mended::default(),
         };
         let result = work(&mut self.vnode, &mut turn);
-        self.vnode.stage_frontier(&mut turn);
-        self.corrupt += turn.corrupt;
+        self.corrupt += self.vnode.stage_frontier(&mut turn.batch);
+        self.corrupt += turn.corrupt.values().sum::<u64>();
+        self.mended = turn.mended;
         let batch = turn.batch;
         self.engine.apply(batch).unwrap();
         result
@@ -195,7 +206,8 @@ fn a_merge_records_the_operation_and_adds_only_this_keys_dots() {
     other.write(put(1, 1, Context::default())).unwrap();
     let second = other.write(put(2, 2, Context::default())).unwrap();
     let operation = Some((operation(2), second.dot));
-    let merge = Merge { address: address(2), object: second.object.clone(), operation };
+    let merge =
+        Merge { address: address(2), object: second.object.clone(), operation, mend: false };
     home.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
     assert!(home.vnode.frontier().contains(second.dot));
     let first = Dot { n: 1, ..second.dot };
@@ -224,20 +236,51 @@ fn a_damaged_record_ends_the_actor_and_forgets_the_frontier_not_the_data() {
     let mut store = Store::new(1);
     let kept = store.write(put(1, 1, Context::default())).unwrap();
     store.write(put(2, 2, Context::default())).unwrap();
-    let mut rot = Batch::new();
-    let key = address(2).stored();
-    rot.put(Space::Objects, key.clone(), Bytes::from_static(b"\x01rotten bytes"));
-    store.engine.apply(rot).unwrap();
+    rot(&store, Space::Objects, address(2).stored());
 
-    let refused = store.turn(|vnode, turn| vnode.read(turn, &address(2))).unwrap_err();
-    assert_eq!(refused.kind(), "data", "never not-found, never wrong bytes");
-    assert_eq!((store.corrupt, store.vnode.frontier().iter().count()), (1, 0));
+    for _ in 0..2 {
+        let refused = store.turn(|vnode, turn| vnode.read(turn, &address(2))).unwrap_err();
+        assert_eq!(refused.kind(), "damaged", "never not-found, never wrong bytes");
+    }
+    assert_eq!(store.corrupt, 1, "each record is counted once");
+    assert_eq!(store.vnode.frontier().iter().count(), 0);
     assert!(store.read(1).holds(kept.dot));
     assert_eq!(store.engine.scan(Space::Frontiers, KeyRange::all()).count(), 0);
 
-    let written = store.write(put(2, 3, Context::default())).unwrap();
+    let written = store.write(put(1, 3, Context::default())).unwrap();
     assert_ne!(written.dot.actor, kept.dot.actor, "what was lost may not be covered");
-    assert_eq!(store.read(2).entries().len(), 1);
+}
+
+#[test]
+fn only_a_mend_replaces_a_damaged_record() {
+    let mut store = Store::new(1);
+    let lost = store.write(put(1, 1, Context::default())).unwrap();
+    let others = Store::new(2).write(put(1, 2, Context::default())).unwrap();
+    rot(&store, Space::Objects, address(1).stored());
+
+    let refused = store.write(put(1, 3, Context::default())).unwrap_err();
+    assert_eq!(refused.error.kind(), "damaged");
+    let object = others.object.clone();
+    let mut merge = Merge { address: address(1), object, operation: None, mend: false };
+    let refused = store.turn(|vnode, turn| vnode.merge(turn, merge.clone())).unwrap_err();
+    assert_eq!(refused.kind(), "damaged", "it may hold less than what was acknowledged here");
+    assert!(store.turn(|vnode, turn| vnode.read(turn, &address(1))).is_err());
+
+    merge.mend = true;
+    store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
+    assert_eq!(store.mended, Mended { mended: 1, lost: 0 });
+    assert!(store.read(1).holds(others.dot) && !store.read(1).holds(lost.dot));
+    assert!(store.vnode.frontier().contains(others.dot));
+    let written = store.write(put(1, 4, Context::default())).unwrap();
+    assert_ne!(written.dot.actor, lost.dot.actor);
+
+    rot(&store, Space::Objects, address(1).stored());
+    let nothing = EncodedObject::default();
+    let merge = Merge { address: address(1), object: nothing, operation: None, mend: true };
+    store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
+    assert_eq!(store.mended, Mended { mended: 0, lost: 1 }, "never without a count");
+    assert!(store.read(1).is_absent());
+    assert_eq!(store.corrupt, 2, "a second damage of one record is another");
 }
 
 #[test]
@@ -261,7 +304,7 @@ fn too_many_siblings_are_refused_before_a_dot_exists() {
 fn a_malformed_object_of_a_peer_stages_nothing() {
     let mut store = Store::new(1);
     let object = EncodedObject(Bytes::from_static(b"\x01garbage"));
-    let merge = Merge { address: address(1), object, operation: None };
+    let merge = Merge { address: address(1), object, operation: None, mend: false };
     let refused = store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap_err();
     assert_eq!(refused.kind(), "invalid");
     assert!(store.read(1).is_absent());
@@ -306,7 +349,11 @@ fn a_retry_of_a_write_that_rot_took_is_not_acknowledged_again() {
     let mut store = Store::new(1);
     store.write(put(1, 1, Context::default())).unwrap();
     rot(&store, Space::Objects, address(1).stored());
-    store.write(put(1, 2, Context::default())).unwrap();
+    let retry = store.write(put(1, 1, Context::default())).unwrap_err();
+    assert_eq!(retry.outcome, crate::error::Outcome::Unknown(operation(1)));
+    let nothing = EncodedObject::default();
+    let merge = Merge { address: address(1), object: nothing, operation: None, mend: true };
+    store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
     let retry = store.write(put(1, 1, Context::default())).unwrap_err();
     assert_eq!(retry.outcome, crate::error::Outcome::Unknown(operation(1)));
 }

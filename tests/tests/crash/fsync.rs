@@ -67,6 +67,7 @@ fn acks_of(kind: EngineKind, promise: Promise) -> Vec<Ack> {
 fn is_log(kind: EngineKind, file: &Path) -> bool {
     match kind {
         EngineKind::Fjall => file.extension().is_some_and(|extension| extension == "jnl"),
+        EngineKind::Sled => file.file_name().is_some_and(|name| name == "db"),
         EngineKind::Memory => false,
     }
 }

@@ -4,6 +4,7 @@
 //! ```text
 //!   kill    a child process acknowledges batches over a pipe and is killed with SIGKILL
 //!   fsync   what is acknowledged as synced had been synced before, seen at the C library
+//!   damage  flipped bits, zeros and truncated tails in files: an error, never a silent loss
 //!   full    the disk is full, or a sync fails: writes are refused, reads go on, nothing is lost
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! it: the workload and the moments are drawn from it. `QUORATE_CRASH_ROUNDS` makes the runs longer.
 
 mod child;
+mod damage;
 mod fsync;
 mod full;
 mod kill;

@@ -163,6 +163,7 @@ pub(crate) fn frames() -> Vec<Bytes> {
             object: object.clone(),
             synced: true,
             operation: Some((operation(1), dot(1, 9))),
+            mend: true,
         }),
         transport::Request::ForwardWrite(transport::ForwardWrite {
             namespace,
@@ -196,6 +197,7 @@ pub(crate) fn frames() -> Vec<Bytes> {
         }),
         transport::Reply::ScanPage(ScanPageReply {
             items: vec![(key(b"k2"), object), (key(b"k3"), EncodedObject::default())],
+            damaged: vec![key(b"k4")],
             complete: true,
         }),
         transport::Reply::Document(Some(documents().remove(0))),

@@ -76,6 +76,7 @@ const MODULES: [(&str, &[&str]); 22] = [
             "tasks",
             "telemetry",
             "transport",
+            "vnode",
         ],
     ),
     (

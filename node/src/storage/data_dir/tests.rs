@@ -7,12 +7,18 @@ use crate::storage::{Batch, Space};
 
 const ID: u64 = 0x0123_4567_89ab_cdef;
 
+const ON_DISK: [EngineKind; 2] = [EngineKind::Fjall, EngineKind::Sled];
+
 fn open(path: &Path) -> Result<DataDir, DataDirError> {
-    DataDir::open(path, "node-1", EngineKind::Fjall, || ID)
+    open_with(EngineKind::Fjall, path)
 }
 
-fn reopen(path: &Path) -> Result<DataDir, DataDirError> {
-    DataDir::open(path, "node-1", EngineKind::Fjall, || unreachable!("the store has an id"))
+fn open_with(kind: EngineKind, path: &Path) -> Result<DataDir, DataDirError> {
+    DataDir::open(path, "node-1", kind, || ID)
+}
+
+fn reopen(kind: EngineKind, path: &Path) -> Result<DataDir, DataDirError> {
+    DataDir::open(path, "node-1", kind, || unreachable!("the store has an id"))
 }
 
 /// A directory whose `store.toml` says `text`.
@@ -24,9 +30,13 @@ fn with_store_file(text: &str) -> TempDir {
 
 #[test]
 fn a_store_keeps_its_id_and_its_data() {
+    ON_DISK.into_iter().for_each(keeps_its_id_and_its_data);
+}
+
+fn keeps_its_id_and_its_data(kind: EngineKind) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a/b");
-    let mut data = open(&path).unwrap();
+    let mut data = open_with(kind, &path).unwrap();
     assert_eq!(data.store_id(), ID);
     let mut batch = Batch::new();
     batch.put(Space::Meta, "k", "v");
@@ -34,7 +44,7 @@ fn a_store_keeps_its_id_and_its_data() {
     drop(data);
 
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
-    let mut data = reopen(&path).unwrap();
+    let mut data = reopen(kind, &path).unwrap();
     assert_eq!(data.store_id(), ID);
     let engine = data.engine(EngineOptions::default()).unwrap();
     assert_eq!(engine.get(Space::Meta, b"k").unwrap().unwrap(), "v");
@@ -64,35 +74,45 @@ fn a_second_process_is_told_who_is_there() {
 
 #[test]
 fn every_power_cut_while_a_store_is_made_is_recovered_from() {
+    ON_DISK.into_iter().for_each(power_cuts_are_recovered_from);
+}
+
+fn power_cuts_are_recovered_from(kind: EngineKind) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     // The directory and the lock are there, and a draft of store.toml.
     fs::write(path.join(LOCK_FILE), "1\n").unwrap();
     fs::write(path.join("store.toml.tmp"), "form").unwrap();
-    drop(open(path).unwrap());
+    drop(open_with(kind, path).unwrap());
     // store.toml is there, and half of an engine.
-    fs::create_dir(path.join("fjall.creating")).unwrap();
-    fs::write(path.join("fjall.creating/0.jnl"), "").unwrap();
-    drop(reopen(path).unwrap().engine(EngineOptions::default()).unwrap());
+    let half = path.join(format!("{kind}.creating"));
+    fs::create_dir(&half).unwrap();
+    fs::write(half.join("0.jnl"), "").unwrap();
+    fs::write(half.join("mark"), "").unwrap();
+    drop(reopen(kind, path).unwrap().engine(EngineOptions::default()).unwrap());
     // The engine is there, but store.toml does not know it yet.
-    let mut data = reopen(path).unwrap();
+    let mut data = reopen(kind, path).unwrap();
     data.store.state = StoreState::Creating;
     data.store.write(path).unwrap();
     drop(data);
-    reopen(path).unwrap().engine(EngineOptions::default()).unwrap();
-    assert_eq!(reopen(path).unwrap().store.state, StoreState::Ready);
+    reopen(kind, path).unwrap().engine(EngineOptions::default()).unwrap();
+    assert_eq!(reopen(kind, path).unwrap().store.state, StoreState::Ready);
 }
 
 #[test]
 fn half_a_store_is_refused() {
+    ON_DISK.into_iter().for_each(half_of_it_is_refused);
+}
+
+fn half_of_it_is_refused(kind: EngineKind) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
-    drop(open(path).unwrap().engine(EngineOptions::default()).unwrap());
+    drop(open_with(kind, path).unwrap().engine(EngineOptions::default()).unwrap());
     fs::rename(path.join(STORE_FILE), path.join("aside")).unwrap();
-    assert!(matches!(open(path), Err(DataDirError::Missing { .. })));
+    assert!(matches!(open_with(kind, path), Err(DataDirError::Missing { .. })));
     fs::rename(path.join("aside"), path.join(STORE_FILE)).unwrap();
-    fs::remove_dir_all(path.join("fjall")).unwrap();
-    let refused = reopen(path).unwrap().engine(EngineOptions::default());
+    fs::remove_dir_all(path.join(kind.name())).unwrap();
+    let refused = reopen(kind, path).unwrap().engine(EngineOptions::default());
     assert!(matches!(refused.map(drop), Err(DataDirError::Missing { .. })));
 }
 
@@ -102,8 +122,10 @@ fn a_directory_of_another_node_or_engine_is_refused() {
     drop(open(directory.path()).unwrap());
     let other = DataDir::open(directory.path(), "node-2", EngineKind::Fjall, || ID);
     assert!(matches!(other, Err(DataDirError::OtherNode { found, .. }) if found == "node-1"));
-    let other = DataDir::open(directory.path(), "node-1", EngineKind::Memory, || ID);
-    assert!(matches!(other, Err(DataDirError::OtherEngine { found, .. }) if found == "fjall"));
+    for wanted in [EngineKind::Memory, EngineKind::Sled] {
+        let other = DataDir::open(directory.path(), "node-1", wanted, || ID);
+        assert!(matches!(other, Err(DataDirError::OtherEngine { found, .. }) if found == "fjall"));
+    }
 }
 
 #[test]

@@ -160,3 +160,76 @@ fn written_bytes(subject: &FjallSubject) -> u64 {
     let content = fs::read(journal_of(subject.directory.path())).unwrap();
     content.iter().rposition(|&byte| byte != 0).unwrap() as u64 + 1
 }
+
+#[test]
+fn a_synced_tail_that_is_cut_off_is_missed() {
+    let subject = FjallSubject::create();
+    let put = |key: &'static str| {
+        let mut batch = Batch::new();
+        batch.put(Space::Objects, key, "value");
+        subject.engine.apply(batch).unwrap();
+        written_bytes(&subject)
+    };
+    let unsynced = put("a");
+    subject.engine.sync().unwrap();
+    put("b");
+    let opened = |length| {
+        let copy = tempfile::tempdir().unwrap();
+        copy_files(subject.directory.path(), copy.path());
+        let journal = fs::OpenOptions::new().write(true).open(journal_of(copy.path())).unwrap();
+        journal.set_len(length).unwrap();
+        let path = copy.path().join("fjall");
+        // An opening that cuts something off must leave it as noticeable for the next one.
+        drop(FjallEngine::open(&path, small()));
+        (FjallEngine::open(&path, small()).map(|engine| engine.cut_bytes()), copy)
+    };
+    let (kept, _copy) = opened(written_bytes(&subject));
+    assert_eq!(kept.unwrap(), 0);
+    let (torn, _copy) = opened(written_bytes(&subject) - 1);
+    assert_eq!(torn.unwrap(), 0, "it was cut off by the opening before");
+    for length in [0, unsynced - 1, unsynced] {
+        let (missed, _copy) = opened(length);
+        let error = missed.unwrap_err();
+        assert!(matches!(&error, EngineError::Corrupt { .. }), "{error}");
+    }
+}
+
+#[test]
+fn damage_before_a_later_journal_is_never_forgotten() {
+    let subject = FjallSubject::create();
+    let mut batch = Batch::new();
+    batch.put(Space::Objects, "key", vec![b'v'; 100]);
+    subject.engine.apply(batch).unwrap();
+    let directory = subject.directory;
+    drop(subject.engine);
+    let path = directory.path().join("fjall");
+    // As after a rotation: the journal is sealed, and an empty one follows it.
+    fs::write(path.join("1.jnl"), []).unwrap();
+    let sealed = path.join("0.jnl");
+    let mut content = fs::read(&sealed).unwrap();
+    content[0] = 0xff;
+    fs::write(&sealed, content).unwrap();
+    for _ in 0..2 {
+        let refused = FjallEngine::open(&path, small()).map(drop);
+        assert!(matches!(refused, Err(EngineError::Corrupt { .. })), "{refused:?}");
+    }
+}
+
+#[test]
+fn after_a_failure_the_journals_are_written_again() {
+    let subject = FjallSubject::create();
+    let mut batch = Batch::new();
+    batch.put(Space::Objects, "key", "value");
+    subject.engine.apply(batch).unwrap();
+    let journal = journal_of(subject.directory.path());
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    let before = inode(&journal);
+    let failure = subject.engine.noting(EngineError::Poisoned);
+    assert!(matches!(failure, EngineError::Poisoned));
+    let subject = subject.reopen();
+    assert_ne!(inode(&journal), before);
+    assert_eq!(subject.engine.get(Space::Objects, b"key").unwrap().unwrap(), "value");
+    let again = inode(&journal);
+    let _subject = subject.reopen();
+    assert_eq!(inode(&journal), again, "once is enough");
+}

@@ -112,12 +112,7 @@ impl GrpcPeers {
         link
     }
 
-    fn send(
-        &self,
-        to: NodeId,
-        message: Message,
-        deadline: Instant,
-    ) -> Result<Ticket, PeerError> {
+    fn send(&self, to: NodeId, message: Message, deadline: Instant) -> Result<Ticket, PeerError> {
         let links = self.links.load();
         let link = links.get(&to).ok_or_else(|| PeerError::Disconnected {
             reason: format!("node {to} is no other member"),

@@ -76,6 +76,7 @@ fn encode_error(error: RequestError) -> proto::Failure {
         RequestError::NotReady { reason } => with(Code::NotReady, reason),
         RequestError::Conflict { reason } => with(Code::Conflict, reason),
         RequestError::Data { reason } => with(Code::Data, reason),
+        RequestError::Damaged { reason } => with(Code::Damaged, reason),
         RequestError::Internal { reason } => with(Code::Internal, reason),
     }
 }
@@ -107,6 +108,7 @@ fn decode_error(m: proto::Failure) -> Result<RequestError, WireError> {
         Ok(Code::NotReady) => RequestError::NotReady { reason: text },
         Ok(Code::Conflict) => RequestError::Conflict { reason: text },
         Ok(Code::Data) => RequestError::Data { reason: text },
+        Ok(Code::Damaged) => RequestError::Damaged { reason: text },
         Ok(Code::Internal) => RequestError::Internal { reason: text },
         Ok(Code::Unspecified) | Err(_) => return Err(unknown("error code", m.code)),
     })

@@ -38,9 +38,9 @@ fn dot() -> impl Strategy<Value = Dot> {
 
 fn key_requests() -> impl Strategy<Value = Request> {
     prop_oneof![
-        (place(), object(), any::<bool>(), option::of((operation(), dot()))).prop_map(
-            |((namespace, key), object, synced, operation)| {
-                Request::Replicate(Replicate { namespace, key, object, synced, operation })
+        (place(), object(), any::<[bool; 2]>(), option::of((operation(), dot()))).prop_map(
+            |((namespace, key), object, [synced, mend], operation)| {
+                Request::Replicate(Replicate { namespace, key, object, synced, operation, mend })
             }
         ),
         (place(), any::<bool>()).prop_map(|((namespace, key), digest)| {
@@ -101,6 +101,7 @@ fn errors() -> impl Strategy<Value = RequestError> {
         ".*".prop_map(|reason| RequestError::NotReady { reason }),
         ".*".prop_map(|reason| RequestError::Conflict { reason }),
         ".*".prop_map(|reason| RequestError::Data { reason }),
+        ".*".prop_map(|reason| RequestError::Damaged { reason }),
         ".*".prop_map(|reason| RequestError::Internal { reason }),
     ]
 }
@@ -118,6 +119,7 @@ fn failures() -> impl Strategy<Value = Reply> {
 fn replies() -> impl Strategy<Value = Reply> {
     let acked = prop::collection::vec(any::<u64>().prop_map(NodeId), 0..5);
     let items = prop::collection::vec((key(), object()), 0..4);
+    let damaged = prop::collection::vec(key(), 0..3);
     prop_oneof![
         3 => failures(),
         1 => any::<bool>().prop_map(|synced| Reply::Replicated { synced }),
@@ -130,8 +132,10 @@ fn replies() -> impl Strategy<Value = Reply> {
                 Reply::WriteResult(WriteResult { context, siblings, dot, acked, synced })
             }
         ),
-        1 => (items, any::<bool>())
-            .prop_map(|(items, complete)| Reply::ScanPage(ScanPageReply { items, complete })),
+        1 => (items, damaged, any::<bool>())
+            .prop_map(|(items, damaged, complete)| {
+                Reply::ScanPage(ScanPageReply { items, damaged, complete })
+            }),
         1 => option::of(bytes()).prop_map(Reply::Document),
         1 => any::<u64>().prop_map(|version| Reply::Learned { version }),
         1 => bytes().prop_map(Reply::Register),

@@ -1,0 +1,119 @@
+//! Replacing a damaged record by what every other owner of its key holds.
+//!
+//! A damaged record may have held a write that this owner acknowledged together with one other
+//! owner. If what replaced it came from R owners and that one was not among them, a later read of
+//! this owner and of a third one would miss the write, and R + W > N would be a promise broken. So
+//! every other owner is asked:
+//!
+//! ```text
+//!   owners A (damaged) B C    B: {b:1 → x}   C: {b:1 → x, c:4 → y}    A is sent {b:1 → x, c:4 → y}
+//!                             B: {b:1 → x}   C: no answer             A stays damaged, tried again
+//! ```
+//!
+//! An owner whose own record is damaged has nothing to tell, and is not waited for. Where no owner
+//! holds the key, a read leaves the record as it is, since *not found* would hide a loss; a write
+//! gives it up, which is counted, since the key could never be written again otherwise.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::time::{Instant, sleep};
+
+use super::read::{Heard, Repairing};
+use super::{Coordinator, REPAIR_TIMEOUT, Target};
+use crate::dynamo::format::EncodedObject;
+use crate::dynamo::key::NodeId;
+use crate::dynamo::object::Object;
+use crate::dynamo::quorum::{Cause, Failure};
+use crate::error::RequestError;
+
+/// How long a record is left alone after it could not be mended: reads of a busy key must not make
+/// its other owners answer twice for as long as one of them is away.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What becomes of a damaged record if no other owner holds the key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum IfAbsent {
+    /// It stays.
+    Keep,
+    /// It is given up, and counted.
+    GiveUp,
+}
+
+impl Coordinator {
+    /// Mends, after the answer, what owners said to be damaged.
+    pub(super) fn mend_later(&self, target: &Target, failures: &[Failure]) {
+        for failure in failures.iter().filter(|failure| failure.cause == Cause::Damaged) {
+            let Ok(permit) = self.repairs.clone().try_acquire_owned() else { return };
+            let place = (target.address.clone(), failure.node);
+            if !self.mending.lock().unwrap_or_else(PoisonError::into_inner).insert(place.clone()) {
+                continue;
+            }
+            let (coordinator, target, node) = (self.clone(), target.clone(), failure.node);
+            tokio::spawn(async move {
+                let deadline = Instant::now() + REPAIR_TIMEOUT;
+                if let Err(error) = coordinator.mend(&target, node, IfAbsent::Keep, deadline).await
+                {
+                    let hash = target.address.hash().0;
+                    tracing::warn!(%node, key_hash = format_args!("{hash:016x}"), %error, "a damaged record stays");
+                    sleep(AGAIN_AFTER).await;
+                }
+                let mut mending =
+                    coordinator.mending.lock().unwrap_or_else(PoisonError::into_inner);
+                mending.remove(&place);
+                drop(permit);
+            });
+        }
+    }
+
+    /// Replaces `node`'s damaged record. An error leaves it as it is.
+    pub(super) async fn mend(
+        &self,
+        target: &Target,
+        node: NodeId,
+        if_absent: IfAbsent,
+        deadline: Instant,
+    ) -> Result<(), RequestError> {
+        let name = |node| target.view.name_of(node);
+        let others = target.preference()?.owners().iter().filter(|&&other| other != node);
+        let mut asked: FuturesUnordered<_> =
+            others.map(|&other| self.ask(target, other, false, deadline)).collect();
+        let mut merged = Object::default();
+        while let Some((other, heard)) = asked.next().await {
+            match heard {
+                Heard::Object(object) => drop(merged.merge(&object)),
+                Heard::Failed(Cause::Damaged) => {}
+                Heard::Failed(cause) => {
+                    let reason = format!(
+                        "the record of the key on {} is damaged, and is mended only when every other \
+                         owner can be asked: {} {cause}; try again, or another node",
+                        name(node),
+                        name(other)
+                    );
+                    return Err(RequestError::Damaged { reason });
+                }
+                Heard::Digest(_) | Heard::Repaired => {
+                    return Err(RequestError::internal("unexpected answer"));
+                }
+            }
+        }
+        if merged.is_absent() && if_absent == IfAbsent::Keep {
+            let reason = format!(
+                "the record of the key on {} is damaged, and no other owner holds the key; the next \
+                 write of the key by way of that node replaces it",
+                name(node)
+            );
+            return Err(RequestError::Damaged { reason });
+        }
+        let mend = Repairing { object: EncodedObject::new(&merged), mend: true };
+        match self.send_object(target, mend, node, deadline).await.1 {
+            Heard::Repaired => Ok(()),
+            Heard::Failed(cause) => {
+                let reason = format!("{} {cause}, and could not be mended", name(node));
+                Err(RequestError::Damaged { reason })
+            }
+            Heard::Object(_) | Heard::Digest(_) => Err(RequestError::internal("unexpected answer")),
+        }
+    }
+}
