@@ -21,6 +21,7 @@ use crate::{
     retry::{Backoff, Deadline, server_ms},
     route::{Routes, Target, Tries},
     throttle::RetryBudget,
+    tls::TlsConfig,
     topology::{NamespaceDescription, Topology},
 };
 
@@ -31,6 +32,8 @@ pub struct ClientConfig {
     pub endpoints: Vec<String>,
     /// How long each operation may take, its retries included.
     pub timeout: Duration,
+    /// TLS with every node; none: without.
+    pub tls: Option<TlsConfig>,
 }
 
 impl ClientConfig {
@@ -42,9 +45,9 @@ impl ClientConfig {
 }
 
 impl Default for ClientConfig {
-    /// No endpoints, and 5 s: as long as a server takes at most by default.
+    /// No endpoints, no TLS, and 5 s: as long as a server takes at most by default.
     fn default() -> Self {
-        Self { endpoints: Vec::new(), timeout: Duration::from_secs(5) }
+        Self { endpoints: Vec::new(), timeout: Duration::from_secs(5), tls: None }
     }
 }
 
@@ -65,23 +68,30 @@ impl Client {
     /// Learns the topology from the first endpoint that answers, in turn, within the timeout.
     pub async fn connect(config: ClientConfig) -> Result<Self, Error> {
         let deadline = Deadline::after(config.timeout);
-        let seed = |address: &String| Connection::new(address, address);
-        let seeds = config.endpoints.iter().map(seed).collect::<Result<Vec<_>, _>>()?;
-        let mut reasons = Vec::new();
+        let ClientConfig { endpoints, timeout, tls } = config;
+        let seed = |address: &String| Connection::new(address, address, tls.as_ref());
+        let seeds = endpoints.iter().map(seed).collect::<Result<Vec<_>, _>>()?;
+        let (mut reasons, mut advice) = (Vec::new(), None);
         for (at, node) in seeds.iter().enumerate() {
             let limit = deadline.remaining() / (seeds.len() - at) as u32;
-            match learn(node, limit).await.and_then(|topology| Routes::new(topology, &seeds)) {
+            match learn(node, limit)
+                .await
+                .and_then(|topology| Routes::new(topology, &seeds, tls.as_ref()))
+            {
                 Ok(routes) => {
-                    return Ok(Self(Arc::new(Shared::new(config.timeout, seeds, routes))));
+                    return Ok(Self(Arc::new(Shared::new(timeout, tls, seeds, routes))));
                 }
-                Err(error) => reasons.push(format!("{}: {}", node.address, error.message())),
+                Err(error) => {
+                    advice = error.advice();
+                    reasons.push(format!("{}: {}", node.address, error.message()));
+                }
             }
         }
         let message = match reasons.as_slice() {
             [] => return Err(Error::new(ErrorKind::Invalid, "no endpoints were given")),
             reasons => format!("no endpoint answered: {}", reasons.join(" | ")),
         };
-        Err(Error::new(ErrorKind::Unavailable, message))
+        Err(Error::new(ErrorKind::Unavailable, message).advising(advice))
     }
 
     /// A cheap handle to a namespace, which need not exist yet.
@@ -169,6 +179,7 @@ impl fmt::Debug for Client {
 /// What all clones of a client share.
 pub(crate) struct Shared {
     timeout: Duration,
+    tls: Option<TlsConfig>,
     seeds: Vec<Arc<Connection>>,
     routes: ArcSwap<Routes>,
     /// When the last refresh began. Held while one runs, so that those who find the topology
@@ -188,9 +199,15 @@ impl Shared {
     /// Notices in time what no error tells, such as a namespace dropped and made again.
     const REFRESH_AGE: Duration = Duration::from_secs(30);
 
-    fn new(timeout: Duration, seeds: Vec<Arc<Connection>>, routes: Routes) -> Self {
+    fn new(
+        timeout: Duration,
+        tls: Option<TlsConfig>,
+        seeds: Vec<Arc<Connection>>,
+        routes: Routes,
+    ) -> Self {
         Self {
             timeout,
+            tls,
             seeds,
             routes: ArcSwap::from_pointee(routes),
             refreshed: Mutex::new(Instant::now()),
@@ -405,7 +422,8 @@ impl Shared {
         }
         if topology.version >= routes.topology.version {
             let known = [&self.seeds[..], &routes.nodes].concat();
-            self.routes.store(Arc::new(Routes::new(Arc::clone(&topology), &known)?));
+            let routes = Routes::new(Arc::clone(&topology), &known, self.tls.as_ref())?;
+            self.routes.store(Arc::new(routes));
         }
         Ok(topology)
     }

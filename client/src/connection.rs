@@ -22,6 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::{
     error::{Error, ErrorKind, Reach},
     retry::Deadline,
+    tls::TlsConfig,
 };
 
 /// Within a data centre a connection takes a millisecond; a second allows for one lost packet.
@@ -73,11 +74,20 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Prepares a connection to `address`, which is HOST:PORT; the first call makes it.
-    pub(crate) fn new(name: &str, address: &str) -> Result<Arc<Self>, Error> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
+    pub(crate) fn new(
+        name: &str,
+        address: &str,
+        tls: Option<&TlsConfig>,
+    ) -> Result<Arc<Self>, Error> {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(|error| {
             let message = format!("{address:?} is no HOST:PORT: {error}");
             Error::new(ErrorKind::Invalid, message)
         })?;
+        let endpoint = match tls {
+            Some(tls) => tls.apply(endpoint, address)?,
+            None => endpoint,
+        };
         let channel = endpoint
             .tcp_nodelay(true)
             .connect_timeout(CONNECT_TIMEOUT)
@@ -249,7 +259,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_must_be_one() {
-        let error = Connection::new("n1", "not an address").unwrap_err();
+        let error = Connection::new("n1", "not an address", None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
     }
 }

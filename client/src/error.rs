@@ -18,7 +18,7 @@ use quorate_proto::v1::{
 use thiserror::Error;
 use tonic::{Code, Status};
 
-use crate::operation::OperationId;
+use crate::{operation::OperationId, tls};
 
 /// What a caller does about an error depends on this alone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -80,6 +80,8 @@ struct Inner {
     needed: u32,
     got: u32,
     retry_after: Duration,
+    /// What to do, if more is known than the kind tells.
+    advice: Option<&'static str>,
 }
 
 /// How far a failed request came.
@@ -136,6 +138,7 @@ impl Error {
             needed: 0,
             got: 0,
             retry_after: Duration::ZERO,
+            advice: None,
         }))
     }
 
@@ -178,11 +181,25 @@ impl Error {
     }
 
     fn from_transport(status: &Status, node: &str) -> Self {
+        let text = describe_transport(status);
+        if let Some((message, advice)) = tls::explain(&text) {
+            // Where TLS does not come about, no request is heard.
+            return Self::new(ErrorKind::Unavailable, message).at(node).advising(Some(advice));
+        }
         let kind = kind_of_code(status.code());
         let refused = connection_failed(status)
             || matches!(status.code(), Code::Unimplemented | Code::OutOfRange);
         let reach = if refused { Reach::NotSent } else { Reach::Lost };
-        Self::new(kind, describe_transport(status)).at(node).reaching(reach)
+        Self::new(kind, text).at(node).reaching(reach)
+    }
+
+    pub(crate) fn advising(mut self, advice: Option<&'static str>) -> Self {
+        self.0.advice = advice;
+        self
+    }
+
+    pub(crate) fn advice(&self) -> Option<&'static str> {
+        self.0.advice
     }
 
     pub(crate) fn at(mut self, node: &str) -> Self {
@@ -215,6 +232,9 @@ impl Error {
     }
 
     fn next_step(&self) -> &'static str {
+        if let Some(advice) = self.0.advice {
+            return advice;
+        }
         match (self.0.detail, self.0.kind) {
             (Kind::Quorum, _) => "try again, bring nodes back, or ask for fewer replicas",
             (Kind::Context, _) => "read the key again and use the context of that read",

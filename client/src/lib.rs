@@ -40,6 +40,7 @@ mod retry;
 mod route;
 mod scan;
 mod throttle;
+mod tls;
 mod token;
 mod topology;
 mod write;
@@ -58,5 +59,6 @@ pub use options::{
     DeleteOptions, GetOptions, NamespaceSpec, PutOptions, Repair, Retry, ScanOptions, UpdateOptions,
 };
 pub use outcome::{Deleted, Read, Receipt, ScanItem, Sibling, Updated, Written};
+pub use tls::TlsConfig;
 pub use token::{Context, Cursor, ParseTokenError};
 pub use topology::{ConflictRule, Member, NamespaceDescription, Topology};

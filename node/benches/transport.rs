@@ -13,7 +13,7 @@ use quorate_node::dynamo::key::{Key, NamespaceId, NodeId};
 use quorate_node::dynamo::operation::Opening;
 use quorate_node::error::RequestError;
 use quorate_node::transport::grpc::{
-    Bootstrap, GrpcPeers, Identity, Incarnation, Limits, Local, PeerService, server,
+    Bootstrap, Dialer, GrpcPeers, Identity, Incarnation, Limits, Local, PeerService, server,
 };
 use quorate_node::transport::{Handler, Peers, Replicate, Reply, Request, listener};
 use tokio_util::sync::CancellationToken;
@@ -67,7 +67,12 @@ async fn connect(
     let (incoming, address) = listener::bind("127.0.0.1:0").await.expect("a free port");
     let router = server().add_service(service.into_server());
     tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
-    let peers = GrpcPeers::new(local(NodeId(1), handler), Limits::default(), stop.clone());
+    let peers = GrpcPeers::new(
+        local(NodeId(1), handler),
+        Dialer::default(),
+        Limits::default(),
+        stop.clone(),
+    );
     peers.set_members(&[(two, address.to_string())]);
     while !peers.connected(two) {
         tokio::time::sleep(Duration::from_millis(5)).await;

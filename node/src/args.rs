@@ -56,8 +56,24 @@ command again: members that have the document keep it, the others get it.
 
 Examples:
   quorate init --members a:7501,b:7501,c:7501
-  quorate init --members a:7501,b:7501,c:7501,d:7501 --voters node-a,node-b,node-c")]
+  quorate init --members a:7501,b:7501,c:7501,d:7501 --voters node-a,node-b,node-c
+  quorate init --members a:7501 --peer-tls-ca ca.pem --peer-tls-cert a.pem --peer-tls-key a.key")]
     Init(InitArgs),
+
+    /// Make certificates: a development CA, and what nodes and clients show
+    #[command(after_help = "\
+Writes DIR/ca.pem and ca.key, DIR/NAME.pem and NAME.key for each node, DIR/clients/NAME.pem and
+NAME.key for each client. A CA that is there is used again, so that the same command renews
+certificates and adds nodes. Prints what to write into each node's configuration.
+
+A node's certificate is valid for its hosts, which clients dial, and has the URI quorate://node/NAME,
+by which other nodes know it.
+
+Examples:
+  quorate certs --out certs --node node-1=10.0.0.1 --node node-2=10.0.0.2 --node node-3=10.0.0.3
+  quorate certs --out certs --node node-4=10.0.0.4,db4.example.org       one more, later
+  quorate certs --out certs --client alice                               for kv-cli --tls-cert")]
+    Certs(CertsArgs),
 
     /// Run a whole cluster on this machine, to try things out
     #[command(after_help = "\
@@ -68,6 +84,7 @@ on the same DIR, the same cluster serves the same data.
 Examples:
   quorate dev
   quorate dev --nodes 3 --data /tmp/quorate
+  quorate dev --tls
   kill -9 PID        then    quorate serve --config /tmp/quorate/node-2/node.toml")]
     Dev(DevArgs),
 }
@@ -141,6 +158,24 @@ pub struct Overrides {
     /// Under which address other nodes reach this node
     #[arg(long, value_name = "HOST:PORT")]
     peer_advertise: Option<String>,
+    /// Certificate shown to clients: TLS on the client port
+    #[arg(long, value_name = "FILE")]
+    client_tls_cert: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, value_name = "FILE")]
+    client_tls_key: Option<PathBuf>,
+    /// CA of the certificates that clients must show
+    #[arg(long, value_name = "FILE")]
+    client_tls_ca: Option<PathBuf>,
+    /// Certificate shown to other nodes: mutual TLS on the peer port
+    #[arg(long, value_name = "FILE")]
+    peer_tls_cert: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, value_name = "FILE")]
+    peer_tls_key: Option<PathBuf>,
+    /// CA of the certificates of all nodes
+    #[arg(long, value_name = "FILE")]
+    peer_tls_ca: Option<PathBuf>,
     /// Peer addresses asked for the cluster's document
     #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',')]
     seeds: Option<Vec<String>>,
@@ -198,6 +233,53 @@ pub struct InitArgs {
     /// By default five members, or three, or one: the largest of these numbers that there are.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     pub voters: Vec<String>,
+
+    /// TLS.
+    #[command(flatten)]
+    pub tls: PeerTlsArgs,
+}
+
+/// Where the certificates are with which `init` talks to members, if they have TLS.
+#[derive(Clone, Default, Debug, Args)]
+#[command(next_help_heading = "TLS: those of any node, when the members have it")]
+pub struct PeerTlsArgs {
+    /// CA of the members' certificates
+    #[arg(long, value_name = "FILE", env = "QUORATE_PEER_TLS_CA")]
+    #[arg(requires_all = ["peer_tls_cert", "peer_tls_key"])]
+    pub peer_tls_ca: Option<PathBuf>,
+    /// A node's certificate
+    #[arg(long, value_name = "FILE", env = "QUORATE_PEER_TLS_CERT")]
+    #[arg(requires_all = ["peer_tls_ca", "peer_tls_key"])]
+    pub peer_tls_cert: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, value_name = "FILE", env = "QUORATE_PEER_TLS_KEY")]
+    #[arg(requires_all = ["peer_tls_ca", "peer_tls_cert"])]
+    pub peer_tls_key: Option<PathBuf>,
+}
+
+/// Flags of `certs`.
+#[derive(Clone, Debug, Args)]
+pub struct CertsArgs {
+    /// The directory, made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+
+    /// A node and the hosts under which clients reach it; without hosts, its name is one
+    #[arg(long = "node", value_name = "NAME=HOST,..", required_unless_present = "client")]
+    pub nodes: Vec<String>,
+
+    /// A client, for nodes with client_tls_ca
+    #[arg(long = "client", id = "client", value_name = "NAME")]
+    pub clients: Vec<String>,
+
+    /// How long certificates last; the CA lasts 3650 days
+    #[arg(long, value_name = "N", default_value_t = 365)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub days: u32,
+
+    /// Make a new CA in place of the one that is there: all that it issued is refused from then on
+    #[arg(long)]
+    pub new_ca: bool,
 }
 
 /// Flags of `dev`.
@@ -222,6 +304,10 @@ pub struct DevArgs {
     /// Over how many zones the nodes are spread [default: 1, or as many as DIR has]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=99))]
     pub zones: Option<u16>,
+
+    /// TLS for clients and among nodes, with certificates made in DIR/certs
+    #[arg(long)]
+    pub tls: bool,
 }
 
 #[cfg(test)]

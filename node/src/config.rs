@@ -14,6 +14,7 @@
 
 mod layers;
 mod memory;
+mod security;
 #[cfg(test)]
 mod tests;
 
@@ -75,6 +76,20 @@ pub struct Config {
     pub client_advertise: String,
     /// HOST:PORT under which other nodes reach this node; empty: the address it listens on.
     pub peer_advertise: String,
+    /// Certificate chain shown to clients, PEM; empty: clients speak without TLS. Paths are relative
+    /// to the file that says so.
+    pub client_tls_cert: PathBuf,
+    /// Private key of `client_tls_cert`, PEM.
+    pub client_tls_key: PathBuf,
+    /// CA of the certificates that clients must show, PEM; empty: they need none.
+    pub client_tls_ca: PathBuf,
+    /// Certificate chain shown to other nodes, PEM; it names this node. Empty: nodes speak without
+    /// TLS.
+    pub peer_tls_cert: PathBuf,
+    /// Private key of `peer_tls_cert`, PEM.
+    pub peer_tls_key: PathBuf,
+    /// CA of the certificates of all nodes, PEM.
+    pub peer_tls_ca: PathBuf,
     /// Peer addresses asked for the cluster's document when this node has none. Default none.
     pub seeds: Vec<String>,
     /// Threads that own the data; 0: one a core, at most 16. Default 0.
@@ -118,6 +133,12 @@ impl Default for Config {
             http_address: "127.0.0.1:7601".to_owned(),
             client_advertise: String::new(),
             peer_advertise: String::new(),
+            client_tls_cert: PathBuf::new(),
+            client_tls_key: PathBuf::new(),
+            client_tls_ca: PathBuf::new(),
+            peer_tls_cert: PathBuf::new(),
+            peer_tls_key: PathBuf::new(),
+            peer_tls_ca: PathBuf::new(),
             seeds: Vec::new(),
             shards: 0,
             shard_queue: 1024,
@@ -165,6 +186,7 @@ impl Config {
         self.validate_names(&mut found);
         self.validate_numbers(&mut found);
         self.validate_addresses(&mut found);
+        self.validate_tls(&mut found);
         if let Err(reason) = check_log_level(&self.log_level) {
             found.push(("log_level", reason));
         }
@@ -173,11 +195,7 @@ impl Config {
 
     fn validate_names(&self, found: &mut Vec<(&'static str, String)>) {
         for (key, value) in [("node_name", &self.node_name), ("zone", &self.zone)] {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-            if !(1..=64).contains(&value.len()) || !value.bytes().all(plain) {
-                let reason = "must be 1 to 64 letters, digits, '-', '_' or '.'";
-                found.push((key, reason.to_owned()));
-            }
+            found.extend(check_name(value).err().map(|reason| (key, reason)));
         }
         if self.data_dir.as_os_str().is_empty() {
             found.push(("data_dir", "must name a directory".to_owned()));
@@ -315,6 +333,15 @@ fn check_log_level(directives: &str) -> Result<(), String> {
     match directives.split(',').map(str::trim).find(|part| !known(part)) {
         Some(unknown) => Err(format!("{unknown:?} is no level; {ADVICE}")),
         None => Ok(()),
+    }
+}
+
+/// Checks the name of a node, a zone or a client.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    match (1..=64).contains(&name.len()) && name.bytes().all(plain) {
+        true => Ok(()),
+        false => Err("must be 1 to 64 letters, digits, '-', '_' or '.'".to_owned()),
     }
 }
 

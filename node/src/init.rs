@@ -30,7 +30,9 @@ use crate::dynamo::metadata::Document;
 use crate::dynamo::metadata::document::{
     ClusterId, ClusterKey, DocumentError, FirstDocument, VOTERS_MAX,
 };
-use crate::transport::grpc::{self, Identity, IntroduceError};
+use crate::transport::grpc::{Dialer, Identity, IntroduceError};
+pub use crate::transport::tls::Files;
+use crate::transport::tls::{Port, PortTls};
 
 /// What is asked of nodes by their peer address, each within a deadline.
 pub trait Contact: Sync {
@@ -49,20 +51,30 @@ pub trait Contact: Sync {
     ) -> BoxFuture<'a, Result<(), IntroduceError>>;
 }
 
-/// Asks over the network.
-#[derive(Clone, Copy, Debug)]
-pub struct Network;
+/// Asks over the network, with TLS or without.
+#[derive(Clone, Default, Debug)]
+pub struct Network(Dialer);
+
+impl Network {
+    /// With the certificate and key of any node, and the CA; without TLS if there are none.
+    pub fn new(files: Option<Files>) -> Result<Self, InitError> {
+        let load = |files| PortTls::load(Port::Peer, files, None);
+        let tls = files.map(load).transpose();
+        let tls = tls.map_err(|error| InitError::Tls { reason: error.to_string() })?;
+        Ok(Self(Dialer::new(tls)))
+    }
+}
 
 impl Contact for Network {
     fn identify<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<Identity, IntroduceError>> {
-        grpc::identify(address).boxed()
+        self.0.identify(address).boxed()
     }
 
     fn document<'a>(
         &'a self,
         address: &'a str,
     ) -> BoxFuture<'a, Result<Option<Bytes>, IntroduceError>> {
-        grpc::fetch_document(address).boxed()
+        self.0.fetch_document(address).boxed()
     }
 
     fn bootstrap<'a>(
@@ -70,7 +82,7 @@ impl Contact for Network {
         address: &'a str,
         document: Bytes,
     ) -> BoxFuture<'a, Result<(), IntroduceError>> {
-        grpc::bootstrap(address, document).boxed()
+        self.0.bootstrap(address, document).boxed()
     }
 }
 
@@ -118,6 +130,9 @@ pub enum InitError {
     /// Correct the address.
     #[error("member {address:?} {reason}")]
     Address { address: String, reason: String },
+    /// Correct the files.
+    #[error("{reason}")]
+    Tls { reason: String },
     /// Choose another number.
     #[error(transparent)]
     Partitions(#[from] PartitionCountError),

@@ -6,6 +6,7 @@
 //! A test in `tests/` enforces it.
 
 pub mod args;
+pub mod certs;
 pub mod cluster;
 pub mod commands;
 pub mod config;

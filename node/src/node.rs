@@ -10,6 +10,7 @@
 //! waits. This is the only file that knows everything.
 
 mod join;
+mod security;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,11 +18,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use futures::{FutureExt as _, TryStreamExt as _};
 use quorate_proto::v1;
 use quorate_proto::v1::cluster_server::ClusterServer;
 use quorate_proto::v1::kv_server::KvServer;
 use thiserror::Error;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -45,9 +48,12 @@ use crate::service::metered::Metered;
 use crate::storage::data_dir::{DataDir, DataDirError};
 use crate::storage::{Engine, EngineOptions};
 use crate::telemetry::Metrics;
-use crate::transport::capped::{self, ConnectionLimit, ConnectionObserver, Greeted};
-use crate::transport::grpc::{self, Limits, PeerService};
+use crate::transport::capped::{self, Capped, ConnectionLimit, ConnectionObserver, Greeted};
+use crate::transport::grpc::{self, Dialer, Limits, PeerService};
+use crate::transport::tls::{self, PortTls, Secured, TlsError};
 use crate::transport::{PeerError, Peers, Reply, Request, listener};
+
+pub use self::security::Security;
 
 /// How long requests that are under way may go on after the node was told to stop.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -74,6 +80,9 @@ pub enum NodeError {
     /// What the store says of the cluster cannot be used; nothing was changed.
     #[error(transparent)]
     Metadata(#[from] OpenError),
+    /// A certificate, key or CA is of no use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A port is in use, or the address is not this machine's.
     #[error(
         "cannot listen on {key} = {address:?}: {source}; stop what uses the port, or choose another"
@@ -125,6 +134,7 @@ impl Node {
         stop: CancellationToken,
     ) -> Result<Self, NodeError> {
         let env = Env::system();
+        let security = Security::load(&config)?;
         let (directory, engine) = open_directory(&config, &env).await?;
         let node = NodeId::of_name(&config.node_name);
         let store = StoreId(directory.store_id());
@@ -133,6 +143,7 @@ impl Node {
         let addresses = Addresses { client, peer };
 
         let peers = Arc::new(LatePeers::default());
+        tokio::spawn(security.clone().follow(env.clone(), metrics.clone(), stop.clone()));
         let parts = ReplicaParts {
             node,
             store,
@@ -150,6 +161,7 @@ impl Node {
         let service = PeerService::new(Arc::new(bootstrap), limits.clone(), stop.clone());
         let (set_ready, ready) = watch::channel(Readiness::not_ready(join::WAITING));
 
+        let peer_incoming = tls::secured(peer_incoming, security.peer.clone(), metrics.clone());
         let peer_server = grpc::server().add_service(service.clone().into_server());
         let stopped = stop.clone().cancelled_owned();
         let peer_server =
@@ -165,10 +177,13 @@ impl Node {
                 longest: Duration::from_millis(config.request_timeout_max_ms),
             },
         };
+        let client_incoming =
+            accept_clients(&config, client_incoming, security.client, &parts.metrics);
         let client_server = serve_clients(&config, parts, client_incoming, ready.clone(), &stop);
         tokio::spawn(join::join(join::Join {
             identity,
             seeds: config.seeds.clone(),
+            dialer: Dialer::new(security.peer),
             node,
             store,
             opening: replica.coordinator().opening(),
@@ -268,15 +283,27 @@ impl ConnectionObserver for Metrics {
     }
 }
 
+/// The connections of clients, each with a place among them and its TLS, if there is one.
+type Clients = BoxStream<'static, io::Result<Secured<Capped<TcpStream>>>>;
+
+fn accept_clients(
+    config: &Config,
+    incoming: TcpIncoming,
+    tls: Option<Arc<PortTls>>,
+    metrics: &Arc<Metrics>,
+) -> Clients {
+    let connections = ConnectionLimit::new(config.connections_max as usize, metrics.clone());
+    tls::secured(capped::capped(incoming, connections), tls, metrics.clone())
+}
+
 fn serve_clients(
     config: &Config,
     parts: NodeParts,
-    incoming: TcpIncoming,
+    incoming: Clients,
     ready: watch::Receiver<Readiness>,
     stop: &CancellationToken,
 ) -> JoinHandle<Result<(), tonic::transport::Error>> {
-    let connections = ConnectionLimit::new(config.connections_max as usize, parts.metrics.clone());
-    let incoming = capped::capped(incoming, connections).map_ok(Greeted::new);
+    let incoming = incoming.map_ok(Greeted::new);
     let parts = Arc::new(parts);
     let limit = parts.message_max_bytes;
     let (budget, patience) = (parts.capacity.budget.clone(), parts.timeouts.longest);

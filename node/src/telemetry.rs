@@ -5,6 +5,7 @@
 
 mod limits;
 mod metrics;
+mod tls;
 
 use std::io;
 
@@ -12,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 pub use self::limits::LimitMetrics;
 pub use self::metrics::{Metrics, Operation, OutcomeLabel, ShardMetrics};
+pub use self::tls::TlsMetrics;
 use crate::config::{Config, LogFormat};
 
 /// What the storage engine says of its daily work is no news, unless `log_level` asks for it.

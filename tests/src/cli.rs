@@ -13,6 +13,7 @@ use crate::process::command;
 #[derive(Clone, Debug)]
 pub struct Cli {
     endpoints: String,
+    flags: Vec<String>,
 }
 
 /// What a program left behind.
@@ -31,13 +32,20 @@ pub struct Ran {
 impl Cli {
     /// Against these `HOST:PORT`s.
     pub fn new(endpoints: &[String]) -> Self {
-        Self { endpoints: endpoints.join(",") }
+        Self { endpoints: endpoints.join(","), flags: Vec::new() }
+    }
+
+    /// With these flags before every command.
+    pub fn with<S: Into<String>>(mut self, flags: impl IntoIterator<Item = S>) -> Self {
+        self.flags.extend(flags.into_iter().map(Into::into));
+        self
     }
 
     /// The command, not yet started, for tests that want more of it than [`Ran`] tells.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = command(&binaries().kv_cli);
-        command.arg("--endpoints").arg(&self.endpoints).args(arguments).stdin(Stdio::null());
+        command.arg("--endpoints").arg(&self.endpoints).args(&self.flags);
+        command.args(arguments).stdin(Stdio::null());
         command
     }
 

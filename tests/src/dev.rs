@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use tempfile::NamedTempFile;
 
@@ -21,16 +21,25 @@ pub struct DevCluster {
     data: PathBuf,
     ports: PortBlock,
     nodes: u16,
+    flags: Vec<String>,
 }
 
 impl DevCluster {
     /// Starts it on `data`, and waits for its last line, `ready`.
     pub fn start(nodes: u16, data: &Path) -> Self {
+        Self::start_with(nodes, data, &[])
+    }
+
+    /// The same, with more flags.
+    pub fn start_with(nodes: u16, data: &Path, flags: &[&str]) -> Self {
         let ports = PortBlock::reserve(nodes);
         let file = || NamedTempFile::new().expect("there is a directory for temporary files");
         let (stdout, stderr) = (file(), file());
-        let child = spawn(nodes, ports.base(), data, [&stdout, &stderr]);
-        let mut cluster = Self { child, stdout, stderr, data: data.to_owned(), ports, nodes };
+        let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let child = command_line(nodes, ports.base(), data, &flags);
+        let child = spawn(child, [&stdout, &stderr]);
+        let data = data.to_owned();
+        let mut cluster = Self { child, stdout, stderr, data, ports, nodes, flags };
         cluster.wait_ready();
         cluster
     }
@@ -41,7 +50,8 @@ impl DevCluster {
             file.as_file().set_len(0).expect("the file can be emptied");
         }
         let files = [&self.stdout, &self.stderr];
-        self.child = spawn(self.nodes, self.ports.base(), &self.data, files);
+        let child = command_line(self.nodes, self.ports.base(), &self.data, &self.flags);
+        self.child = spawn(child, files);
         self.wait_ready();
     }
 
@@ -100,19 +110,26 @@ impl DevCluster {
 }
 
 /// Each start appends to its files, so that emptying them loses nothing of the next one.
-fn spawn(nodes: u16, base_port: u16, data: &Path, files: [&NamedTempFile; 2]) -> Child {
+fn spawn(mut command: Command, files: [&NamedTempFile; 2]) -> Child {
     let append = |file: &NamedTempFile| {
         OpenOptions::new().append(true).open(file.path()).expect("the file is there")
     };
-    command(&binaries().quorate)
-        .args(["dev", "--nodes", &nodes.to_string(), "--base-port", &base_port.to_string()])
-        .arg("--data")
-        .arg(data)
+    command
         .stdin(Stdio::null())
         .stdout(append(files[0]))
         .stderr(append(files[1]))
         .spawn()
         .expect("the program was built")
+}
+
+fn command_line(nodes: u16, base_port: u16, data: &Path, flags: &[String]) -> Command {
+    let mut command = command(&binaries().quorate);
+    command
+        .args(["dev", "--nodes", &nodes.to_string(), "--base-port", &base_port.to_string()])
+        .arg("--data")
+        .arg(data)
+        .args(flags);
+    command
 }
 
 impl Drop for DevCluster {

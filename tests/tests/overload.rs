@@ -39,12 +39,7 @@ const MEMORY: u64 = 2 << 20;
 const VALUE_BYTES: usize = 8 << 10;
 
 fn size() -> SimSize {
-    SimSize {
-        request_cost: Duration::from_millis(10),
-        timeout: TIMEOUT,
-        memory: MEMORY,
-        ..SimSize::default()
-    }
+    SimSize { request_cost: Duration::from_millis(10), timeout: TIMEOUT, memory: MEMORY }
 }
 
 /// What became of an open load.

@@ -210,10 +210,16 @@ impl Merged {
         if !self.problems.is_empty() {
             return Err(ConfigError::Invalid { problems: self.problems });
         }
-        let said_elsewhere =
-            matches!(self.origins.get("data_dir"), Some(Origin::Environment(_) | Origin::Flag(_)));
-        if let (Some(file), false) = (file, said_elsewhere) {
-            config.data_dir = file.parent().unwrap_or(Path::new("")).join(&config.data_dir);
+        if let Some(file) = file {
+            let directory = file.parent().unwrap_or(Path::new(""));
+            let elsewhere = |key| {
+                matches!(self.origins.get(key), Some(Origin::Environment(_) | Origin::Flag(_)))
+            };
+            for (key, path) in config.paths_mut() {
+                if !elsewhere(key) && !path.as_os_str().is_empty() {
+                    *path = directory.join(&*path);
+                }
+            }
         }
         Ok(Effective { config, origins: self.origins })
     }

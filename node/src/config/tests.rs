@@ -196,3 +196,54 @@ fn addresses_may_be_names_or_numbers_and_ports_may_be_0_where_one_listens() {
         assert_ne!(set("client_address", bad), "fine", "{bad}");
     }
 }
+
+#[test]
+fn half_of_a_tls_is_refused_with_what_is_missing() {
+    let refused = |pairs: &[(&str, &str)]| {
+        let flags = pairs.iter().map(|&(key, value)| (key.to_owned(), value.into()));
+        match (Sources { flags: flags.collect(), ..Sources::default() }).load() {
+            Ok(_) => "fine".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    };
+    let (cert, key, ca) = ("client_tls_cert", "client_tls_key", "client_tls_ca");
+    assert!(refused(&[(cert, "a")]).contains("client_tls_key = \"\" (default): must name a PEM"));
+    assert!(refused(&[(key, "a")]).contains("client_tls_cert = \"\" (default): must name"));
+    let lone = refused(&[(ca, "a")]);
+    assert!(lone.contains("since client_tls_ca is set") && lone.contains("2 values"), "{lone}");
+    assert_eq!(refused(&[(cert, "a"), (key, "b")]), "fine");
+    assert_eq!(refused(&[(cert, "a"), (key, "b"), (ca, "c")]), "fine");
+
+    let (cert, key, ca) = ("peer_tls_cert", "peer_tls_key", "peer_tls_ca");
+    let lone = refused(&[(cert, "a"), (key, "b")]);
+    assert!(lone.contains("peer_tls_ca = \"\" (default): must name a PEM file, since"), "{lone}");
+    assert!(refused(&[(ca, "a")]).contains("since peer_tls_ca is set"));
+    assert_eq!(refused(&[(cert, "a"), (key, "b"), (ca, "c")]), "fine");
+}
+
+#[test]
+fn paths_of_certificates_begin_where_they_were_written() {
+    let (guard, mut sources) = file("client_tls_cert = 'a.pem'\nclient_tls_key = '/b.key'");
+    sources.environment = vec![("QUORATE_CLIENT_TLS_CA".to_owned(), "ca.pem".to_owned())];
+    let config = sources.load().unwrap().config;
+    assert_eq!(config.client_tls_cert, guard.path().join("a.pem"));
+    assert_eq!(config.client_tls_key, Path::new("/b.key"));
+    assert_eq!(config.client_tls_ca, Path::new("ca.pem"));
+    assert_eq!(config.peer_tls_ca, Path::new(""), "what is not set stays so");
+}
+
+#[test]
+fn ports_that_others_reach_without_tls_are_warned_of() {
+    let exposed = |address: &str, certificate: &str| {
+        let (client_address, client_tls_cert) = (address.to_owned(), certificate.into());
+        Config { client_address, client_tls_cert, ..Config::default() }.warnings()
+    };
+    for address in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1"] {
+        assert!(exposed(address, "").is_empty(), "{address}");
+    }
+    for address in ["0.0.0.0:1", "10.0.0.1:1", "[::]:1", "node-1:1"] {
+        let warnings = exposed(address, "");
+        assert!(warnings[0].starts_with(&format!("client_address = \"{address}\"")), "{address}");
+        assert!(exposed(address, "a.pem").is_empty(), "{address} has TLS");
+    }
+}

@@ -32,12 +32,15 @@ impl fmt::Display for Guide<'_> {
             };
             examples.insert(0, format!("namespace create {EXAMPLE}{n}"));
         }
+        let ca = self.home.ca().map_or_else(String::new, |ca| {
+            format!("--tls-ca {} ", shell_word(&ca.display().to_string()))
+        });
         let endpoints = self.home.client_addresses().join(",");
         writeln!(f, "\ntry, from the repository's root:")?;
         for example in examples {
             writeln!(
                 f,
-                "  cargo run -q --release --bin kv-cli -- --endpoints {endpoints} {example}"
+                "  cargo run -q --release --bin kv-cli -- {ca}--endpoints {endpoints} {example}"
             )?;
         }
         let (last, pid) = (nodes.last(), self.pids.last());
@@ -69,9 +72,9 @@ mod tests {
     use super::*;
     use crate::args::DevArgs;
 
-    fn guide(nodes: u16, existing: &[&str]) -> String {
+    fn guide(nodes: u16, existing: &[&str], tls: bool) -> String {
         let (nodes, base_port) = (Some(nodes), Some(9000));
-        let args = DevArgs { nodes, data: None, base_port, engine: None, zones: None };
+        let args = DevArgs { nodes, data: None, base_port, engine: None, zones: None, tls };
         let home = Home::open(&args).unwrap();
         let namespaces = existing.iter().map(|&name| name.to_owned()).collect();
         let pids: Vec<u32> = (1..).take(home.nodes().len()).collect();
@@ -80,15 +83,16 @@ mod tests {
 
     #[test]
     fn commands_name_every_node_and_fit_the_cluster() {
-        let text = guide(5, &[]);
+        let text = guide(5, &[], false);
         let to = "kv-cli -- --endpoints \
                   127.0.0.1:9001,127.0.0.1:9002,127.0.0.1:9003,127.0.0.1:9004,127.0.0.1:9005";
         assert!(text.contains(&format!("{to} namespace create users\n")), "{text}");
         assert!(text.contains(&format!("{to} put users alice hello\n")), "{text}");
         assert!(text.contains("kill -9 5\n"), "{text}");
         assert!(text.contains("/node-5/node.toml\n"), "{text}");
-        assert!(guide(2, &[]).contains("namespace create users --n 2\n"));
-        assert!(!guide(3, &["users"]).contains("namespace create"));
+        assert!(guide(2, &[], false).contains("namespace create users --n 2\n"));
+        assert!(guide(2, &[], true).contains("/certs/ca.pem --endpoints 127.0.0.1:9001,127.0."));
+        assert!(!guide(3, &["users"], false).contains("namespace create"));
     }
 
     #[test]

@@ -11,8 +11,13 @@ use tempfile::TempDir;
 use super::DevError;
 use super::shape::{NodePlan, Port, Shape};
 use crate::args::DevArgs;
+use crate::certs::{self, NodeSpec};
+use crate::init::Files;
 
 const SHAPE_FILE: &str = "dev.toml";
+
+/// Beside the nodes' directories, which are called as their nodes.
+pub(super) const CERTIFICATES: &str = "certs";
 
 /// The directory, and what is in it.
 #[derive(Debug)]
@@ -61,13 +66,19 @@ impl Home {
 
     /// Writes what is not there yet; a node's configuration may have been edited since.
     pub(super) fn write_configurations(&self) -> Result<(), DevError> {
-        let shape = toml::to_string(&self.shape).expect("four plain fields are always TOML");
+        let shape = toml::to_string(&self.shape).expect("five plain fields are always TOML");
         let header = "# The cluster that `quorate dev` made here; it does not change.\n";
         write_new(&self.path.join(SHAPE_FILE), &format!("{header}{shape}"))?;
+        if self.shape.tls {
+            self.make_certificates()?;
+        }
         let seeds = self.peer_addresses();
         for node in &self.nodes {
             fs::create_dir_all(&node.directory).map_err(refused(&node.directory))?;
-            let settings = node.settings(&self.shape.engine, &seeds);
+            let mut settings = node.settings(&self.shape.engine, &seeds);
+            if self.shape.tls {
+                settings.extend(node.tls_settings());
+            }
             let text = format!(
                 "# {} of a cluster made by `quorate dev`. To run it alone:\n\
                  #   quorate serve --config {}\n{settings}",
@@ -82,7 +93,39 @@ impl Home {
     /// The keys that the configuration files set, which the environment must not change.
     pub(super) fn settled_keys(&self) -> BTreeSet<String> {
         let settings = |node: &NodePlan| node.settings(&self.shape.engine, &[]);
-        self.nodes.iter().flat_map(settings).map(|(key, _)| key).collect()
+        let tls = self.nodes.iter().flat_map(NodePlan::tls_settings);
+        self.nodes.iter().flat_map(settings).chain(tls).map(|(key, _)| key).collect()
+    }
+
+    /// Makes the CA, if it is not there, and new certificates for every node.
+    fn make_certificates(&self) -> Result<(), DevError> {
+        let hosts = || vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let spec = |node: &NodePlan| NodeSpec { name: node.name.clone(), hosts: hosts() };
+        let request = certs::Request {
+            out: self.certificates(),
+            nodes: self.nodes.iter().map(spec).collect(),
+            clients: Vec::new(),
+            days: 365,
+            new_ca: false,
+        };
+        certs::run(&request)?;
+        Ok(())
+    }
+
+    fn certificates(&self) -> PathBuf {
+        self.path.join(CERTIFICATES)
+    }
+
+    /// The CA that clients are to trust, if the cluster has TLS.
+    pub(super) fn ca(&self) -> Option<PathBuf> {
+        self.shape.tls.then(|| self.certificates().join("ca.pem"))
+    }
+
+    /// What it takes to talk to the nodes as one of them, if the cluster has TLS.
+    pub(super) fn peer_files(&self) -> Option<Files> {
+        let (ca, first) = (self.ca()?, self.nodes.first()?);
+        let file = |extension| self.certificates().join(format!("{}.{extension}", first.name));
+        Some(Files { certificate: file("pem"), key: file("key"), ca: Some(ca) })
     }
 
     /// Which of the cluster's ports cannot be listened on.
@@ -101,7 +144,8 @@ impl Home {
 
     /// Where the data is, and what becomes of it.
     pub(super) fn describe(&self) -> String {
-        let Shape { nodes, engine, .. } = &self.shape;
+        let Shape { nodes, engine, tls, .. } = &self.shape;
+        let secured = if *tls { ", TLS" } else { "" };
         let path = self.path.display();
         let fate = match &self.temporary {
             Some(_) => "a temporary directory, deleted when you stop it; --data DIR keeps one",
@@ -109,7 +153,7 @@ impl Home {
             None => "kept; the same command starts the same cluster again",
         };
         let plural = if *nodes == 1 { "" } else { "s" };
-        format!("{nodes} node{plural} with the engine {engine} in {path} ({fate})")
+        format!("{nodes} node{plural} with the engine {engine}{secured} in {path} ({fate})")
     }
 
     /// Deletes a temporary directory, unless it is still of use; says what became of it.
@@ -184,7 +228,14 @@ mod tests {
 
     fn args(data: Option<&Path>, base_port: u16) -> DevArgs {
         let data = data.map(Path::to_path_buf);
-        DevArgs { nodes: Some(2), data, base_port: Some(base_port), engine: None, zones: None }
+        DevArgs {
+            nodes: Some(2),
+            data,
+            base_port: Some(base_port),
+            engine: None,
+            zones: None,
+            tls: false,
+        }
     }
 
     #[test]

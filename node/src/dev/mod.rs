@@ -7,6 +7,7 @@
 //!   DIR/dev.toml            how many nodes, which ports: so that `dev --data DIR` is the same again
 //!   DIR/node-1/node.toml    made once, then left alone: it may be edited
 //!   DIR/node-1/data  log
+//!   DIR/certs              with --tls: the CA, and certificates that are new at each start
 //! ```
 //!
 //! A child ends with this process, however that ends: its stdin is a pipe held here, which the
@@ -36,6 +37,7 @@ use self::home::Home;
 use self::nodes::{Exit, Nodes};
 use self::shape::Port;
 use crate::args::DevArgs;
+use crate::certs::CertsError;
 use crate::dynamo::metadata::document::ClusterId;
 use crate::init::{self, InitError, InitOptions};
 use crate::process::{say, stop_when_told};
@@ -71,6 +73,14 @@ pub enum DevError {
          cluster again, or choose another directory", path.display()
     )]
     OtherShape { path: PathBuf, what: &'static str, stored: String, asked: String },
+    /// A cluster does not get TLS by being started.
+    #[error(
+        "{} was made without --tls; leave --tls out, or choose another directory", path.display()
+    )]
+    WithoutTls { path: PathBuf },
+    /// See there.
+    #[error(transparent)]
+    Certs(#[from] CertsError),
     /// There is no room for so many nodes.
     #[error("{zones} zones for {nodes} nodes; give --zones at most the number of nodes")]
     Zones { zones: u16, nodes: u16 },
@@ -145,7 +155,7 @@ async fn start(home: &Home, nodes: &mut Nodes, stop: &CancellationToken) -> Resu
         for (node, pid) in home.nodes().iter().zip(&pids) {
             say(node.line(*pid));
         }
-        let checked = self_check::run(&home.client_addresses()).await?;
+        let checked = self_check::run(&home.client_addresses(), home.ca().as_deref()).await?;
         say(&checked);
         say(Guide { home, pids: &pids, namespaces: &checked.namespaces });
         say("ready");
@@ -163,9 +173,10 @@ async fn start(home: &Home, nodes: &mut Nodes, stop: &CancellationToken) -> Resu
 /// they are asked until they answer.
 async fn form(home: &Home) -> Result<ClusterId, DevError> {
     let options = InitOptions::new(home.peer_addresses(), PARTITIONS, Vec::new())?;
+    let network = init::Network::new(home.peer_files())?;
     let deadline = Instant::now() + FORM_WITHIN;
     loop {
-        match init::run(&init::Network, &options).await {
+        match init::run(&network, &options).await {
             Ok(report) => return Ok(report.cluster),
             Err(InitError::Unreachable { .. }) if Instant::now() < deadline => {
                 sleep(Duration::from_millis(50)).await;

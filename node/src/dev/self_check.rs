@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use quorate_client::{
     Client, ClientConfig, DeleteOptions, Deleted, GetOptions, Level, NamespaceSpec, PutOptions,
+    TlsConfig,
 };
 
 use super::DevError;
@@ -31,9 +33,12 @@ impl fmt::Display for Checked {
 }
 
 /// Creates a namespace, puts, gets by quorum, deletes, and drops the namespace.
-pub(super) async fn run(endpoints: &[String]) -> Result<Checked, DevError> {
+/// Over TLS if there is a CA to trust.
+pub(super) async fn run(endpoints: &[String], ca: Option<&Path>) -> Result<Checked, DevError> {
     let started = Instant::now();
-    let config = ClientConfig { timeout: Duration::from_secs(10), ..ClientConfig::new(endpoints) };
+    let tls = ca.map(TlsConfig::from_ca_file).transpose().map_err(failed("read the CA"))?;
+    let timeout = Duration::from_secs(10);
+    let config = ClientConfig { timeout, tls, ..ClientConfig::new(endpoints) };
     let client = Client::connect(config).await.map_err(failed("connect"))?;
     let known = client.list_namespaces().await.map_err(failed("list the namespaces"))?;
     let mut namespaces: BTreeSet<String> = known.into_iter().map(|found| found.name).collect();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::DevError;
+use super::home::CERTIFICATES;
 use crate::args::DevArgs;
 
 /// How far the ports of one kind lie from those of the next.
@@ -19,6 +20,8 @@ pub(super) struct Shape {
     pub(super) base_port: u16,
     pub(super) engine: String,
     pub(super) zones: u16,
+    #[serde(default)]
+    pub(super) tls: bool,
 }
 
 impl Shape {
@@ -29,6 +32,7 @@ impl Shape {
             base_port: args.base_port.unwrap_or(7400),
             engine: args.engine.clone().unwrap_or_else(|| "fjall".to_owned()),
             zones: args.zones.unwrap_or(1),
+            tls: args.tls,
         };
         match shape.zones > shape.nodes {
             true => Err(DevError::Zones { zones: shape.zones, nodes: shape.nodes }),
@@ -49,7 +53,10 @@ impl Shape {
                 return Err(DevError::OtherShape { path: path.into(), what, stored, asked });
             }
         }
-        Ok(self)
+        match args.tls && !self.tls {
+            true => Err(DevError::WithoutTls { path: path.into() }),
+            false => Ok(self),
+        }
     }
 
     /// The nodes, in `path`.
@@ -116,6 +123,23 @@ impl NodePlan {
             ("peer_address", self.peer_address().into()),
             ("http_address", self.http_address().into()),
             ("seeds", seeds.cloned().collect::<Vec<_>>().into()),
+        ];
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    /// What its configuration says besides, in a cluster with TLS. Relative, so that the directory
+    /// may be moved.
+    pub(super) fn tls_settings(&self) -> toml::Table {
+        let file = |name: &str| toml::Value::from(format!("../{CERTIFICATES}/{name}"));
+        let certificate = || file(&format!("{}.pem", self.name));
+        let key = || file(&format!("{}.key", self.name));
+        let pairs: [(&str, toml::Value); 6] = [
+            ("client_tls_cert", certificate()),
+            ("client_tls_key", key()),
+            ("client_tls_ca", "".into()),
+            ("peer_tls_cert", certificate()),
+            ("peer_tls_key", key()),
+            ("peer_tls_ca", file("ca.pem")),
         ];
         pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }

@@ -21,7 +21,7 @@ use crate::dynamo::operation::Opening;
 use crate::error::RequestError;
 use crate::http::Readiness;
 use crate::transport::grpc::{
-    self, Bootstrap, GrpcPeers, Identity, Incarnation, Limits, Local, PeerService,
+    Bootstrap, Dialer, GrpcPeers, Identity, Incarnation, Limits, Local, PeerService,
 };
 use crate::transport::{Handler, Peers as _};
 
@@ -91,6 +91,7 @@ impl Bootstrap for Joining {
 pub(super) struct Join {
     pub(super) identity: Identity,
     pub(super) seeds: Vec<String>,
+    pub(super) dialer: Dialer,
     pub(super) node: NodeId,
     pub(super) store: StoreId,
     pub(super) opening: Opening,
@@ -157,7 +158,7 @@ impl Join {
     /// Takes the document of the first seed that has one; if none has, waits before it returns.
     async fn ask_seeds(&self) {
         for seed in &self.seeds {
-            let taken = match grpc::fetch_document(seed).await {
+            let taken = match self.dialer.fetch_document(seed).await {
                 Ok(Some(document)) => {
                     let learned = self.cluster.learn(document).await;
                     learned.map(drop).map_err(|error| error.to_string())
@@ -181,7 +182,12 @@ impl Join {
             store: self.store.0,
             opening: self.opening,
         });
-        let peers = GrpcPeers::new(local.clone(), self.limits.clone(), self.stop.clone());
+        let peers = GrpcPeers::new(
+            local.clone(),
+            self.dialer.clone(),
+            self.limits.clone(),
+            self.stop.clone(),
+        );
         local.answer_with(&handler);
         self.service.join(local);
         assert!(self.peers.0.set(peers.clone()).is_ok(), "a node joins once");

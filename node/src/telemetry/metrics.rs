@@ -20,6 +20,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::limits::LimitMetrics;
+use super::tls::TlsMetrics;
 use crate::error::RequestError;
 
 /// What was done.
@@ -133,6 +134,7 @@ pub struct Metrics {
     batch_size: Histograms<ShardLabels>,
     limits: LimitMetrics,
     single: Single,
+    tls: TlsMetrics,
 }
 
 /// The metrics without labels.
@@ -219,6 +221,7 @@ impl Metrics {
         registry.register("shard_batch_size", help, batch_size.clone());
         let limits = LimitMetrics::register(&mut registry);
         let single = Single::register(&mut registry);
+        let tls = TlsMetrics::register(&mut registry);
         let handles = Default::default();
         Self {
             registry,
@@ -229,6 +232,7 @@ impl Metrics {
             batch_size,
             limits,
             single,
+            tls,
         }
     }
 
@@ -261,6 +265,11 @@ impl Metrics {
     /// What bounds the node.
     pub fn limits(&self) -> &LimitMetrics {
         &self.limits
+    }
+
+    /// Those of TLS.
+    pub fn tls(&self) -> &TlsMetrics {
+        &self.tls
     }
 
     /// Counts a sync of the engine that took `took`.
@@ -410,6 +419,10 @@ mod tests {
         metrics.corrupt_records("objects", 3);
         metrics.mended_records(2);
         metrics.lost_records(1);
+        metrics.tls().started("peer", 10);
+        metrics.tls().reloaded("peer", 20);
+        metrics.tls().reload_failed("peer");
+        metrics.tls().refused("client", "no_tls");
         let page = metrics.encode();
         for line in [
             r#"quorate_shard_queue_depth{shard="3"} 7"#,
@@ -423,6 +436,10 @@ mod tests {
             r#"quorate_corrupt_records_total{space="objects"} 3"#,
             "quorate_mended_records_total 2",
             "quorate_lost_records_total 1",
+            r#"quorate_tls_certificate_expiry_timestamp_seconds{port="peer"} 20"#,
+            r#"quorate_tls_reloads_total{port="peer"} 1"#,
+            r#"quorate_tls_reload_failures_total{port="peer"} 1"#,
+            r#"quorate_tls_refused_total{port="client",cause="no_tls"} 1"#,
         ] {
             assert!(page.contains(line), "{line} is not in:\n{page}");
         }

@@ -15,7 +15,10 @@
 //! Two processes that share a name, say from a copied data directory, would both acknowledge
 //! writes for one replica.
 //!
-//! Left out: TLS, and more than one connection per direction, which bought nothing.
+//! With TLS (see [`super::tls`]) a third thing is checked: that a node introduces itself by the name
+//! in its certificate.
+//!
+//! Left out: more than one connection per direction, which bought nothing.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -26,7 +29,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_proto::peer as proto;
 use thiserror::Error;
-use tonic::transport::{Endpoint, Server};
+use tonic::transport::Server;
 
 use super::Handler;
 use super::wire::PROTOCOL;
@@ -37,6 +40,7 @@ use crate::limits::budget::Budget;
 mod accept;
 mod connection;
 mod dial;
+mod dialer;
 mod introduce;
 mod queue;
 #[cfg(test)]
@@ -46,7 +50,8 @@ mod tests;
 
 pub use accept::PeerService;
 pub use dial::GrpcPeers;
-pub use introduce::{Bootstrap, Identity, IntroduceError, bootstrap, fetch_document, identify};
+pub use dialer::Dialer;
+pub use introduce::{Bootstrap, Identity, IntroduceError};
 
 /// The longest frame. It must hold the largest object, and merges never refuse: see
 /// [`siblings_max_bytes`](crate::dynamo::object::siblings_max_bytes).
@@ -131,6 +136,16 @@ pub enum Refusal {
         expected: NodeId,
         /// Who is.
         found: NodeId,
+    },
+    /// A node introduces itself by another name than its certificate's.
+    #[error(
+        "node {node} introduces itself with a certificate of {names}, which does not speak for it"
+    )]
+    Certificate {
+        /// Who it says it is.
+        node: NodeId,
+        /// Whom the certificate names.
+        names: String,
     },
     /// Two processes claim to be one node.
     #[error("another process is connected as node {node}; only one may use the name and its data")]
@@ -259,18 +274,6 @@ pub fn server() -> Server {
         .initial_connection_window_size(WINDOW_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-}
-
-/// The other end of [`server`], at `address` ("host:port").
-fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(format!("http://{address}"))?
-        .tcp_nodelay(true)
-        .connect_timeout(HANDSHAKE_TIMEOUT)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true))
 }
 
 /// An error with its causes: tonic's own text is "transport error".

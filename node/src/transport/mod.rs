@@ -12,6 +12,7 @@ mod conformance;
 pub mod grpc;
 pub mod listener;
 pub mod memory;
+pub mod tls;
 pub mod wire;
 
 use std::time::Duration;

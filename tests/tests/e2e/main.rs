@@ -7,3 +7,4 @@ mod dev;
 mod grpc;
 mod import;
 mod shutdown;
+mod tls;

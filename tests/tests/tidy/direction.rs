@@ -8,7 +8,7 @@ use super::source::{Source, names_after, read, rust};
 
 /// The modules of the node, bottom up: each may use those named beside it, all of which stand above
 /// it in this table. So no circle can be written down here, and the order is the architecture.
-const MODULES: [(&str, &[&str]); 22] = [
+const MODULES: [(&str, &[&str]); 23] = [
     // The protocol uses nothing.
     ("dynamo", &[]),
     // What everybody may see.
@@ -97,11 +97,15 @@ const MODULES: [(&str, &[&str]); 22] = [
         ],
     ),
     // The command line.
+    ("certs", &["config", "transport"]),
     ("args", &["config"]),
     ("process", &[]),
     ("init", &["config", "dynamo", "transport"]),
-    ("dev", &["args", "dynamo", "init", "process"]),
-    ("commands", &["args", "config", "dev", "http", "init", "node", "process", "telemetry"]),
+    ("dev", &["args", "certs", "dynamo", "init", "process"]),
+    (
+        "commands",
+        &["args", "certs", "config", "dev", "http", "init", "node", "process", "telemetry"],
+    ),
 ];
 
 /// A use of one module by another, and one file that shows it.

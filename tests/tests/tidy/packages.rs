@@ -25,7 +25,7 @@ const LICENCES: [&str; 12] = [
 ];
 
 /// Packages that are there in more than one version, how many, and who needs the other ones.
-const DUPLICATES: [(&str, usize, &str); 9] = [
+const DUPLICATES: [(&str, usize, &str); 10] = [
     ("base64", 2, "tonic 0.14 has 0.22; ours is newer"),
     ("console", 2, "goldenscript's similar-asserts has 0.15; indicatif 0.16"),
     ("getrandom", 2, "ring has 0.2; rand and tempfile 0.4"),
@@ -33,6 +33,7 @@ const DUPLICATES: [(&str, usize, &str); 9] = [
     ("itertools", 2, "criterion has 0.13; prost-derive 0.14"),
     ("parking_lot", 2, "sled has 0.11; tokio and others 0.12"),
     ("parking_lot_core", 2, "as parking_lot"),
+    ("nom", 2, "x509-parser has 7; goldenscript, for tests, 8"),
     ("syn", 2, "macro crates move to 3 one by one; build time only"),
     ("unicode-width", 2, "miette, of protox, has 0.1; build time only"),
 ];

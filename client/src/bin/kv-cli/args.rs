@@ -8,8 +8,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::{bail, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
-use quorate_client::{Context, Durability, Level};
+use quorate_client::{Context, Durability, Level, TlsConfig};
 
 use crate::output::OutputFormat;
 
@@ -48,6 +49,8 @@ pub(crate) struct Global {
     #[arg(default_value = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403,127.0.0.1:7404,\
                            127.0.0.1:7405")]
     pub(crate) endpoints: Vec<String>,
+    #[command(flatten)]
+    pub(crate) tls: Tls,
     /// Text for people, json for scripts
     #[arg(long, global = true, value_enum, default_value = "text")]
     pub(crate) output: OutputFormat,
@@ -55,6 +58,47 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "TIME", default_value = "5s")]
     #[arg(value_parser = parse::duration)]
     pub(crate) timeout: Duration,
+}
+
+/// TLS: on if there is a CA to trust.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "TLS: on with --tls-ca")]
+pub(crate) struct Tls {
+    /// CA of the nodes' certificates, PEM
+    #[arg(long, global = true, env = "QUORATE_TLS_CA", value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// Certificate to show to nodes that require one, PEM
+    #[arg(long, global = true, env = "QUORATE_TLS_CERT", value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, global = true, env = "QUORATE_TLS_KEY", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Name that the nodes' certificates are valid for, if not the host that is dialed
+    #[arg(long, global = true, env = "QUORATE_TLS_SERVER_NAME", value_name = "NAME")]
+    pub(crate) tls_server_name: Option<String>,
+}
+
+impl Tls {
+    /// Reads the files that the options name.
+    pub(crate) fn load(self) -> anyhow::Result<Option<TlsConfig>> {
+        let Self { tls_ca, tls_cert, tls_key, tls_server_name } = self;
+        let Some(ca) = tls_ca else {
+            let more = tls_cert.is_some() || tls_key.is_some() || tls_server_name.is_some();
+            ensure!(!more, "--tls-ca is missing: options of TLS need the CA to trust");
+            return Ok(None);
+        };
+        let mut tls = TlsConfig::from_ca_file(ca)?;
+        tls = match (tls_cert, tls_key) {
+            (None, None) => tls,
+            (Some(certificate), Some(key)) => tls.with_identity_files(certificate, key)?,
+            (Some(_), None) => bail!("--tls-key is missing: the key of --tls-cert"),
+            (None, Some(_)) => bail!("--tls-cert is missing: the certificate of --tls-key"),
+        };
+        Ok(Some(match tls_server_name {
+            Some(name) => tls.with_server_name(name),
+            None => tls,
+        }))
+    }
 }
 
 #[derive(Subcommand, Debug)]

@@ -22,11 +22,13 @@ use tonic::{Request, Response, Status, Streaming};
 use super::introduce::{Bootstrap, encode_identity};
 use super::queue::{Batch, Measured, Sending, hello_frame};
 use super::{
-    FRAME_MAX_BYTES, HANDSHAKE_TIMEOUT, Limits, Local, MESSAGE_MAX_BYTES, Presence, Refusal,
+    FRAME_MAX_BYTES, HANDSHAKE_TIMEOUT, Incarnation, Limits, Local, MESSAGE_MAX_BYTES, Presence,
+    Refusal,
 };
 use crate::error::RequestError;
 use crate::limits::budget::{Budget, Kind};
 use crate::transport::answer::answer;
+use crate::transport::tls::{ConnectInfo, Throttle};
 use crate::transport::{Reply, wire};
 
 /// The gRPC service by which peers reach this node. Clones are one service.
@@ -39,6 +41,7 @@ struct Shared {
     /// Set when the cluster is known.
     local: OnceLock<Arc<Local>>,
     stop: CancellationToken,
+    throttle: Throttle,
     /// Requests whose stream broke; they run to their end.
     orphans: TaskTracker,
 }
@@ -48,7 +51,8 @@ impl PeerService {
     /// every stream.
     pub fn new(bootstrap: Arc<dyn Bootstrap>, limits: Limits, stop: CancellationToken) -> Self {
         let (local, orphans) = (OnceLock::new(), TaskTracker::new());
-        Self(Arc::new(Shared { bootstrap, limits, local, stop, orphans }))
+        let throttle = Throttle::default();
+        Self(Arc::new(Shared { bootstrap, limits, local, stop, throttle, orphans }))
     }
 
     /// Lets the members of its cluster connect. Said once.
@@ -72,18 +76,42 @@ impl PeerService {
     async fn greet(
         &self,
         inbound: &mut Streaming<Frame>,
+        from: Option<&ConnectInfo>,
     ) -> Result<(Arc<Local>, Presence), Status> {
         let local = self.0.local.get().ok_or_else(|| Status::unavailable("no cluster yet"))?;
         let first = timeout(HANDSHAKE_TIMEOUT, inbound.message());
         let first = first.await.map_err(|_| Status::deadline_exceeded("no Hello came"))??;
         let remote = local.incarnation.check(first.and_then(|frame| frame.hello));
-        let presence = remote.and_then(|remote| local.admit(remote)).map_err(refused)?;
+        let presence = remote
+            .and_then(|remote| named_by_its_certificate(remote, from))
+            .and_then(|remote| local.admit(remote))
+            .map_err(|refusal| self.refused(&refusal, from))?;
         Ok((local.clone(), presence))
+    }
+
+    /// Both ends are told.
+    fn refused(&self, refusal: &Refusal, from: Option<&ConnectInfo>) -> Status {
+        if let Some(unlogged) = self.0.throttle.admit(std::time::Instant::now()) {
+            let address = from.and_then(|info| info.remote);
+            let address = address.map_or_else(|| "?".to_owned(), |address| address.to_string());
+            tracing::warn!(address, unlogged, "refused a peer: {refusal}");
+        }
+        Status::failed_precondition(format!("refused: {refusal}"))
     }
 }
 
-fn refused(refusal: Refusal) -> Status {
-    Status::failed_precondition(format!("refused: {refusal}"))
+/// Where there are certificates, a node is who its own says.
+fn named_by_its_certificate(
+    remote: Incarnation,
+    from: Option<&ConnectInfo>,
+) -> Result<Incarnation, Refusal> {
+    let node = remote.node;
+    match from.and_then(|info| info.certificate.as_ref()) {
+        Some(certificate) if !certificate.is_of(node) => {
+            Err(Refusal::Certificate { node, names: certificate.nodes.join(", ") })
+        }
+        _ => Ok(remote),
+    }
 }
 
 #[tonic::async_trait]
@@ -94,8 +122,9 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let info = request.extensions().get::<ConnectInfo>().cloned();
         let mut inbound = request.into_inner();
-        let (local, presence) = self.greet(&mut inbound).await?;
+        let (local, presence) = self.greet(&mut inbound, info.as_ref()).await?;
         let handler = local.handler().ok_or_else(|| Status::unavailable("not ready yet"))?;
         let (from, budget) = (presence.node, self.0.limits.budget.clone());
         let answers = Answers {

@@ -15,8 +15,8 @@ use tonic::Streaming;
 use tracing::{debug, info, warn};
 
 use super::connection::{Connection, Ticket};
+use super::dialer::{Dialed, Dialer, why};
 use super::{FRAME_MAX_BYTES, HANDSHAKE_TIMEOUT, Limits, Local, Presence, Refusal};
-use super::{causes, endpoint, reason};
 use crate::dynamo::key::NodeId;
 use crate::transport::wire;
 use crate::transport::{PeerError, Peers, Reply, Request};
@@ -32,6 +32,7 @@ const FETCH_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct GrpcPeers {
     local: Arc<Local>,
+    dialer: Dialer,
     limits: Limits,
     links: ArcSwap<BTreeMap<NodeId, Arc<Link>>>,
     /// Held while the members change.
@@ -44,6 +45,7 @@ pub struct GrpcPeers {
 #[derive(Debug)]
 struct Link {
     local: Arc<Local>,
+    dialer: Dialer,
     limits: Limits,
     node: NodeId,
     address: String,
@@ -60,9 +62,15 @@ enum State {
 
 impl GrpcPeers {
     /// Peers of a node without other members yet; `stop` ends every connection.
-    pub fn new(local: Arc<Local>, limits: Limits, stop: CancellationToken) -> Arc<Self> {
+    pub fn new(
+        local: Arc<Local>,
+        dialer: Dialer,
+        limits: Limits,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
             local,
+            dialer,
             limits,
             links: ArcSwap::default(),
             changing: Mutex::new(()),
@@ -102,6 +110,7 @@ impl GrpcPeers {
     fn link(&self, node: NodeId, address: &str) -> Arc<Link> {
         let link = Arc::new(Link {
             local: self.local.clone(),
+            dialer: self.dialer.clone(),
             limits: self.limits.clone(),
             node,
             address: address.to_owned(),
@@ -191,12 +200,12 @@ impl Link {
         &self,
         outgoing: super::queue::Outgoing,
     ) -> Result<(Streaming<Frame>, Presence), String> {
-        let endpoint = endpoint(&self.address).map_err(|error| causes(&error))?;
-        let channel = endpoint.connect().await.map_err(|error| causes(&error))?;
+        let dialing = self.dialer.dial(&self.address, Some(self.node), None);
+        let Dialed { channel, .. } = dialing.await?;
         let mut client = PeerClient::new(channel).max_decoding_message_size(FRAME_MAX_BYTES);
-        let reply = client.exchange(outgoing).await.map_err(|status| reason(&status))?;
+        let reply = client.exchange(outgoing).await.map_err(|status| why(&status))?;
         let mut inbound = reply.into_inner();
-        let first = inbound.message().await.map_err(|status| reason(&status))?;
+        let first = inbound.message().await.map_err(|status| why(&status))?;
         let hello = first.and_then(|frame| frame.hello);
         let remote = self.local.incarnation.check(hello).map_err(|error| error.to_string())?;
         if remote.node != self.node {
@@ -222,7 +231,7 @@ impl Link {
                         }
                     }
                     Ok(None) => return "the peer closed the connection".to_owned(),
-                    Err(status) => return reason(&status),
+                    Err(status) => return why(&status),
                 },
                 () = async { fetching.as_mut().expect("checked by the condition").await },
                     if fetching.is_some() => fetching = None,

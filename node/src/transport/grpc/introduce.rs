@@ -9,9 +9,11 @@ use quorate_proto::peer::peer_client::PeerClient;
 use thiserror::Error;
 use tonic::transport::Channel;
 
-use super::{FRAME_MAX_BYTES, causes, endpoint, reason};
+use super::FRAME_MAX_BYTES;
+use super::dialer::{Dialed, Dialer, why};
 use crate::dynamo::key::NodeId;
 use crate::error::RequestError;
+use crate::transport::tls::Certificate;
 use crate::transport::wire::{self, PROTOCOL};
 
 /// How long one of these calls may take: a document is synced to disk before the answer.
@@ -71,6 +73,16 @@ pub enum IntroduceError {
         /// What was wrong.
         reason: String,
     },
+    /// The node introduces itself by another name than its certificate's.
+    #[error("{address} introduces itself as {name} with the certificate of {names}")]
+    Certificate {
+        /// The address asked.
+        address: String,
+        /// Who it says it is.
+        name: String,
+        /// Whom its certificate names.
+        names: String,
+    },
     /// The node did not take the document.
     #[error("{address} refused: {error}")]
     Refused {
@@ -81,39 +93,54 @@ pub enum IntroduceError {
     },
 }
 
-/// Asks who answers at `address` ("host:port").
-pub async fn identify(address: &str) -> Result<Identity, IntroduceError> {
-    let mut client = connect(address).await?;
-    let reply = client.identify(proto::IdentifyRequest {}).await;
-    let reply = reply.map_err(|status| unreachable(address, reason(&status)))?;
-    decode_identity(reply.into_inner()).map_err(|reason| malformed(address, reason))
-}
+impl Dialer {
+    /// Asks who answers at `address` ("host:port").
+    pub async fn identify(&self, address: &str) -> Result<Identity, IntroduceError> {
+        let (mut client, certificate) = self.introduce(address).await?;
+        let reply = client.identify(proto::IdentifyRequest {}).await;
+        let reply = reply.map_err(|status| unreachable(address, why(&status)))?;
+        let identity =
+            decode_identity(reply.into_inner()).map_err(|reason| malformed(address, reason))?;
+        match certificate.filter(|certificate| !certificate.is_of(identity.node)) {
+            None => Ok(identity),
+            Some(certificate) => {
+                let (address, name) = (address.to_owned(), identity.name);
+                let names = certificate.nodes.join(", ");
+                Err(IntroduceError::Certificate { address, name, names })
+            }
+        }
+    }
 
-/// Gives the node at `address` the first document, in its canonical encoding.
-pub async fn bootstrap(address: &str, document: Bytes) -> Result<(), IntroduceError> {
-    let mut client = connect(address).await?;
-    let reply = client.bootstrap(proto::BootstrapRequest { document }).await;
-    let reply = reply.map_err(|status| unreachable(address, reason(&status)))?;
-    let Some(failure) = reply.into_inner().failure else { return Ok(()) };
-    let (error, _) =
-        wire::decode_failure(failure).map_err(|flaw| malformed(address, flaw.to_string()))?;
-    Err(IntroduceError::Refused { address: address.to_owned(), error })
-}
+    /// Gives the node at `address` the first document, in its canonical encoding.
+    pub async fn bootstrap(&self, address: &str, document: Bytes) -> Result<(), IntroduceError> {
+        let (mut client, _) = self.introduce(address).await?;
+        let reply = client.bootstrap(proto::BootstrapRequest { document }).await;
+        let reply = reply.map_err(|status| unreachable(address, why(&status)))?;
+        let Some(failure) = reply.into_inner().failure else { return Ok(()) };
+        let (error, _) =
+            wire::decode_failure(failure).map_err(|flaw| malformed(address, flaw.to_string()))?;
+        Err(IntroduceError::Refused { address: address.to_owned(), error })
+    }
 
-/// The newest document that the node at `address` knows, in its canonical encoding.
-pub async fn fetch_document(address: &str) -> Result<Option<Bytes>, IntroduceError> {
-    let mut client = connect(address).await?;
-    let reply = client.fetch_document(proto::FetchDocumentRequest {}).await;
-    let document = reply.map_err(|status| unreachable(address, reason(&status)))?;
-    let document = document.into_inner().document;
-    Ok((!document.is_empty()).then_some(document))
-}
+    /// The newest document that the node at `address` knows, in its canonical encoding.
+    pub async fn fetch_document(&self, address: &str) -> Result<Option<Bytes>, IntroduceError> {
+        let (mut client, _) = self.introduce(address).await?;
+        let reply = client.fetch_document(proto::FetchDocumentRequest {}).await;
+        let document = reply.map_err(|status| unreachable(address, why(&status)))?;
+        let document = document.into_inner().document;
+        Ok((!document.is_empty()).then_some(document))
+    }
 
-async fn connect(address: &str) -> Result<PeerClient<Channel>, IntroduceError> {
-    let endpoint = endpoint(address).map_err(|error| unreachable(address, causes(&error)))?;
-    let channel = endpoint.timeout(CALL_TIMEOUT).connect().await;
-    let channel = channel.map_err(|error| unreachable(address, causes(&error)))?;
-    Ok(PeerClient::new(channel).max_decoding_message_size(FRAME_MAX_BYTES))
+    async fn introduce(
+        &self,
+        address: &str,
+    ) -> Result<(PeerClient<Channel>, Option<Certificate>), IntroduceError> {
+        let dialed = self.dial(address, None, Some(CALL_TIMEOUT)).await;
+        let Dialed { channel, certificate } =
+            dialed.map_err(|reason| unreachable(address, reason))?;
+        let client = PeerClient::new(channel).max_decoding_message_size(FRAME_MAX_BYTES);
+        Ok((client, certificate))
+    }
 }
 
 fn unreachable(address: &str, reason: String) -> IntroduceError {

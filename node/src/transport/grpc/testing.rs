@@ -1,18 +1,21 @@
 //! Nodes on 127.0.0.1 for tests.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Bootstrap, GrpcPeers, Identity, Incarnation, Limits, Local, PeerService, server};
+use super::{
+    Bootstrap, Dialer, GrpcPeers, Identity, Incarnation, Limits, Local, PeerService, server,
+};
 use crate::dynamo::key::NodeId;
 use crate::dynamo::operation::Opening;
 use crate::error::RequestError;
 use crate::transport::conformance::TestHandler;
+use crate::transport::tls::{self, Port, PortTls, TlsObserver};
 use crate::transport::{Handler, listener};
 
 /// A running node.
@@ -24,6 +27,22 @@ pub(in crate::transport) struct Node {
     stop: CancellationToken,
     serving: JoinHandle<()>,
     service: PeerService,
+}
+
+/// Counts refusals by their cause.
+#[derive(Default)]
+pub(in crate::transport) struct Seen(Mutex<Vec<&'static str>>);
+
+impl Seen {
+    pub(in crate::transport) fn count(&self, cause: &str) -> usize {
+        self.0.lock().unwrap().iter().filter(|seen| **seen == cause).count()
+    }
+}
+
+impl TlsObserver for Seen {
+    fn refused(&self, _: Port, cause: &'static str) {
+        self.0.lock().unwrap().push(cause);
+    }
 }
 
 /// A node's introduction: it takes the document "first" alone.
@@ -67,6 +86,26 @@ impl Node {
     }
 
     pub(super) async fn start_at(incarnation: Incarnation, address: &str, limits: Limits) -> Self {
+        let seen = Arc::new(Seen::default());
+        Self::start_within(incarnation, address, limits, (None, seen)).await
+    }
+
+    /// Within TLS; refusals are counted.
+    pub(in crate::transport) async fn start_secured(
+        incarnation: Incarnation,
+        tls: Arc<PortTls>,
+        seen: Arc<Seen>,
+    ) -> Self {
+        let (address, limits) = ("127.0.0.1:0", Limits::default());
+        Self::start_within(incarnation, address, limits, (Some(tls), seen)).await
+    }
+
+    async fn start_within(
+        incarnation: Incarnation,
+        address: &str,
+        limits: Limits,
+        (tls, seen): (Option<Arc<PortTls>>, Arc<Seen>),
+    ) -> Self {
         let handler = Arc::new(TestHandler::default());
         let local = Local::new(incarnation);
         let dynamic: Arc<dyn Handler> = handler.clone();
@@ -75,11 +114,12 @@ impl Node {
         let service = PeerService::new(Arc::new(Newcomer), limits.clone(), stop.clone());
         service.join(local.clone());
         let (incoming, address) = listener::bind(address).await.unwrap();
+        let incoming = tls::secured(incoming, tls.clone(), seen);
         let served = server()
             .add_service(service.clone().into_server())
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         let serving = tokio::spawn(async move { served.await.unwrap() });
-        let peers = GrpcPeers::new(local, limits, stop.clone());
+        let peers = GrpcPeers::new(local, Dialer::new(tls), limits, stop.clone());
         Self { handler, peers, address, incarnation, stop, serving, service }
     }
 

@@ -122,14 +122,14 @@ async fn nodes_without_a_cluster_introduce_themselves_alone() {
         .add_service(service.clone().into_server())
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let serving = tokio::spawn(served);
-    let address = address.to_string();
+    let (address, dialer) = (address.to_string(), Dialer::default());
 
-    assert_eq!(identify(&address).await, Ok(Bootstrap::identify(&Newcomer)));
-    assert_eq!(bootstrap(&address, Bytes::from_static(b"first")).await, Ok(()));
-    let refused = bootstrap(&address, Bytes::from_static(b"second")).await;
+    assert_eq!(dialer.identify(&address).await, Ok(Bootstrap::identify(&Newcomer)));
+    assert_eq!(dialer.bootstrap(&address, Bytes::from_static(b"first")).await, Ok(()));
+    let refused = dialer.bootstrap(&address, Bytes::from_static(b"second")).await;
     let error = RequestError::Conflict { reason: "another cluster".to_owned() };
     assert_eq!(refused, Err(IntroduceError::Refused { address: address.clone(), error }));
-    assert_eq!(fetch_document(&address).await, Ok(Some(Bytes::from_static(b"newest"))));
+    assert_eq!(dialer.fetch_document(&address).await, Ok(Some(Bytes::from_static(b"newest"))));
 
     let one = Node::start(incarnation(1, 1)).await;
     one.peers.set_members(&[(TWO, address.clone())]);
@@ -147,7 +147,7 @@ async fn nodes_without_a_cluster_introduce_themselves_alone() {
     one.stop().await;
     stop.cancel();
     serving.await.unwrap().unwrap();
-    assert!(matches!(identify(&address).await, Err(IntroduceError::Unreachable { .. })));
+    assert!(matches!(dialer.identify(&address).await, Err(IntroduceError::Unreachable { .. })));
 }
 
 #[tokio::test]

@@ -27,8 +27,9 @@ pub(crate) struct Session {
 
 impl Session {
     async fn open(global: Global) -> Result<Self> {
-        let Global { endpoints, output, timeout } = global;
-        let client = Client::connect(ClientConfig { endpoints, timeout }).await?;
+        let Global { endpoints, tls, output, timeout } = global;
+        let tls = tls.load()?;
+        let client = Client::connect(ClientConfig { endpoints, timeout, tls }).await?;
         Ok(Self { client, output: Output::new(output), timeout })
     }
 }
