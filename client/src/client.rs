@@ -82,6 +82,7 @@ impl Client {
                     return Ok(Self(Arc::new(Shared::new(timeout, tls, seeds, routes))));
                 }
                 Err(error) => {
+                    let error = if tls.is_some() { error.after_handshake() } else { error };
                     advice = error.advice();
                     reasons.push(format!("{}: {}", node.address, error.message()));
                 }
@@ -271,7 +272,8 @@ impl Shared {
                 tries.clear();
                 continue;
             }
-            if !error.is_retryable() || deadline.has_passed() || !self.retries.allows(&error) {
+            let given_up = !error.is_retryable() || error.is_lasting_at(&target);
+            if given_up || deadline.has_passed() || !self.retries.allows(&error) {
                 return Err(tries.reason(error));
             }
             self.refresh_soon();

@@ -18,7 +18,7 @@ use quorate_proto::v1::{
 use thiserror::Error;
 use tonic::{Code, Status};
 
-use crate::{operation::OperationId, tls};
+use crate::{operation::OperationId, route::Target, tls};
 
 /// What a caller does about an error depends on this alone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -223,6 +223,25 @@ impl Error {
 
     pub(crate) fn detail(&self) -> Kind {
         self.0.detail
+    }
+
+    /// The same of a first call within TLS. With TLS 1.3 a node refuses a client's certificate when
+    /// the handshake has ended here; its reason is lost if it comes before the call was sent.
+    pub(crate) fn after_handshake(self) -> Self {
+        let lost = self.0.reach == Reach::Lost && self.0.kind == ErrorKind::Unavailable;
+        if !lost || self.0.advice.is_some() {
+            return self;
+        }
+        let what = "the node ended the connection right after the TLS handshake";
+        let message = format!("{what} ({})", self.0.message);
+        let advice = "if it requires a client certificate, give one of the CA in its client_tls_ca \
+                      (--tls-cert and --tls-key in kv-cli); its log says why";
+        Self(Box::new(Inner { message, ..*self.0 })).advising(Some(advice))
+    }
+
+    /// Whether the only node asked cannot be talked to until somebody changes its TLS, or ours.
+    pub(crate) fn is_lasting_at(&self, target: &Target<'_>) -> bool {
+        self.0.advice.is_some() && matches!(target, Target::Node(_))
     }
 
     /// Whether the node itself is to be avoided for a while, not just this request.

@@ -25,12 +25,14 @@ pub struct ClusterSpec {
     pub nodes: u16,
     /// Q: few, so that scans of little data are quick.
     pub partitions: u64,
+    /// The storage engine, by its name.
+    pub engine: &'static str,
 }
 
 impl ClusterSpec {
     /// So many nodes.
     pub fn of(nodes: u16) -> Self {
-        Self { nodes, partitions: 16 }
+        Self { nodes, partitions: 16, engine: "fjall" }
     }
 }
 
@@ -50,6 +52,7 @@ pub struct Node {
     client: u16,
     peer: u16,
     http: u16,
+    engine: &'static str,
     child: Option<Child>,
 }
 
@@ -59,9 +62,14 @@ impl Cluster {
         Self::of(ClusterSpec::of(nodes))
     }
 
+    /// The same, in another engine.
+    pub fn start_in(engine: &'static str, nodes: u16) -> Self {
+        Self::of(ClusterSpec { engine, ..ClusterSpec::of(nodes) })
+    }
+
     /// The same, with choices.
     pub fn of(spec: ClusterSpec) -> Self {
-        let mut cluster = Self::uninitialised(spec.nodes);
+        let mut cluster = Self::not_started(spec);
         cluster.form(spec.partitions);
         cluster
     }
@@ -76,9 +84,14 @@ impl Cluster {
 
     /// Nodes with configurations, none of them started.
     pub fn uninitialised(nodes: u16) -> Self {
+        Self::not_started(ClusterSpec::of(nodes))
+    }
+
+    fn not_started(ClusterSpec { nodes, engine, .. }: ClusterSpec) -> Self {
         let ports = PortBlock::reserve(nodes);
         let directory = tempfile::tempdir().expect("there is a directory for temporary files");
-        let nodes = (1..=nodes).map(|number| Node::new(directory.path(), number, &ports)).collect();
+        let node = |number| Node::new(directory.path(), number, &ports, engine);
+        let nodes = (1..=nodes).map(node).collect();
         Self { nodes, directory, _ports: ports }
     }
 
@@ -156,7 +169,7 @@ impl Drop for Cluster {
 }
 
 impl Node {
-    fn new(directory: &Path, number: u16, ports: &PortBlock) -> Self {
+    fn new(directory: &Path, number: u16, ports: &PortBlock, engine: &'static str) -> Self {
         let name = format!("node-{number}");
         let node = Self {
             directory: directory.join(&name),
@@ -164,6 +177,7 @@ impl Node {
             client: ports.client(number),
             peer: ports.peer(number),
             http: ports.http(number),
+            engine,
             child: None,
         };
         fs::create_dir_all(&node.directory).expect("the temporary directory takes more");
@@ -174,9 +188,9 @@ impl Node {
     /// Writes its configuration, with more lines at the end.
     pub fn configure(&self, more: &str) {
         let text = format!(
-            "node_name = \"{}\"\nclient_address = \"127.0.0.1:{}\"\n\
+            "node_name = \"{}\"\nengine = \"{}\"\nclient_address = \"127.0.0.1:{}\"\n\
              peer_address = \"127.0.0.1:{}\"\nhttp_address = \"127.0.0.1:{}\"\nshards = 2\n{more}\n",
-            self.name, self.client, self.peer, self.http
+            self.name, self.engine, self.client, self.peer, self.http
         );
         fs::write(self.configuration(), text).expect("the node's directory takes a file");
     }

@@ -160,14 +160,9 @@ impl SledEngine {
 
     /// Refuses a batch that sled might not find the space for.
     fn check_space(&self, batch: &Batch) -> Result<(), EngineError> {
-        let needed_bytes = FREE_BYTES_MIN + 4 * batch.bytes() as u64;
-        let free_bytes =
-            files::free_bytes(&self.path).map_err(EngineError::io("measure the free space"))?;
-        if free_bytes >= needed_bytes {
-            Ok(())
-        } else {
-            Err(EngineError::Full { free_bytes, needed_bytes })
-        }
+        let measured = files::free_bytes(&self.path);
+        let free_bytes = measured.map_err(EngineError::io("measure the free space"))?;
+        enough_space(free_bytes, batch.bytes() as u64)
     }
 
     /// What lies in `range` now, whatever is written meanwhile.
@@ -315,6 +310,14 @@ fn open_tree(path: &Path, options: EngineOptions) -> Result<(Db, Census), Engine
         .map_err(failed(OPENING))?;
     let census = Census::verify(&db)?;
     Ok((db, census))
+}
+
+fn enough_space(free_bytes: u64, batch_bytes: u64) -> Result<(), EngineError> {
+    let needed_bytes = FREE_BYTES_MIN + 4 * batch_bytes;
+    match free_bytes >= needed_bytes {
+        true => Ok(()),
+        false => Err(EngineError::Full { free_bytes, needed_bytes }),
+    }
 }
 
 /// A panic of an opening speaks of the files.

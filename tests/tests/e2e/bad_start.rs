@@ -52,7 +52,7 @@ fn what_is_in_use_stays_with_who_uses_it() {
 }
 
 #[test]
-fn a_directory_of_a_newer_format_or_another_node_is_left_alone() {
+fn a_directory_of_a_newer_format_another_node_or_engine_is_left_alone() {
     let mut cluster = Cluster::start(3);
     let cli = cluster.cli();
     cli.line("namespace create users").ok();
@@ -61,6 +61,9 @@ fn a_directory_of_a_newer_format_or_another_node_is_left_alone() {
     let file = cluster.nodes()[0].data().join("store.toml");
     let good = fs::read_to_string(&file).expect("the store is described");
 
+    let mut other = cluster.nodes()[0].serve_command();
+    other.args(["--engine", "sled"]).stdin(Stdio::null());
+    says(&Ran::of(other, None), &["made with the engine \"fjall\", not sled"]);
     fs::write(&file, good.replace("format = 1", "format = 99")).expect("the file is ours");
     says(&refused(&cluster.nodes()[0]), &["format 99", "newer version"]);
     fs::write(&file, good.replace("node-1", "node-9")).expect("the file is ours");

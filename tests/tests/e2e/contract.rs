@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use quorate_tests::{Cli, Cluster};
+use quorate_tests::{Cli, Cluster, ENGINES};
 use serde_json::{Value, json};
 
 fn keys(object: &Value) -> BTreeSet<&str> {
@@ -21,13 +21,16 @@ fn text<'a>(value: &'a Value, what: &str) -> &'a str {
 
 #[test]
 fn put_get_and_delete() {
-    let cluster = Cluster::start(3);
-    let cli = cluster.cli();
-    cli.line("namespace create users").ok();
-    one_value(&cli);
-    siblings(&cli);
-    deletes(&cli);
-    bytes_and_levels(&cli);
+    for engine in ENGINES {
+        let cluster = Cluster::start_in(engine, 3);
+        let cli = cluster.cli();
+        cli.line("namespace create users").ok();
+        one_value(&cli);
+        siblings(&cli);
+        deletes(&cli);
+        bytes_and_levels(&cli);
+        scans(&cli);
+    }
 }
 
 fn one_value(cli: &Cli) {

@@ -36,7 +36,7 @@ fn a_local_cluster_serves_reports_deaths_and_comes_back_with_its_data() {
 #[test]
 fn a_node_is_restarted_by_hand_with_its_own_configuration() {
     let home = tempfile::tempdir().expect("there is a directory for temporary files");
-    let dev = DevCluster::start(3, home.path());
+    let dev = DevCluster::start_with(3, home.path(), &["--engine", "sled"]);
     let cli = dev.cli();
     cli.line("namespace create users").ok();
     dev.kill_node(3);

@@ -28,9 +28,18 @@ fn siblings(cli: &Cli) -> Vec<usize> {
 
 #[test]
 fn a_file_comes_out_as_it_went_in_and_survives_a_restart_of_all() {
-    let rows = unicode(3000);
+    comes_out_as_it_went_in("fjall", 3000);
+}
+
+#[test]
+fn a_file_comes_out_as_it_went_in_and_survives_a_restart_of_all_in_sled() {
+    comes_out_as_it_went_in("sled", 1000);
+}
+
+fn comes_out_as_it_went_in(engine: &'static str, rows: u32) {
+    let rows = unicode(rows);
     let count = rows.lines().count();
-    let mut cluster = Cluster::start(5);
+    let mut cluster = Cluster::start_in(engine, 5);
     let cli = cluster.cli();
     cli.line("namespace create unicode").ok();
     let file = cluster.path("rows.csv");
@@ -64,9 +73,18 @@ fn reported(ran: &Ran) -> (BTreeSet<usize>, Value) {
 
 #[test]
 fn nodes_killed_during_an_import_lose_no_row_that_was_counted_as_stored() {
+    killed_during_an_import("fjall");
+}
+
+#[test]
+fn nodes_killed_during_an_import_lose_no_row_that_was_counted_as_stored_in_sled() {
+    killed_during_an_import("sled");
+}
+
+fn killed_during_an_import(engine: &'static str) {
     let rows = unicode_like(500);
     let lines: Vec<&str> = rows.lines().collect();
-    let mut cluster = Cluster::start(5);
+    let mut cluster = Cluster::start_in(engine, 5);
     let cli = cluster.cli();
     cli.line("namespace create unicode").ok();
 

@@ -1,10 +1,14 @@
 //! SIGTERM: how supervisors stop a node.
 
-use quorate_tests::Cluster;
+use quorate_tests::{Cluster, ENGINES};
 
 #[test]
 fn a_node_asked_to_stop_ends_well_and_has_its_data_when_it_is_back() {
-    let mut cluster = Cluster::start(3);
+    ENGINES.into_iter().for_each(stops_well_and_comes_back);
+}
+
+fn stops_well_and_comes_back(engine: &'static str) {
+    let mut cluster = Cluster::start_in(engine, 3);
     let cli = cluster.cli();
     cli.line("namespace create users").ok();
     for key in 0..20 {

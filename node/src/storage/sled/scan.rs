@@ -66,6 +66,14 @@ impl Snapshots {
     }
 }
 
+#[cfg(test)]
+impl Snapshots {
+    /// How many rows are kept.
+    pub(super) fn kept(&mut self) -> usize {
+        self.live.values_mut().map(|snapshot| inner(snapshot).kept.len()).sum()
+    }
+}
+
 fn inner(snapshot: &mut Mutex<Snapshot>) -> &mut Snapshot {
     snapshot.get_mut().unwrap_or_else(PoisonError::into_inner)
 }

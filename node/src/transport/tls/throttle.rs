@@ -3,9 +3,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Enough to see what goes on, too few to fill a disk.
+/// Enough to see what goes on, too few to fill a disk: a peer that is refused tries again for ever,
+/// every two seconds.
 const LINES: u32 = 10;
-const WINDOW: Duration = Duration::from_secs(10);
+const WINDOW: Duration = Duration::from_secs(60);
 
 /// Lets through so many lines in each window, and counts the others.
 #[derive(Debug, Default)]
