@@ -42,6 +42,7 @@ use crate::dynamo::quorum::{Cause, Failure, Level, Tally};
 use crate::env::Env;
 use crate::error::RequestError;
 use crate::shard::Shards;
+use crate::standing::Standings;
 use crate::transport::{PeerError, Peers, Reply, Request};
 use crate::vnode::Address;
 
@@ -63,6 +64,7 @@ pub struct Coordinator {
     opening: Opening,
     cluster: Arc<Cluster>,
     shards: Shards,
+    standings: Arc<Standings>,
     peers: Arc<dyn Peers>,
     env: Env,
     repairs: Arc<Semaphore>,
@@ -80,6 +82,8 @@ pub struct CoordinatorParts {
     pub cluster: Arc<Cluster>,
     /// Its partitions.
     pub shards: Shards,
+    /// Whether their silence counts.
+    pub standings: Arc<Standings>,
     /// The other nodes.
     pub peers: Arc<dyn Peers>,
     /// Its world.
@@ -97,10 +101,10 @@ struct Target {
 impl Coordinator {
     /// A coordinator with nothing under way.
     pub fn new(parts: CoordinatorParts) -> Self {
-        let CoordinatorParts { node, opening, cluster, shards, peers, env } = parts;
+        let CoordinatorParts { node, opening, cluster, shards, standings, peers, env } = parts;
         let repairs = Arc::new(Semaphore::new(REPAIRS_MAX));
         let mending = Arc::default();
-        Self { node, opening, cluster, shards, peers, env, repairs, mending }
+        Self { node, opening, cluster, shards, standings, peers, env, repairs, mending }
     }
 
     /// This node.
@@ -121,6 +125,11 @@ impl Coordinator {
     /// This node's partitions.
     pub fn shards(&self) -> &Shards {
         &self.shards
+    }
+
+    /// Whether this node's silence counts.
+    pub fn standings(&self) -> &Arc<Standings> {
+        &self.standings
     }
 
     /// The other nodes.

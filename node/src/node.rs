@@ -11,9 +11,11 @@
 
 mod join;
 mod security;
+mod store;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -31,6 +33,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+pub use self::store::RebuildOptions;
+use self::store::Store;
 use crate::cluster::OpenError;
 use crate::config::Config;
 use crate::dynamo::key::NodeId;
@@ -45,8 +49,8 @@ use crate::service::cluster::ClusterService;
 use crate::service::deadline::Timeouts;
 use crate::service::kv::{KvService, NodeParts};
 use crate::service::metered::Metered;
+use crate::standing::Progress;
 use crate::storage::data_dir::{DataDir, DataDirError};
-use crate::storage::{Engine, EngineOptions};
 use crate::telemetry::Metrics;
 use crate::transport::capped::{self, Capped, ConnectionLimit, ConnectionObserver, Greeted};
 use crate::transport::grpc::{self, Dialer, Limits, PeerService};
@@ -80,6 +84,15 @@ pub enum NodeError {
     /// What the store says of the cluster cannot be used; nothing was changed.
     #[error(transparent)]
     Metadata(#[from] OpenError),
+    /// A store is to be rebuilt from a cluster that nobody told of. Nothing was changed.
+    #[error(
+        "the store in {} cannot be rebuilt, since nothing says where the other nodes are: name their \
+         peer addresses as `seeds` (--seeds HOST:PORT,..); nothing was changed", path.display()
+    )]
+    NoWayToCluster {
+        /// The data directory.
+        path: PathBuf,
+    },
     /// A certificate, key or CA is of no use.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -131,11 +144,12 @@ impl Node {
     pub async fn start(
         config: Config,
         metrics: Arc<Metrics>,
+        rebuild: RebuildOptions,
         stop: CancellationToken,
     ) -> Result<Self, NodeError> {
         let env = Env::system();
         let security = Security::load(&config)?;
-        let (directory, engine) = open_directory(&config, &env).await?;
+        let Store { directory, engine, known } = open_store(&config, rebuild.rebuild, &env).await?;
         let node = NodeId::of_name(&config.node_name);
         let store = StoreId(directory.store_id());
         let (client_incoming, client) = listen("client_address", &config.client_address).await?;
@@ -152,6 +166,7 @@ impl Node {
             env,
             metrics: metrics.clone(),
             capacity: capacity_of(&config),
+            excused: rebuild.excused().collect(),
         };
         let capacity = parts.capacity.clone();
         let replica = Replica::start(parts, size_of(&config), stop.clone())?;
@@ -159,7 +174,8 @@ impl Node {
         let identity = join::identity(&config, addresses, store);
         let bootstrap = join::Joining::new(identity.clone(), replica.cluster().clone());
         let service = PeerService::new(Arc::new(bootstrap), limits.clone(), stop.clone());
-        let (set_ready, ready) = watch::channel(Readiness::not_ready(join::WAITING));
+        let (set_ready, joined) = watch::channel(Readiness::not_ready(join::WAITING));
+        let ready = with_progress(joined, replica.coordinator().standings().progress());
 
         let peer_incoming = tls::secured(peer_incoming, security.peer.clone(), metrics.clone());
         let peer_server = grpc::server().add_service(service.clone().into_server());
@@ -182,7 +198,11 @@ impl Node {
         let client_server = serve_clients(&config, parts, client_incoming, ready.clone(), &stop);
         tokio::spawn(join::join(join::Join {
             identity,
-            seeds: config.seeds.clone(),
+            seeds: join::seeds(&config, known.as_ref()),
+            known,
+            remember_in: store::remembers(&config).then(|| config.data_dir.clone()),
+            standings: replica.coordinator().standings().clone(),
+            env: replica.coordinator().env().clone(),
             dialer: Dialer::new(security.peer),
             node,
             store,
@@ -235,18 +255,31 @@ impl Node {
     }
 }
 
-async fn open_directory(
-    config: &Config,
-    env: &Env,
-) -> Result<(DataDir, Arc<dyn Engine>), NodeError> {
+async fn open_store(config: &Config, rebuild: bool, env: &Env) -> Result<Store, NodeError> {
     let (config, random) = (config.clone(), env.random());
-    env.block(move || {
-        let mut directory =
-            DataDir::open(&config.data_dir, &config.node_name, config.engine, || random)?;
-        let engine = directory.engine(EngineOptions { cache_bytes: config.cache_bytes })?;
-        Ok((directory, engine))
-    })
-    .await
+    env.block(move || store::open(&config, rebuild, random)).await
+}
+
+/// What a node says of itself: whether it serves and, while it does, how far its rebuilding is.
+fn with_progress(
+    mut joined: watch::Receiver<Readiness>,
+    mut progress: watch::Receiver<Option<Progress>>,
+) -> watch::Receiver<Readiness> {
+    let (tell, told) = watch::channel(joined.borrow().clone());
+    tokio::spawn(async move {
+        loop {
+            let now = match (joined.borrow_and_update().clone(), &*progress.borrow_and_update()) {
+                (Readiness::Ready, Some(progress)) => Readiness::Rebuilding(progress.to_string()),
+                (readiness, _) => readiness,
+            };
+            tell.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
+            tokio::select! {
+                changed = joined.changed() => if changed.is_err() { return },
+                changed = progress.changed() => if changed.is_err() { return },
+            }
+        }
+    });
+    told
 }
 
 async fn listen(key: &'static str, address: &str) -> Result<(TcpIncoming, SocketAddr), NodeError> {
@@ -337,7 +370,7 @@ async fn report_health(
     stop: CancellationToken,
 ) {
     loop {
-        if *ready.borrow_and_update() == Readiness::Ready {
+        if ready.borrow_and_update().serves() {
             reporter.set_serving::<KvServer<KvService>>().await;
             reporter.set_serving::<ClusterServer<ClusterService>>().await;
         } else {

@@ -3,6 +3,7 @@
 //! The same assembly runs in production, under gRPC, and in simulation, under a network, a clock and
 //! an engine that a test controls.
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -21,8 +22,11 @@ use crate::env::Env;
 use crate::limits::Capacity;
 use crate::service::peer::PeerHandler;
 use crate::shard::{ShardContext, ShardObserver, Shards, ShardsEnd};
+use crate::standing::Standings;
 use crate::storage::{Engine, Space};
-use crate::tasks::{self, Flush, ForgetOperations, Observe, Observed, Sweep, Worker};
+use crate::tasks::{
+    self, Flush, ForgetOperations, Observe, Observed, Refill, RefillParts, Sweep, Worker,
+};
 use crate::telemetry::{Metrics, ShardMetrics};
 use crate::transport::{Handler, Peers};
 use crate::vnode::Mended;
@@ -43,6 +47,8 @@ pub struct ReplicaParts {
     pub metrics: Arc<Metrics>,
     /// What it can take.
     pub capacity: Capacity,
+    /// Members that a rebuild does not wait for, by the operator's word.
+    pub excused: BTreeSet<NodeId>,
 }
 
 /// How a replica is sized.
@@ -90,7 +96,8 @@ impl Replica {
         size: ReplicaSize,
         stop: CancellationToken,
     ) -> Result<Self, OpenError> {
-        let ReplicaParts { node, store, engine, peers, env, metrics, capacity } = parts;
+        let ReplicaParts { node, store, engine, peers, env, metrics, capacity, excused } = parts;
+        let standings = Arc::new(Standings::open(engine.clone())?);
         let cluster = Cluster::open(Voter { node, store }, engine.clone(), env.clone())?;
         cluster.connect(peers.clone());
         let opening = Opening(env.random());
@@ -113,6 +120,7 @@ impl Replica {
             opening,
             cluster: cluster.clone(),
             shards: shards.clone(),
+            standings: standings.clone(),
             peers: peers.clone(),
             env: env.clone(),
         }));
@@ -123,7 +131,7 @@ impl Replica {
             cluster: cluster.clone(),
             engine: engine.clone(),
             env: env.clone(),
-            stop,
+            stop: stop.clone(),
             tasks: TaskTracker::new(),
             shards_end: Some(shards_end),
             failure,
@@ -137,6 +145,17 @@ impl Replica {
         });
         replica.spawn(ForgetOperations::new(shards.clone()));
         replica.spawn(Sweep::new(cluster.clone(), shards.clone()));
+        replica.spawn(Refill::new(RefillParts {
+            node,
+            cluster: cluster.clone(),
+            shards: shards.clone(),
+            peers: peers.clone(),
+            standings,
+            env: env.clone(),
+            metrics: metrics.clone(),
+            excused,
+            stop,
+        }));
         let observed = Observed { cluster, shards, peers, engine, capacity };
         replica.spawn(Observe::new(observed, env, metrics));
         replica.spawn_recovery();

@@ -197,10 +197,16 @@ impl Node {
 
     /// Starts its process.
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// Starts its process with more flags.
+    pub fn start_with(&mut self, flags: &[&str]) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(self.log());
         let log = log.expect("the node's directory takes a file");
         let mut serve = self.serve_command();
+        serve.args(flags);
         // Whose other end closes when this process ends, however it ends.
         serve.arg("--stop-on-stdin-eof").stdin(Stdio::piped()).stderr(log);
         self.child = Some(serve.spawn().expect("the program was built"));

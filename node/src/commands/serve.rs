@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use crate::args::ServeArgs;
 use crate::config::ConfigError;
 use crate::http::{self, Pages, Readiness};
-use crate::node::{Node, NodeError};
+use crate::node::{Node, NodeError, RebuildOptions};
 use crate::process;
 use crate::telemetry::{self, Metrics};
 
@@ -38,6 +38,12 @@ pub enum ServeError {
          another http_address"
     )]
     Http { address: String, source: io::Error },
+    /// Rebuild the store from the other nodes.
+    #[error(
+        "{source}\n  nothing was changed. To set the store aside (it is not deleted) and refill a new \
+         one from the other nodes, run:\n  {command}"
+    )]
+    Damaged { source: NodeError, command: String },
     /// The node says what is wrong.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -60,7 +66,14 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), ServeError> {
     let _ends_with_this = http_ends.clone().drop_guard();
     let http = start_http(&effective.config.http_address, pages, http_ends).await?;
 
-    let node = Node::start(effective.config, metrics, stop).await?;
+    let rebuild = RebuildOptions { rebuild: args.rebuild, without: args.rebuild_without };
+    let node = match Node::start(effective.config, metrics, rebuild, stop).await {
+        Err(NodeError::DataDir(error)) if error.is_damage() => {
+            let (source, command) = (NodeError::DataDir(error), rebuild_command());
+            return Err(ServeError::Damaged { source, command });
+        }
+        started => started?,
+    };
     let addresses = node.addresses();
     info!(client = %addresses.client, peer = %addresses.peer, %http, "listening");
     let followed = tokio::spawn(follow(node.ready(), ready));
@@ -69,6 +82,18 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), ServeError> {
     end?;
     info!("stopped");
     Ok(())
+}
+
+/// The command line of this process, with the flag that it needs.
+fn rebuild_command() -> String {
+    let quoted =
+        |word: String| match word.chars().all(|c| c.is_alphanumeric() || "-_=./:,@".contains(c)) {
+            true if !word.is_empty() => word,
+            _ => format!("'{}'", word.replace('\'', r"'\''")),
+        };
+    let words = std::env::args_os().map(|word| quoted(word.to_string_lossy().into_owned()));
+    let words = words.filter(|word| word != "--rebuild").chain(["--rebuild".to_owned()]);
+    words.collect::<Vec<_>>().join(" ")
 }
 
 async fn start_http(

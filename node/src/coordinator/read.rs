@@ -16,6 +16,7 @@ use crate::dynamo::key::{Key, NodeId};
 use crate::dynamo::object::{Digest, Object};
 use crate::dynamo::quorum::{Cause, Level, Verdict};
 use crate::dynamo::read::{Digester, Effect, ReadOp, ReadPlan, Repair};
+use crate::dynamo::standing::Standing;
 use crate::error::RequestError;
 use crate::limits::budget::{Budget, Kind};
 use crate::transport::{ForwardGet, Held, PeerError, Read, Replicate, Reply, Request};
@@ -59,8 +60,8 @@ pub(super) struct Repairing {
 
 /// What came back from an owner.
 pub(super) enum Heard {
-    Object(Object),
-    Digest(Digest),
+    Object(Object, Standing),
+    Digest(Digest, Standing),
     Repaired,
     Failed(Cause),
 }
@@ -149,11 +150,11 @@ impl Coordinator {
         }
         let (_, heard) = self.ask(target, node, false, deadline).await;
         match heard {
-            Heard::Object(object) => Ok(object),
+            Heard::Object(object, _) => Ok(object),
             Heard::Failed(cause) => {
                 Err(RequestError::not_ready(format!("{} {cause}; it was asked alone", name())))
             }
-            Heard::Digest(_) | Heard::Repaired => Err(RequestError::internal("unexpected answer")),
+            Heard::Digest(..) | Heard::Repaired => Err(RequestError::internal("unexpected answer")),
         }
     }
 
@@ -234,19 +235,20 @@ impl Coordinator {
     ) -> BoxFuture<'static, (NodeId, Heard)> {
         if node == self.node {
             let (shards, address) = (self.shards.clone(), target.address.clone());
+            // Before the object is read: what becomes complete meanwhile may not be in it.
+            let standing = self.standings.of(address.vnode);
             let cluster_key = target.view.document().cluster_key;
             return async move {
-                let heard =
-                    match shards.read(address.clone(), deadline).await.map(|held| held.decode()) {
-                        Ok(Ok(object)) if digest => Heard::Digest(object.digest(
-                            &cluster_key,
-                            address.namespace,
-                            &address.key,
-                        )),
-                        Ok(Ok(object)) => Heard::Object(object),
-                        Ok(Err(_)) => Heard::Failed(Cause::Storage),
-                        Err(error) => Heard::Failed(cause_of_error(&error)),
-                    };
+                let held = shards.read(address.clone(), deadline).await;
+                let heard = match held.map(|held| held.decode()) {
+                    Ok(Ok(object)) if digest => {
+                        let (namespace, key) = (address.namespace, &address.key);
+                        Heard::Digest(object.digest(&cluster_key, namespace, key), standing)
+                    }
+                    Ok(Ok(object)) => Heard::Object(object, standing),
+                    Ok(Err(_)) => Heard::Failed(Cause::Storage),
+                    Err(error) => Heard::Failed(cause_of_error(&error)),
+                };
                 (node, heard)
             }
             .boxed();
@@ -321,8 +323,14 @@ async fn hear_out(
 
 fn tell(op: &mut ReadOp, node: NodeId, heard: Heard) -> Vec<Effect> {
     match heard {
-        Heard::Object(object) => op.on_object(node, object),
-        Heard::Digest(digest) => op.on_digest(node, digest),
+        Heard::Object(_, Standing::Rebuilding) | Heard::Digest(_, Standing::Rebuilding) => {
+            op.on_doubt(node);
+        }
+        _ => {}
+    }
+    match heard {
+        Heard::Object(object, _) => op.on_object(node, object),
+        Heard::Digest(digest, _) => op.on_digest(node, digest),
         Heard::Repaired => op.on_repaired(node),
         Heard::Failed(cause) => op.on_failure(node, cause),
     }
@@ -330,18 +338,20 @@ fn tell(op: &mut ReadOp, node: NodeId, heard: Heard) -> Vec<Effect> {
 
 /// The reply, its object counted as long as it is kept.
 fn held(budget: &Arc<Budget>, reply: Reply) -> Result<Reply, PeerError> {
-    let Reply::Held(Held::Object(object)) = reply else { return Ok(reply) };
+    let Reply::Held { held: Held::Object(object), standing } = reply else { return Ok(reply) };
     match budget.hold(Kind::Reads, object.0) {
-        Ok(bytes) => Ok(Reply::Held(Held::Object(EncodedObject(bytes)))),
+        Ok(bytes) => Ok(Reply::Held { held: Held::Object(EncodedObject(bytes)), standing }),
         Err(full) => Ok(Reply::Failed(full)),
     }
 }
 
 fn heard(reply: Result<Reply, PeerError>) -> Heard {
     match &reply {
-        Ok(Reply::Held(Held::Digest(digest))) => Heard::Digest(*digest),
-        Ok(Reply::Held(Held::Object(object))) => match object.decode() {
-            Ok(object) => Heard::Object(object),
+        Ok(Reply::Held { held: Held::Digest(digest), standing }) => {
+            Heard::Digest(*digest, *standing)
+        }
+        Ok(Reply::Held { held: Held::Object(object), standing }) => match object.decode() {
+            Ok(object) => Heard::Object(object, *standing),
             Err(_) => Heard::Failed(Cause::Storage),
         },
         Ok(Reply::Replicated { .. }) => Heard::Repaired,

@@ -2,7 +2,8 @@
 //!
 //! Read it in this order: [`key`] and [`clock`] are the nouns, [`object`] is what a replica holds
 //! for a key, [`frontier`] what it has seen; [`ring`], [`placement`] and [`preference`] say who
-//! holds what; [`quorum`], [`write`](mod@write) and [`read`] run one request; [`metadata`] keeps
+//! holds what; [`quorum`], [`write`](mod@write) and [`read`] run one request, [`standing`] says whose
+//! silence counts in it; [`metadata`] keeps
 //! the one document that all members agree on.
 //!
 //! Time comes in as an argument, randomness as `&mut impl Rng`, and order from B-trees, so that the
@@ -22,4 +23,5 @@ pub mod preference;
 pub mod quorum;
 pub mod read;
 pub mod ring;
+pub mod standing;
 pub mod write;

@@ -179,6 +179,9 @@ pub enum Cause {
     /// Its record of the key is damaged: it knows nothing of the key, and took nothing for it.
     #[error("has a damaged record of the key")]
     Damaged,
+    /// Its silence is not believed, since its store is being rebuilt; what it told was merged.
+    #[error("does not count while it is being rebuilt")]
+    Rebuilding,
 }
 
 /// An owner that did not answer, for the error message.

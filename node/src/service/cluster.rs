@@ -11,6 +11,7 @@ use crate::cluster::view::View;
 use crate::dynamo::key::NodeId;
 use crate::dynamo::metadata::document::{Conflict, Durability, Member, Namespace, NewNamespace};
 use crate::error::RequestError;
+use crate::standing::Progress;
 
 /// What a message holds beside the value, amply: a key, a context, names.
 const MESSAGE_BESIDE_VALUE_BYTES: usize = 32 << 10;
@@ -87,6 +88,7 @@ impl Cluster for ClusterService {
             node: coordinator.node().0,
             opening: coordinator.opening().0,
             now_ms: coordinator.env().now_ms(),
+            rebuild: coordinator.standings().progress().borrow().as_ref().map(rebuild_message),
         }))
     }
 
@@ -150,6 +152,15 @@ fn groups(view: &View) -> Vec<v1::PlacementGroup> {
         owners: table.iter().map(index).collect(),
     };
     document.layout().groups.iter().map(group).collect()
+}
+
+fn rebuild_message(progress: &Progress) -> v1::Rebuild {
+    v1::Rebuild {
+        vnodes: progress.vnodes as u32,
+        complete: progress.complete as u32,
+        objects: progress.objects,
+        waiting_for: progress.waiting_for.clone(),
+    }
 }
 
 fn namespace_message(namespace: &Namespace) -> v1::Namespace {

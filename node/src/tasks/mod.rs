@@ -7,6 +7,7 @@
 mod flush;
 mod forget;
 mod observe;
+mod refill;
 mod sweep;
 
 use futures::future::BoxFuture;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::flush::Flush;
 pub use self::forget::ForgetOperations;
 pub use self::observe::{Observe, Observed};
+pub use self::refill::{Refill, RefillParts};
 pub use self::sweep::Sweep;
 use crate::error::RequestError;
 

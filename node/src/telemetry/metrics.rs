@@ -148,6 +148,8 @@ struct Single {
     corrupt_records: Family<SpaceLabels, Counter>,
     mended_records: Counter,
     lost_records: Counter,
+    rebuild_vnodes_left: Gauge,
+    rebuild_objects: Counter,
     metadata_version: Gauge,
 }
 
@@ -172,6 +174,8 @@ impl Single {
             corrupt_records: Family::default(),
             mended_records: Counter::default(),
             lost_records: Counter::default(),
+            rebuild_vnodes_left: Gauge::default(),
+            rebuild_objects: Counter::default(),
             metadata_version: Gauge::default(),
         };
         let help = "Time of each sync of the engine";
@@ -191,6 +195,10 @@ impl Single {
         registry.register("mended_records", help, single.mended_records.clone());
         let help = "Damaged records given up for a write, since no other owner held the key";
         registry.register("lost_records", help, single.lost_records.clone());
+        let help = "Partitions of a store being rebuilt whose answers do not count yet";
+        registry.register("rebuild_vnodes_left", help, single.rebuild_vnodes_left.clone());
+        let help = "Objects received from other owners to rebuild the store";
+        registry.register("rebuild_objects", help, single.rebuild_objects.clone());
         let help = "Version of the newest metadata document known; 0: none";
         registry.register("metadata_version", help, single.metadata_version.clone());
         single
@@ -317,6 +325,16 @@ impl Metrics {
         self.single.lost_records.inc_by(records);
     }
 
+    /// How many partitions of a store being rebuilt are not complete.
+    pub fn rebuild_vnodes_left(&self, vnodes: usize) {
+        self.single.rebuild_vnodes_left.set(gauge(vnodes as u64));
+    }
+
+    /// Counts objects received to rebuild the store.
+    pub fn rebuild_objects(&self, objects: u64) {
+        self.single.rebuild_objects.inc_by(objects);
+    }
+
     /// Everything, as OpenMetrics text.
     pub fn encode(&self) -> String {
         let mut page = String::new();
@@ -419,6 +437,8 @@ mod tests {
         metrics.corrupt_records("objects", 3);
         metrics.mended_records(2);
         metrics.lost_records(1);
+        metrics.rebuild_vnodes_left(12);
+        metrics.rebuild_objects(5);
         metrics.tls().started("peer", 10);
         metrics.tls().reloaded("peer", 20);
         metrics.tls().reload_failed("peer");
@@ -436,6 +456,8 @@ mod tests {
             r#"quorate_corrupt_records_total{space="objects"} 3"#,
             "quorate_mended_records_total 2",
             "quorate_lost_records_total 1",
+            "quorate_rebuild_vnodes_left 12",
+            "quorate_rebuild_objects_total 5",
             r#"quorate_tls_certificate_expiry_timestamp_seconds{port="peer"} 20"#,
             r#"quorate_tls_reloads_total{port="peer"} 1"#,
             r#"quorate_tls_reload_failures_total{port="peer"} 1"#,

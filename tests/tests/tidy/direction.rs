@@ -8,7 +8,7 @@ use super::source::{Source, names_after, read, rust};
 
 /// The modules of the node, bottom up: each may use those named beside it, all of which stand above
 /// it in this table. So no circle can be written down here, and the order is the architecture.
-const MODULES: [(&str, &[&str]); 23] = [
+const MODULES: [(&str, &[&str]); 24] = [
     // The protocol uses nothing.
     ("dynamo", &[]),
     // What everybody may see.
@@ -27,9 +27,10 @@ const MODULES: [(&str, &[&str]); 23] = [
     ("vnode", &["dynamo", "error", "storage"]),
     ("shard", &["dynamo", "env", "error", "limits", "storage", "vnode"]),
     ("cluster", &["dynamo", "env", "error", "storage", "transport"]),
+    ("standing", &["dynamo", "storage"]),
     (
         "coordinator",
-        &["cluster", "dynamo", "env", "error", "limits", "shard", "transport", "vnode"],
+        &["cluster", "dynamo", "env", "error", "limits", "shard", "standing", "transport", "vnode"],
     ),
     // Answering, and working in the background.
     (
@@ -41,6 +42,7 @@ const MODULES: [(&str, &[&str]); 23] = [
             "error",
             "limits",
             "shard",
+            "standing",
             "telemetry",
             "transport",
             "vnode",
@@ -55,6 +57,7 @@ const MODULES: [(&str, &[&str]); 23] = [
             "error",
             "limits",
             "shard",
+            "standing",
             "storage",
             "telemetry",
             "transport",
@@ -72,6 +75,7 @@ const MODULES: [(&str, &[&str]); 23] = [
             "limits",
             "service",
             "shard",
+            "standing",
             "storage",
             "tasks",
             "telemetry",
@@ -91,6 +95,7 @@ const MODULES: [(&str, &[&str]); 23] = [
             "limits",
             "replica",
             "service",
+            "standing",
             "storage",
             "telemetry",
             "transport",

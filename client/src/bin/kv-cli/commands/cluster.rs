@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use futures::future::join_all;
-use quorate_client::{Member, Topology};
+use quorate_client::{Member, Rebuild, Topology};
 use serde::Serialize;
 
 use super::Session;
@@ -51,7 +51,25 @@ struct MemberJson<'a> {
     reachable: bool,
     /// Of the cluster's metadata, as the member itself has it.
     version: Option<u64>,
+    /// While its store is being rebuilt.
+    rebuild: Option<RebuildJson>,
     error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct RebuildJson {
+    /// Partitions that the member holds, and how many of them are complete.
+    vnodes: u32,
+    complete: u32,
+    objects: u64,
+    waiting_for: String,
+}
+
+impl From<Rebuild> for RebuildJson {
+    fn from(rebuild: Rebuild) -> Self {
+        let Rebuild { vnodes, complete, objects, waiting_for } = rebuild;
+        Self { vnodes, complete, objects, waiting_for }
+    }
 }
 
 async fn status(session: &Session, topology: &Topology) -> Result<()> {
@@ -72,10 +90,10 @@ async fn status(session: &Session, topology: &Topology) -> Result<()> {
 async fn probe<'a>(session: &Session, member: &'a Member) -> MemberJson<'a> {
     let limit = PROBE_MAX.min(session.timeout);
     let asked = tokio::time::timeout(limit, session.client.describe_from(&member.name)).await;
-    let (version, error) = match asked {
-        Ok(Ok(topology)) => (Some(topology.version), None),
-        Ok(Err(error)) => (None, Some(error.to_string())),
-        Err(_) => (None, Some(format!("no answer within {} ms", limit.as_millis()))),
+    let (version, rebuild, error) = match asked {
+        Ok(Ok(topology)) => (Some(topology.version), topology.rebuild.map(Into::into), None),
+        Ok(Err(error)) => (None, None, Some(error.to_string())),
+        Err(_) => (None, None, Some(format!("no answer within {} ms", limit.as_millis()))),
     };
     MemberJson {
         name: &member.name,
@@ -88,6 +106,7 @@ async fn probe<'a>(session: &Session, member: &'a Member) -> MemberJson<'a> {
         voter: member.voter,
         reachable: version.is_some(),
         version,
+        rebuild,
         error,
     }
 }
@@ -118,8 +137,21 @@ fn status_text(status: &StatusJson<'_>) -> String {
     ];
     for member in &status.members {
         lines.extend(member.error.as_ref().map(|error| format!("{}: {error}", member.name)));
+        lines.extend(member.rebuild.as_ref().map(|rebuild| rebuild_text(member.name, rebuild)));
     }
     lines.join("\n")
+}
+
+fn rebuild_text(name: &str, rebuild: &RebuildJson) -> String {
+    let waits = match &*rebuild.waiting_for {
+        "" => String::new(),
+        what => format!("; waits for {what}"),
+    };
+    format!(
+        "{name}: its store is being rebuilt: {} of {} partitions complete, {} objects received{waits}; \
+         until then it does not count in their quorums",
+        rebuild.complete, rebuild.vnodes, rebuild.objects
+    )
 }
 
 fn or_dash(text: &str) -> String {
