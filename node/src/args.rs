@@ -159,6 +159,9 @@ pub struct Overrides {
     /// Memory for blocks read from disk
     #[arg(long, value_name = "BYTES")]
     cache_bytes: Option<u64>,
+    /// What is to stay free on the disk
+    #[arg(long, value_name = "BYTES")]
+    disk_reserve_bytes: Option<u64>,
     /// Where to listen for clients
     #[arg(long, value_name = "HOST:PORT")]
     client_address: Option<String>,

@@ -261,7 +261,9 @@ fn cause_of(reply: &Result<Reply, PeerError>) -> Cause {
 fn cause_of_error(error: &RequestError) -> Cause {
     match error {
         RequestError::Overloaded { .. } => Cause::Overloaded,
-        RequestError::Data { .. } => Cause::Storage,
+        RequestError::Data { .. }
+        | RequestError::DiskFull { .. }
+        | RequestError::DiskFailed { .. } => Cause::Storage,
         RequestError::Damaged { .. } => Cause::Damaged,
         RequestError::Timeout { .. } => Cause::Timeout,
         _ => Cause::Refused,

@@ -44,13 +44,15 @@ use crate::http::Readiness;
 use crate::limits::Capacity;
 use crate::limits::budget::Budget;
 use crate::limits::concurrency::Concurrency;
-use crate::replica::{Replica, ReplicaParts, ReplicaSize};
+use crate::replica::{Ended, Replica, ReplicaParts, ReplicaSize};
 use crate::service::cluster::ClusterService;
 use crate::service::deadline::Timeouts;
 use crate::service::kv::{KvService, NodeParts};
 use crate::service::metered::Metered;
 use crate::standing::Progress;
-use crate::storage::data_dir::{DataDir, DataDirError};
+use crate::storage::EngineError;
+use crate::storage::data_dir::{DataDir, DataDirError, EngineKind};
+use crate::storage::disk::{DiskProbe, DiskState};
 use crate::telemetry::Metrics;
 use crate::transport::capped::{self, Capped, ConnectionLimit, ConnectionObserver, Greeted};
 use crate::transport::grpc::{self, Dialer, Limits, PeerService};
@@ -114,9 +116,30 @@ pub enum NodeError {
         /// What happened.
         reason: String,
     },
+    /// The disk was full, and has space again: start the node anew, so that its store is opened
+    /// again.
+    #[error("{reason}; there is space again")]
+    Reopen {
+        /// What had happened.
+        reason: String,
+    },
     /// The gRPC server ended.
     #[error("the server failed: {0}")]
     Server(#[from] tonic::transport::Error),
+}
+
+impl NodeError {
+    /// Whether the store or a port is still in use.
+    pub fn is_in_use(&self) -> bool {
+        match self {
+            Self::DataDir(DataDirError::InUse { .. }) => true,
+            Self::DataDir(DataDirError::Engine { source, .. }) => {
+                matches!(source, EngineError::Locked { .. })
+            }
+            Self::Listen { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
+            _ => false,
+        }
+    }
 }
 
 /// Where a node listens.
@@ -166,6 +189,7 @@ impl Node {
             env,
             metrics: metrics.clone(),
             capacity: capacity_of(&config),
+            probe: probe_of(&config),
             excused: rebuild.excused().collect(),
         };
         let capacity = parts.capacity.clone();
@@ -174,8 +198,10 @@ impl Node {
         let identity = join::identity(&config, addresses, store);
         let bootstrap = join::Joining::new(identity.clone(), replica.cluster().clone());
         let service = PeerService::new(Arc::new(bootstrap), limits.clone(), stop.clone());
-        let (set_ready, joined) = watch::channel(Readiness::not_ready(join::WAITING));
-        let ready = with_progress(joined, replica.coordinator().standings().progress());
+        let (set_joined, joined) = watch::channel(Readiness::not_ready(join::WAITING));
+        let serving = with_progress(joined, replica.coordinator().standings().progress());
+        let (set_ready, ready) = watch::channel(Readiness::not_ready(join::WAITING));
+        tokio::spawn(tell_readiness(serving, replica.disk().changes(), set_ready));
 
         let peer_incoming = tls::secured(peer_incoming, security.peer.clone(), metrics.clone());
         let peer_server = grpc::server().add_service(service.clone().into_server());
@@ -212,7 +238,7 @@ impl Node {
             service,
             limits,
             peers,
-            ready: set_ready,
+            ready: set_joined,
             stop: stop.clone(),
         }));
         let servers = vec![client_server, peer_server];
@@ -242,10 +268,16 @@ impl Node {
         };
         stop.cancel();
         drop(servers);
-        let failure = tokio::time::timeout(END, replica.stopped()).await;
+        let by_itself = replica.ended();
+        let in_time = tokio::time::timeout(END, replica.stopped()).await;
         drop(directory);
-        match (failure, ended) {
-            (Ok(Some(reason)), _) => Err(NodeError::Failed { reason }),
+        match (in_time, ended) {
+            (Ok(Some(Ended::Failed(reason))), _) => Err(NodeError::Failed { reason }),
+            (Ok(Some(Ended::Reopen(reason))), _) => Err(NodeError::Reopen { reason }),
+            (Err(_), _) if by_itself.is_some() => {
+                let reason = "the store could not be closed in time to be opened again".to_owned();
+                Err(NodeError::Failed { reason })
+            }
             (_, Some(Ok(results))) => {
                 results.into_iter().collect::<Result<_, _>>().map_err(Into::into)
             }
@@ -293,6 +325,12 @@ fn size_of(config: &Config) -> ReplicaSize {
         queue: config.shard_queue as usize,
         sync_every: Duration::from_millis(config.sync_interval_ms),
     }
+}
+
+/// A memory store has no disk that could fill.
+fn probe_of(config: &Config) -> Option<DiskProbe> {
+    let (directory, reserve_bytes) = (config.data_dir.clone(), config.disk_reserve_bytes);
+    (config.engine != EngineKind::Memory).then_some(DiskProbe { directory, reserve_bytes })
 }
 
 /// Requests are to end in half of their time, so that what a retry or a queue takes is left to them.
@@ -361,6 +399,28 @@ fn serve_clients(
         .add_service(health)
         .add_service(reflection);
     tokio::spawn(server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()))
+}
+
+/// Ready is who has joined its cluster and takes writes. Others may still read here.
+async fn tell_readiness(
+    mut joined: watch::Receiver<Readiness>,
+    mut disk: watch::Receiver<DiskState>,
+    ready: watch::Sender<Readiness>,
+) {
+    loop {
+        let now = match (joined.borrow_and_update().clone(), disk.borrow_and_update().clone()) {
+            (joined, DiskState::Well) | (joined @ Readiness::NotReady(_), _) => joined,
+            (_, refusal) => Readiness::not_ready(refusal.to_string()),
+        };
+        ready.send_replace(now);
+        let changed = tokio::select! {
+            changed = joined.changed() => changed,
+            changed = disk.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
 }
 
 /// Keeps the gRPC health service in step with the node.

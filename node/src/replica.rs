@@ -23,9 +23,10 @@ use crate::limits::Capacity;
 use crate::service::peer::PeerHandler;
 use crate::shard::{ShardContext, ShardObserver, Shards, ShardsEnd};
 use crate::standing::Standings;
+use crate::storage::disk::{Disk, DiskProbe};
 use crate::storage::{Engine, Space};
 use crate::tasks::{
-    self, Flush, ForgetOperations, Observe, Observed, Refill, RefillParts, Sweep, Worker,
+    self, Flush, ForgetOperations, Observe, Observed, Refill, RefillParts, Sweep, WatchDisk, Worker,
 };
 use crate::telemetry::{Metrics, ShardMetrics};
 use crate::transport::{Handler, Peers};
@@ -47,6 +48,8 @@ pub struct ReplicaParts {
     pub metrics: Arc<Metrics>,
     /// What it can take.
     pub capacity: Capacity,
+    /// How its disk is looked at; none if it has none.
+    pub probe: Option<DiskProbe>,
     /// Members that a rebuild does not wait for, by the operator's word.
     pub excused: BTreeSet<NodeId>,
 }
@@ -72,19 +75,33 @@ pub struct Replica {
     stop: CancellationToken,
     tasks: TaskTracker,
     shards_end: Option<ShardsEnd>,
+    disk: Arc<Disk>,
     failure: Failure,
+}
+
+/// Why a replica ended by itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// It cannot serve on.
+    Failed(String),
+    /// Its store is to be opened again.
+    Reopen(String),
 }
 
 /// Why the replica cannot serve on; the first reason counts, and stops it.
 #[derive(Clone)]
 struct Failure {
-    reason: Arc<OnceLock<String>>,
+    reason: Arc<OnceLock<Ended>>,
     stop: CancellationToken,
 }
 
 impl Failure {
     fn tell(&self, reason: String) {
-        let _ = self.reason.set(reason);
+        self.end(Ended::Failed(reason));
+    }
+
+    fn end(&self, ended: Ended) {
+        let _ = self.reason.set(ended);
         self.stop.cancel();
     }
 }
@@ -96,21 +113,23 @@ impl Replica {
         size: ReplicaSize,
         stop: CancellationToken,
     ) -> Result<Self, OpenError> {
-        let ReplicaParts { node, store, engine, peers, env, metrics, capacity, excused } = parts;
+        let ReplicaParts { node, store, engine, peers, env, metrics, .. } = parts;
+        let (capacity, excused, probe) = (parts.capacity, parts.excused, parts.probe);
         let standings = Arc::new(Standings::open(engine.clone())?);
         let cluster = Cluster::open(Voter { node, store }, engine.clone(), env.clone())?;
         cluster.connect(peers.clone());
         let opening = Opening(env.random());
-        let dirty = Arc::new(AtomicBool::new(false));
+        let (dirty, disk) = (Arc::new(AtomicBool::new(false)), Arc::new(Disk::default()));
+        metrics.disk().cut_off_bytes(engine.cut_bytes());
         let failure = Failure { reason: Arc::default(), stop: stop.clone() };
         let observer = Observer::new(metrics.clone(), dirty.clone(), size.shards, failure.clone());
         let observer = Arc::new(observer);
-        let (engine_of_shards, env_of_shards) = (engine.clone(), env.clone());
         let context = ShardContext {
             node,
             opening,
-            engine: engine_of_shards,
-            env: env_of_shards,
+            engine: engine.clone(),
+            disk: disk.clone(),
+            env: env.clone(),
             budget: capacity.budget.clone(),
             observer,
         };
@@ -134,10 +153,15 @@ impl Replica {
             stop: stop.clone(),
             tasks: TaskTracker::new(),
             shards_end: Some(shards_end),
+            disk: disk.clone(),
             failure,
         };
+        if let Some(probe) = probe {
+            replica.spawn(WatchDisk::new(disk.clone(), probe, env.clone(), metrics.clone()));
+        }
         replica.spawn(Flush {
             engine: engine.clone(),
+            disk,
             dirty,
             every: size.sync_every,
             env: env.clone(),
@@ -177,14 +201,19 @@ impl Replica {
         &self.cluster
     }
 
+    /// What is known of its disk.
+    pub fn disk(&self) -> &Arc<Disk> {
+        &self.disk
+    }
+
     /// Why it stopped by itself, if it did.
-    pub fn failure(&self) -> Option<String> {
+    pub fn ended(&self) -> Option<Ended> {
         self.failure.reason.get().cloned()
     }
 
     /// Returns once everything has ended and what was applied is on disk; `stop` must have been
     /// cancelled, and nobody may hold the coordinator any more.
-    pub async fn stopped(mut self) -> Option<String> {
+    pub async fn stopped(mut self) -> Option<Ended> {
         self.stop.cancelled().await;
         self.tasks.close();
         self.tasks.wait().await;
@@ -202,8 +231,8 @@ impl Replica {
 
     fn spawn(&self, worker: impl Worker) {
         let (name, failure) = (worker.name(), self.failure.clone());
-        let fatal = move |reason| failure.tell(reason);
-        self.watch(name, tasks::run(worker, self.stop.clone(), fatal));
+        let reopen = move |reason| failure.end(Ended::Reopen(reason));
+        self.watch(name, tasks::run(worker, self.stop.clone(), reopen));
     }
 
     /// The voter hears the other voters before it votes again.

@@ -32,6 +32,7 @@ use crate::dynamo::operation::{Admitting, OPERATION_KEPT_MS, Opening, OperationI
 use crate::env::{Blocking, Env};
 use crate::error::{RequestError, WriteError};
 use crate::limits::budget::{Budget, Kind};
+use crate::storage::disk::Disk;
 use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
 use crate::vnode::{self, Address, Mended, Merge, Turn, Vnode, Write, Written};
@@ -169,8 +170,7 @@ impl Answer {
 pub trait ShardObserver: Send + Sync + 'static {
     /// A turn of so many requests ended.
     fn turn(&self, shard: usize, requests: usize);
-    /// Something was applied that may not be on disk yet; or the engine failed to, in which case
-    /// the next sync tells that it is poisoned.
+    /// Something was applied that may not be on disk yet.
     fn applied(&self);
     /// So many damaged records of a space were met.
     fn corrupt(&self, space: Space, records: u64);
@@ -207,6 +207,8 @@ pub struct ShardContext {
     pub opening: Opening,
     /// Its engine.
     pub engine: Arc<dyn Engine>,
+    /// Its disk, which may refuse writes.
+    pub disk: Arc<Disk>,
     /// Its world.
     pub env: Env,
     /// For the objects that it reads.
@@ -585,6 +587,7 @@ impl Staging<'_> {
         }
         if let Err(error) = &applied {
             tracing::error!(%error, "a batch failed; its vnodes are opened again");
+            context.disk.on_failure(error);
             self.touched.iter().for_each(|id| drop(self.vnodes.remove(id)));
         }
         let failed = applied.err();
@@ -595,8 +598,8 @@ impl Staging<'_> {
         if self.to_sync.is_empty() {
             return;
         }
-        let failed =
-            failed.or_else(|| engine.sync().inspect_err(|_| context.observer.applied()).err());
+        let failed = failed
+            .or_else(|| engine.sync().inspect_err(|error| context.disk.on_failure(error)).err());
         self.to_sync.into_iter().for_each(|answer| answer.send(failed.as_ref()));
     }
 }
@@ -606,6 +609,7 @@ impl Staging<'_> {
 pub struct Shards {
     queues: Arc<[ShardQueue]>,
     budget: Arc<Budget>,
+    disk: Arc<Disk>,
 }
 
 impl Shards {
@@ -624,7 +628,7 @@ impl Shards {
             ShardQueue { sender, pace }
         });
         let queues = queues.collect();
-        (Self { queues, budget }, ShardsEnd(ends))
+        (Self { queues, budget, disk: context.disk }, ShardsEnd(ends))
     }
 
     /// What counts the objects that are read.
@@ -640,6 +644,7 @@ impl Shards {
         deadline: Instant,
     ) -> Result<Written, WriteError> {
         let (vnode, operation, doubtful) = (write.address.vnode, write.operation, write.doubtful);
+        self.take_writes().map_err(|error| WriteError::at_the_door(doubtful, error))?;
         let (answer, wait) = oneshot::channel();
         let job = Job::Write { write, synced, answer };
         let queued = self.queue(vnode.partition, job, deadline);
@@ -654,6 +659,7 @@ impl Shards {
         synced: bool,
         deadline: Instant,
     ) -> Result<(), RequestError> {
+        self.take_writes()?;
         let (answer, wait) = oneshot::channel();
         let partition = merge.address.vnode.partition;
         self.queue(partition, Job::Merge { merge, synced, answer }, deadline)?;

@@ -459,7 +459,15 @@ fn refuse(
 
 /// An engine that would not answer. For writes, callers say what is known of the outcome.
 pub fn engine_failed(error: EngineError) -> RequestError {
-    RequestError::Data { reason: error.to_string() }
+    let reason = error.to_string();
+    match &error {
+        EngineError::Full { .. } => RequestError::DiskFull { reason },
+        error if error.is_out_of_space() => RequestError::DiskFull { reason },
+        EngineError::Poisoned | EngineError::Io { action: "sync", .. } => {
+            RequestError::DiskFailed { reason }
+        }
+        _ => RequestError::Data { reason },
+    }
 }
 
 fn written(dot: Dot, object: &Object, encoded: EncodedObject, operation: &OperationId) -> Written {

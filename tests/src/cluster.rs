@@ -1,6 +1,6 @@
 //! A cluster of `quorate serve` processes.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -52,6 +52,7 @@ pub struct Node {
     client: u16,
     peer: u16,
     http: u16,
+    environment: Vec<(OsString, OsString)>,
     engine: &'static str,
     child: Option<Child>,
 }
@@ -87,7 +88,8 @@ impl Cluster {
         Self::not_started(ClusterSpec::of(nodes))
     }
 
-    fn not_started(ClusterSpec { nodes, engine, .. }: ClusterSpec) -> Self {
+    /// The same, with choices.
+    pub fn not_started(ClusterSpec { nodes, engine, .. }: ClusterSpec) -> Self {
         let ports = PortBlock::reserve(nodes);
         let directory = tempfile::tempdir().expect("there is a directory for temporary files");
         let node = |number| Node::new(directory.path(), number, &ports, engine);
@@ -177,6 +179,7 @@ impl Node {
             client: ports.client(number),
             peer: ports.peer(number),
             http: ports.http(number),
+            environment: Vec::new(),
             engine,
             child: None,
         };
@@ -193,6 +196,11 @@ impl Node {
             self.name, self.engine, self.client, self.peer, self.http
         );
         fs::write(self.configuration(), text).expect("the node's directory takes a file");
+    }
+
+    /// Gives its processes this variable from the next start on.
+    pub fn set_variable(&mut self, name: impl Into<OsString>, value: impl Into<OsString>) {
+        self.environment.push((name.into(), value.into()));
     }
 
     /// Starts its process.
@@ -216,6 +224,7 @@ impl Node {
     pub fn serve_command(&self) -> Command {
         let mut serve = command(&binaries().quorate);
         serve.arg("serve").arg("--config").arg(self.configuration());
+        serve.envs(self.environment.iter().map(|(name, value)| (name, value)));
         serve
     }
 

@@ -276,6 +276,7 @@ impl SimCluster {
                 budget: Budget::new(self.size.memory),
                 engine_bytes: 0,
             },
+            probe: None,
         };
         let capacity = parts.capacity.clone();
         let sync_every = Duration::from_millis(100);

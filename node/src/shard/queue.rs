@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Job, Shard, gone};
+use super::{Job, Shard, Shards, gone};
 use crate::error::{RequestError, WriteError};
 use crate::limits::retry_after_ms;
 
@@ -134,5 +134,17 @@ impl ShardQueue {
         let wait = Duration::from_nanos(waiting.saturating_mul(self.pace.load(Relaxed)));
         let what = "a shard's queue".to_owned();
         RequestError::Overloaded { what, retry_after_ms: retry_after_ms(wait) }
+    }
+}
+
+impl Shards {
+    /// Refuses what would be written to a disk that takes nothing, before it has a dot.
+    pub(super) fn take_writes(&self) -> Result<(), RequestError> {
+        let Some(state) = self.disk.refusal() else { return Ok(()) };
+        let reason = state.to_string();
+        Err(match state.is_for_space() {
+            true => RequestError::DiskFull { reason },
+            false => RequestError::DiskFailed { reason },
+        })
     }
 }

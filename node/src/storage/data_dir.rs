@@ -206,7 +206,10 @@ impl DataDirError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Malformed { .. } | Self::Missing { .. } | Self::Gone { .. } => true,
-            Self::Engine { source: EngineError::Corrupt { .. }, .. } => true,
+            Self::Engine {
+                source: EngineError::Corrupt { .. } | EngineError::Panicked { .. },
+                ..
+            } => true,
             Self::Engine { source: EngineError::Io { source, .. }, .. } => matches!(
                 source.kind(),
                 io::ErrorKind::NotFound

@@ -4,6 +4,7 @@
 //! stopped between steps and never starves requests. Left out: pausing and listing workers, which
 //! come with the tasks that need a pace.
 
+mod disk;
 mod flush;
 mod forget;
 mod observe;
@@ -13,6 +14,7 @@ mod sweep;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+pub use self::disk::WatchDisk;
 pub use self::flush::Flush;
 pub use self::forget::ForgetOperations;
 pub use self::observe::{Observe, Observed};
@@ -27,8 +29,8 @@ pub enum Step {
     Done,
     /// It failed; the worker tries again.
     Failed(RequestError),
-    /// It failed for good, and the node must not serve on.
-    Fatal(String),
+    /// The store is to be opened again, by ending the replica and starting it anew.
+    Reopen(String),
 }
 
 /// One background task.
@@ -43,11 +45,11 @@ pub trait Worker: Send + 'static {
     fn work(&mut self) -> BoxFuture<'_, Step>;
 }
 
-/// Runs a worker until `stop`. A fatal step is told to `fatal`.
+/// Runs a worker until `stop`. A step that ends the replica is told to `reopen`.
 pub async fn run(
     mut worker: impl Worker,
     stop: CancellationToken,
-    fatal: impl FnOnce(String) + Send,
+    reopen: impl FnOnce(String) + Send,
 ) {
     loop {
         tokio::select! {
@@ -60,9 +62,9 @@ pub async fn run(
             Step::Failed(error) => {
                 tracing::warn!(worker = worker.name(), %error, "a background task failed");
             }
-            Step::Fatal(reason) => {
-                tracing::error!(worker = worker.name(), %reason, "the node cannot serve on");
-                return fatal(reason);
+            Step::Reopen(reason) => {
+                tracing::warn!(worker = worker.name(), %reason, "the store is to be opened again");
+                return reopen(reason);
             }
         }
     }

@@ -19,6 +19,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use super::disk::DiskMetrics;
 use super::limits::LimitMetrics;
 use super::tls::TlsMetrics;
 use crate::error::RequestError;
@@ -90,8 +91,10 @@ impl From<&RequestError> for OutcomeLabel {
             | RequestError::CoordinatorUnreachable { .. }
             | RequestError::NotReady { .. } => Self::Unavailable,
             RequestError::Timeout { .. } => Self::Timeout,
-            RequestError::Overloaded { .. } => Self::Overloaded,
-            RequestError::Data { .. } | RequestError::Damaged { .. } => Self::Data,
+            RequestError::Overloaded { .. } | RequestError::DiskFull { .. } => Self::Overloaded,
+            RequestError::Data { .. }
+            | RequestError::Damaged { .. }
+            | RequestError::DiskFailed { .. } => Self::Data,
             RequestError::Internal { .. } => Self::Internal,
         }
     }
@@ -133,6 +136,7 @@ pub struct Metrics {
     queue_depth: Family<ShardLabels, Gauge>,
     batch_size: Histograms<ShardLabels>,
     limits: LimitMetrics,
+    disk: DiskMetrics,
     single: Single,
     tls: TlsMetrics,
 }
@@ -228,6 +232,7 @@ impl Metrics {
         let help = "Requests that share one batch of the engine";
         registry.register("shard_batch_size", help, batch_size.clone());
         let limits = LimitMetrics::register(&mut registry);
+        let disk = DiskMetrics::register(&mut registry);
         let single = Single::register(&mut registry);
         let tls = TlsMetrics::register(&mut registry);
         let handles = Default::default();
@@ -239,6 +244,7 @@ impl Metrics {
             queue_depth,
             batch_size,
             limits,
+            disk,
             single,
             tls,
         }
@@ -273,6 +279,11 @@ impl Metrics {
     /// What bounds the node.
     pub fn limits(&self) -> &LimitMetrics {
         &self.limits
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> &DiskMetrics {
+        &self.disk
     }
 
     /// Those of TLS.

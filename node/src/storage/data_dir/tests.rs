@@ -190,3 +190,65 @@ fn serde_name(kind: EngineKind) -> String {
         value => panic!("{value}"),
     }
 }
+
+/// Everything that a power cut while a store is set aside can leave: what moved, moved in order.
+#[test]
+fn a_store_set_aside_by_half_is_never_taken_for_a_new_one() {
+    for moved in 0..=2 {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        open(path).unwrap().engine(EngineOptions::default()).unwrap();
+        let aside = path.join("damaged-1");
+        fs::create_dir(&aside).unwrap();
+        for name in ["fjall", STORE_FILE].iter().take(moved) {
+            fs::rename(path.join(name), aside.join(name)).unwrap();
+        }
+        let opened =
+            open(path).and_then(|mut data| data.engine(EngineOptions::default()).map(drop));
+        match moved {
+            0 => opened.unwrap(),
+            _ => assert!(opened.unwrap_err().is_damage(), "{moved} were moved"),
+        }
+    }
+}
+
+#[test]
+fn a_new_store_in_the_place_of_another_says_so_until_its_engine_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    open(path).unwrap().engine(EngineOptions::default()).unwrap();
+    let old = fs::read_to_string(path.join(STORE_FILE)).unwrap();
+    let known = KnownCluster { cluster: "c".to_owned(), peers: vec!["a:1".to_owned()] };
+    known.write(path).unwrap();
+    let aside = DataDir::set_aside(path).unwrap();
+    assert_eq!(fs::read_to_string(aside.join(STORE_FILE)).unwrap(), old, "nothing is deleted");
+    assert!(aside.join("fjall").is_dir());
+    assert_eq!(KnownCluster::read(path), Some(known), "the way to the cluster stays");
+    assert!(open(path).unwrap_err().is_damage(), "no empty store without the operator's word");
+
+    let made = DataDir::open_to_rebuild(path, "node-1", EngineKind::Fjall, || ID + 1);
+    assert_eq!((made.as_ref().unwrap().store_id(), made.unwrap().is_rebuilding()), (ID + 1, true));
+    // Killed before the engine knew: the next opening, of whatever kind, finds that out.
+    let mut again = reopen(EngineKind::Fjall, path).unwrap();
+    again.engine(EngineOptions::default()).unwrap();
+    assert!(again.is_rebuilding());
+    again.rebuild_marked().unwrap();
+    drop(again);
+    assert!(!reopen(EngineKind::Fjall, path).unwrap().is_rebuilding());
+}
+
+#[test]
+fn what_an_operator_can_set_right_is_no_damage() {
+    let failed = |kind: io::ErrorKind| DataDirError::Engine {
+        path: PathBuf::new(),
+        source: EngineError::io("open its files")(kind.into()),
+    };
+    for kind in [io::ErrorKind::StorageFull, io::ErrorKind::PermissionDenied] {
+        assert!(!failed(kind).is_damage(), "{kind}");
+    }
+    assert!(failed(io::ErrorKind::UnexpectedEof).is_damage());
+    let panicked = EngineError::Panicked { action: "open", detail: "out of bounds".to_owned() };
+    assert!(DataDirError::Engine { path: PathBuf::new(), source: panicked }.is_damage());
+    let in_use = EngineError::Locked { path: PathBuf::new() };
+    assert!(!DataDirError::Engine { path: PathBuf::new(), source: in_use }.is_damage());
+}

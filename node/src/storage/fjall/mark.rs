@@ -8,11 +8,12 @@
 //!   apply, apply, [row: 7, fdatasync, mark: 7], apply ── power cut ──► row 7, or 8: nothing is missing
 //!                                                     └─ damage ─────► row 6: what sync 7 put on disk is
 //!
-//!   "QFJALL\x01\0" │ number │ state │ xxh3-64 of all before          8 + 8 + 8 + 8 bytes
+//!   a slot:   "QFJALL\x01\0" │ age │ number │ state │ xxh3-64 of all before   8 + 8 + 8 + 8 + 8 bytes
+//!   the file: slot, slot: written by turns; the younger one that is whole counts
 //! ```
 //!
-//! The file is written in place, within one sector, and synced only when it condemns a store: after a
-//! power cut it may say less than the truth, never more. A write or sync that *failed* is noted too,
+//! The file is written in place, and synced only when it condemns a store: after a power cut it may
+//! say less than the truth, never more. A write or sync that *failed* is noted too,
 //! since the operating system may then hold as clean what is not on disk, for as long as it runs: what
 //! the next opening reads from the journals is to be written again before anything rests on it.
 
@@ -32,7 +33,8 @@ pub(super) const ROW: &[u8] = b"synced";
 
 const FILE_NAME: &str = "mark";
 const MAGIC: [u8; 8] = *b"QFJALL\x01\0";
-const BYTES: usize = 32;
+const SLOT_BYTES: usize = 40;
+const SLOTS: u64 = 2;
 
 /// Whether the files hold what was written to them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +51,8 @@ pub(super) enum State {
 pub(super) struct Mark {
     file: File,
     path: PathBuf,
+    /// How often it was written.
+    age: u64,
     synced: u64,
     state: State,
     /// The number that the last row got.
@@ -61,7 +65,7 @@ impl Mark {
         let path = directory.join(FILE_NAME);
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        let mark = Self { file, path, synced: 0, state: State::Sound, numbered: 0 };
+        let mut mark = Self { file, path, age: 0, synced: 0, state: State::Sound, numbered: 0 };
         mark.file.try_lock()?;
         mark.write()?;
         mark.file.sync_all()?;
@@ -89,10 +93,10 @@ impl Mark {
             }
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
-        let mut content = Vec::with_capacity(BYTES);
+        let mut content = Vec::new();
         file.read_to_end(&mut content).map_err(&io)?;
-        let (synced, state) = decode(&content).ok_or_else(|| corrupt("is damaged"))?;
-        Ok(Self { file, path, synced, state, numbered: 0 })
+        let (age, synced, state) = decode(&content).ok_or_else(|| corrupt("is damaged"))?;
+        Ok(Self { file, path, age, synced, state, numbered: 0 })
     }
 
     /// What is known of the files.
@@ -147,30 +151,38 @@ impl Mark {
         self.write()
     }
 
-    fn write(&self) -> io::Result<()> {
-        self.file.write_all_at(&encode(self.synced, self.state), 0)
+    fn write(&mut self) -> io::Result<()> {
+        self.age += 1;
+        let at = self.age % SLOTS * SLOT_BYTES as u64;
+        self.file.write_all_at(&encode(self.age, self.synced, self.state), at)
     }
 }
 
-fn encode(synced: u64, state: State) -> Vec<u8> {
-    let mut out = Vec::with_capacity(BYTES);
+fn encode(age: u64, synced: u64, state: State) -> Vec<u8> {
+    let mut out = Vec::with_capacity(SLOT_BYTES);
     out.put_slice(&MAGIC);
+    out.put_u64_le(age);
     out.put_u64_le(synced);
     out.put_u64_le(state as u64);
     out.put_u64_le(xxh3_64(&out));
     out
 }
 
-fn decode(content: &[u8]) -> Option<(u64, State)> {
-    let (checked, mut sum) = content.split_at_checked(BYTES - 8)?;
+/// What the younger slot says, of those that are whole.
+fn decode(content: &[u8]) -> Option<(u64, u64, State)> {
+    content.chunks(SLOT_BYTES).filter_map(decode_slot).max_by_key(|(age, ..)| *age)
+}
+
+fn decode_slot(slot: &[u8]) -> Option<(u64, u64, State)> {
+    let (checked, mut sum) = slot.split_at_checked(SLOT_BYTES - 8)?;
     let mut fields = checked.strip_prefix(&MAGIC)?;
     if sum.len() != 8 || sum.get_u64_le() != xxh3_64(checked) {
         return None;
     }
-    let synced = fields.get_u64_le();
+    let (age, synced) = (fields.get_u64_le(), fields.get_u64_le());
     let states = [State::Sound, State::Failed, State::Damaged];
     let state = *states.get(usize::try_from(fields.get_u64_le()).ok()?)?;
-    Some((synced, state))
+    Some((age, synced, state))
 }
 
 #[cfg(test)]
@@ -213,16 +225,21 @@ mod tests {
     }
 
     #[test]
-    fn any_flipped_bit_is_noticed() {
-        let whole = encode(3, State::Failed);
-        assert_eq!(decode(&whole), Some((3, State::Failed)));
-        for bit in 0..BYTES * 8 {
-            let mut flipped = whole.clone();
+    fn a_slot_that_was_spoilt_leaves_the_other_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut mark = Mark::create(directory.path()).unwrap();
+        for _ in 0..4 {
+            let (number, _) = mark.next();
+            mark.synced(number).unwrap();
+        }
+        let content = std::fs::read(&mark.path).unwrap();
+        assert_eq!(decode(&content), Some((5, 4, State::Sound)));
+        for bit in 0..content.len() * 8 {
+            let mut flipped = content.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decode(&flipped), None);
+            let (_, synced, state) = decode(&flipped).expect("one of them is whole");
+            assert!((3..=4).contains(&synced) && state == State::Sound);
         }
-        for length in 0..BYTES {
-            assert_eq!(decode(&whole[..length]), None);
-        }
+        assert!(decode(&content[..SLOT_BYTES - 1]).is_none() && decode(&[]).is_none());
     }
 }

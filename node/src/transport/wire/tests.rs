@@ -102,6 +102,8 @@ fn errors() -> impl Strategy<Value = RequestError> {
         ".*".prop_map(|reason| RequestError::Conflict { reason }),
         ".*".prop_map(|reason| RequestError::Data { reason }),
         ".*".prop_map(|reason| RequestError::Damaged { reason }),
+        ".*".prop_map(|reason| RequestError::DiskFull { reason }),
+        ".*".prop_map(|reason| RequestError::DiskFailed { reason }),
         ".*".prop_map(|reason| RequestError::Internal { reason }),
     ]
 }
