@@ -208,17 +208,7 @@ impl Node {
         let stopped = stop.clone().cancelled_owned();
         let peer_server =
             tokio::spawn(peer_server.serve_with_incoming_shutdown(peer_incoming, stopped));
-        let parts = NodeParts {
-            name: config.node_name.clone(),
-            coordinator: replica.coordinator().clone(),
-            metrics,
-            capacity,
-            message_max_bytes: config.message_max_bytes as usize,
-            timeouts: Timeouts {
-                default: Duration::from_millis(config.request_timeout_ms),
-                longest: Duration::from_millis(config.request_timeout_max_ms),
-            },
-        };
+        let parts = service_parts(&config, &replica, metrics, capacity);
         let client_incoming =
             accept_clients(&config, client_incoming, security.client, &parts.metrics);
         let client_server = serve_clients(&config, parts, client_incoming, ready.clone(), &stop);
@@ -466,5 +456,25 @@ impl Peers for LatePeers {
 
     fn connected(&self, node: NodeId) -> bool {
         self.0.get().is_some_and(|peers| peers.connected(node))
+    }
+}
+
+/// What the handlers of client requests share.
+fn service_parts(
+    config: &Config,
+    replica: &Replica,
+    metrics: Arc<Metrics>,
+    capacity: Capacity,
+) -> NodeParts {
+    NodeParts {
+        name: config.node_name.clone(),
+        coordinator: replica.coordinator().clone(),
+        metrics,
+        capacity,
+        message_max_bytes: config.message_max_bytes as usize,
+        timeouts: Timeouts {
+            default: Duration::from_millis(config.request_timeout_ms),
+            longest: Duration::from_millis(config.request_timeout_max_ms),
+        },
     }
 }
