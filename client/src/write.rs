@@ -41,6 +41,20 @@ pub(crate) struct Write {
     pub(crate) operation: Option<OperationId>,
 }
 
+/// How one attempt at a write reaches a node.
+pub(crate) trait Send {
+    /// Sends it once; a delete is answered in the same fields as a put.
+    fn send(
+        &self,
+        node: &Arc<Connection>,
+        write: &Write,
+        attempt: Attempt,
+    ) -> impl Future<Output = Result<v1::PutReply, Error>> + std::marker::Send;
+}
+
+/// In a call of its own.
+pub(crate) struct Alone;
+
 impl Write {
     /// Sends it until its outcome is known or the deadline passes.
     pub(crate) async fn run(
@@ -48,7 +62,19 @@ impl Write {
         shared: &Arc<Shared>,
         deadline: Deadline,
     ) -> Result<Written, WriteError> {
+        self.run_by(&Alone, shared, deadline, Backoff::default()).await
+    }
+
+    /// The same, by another way to send it, and pausing as told.
+    pub(crate) async fn run_by(
+        &self,
+        sender: &impl Send,
+        shared: &Arc<Shared>,
+        deadline: Deadline,
+        backoff: Backoff,
+    ) -> Result<Written, WriteError> {
         let mut run = Run {
+            sender,
             shared,
             write: self,
             deadline,
@@ -57,7 +83,7 @@ impl Write {
             sent: self.operation.is_some(),
             node: None,
             tries: Tries::default(),
-            backoff: Backoff::default(),
+            backoff,
             refreshed: false,
             attempts: 0,
         };
@@ -76,19 +102,26 @@ impl Write {
         Target::Key { namespace: &self.namespace, key: &self.key, forwarded: false }
     }
 
+    pub(crate) fn context_bytes(&self) -> Bytes {
+        self.context.as_ref().map(Context::to_bytes).unwrap_or_default()
+    }
+}
+
+impl Send for Alone {
     async fn send(
         &self,
-        node: &Connection,
+        node: &Arc<Connection>,
+        write: &Write,
         attempt: Attempt,
-    ) -> Result<(Bytes, u32, Option<v1::Receipt>), Error> {
+    ) -> Result<v1::PutReply, Error> {
         let Attempt { operation, fresh, limit } = attempt;
-        let (namespace, key) = (self.namespace.to_string(), self.key.clone());
-        let context = self.context.as_ref().map(Context::to_bytes).unwrap_or_default();
-        let (w, durability) = (self.w.to_wire(), self.durability.to_wire());
-        let (operation_id, retry) = (Some(operation.into()), retry_to_wire(self.retry));
+        let (namespace, key) = (write.namespace.to_string(), write.key.clone());
+        let context = write.context_bytes();
+        let (w, durability) = (write.w.to_wire(), write.durability.to_wire());
+        let (operation_id, retry) = (Some(operation.into()), retry_to_wire(write.retry));
         let timeout_ms = server_ms(limit);
         let mut kv = node.kv();
-        match &self.change {
+        match &write.change {
             Change::Put(value) => {
                 let value = value.clone();
                 let request = v1::PutRequest {
@@ -103,8 +136,7 @@ impl Write {
                     timeout_ms,
                     fresh,
                 };
-                let reply = node.call(limit, kv.put(request)).await?;
-                Ok((reply.context, reply.siblings, reply.receipt))
+                node.call(limit, kv.put(request)).await
             }
             Change::Delete => {
                 let request = v1::DeleteRequest {
@@ -119,23 +151,25 @@ impl Write {
                     fresh,
                 };
                 let reply = node.call(limit, kv.delete(request)).await?;
-                Ok((reply.context, reply.siblings, reply.receipt))
+                let v1::DeleteReply { context, siblings, receipt } = reply;
+                Ok(v1::PutReply { context, siblings, receipt })
             }
         }
     }
 }
 
 /// One request for a write.
-struct Attempt {
-    operation: OperationId,
+pub(crate) struct Attempt {
+    pub(crate) operation: OperationId,
     /// No request carried the id before.
-    fresh: bool,
+    pub(crate) fresh: bool,
     /// How long it may take.
-    limit: Duration,
+    pub(crate) limit: Duration,
 }
 
 /// A write under way.
-struct Run<'a> {
+struct Run<'a, S> {
+    sender: &'a S,
     shared: &'a Arc<Shared>,
     write: &'a Write,
     deadline: Deadline,
@@ -152,7 +186,7 @@ struct Run<'a> {
     attempts: u32,
 }
 
-impl Run<'_> {
+impl<S: Send> Run<'_, S> {
     /// Finds the namespace, and the coordinator of a write that is to be asked about.
     async fn prepare(&mut self) -> Result<(), Error> {
         let routes = self.shared.resolve(&self.write.namespace, self.deadline).await?;
@@ -183,8 +217,9 @@ impl Run<'_> {
         self.attempts += 1;
         let attempt = Attempt { operation, fresh: !self.sent, limit };
         self.sent = true;
-        let (context, siblings, receipt) = self.write.send(&node, attempt).await?;
+        let reply = self.sender.send(&node, self.write, attempt).await?;
         self.shared.retries.on_success();
+        let v1::PutReply { context, siblings, receipt } = reply;
         Ok(Written {
             context: Context::from_bytes(context),
             siblings,
@@ -295,7 +330,7 @@ impl Run<'_> {
     }
 }
 
-fn retry_to_wire(retry: Retry) -> i32 {
+pub(crate) fn retry_to_wire(retry: Retry) -> i32 {
     match retry {
         Retry::ExactlyOnce => v1::Retry::ExactlyOnce,
         Retry::AtLeastOnce => v1::Retry::AtLeastOnce,

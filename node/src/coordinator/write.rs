@@ -1,4 +1,6 @@
-//! Coordinating puts and deletes.
+//! Coordinating puts and deletes; many at once in [`batch`].
+
+mod batch;
 
 use std::time::Duration;
 
@@ -6,6 +8,7 @@ use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::{Instant, timeout_at};
 
+pub use self::batch::PutBatch;
 use super::mend::IfAbsent;
 use super::{Coordinator, Target, cause_of, not_reached, remaining, resolve};
 use crate::dynamo::context::Context;
@@ -14,7 +17,7 @@ use crate::dynamo::metadata::document::Durability;
 use crate::dynamo::operation::{Opening, OperationId};
 use crate::dynamo::quorum::{Level, Verdict};
 use crate::dynamo::write::WriteOp;
-use crate::error::{RequestError, WriteError};
+use crate::error::{Outcome, RequestError, WriteError};
 use crate::transport::{ForwardWrite, PeerError, Replicate, Reply, Request, WriteResult};
 use crate::vnode::{Write, Written};
 
@@ -44,10 +47,44 @@ pub struct Put {
 }
 
 impl Put {
+    fn split(self) -> (PutEntry, PutRules) {
+        let Put { key, value, context, w, durability, operation, at_least_once, fresh, .. } = self;
+        let entry = PutEntry { key, value, context, operation, fresh };
+        (entry, PutRules { w, durability, at_least_once })
+    }
+}
+
+/// What is written under one key.
+#[derive(Clone, Debug)]
+pub struct PutEntry {
+    /// The key.
+    pub key: Key,
+    /// The value; none: a delete.
+    pub value: Option<Bytes>,
+    /// The context token; empty: none.
+    pub context: Bytes,
+    /// The client's id of the write; none: the coordinator chooses one.
+    pub operation: Option<OperationId>,
+    /// No earlier request carried the id.
+    pub fresh: bool,
+}
+
+impl PutEntry {
     /// The id, if an earlier request may have carried it.
     pub fn doubtful(&self) -> Option<OperationId> {
         self.operation.filter(|_| !self.fresh)
     }
+}
+
+/// How it is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PutRules {
+    /// How many owners must acknowledge; none: the namespace's default.
+    pub w: Option<Level>,
+    /// When they may; none: the namespace's default.
+    pub durability: Option<Durability>,
+    /// Coordinate it even if the id names another node or opening.
+    pub at_least_once: bool,
 }
 
 impl Coordinator {
@@ -55,10 +92,11 @@ impl Coordinator {
     pub async fn put(&self, put: Put) -> Result<WriteResult, WriteError> {
         let deadline = Instant::now() + put.timeout;
         let target = self.target(&put.namespace, put.key.clone(), deadline).await;
-        let doubtful = put.doubtful();
+        let (entry, rules) = put.split();
+        let doubtful = entry.doubtful();
         let refused = |error| WriteError::at_the_door(doubtful, error);
         let target = target.map_err(refused)?;
-        let forward = self.admit(put, &target).map_err(refused)?;
+        let forward = self.admit(entry, rules, &target).map_err(refused)?;
         let to = self.coordinator_of(&target, &forward).map_err(refused)?;
         if to == self.node {
             self.run(&target, forward, deadline).await
@@ -80,7 +118,12 @@ impl Coordinator {
     }
 
     /// Checks a client's write, and fills in what it left to the namespace.
-    fn admit(&self, put: Put, target: &Target) -> Result<ForwardWrite, RequestError> {
+    fn admit(
+        &self,
+        put: PutEntry,
+        rules: PutRules,
+        target: &Target,
+    ) -> Result<ForwardWrite, RequestError> {
         let namespace = &target.namespace;
         let length = put.value.as_ref().map_or(0, Bytes::len);
         if length > namespace.value_max_bytes as usize {
@@ -89,15 +132,15 @@ impl Coordinator {
                 namespace.name, namespace.value_max_bytes
             )));
         }
-        let durability = put.durability.unwrap_or(namespace.durability);
+        let durability = rules.durability.unwrap_or(namespace.durability);
         Ok(ForwardWrite {
             namespace: namespace.id,
             key: put.key,
             value: put.value,
             context: put.context,
-            w: resolve(put.w, namespace.w, namespace.n)?,
+            w: resolve(rules.w, namespace.w, namespace.n)?,
             synced: durability == Durability::Synced,
-            at_least_once: put.at_least_once || put.operation.is_none(),
+            at_least_once: rules.at_least_once || put.operation.is_none(),
             fresh: put.fresh || put.operation.is_none(),
             operation: match put.operation {
                 Some(id) => id,
@@ -150,21 +193,7 @@ impl Coordinator {
         let request = Request::ForwardWrite(forward);
         match self.peers.request(to, request, remaining(deadline)).await {
             Ok(Reply::WriteResult(result)) => Ok(result),
-            Ok(Reply::WriteFailed(error)) => Err(error),
-            Ok(Reply::Failed(error)) => Err(WriteError::unknown(id, error)),
-            Ok(_) => Err(WriteError::unknown(id, RequestError::internal("unexpected answer"))),
-            Err(PeerError::TimedOut) => {
-                let waiting_for = "waiting for the node that coordinates the write".to_owned();
-                Err(WriteError::unknown(id, RequestError::Timeout { waiting_for }))
-            }
-            Err(error) => {
-                let (nothing_sent, reason) = (error.nothing_sent(), error.to_string());
-                let error = RequestError::CoordinatorUnreachable { node: to, reason };
-                match nothing_sent {
-                    true => Err(WriteError::at_the_door(doubtful, error)),
-                    false => Err(WriteError::unknown(id, error)),
-                }
-            }
+            other => Err(forward_failed(to, id, doubtful, &other)),
         }
     }
 
@@ -193,20 +222,7 @@ impl Coordinator {
         let replicate = self.replicate(target, &written, id, synced);
         self.collect(&mut op, replicate, &owners, deadline).await;
         self.mend_later(target, op.failures());
-        if op.verdict() != Verdict::Reached {
-            let heard = |node: &NodeId| op.failures().iter().any(|f| f.node == *node);
-            let silent: Vec<NodeId> = op.missing().into_iter().filter(|n| !heard(n)).collect();
-            let error = not_reached(&target.view, op.tally(), op.failures(), &silent);
-            return Err(WriteError::unknown(id, error));
-        }
-        let acks = op.receipt();
-        Ok(WriteResult {
-            context: written.context.map(|context| context.seal(target.binding())),
-            siblings: written.siblings,
-            dot: written.dot,
-            acked: acks.nodes,
-            synced: acks.synced,
-        })
+        conclude(target, &op, written, id)
     }
 
     async fn write_here(
@@ -261,13 +277,14 @@ impl Coordinator {
     /// Why a new write is refused before it has a dot: too few owners could acknowledge it.
     fn too_few_reachable(&self, target: &Target, owners: &[NodeId], w: u8) -> Option<RequestError> {
         let away = |node: &&NodeId| **node != self.node && !self.peers.connected(**node);
+        let reachable = owners.len() - owners.iter().filter(away).count();
+        if reachable >= usize::from(w) {
+            return None;
+        }
         let away: Vec<String> =
             owners.iter().filter(away).map(|&node| target.view.name_of(node)).collect();
-        let reachable = owners.len() - away.len();
         let detail = format!("; not connected: {}", away.join(", "));
-        let refusal =
-            RequestError::QuorumNotReached { needed: w.into(), got: reachable as u32, detail };
-        (reachable < usize::from(w)).then_some(refusal)
+        Some(RequestError::QuorumNotReached { needed: w.into(), got: reachable as u32, detail })
     }
 
     fn replicate(
@@ -305,6 +322,59 @@ impl Coordinator {
                 Ok(Some((node, Ok(Reply::Replicated { synced })))) => op.on_ack(node, synced),
                 Ok(Some((node, other))) => op.on_failure(node, cause_of(&other)),
                 Ok(None) | Err(_) => return,
+            }
+        }
+    }
+}
+
+/// The answer to a write, once it was listened to the owners.
+fn conclude(
+    target: &Target,
+    op: &WriteOp,
+    written: Written,
+    id: OperationId,
+) -> Result<WriteResult, WriteError> {
+    if op.verdict() != Verdict::Reached {
+        let heard = |node: &NodeId| op.failures().iter().any(|f| f.node == *node);
+        let silent: Vec<NodeId> = op.missing().into_iter().filter(|n| !heard(n)).collect();
+        let error = not_reached(&target.view, op.tally(), op.failures(), &silent);
+        return Err(WriteError::unknown(id, error));
+    }
+    let acks = op.receipt();
+    Ok(WriteResult {
+        context: written.context.map(|context| context.seal(target.binding())),
+        siblings: written.siblings,
+        dot: written.dot,
+        acked: acks.nodes,
+        synced: acks.synced,
+    })
+}
+
+/// What is known of a write that another node was to coordinate, and gave no result of; `doubtful`
+/// is its id if an earlier request may have carried it.
+fn forward_failed(
+    to: NodeId,
+    id: OperationId,
+    doubtful: Option<OperationId>,
+    reply: &Result<Reply, PeerError>,
+) -> WriteError {
+    match reply {
+        Ok(Reply::WriteFailed(error)) => match error.outcome {
+            Outcome::NotApplied => error.clone(),
+            Outcome::Unknown(_) => WriteError::unknown(id, error.error.clone()),
+        },
+        Ok(Reply::Failed(error)) => WriteError::unknown(id, error.clone()),
+        Ok(_) => WriteError::unknown(id, RequestError::internal("unexpected answer")),
+        Err(PeerError::TimedOut) => {
+            let waiting_for = "waiting for the node that coordinates the write".to_owned();
+            WriteError::unknown(id, RequestError::Timeout { waiting_for })
+        }
+        Err(error) => {
+            let (nothing_sent, reason) = (error.nothing_sent(), error.to_string());
+            let error = RequestError::CoordinatorUnreachable { node: to, reason };
+            match nothing_sent {
+                true => WriteError::at_the_door(doubtful, error),
+                false => WriteError::unknown(id, error),
             }
         }
     }

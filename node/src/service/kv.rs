@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::deadline::Timeouts;
 use super::metered::ReplyCharge;
-use super::status;
+use super::{batch, status};
 use crate::coordinator::{Coordinator, Get, Put, ReadAnswer, ScanCursor, ScanRequest, binding};
 use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NodeId};
@@ -113,7 +113,11 @@ impl Kv for KvService {
         let outcome = OutcomeLabel::of(&result);
         self.node.metrics.request(Operation::Get, outcome, started.elapsed());
         let budget = &self.node.capacity.budget;
-        let answer = result.and_then(|answer| reply_with_its_memory(budget, get_reply(answer)));
+        let answer = result.and_then(|answer| {
+            let reply = get_reply(answer);
+            let bytes = value_bytes(&reply);
+            reply_with_its_memory(budget, reply, bytes)
+        });
         answer.map_err(|error| status::of_request(&error, &self.node.name))
     }
 
@@ -125,11 +129,8 @@ impl Kv for KvService {
         let message = request.into_inner();
         let doubtful = doubtful(message.operation_id.as_ref(), message.fresh);
         let put = put_of(message, timeout, &self.node.capacity.budget);
-        let WriteResult { context, siblings, dot, acked, synced } =
-            self.write(put, doubtful).await?;
-        let receipt = receipt(dot, &acked, synced);
-        let context = context.unwrap_or_default();
-        Ok(Response::new(v1::PutReply { context, siblings, receipt: Some(receipt) }))
+        let written = self.write(put, doubtful).await?;
+        Ok(Response::new(put_reply(written)))
     }
 
     async fn delete(
@@ -139,11 +140,25 @@ impl Kv for KvService {
         let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
         let message = request.into_inner();
         let doubtful = doubtful(message.operation_id.as_ref(), message.fresh);
-        let WriteResult { context, siblings, dot, acked, synced } =
-            self.write(delete_of(message, timeout), doubtful).await?;
-        let receipt = receipt(dot, &acked, synced);
-        let context = context.unwrap_or_default();
-        Ok(Response::new(v1::DeleteReply { context, siblings, receipt: Some(receipt) }))
+        let written = self.write(delete_of(message, timeout), doubtful).await?;
+        let v1::PutReply { context, siblings, receipt } = put_reply(written);
+        Ok(Response::new(v1::DeleteReply { context, siblings, receipt }))
+    }
+
+    async fn batch_get(
+        &self,
+        request: Request<v1::BatchGetRequest>,
+    ) -> Result<Response<v1::BatchGetReply>, Status> {
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
+        batch::get(&self.node, request.into_inner(), timeout).await
+    }
+
+    async fn batch_put(
+        &self,
+        request: Request<v1::BatchPutRequest>,
+    ) -> Result<Response<v1::BatchPutReply>, Status> {
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
+        batch::put(&self.node, request.into_inner(), timeout).await.map(Response::new)
     }
 
     async fn scan(
@@ -219,12 +234,16 @@ impl ScanWalk {
     }
 }
 
+pub(super) fn repair_of(repair: v1::Repair) -> Repair {
+    match repair {
+        v1::Repair::Async => Repair::Async,
+        v1::Repair::Blocking => Repair::Blocking,
+    }
+}
+
 fn get_of(message: v1::GetRequest, timeout: Duration) -> Result<Get, RequestError> {
     Ok(Get {
-        repair: match message.repair() {
-            v1::Repair::Async => Repair::Async,
-            v1::Repair::Blocking => Repair::Blocking,
-        },
+        repair: repair_of(message.repair()),
         key: Key::new(message.key).map_err(RequestError::invalid)?,
         namespace: message.namespace,
         r: super::level(message.r)?,
@@ -233,18 +252,23 @@ fn get_of(message: v1::GetRequest, timeout: Duration) -> Result<Get, RequestErro
     })
 }
 
+/// The bytes of its values.
+pub(super) fn value_bytes(reply: &v1::GetReply) -> usize {
+    reply.siblings.iter().map(|sibling| sibling.value.len()).sum()
+}
+
 /// The client's id, if an earlier request may have carried it.
-fn doubtful(id: Option<&v1::OperationId>, fresh: bool) -> Option<OperationId> {
+pub(super) fn doubtful(id: Option<&v1::OperationId>, fresh: bool) -> Option<OperationId> {
     id.filter(|_| !fresh).map(operation_of)
 }
 
 /// The reply, with its part of the node's memory if it is large; [`Metered`](super::metered::Metered)
 /// keeps that until it is sent.
-fn reply_with_its_memory(
+pub(super) fn reply_with_its_memory<T>(
     budget: &Arc<Budget>,
-    reply: v1::GetReply,
-) -> Result<Response<v1::GetReply>, RequestError> {
-    let bytes: usize = reply.siblings.iter().map(|sibling| sibling.value.len()).sum();
+    reply: T,
+    bytes: usize,
+) -> Result<Response<T>, RequestError> {
     let mut response = Response::new(reply);
     if bytes >= SMALL_BYTES {
         let charge = budget.take(Kind::Replies, bytes)?;
@@ -274,9 +298,7 @@ fn put_of(
 
 fn delete_of(message: v1::DeleteRequest, timeout: Duration) -> Result<Put, RequestError> {
     if message.context.is_empty() {
-        return Err(RequestError::invalid(
-            "a delete needs the context of what it deletes; read the key first",
-        ));
+        return Err(delete_needs_context());
     }
     Ok(Put {
         durability: super::durability(message.durability()),
@@ -292,7 +314,11 @@ fn delete_of(message: v1::DeleteRequest, timeout: Duration) -> Result<Put, Reque
     })
 }
 
-fn operation_of(message: &v1::OperationId) -> OperationId {
+pub(super) fn delete_needs_context() -> RequestError {
+    RequestError::invalid("a delete needs the context of what it deletes; read the key first")
+}
+
+pub(super) fn operation_of(message: &v1::OperationId) -> OperationId {
     OperationId {
         issued_ms: message.issued_ms,
         coordinator: NodeId(message.coordinator),
@@ -302,7 +328,7 @@ fn operation_of(message: &v1::OperationId) -> OperationId {
     }
 }
 
-fn get_reply(answer: ReadAnswer) -> v1::GetReply {
+pub(super) fn get_reply(answer: ReadAnswer) -> v1::GetReply {
     v1::GetReply {
         siblings: siblings(&answer.object),
         context: answer.context.unwrap_or_default(),
@@ -318,7 +344,11 @@ fn siblings(object: &Object) -> Vec<v1::Sibling> {
     object.siblings().into_iter().map(sibling).collect()
 }
 
-fn receipt(dot: crate::dynamo::clock::Dot, acked: &[NodeId], synced: u32) -> v1::Receipt {
+/// Of a put; a delete's has the same fields.
+pub(super) fn put_reply(written: WriteResult) -> v1::PutReply {
+    let WriteResult { context, siblings, dot, acked, synced } = written;
     let dot = v1::Dot { actor: dot.actor.0, n: dot.n };
-    v1::Receipt { dot: Some(dot), acked: acked.iter().map(|node| node.0).collect(), synced }
+    let acked = acked.iter().map(|node| node.0).collect();
+    let receipt = Some(v1::Receipt { dot: Some(dot), acked, synced });
+    v1::PutReply { context: context.unwrap_or_default(), siblings, receipt }
 }

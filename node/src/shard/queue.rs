@@ -18,17 +18,18 @@ use tokio::time::Instant;
 use super::{Job, Shard, Shards, gone};
 use crate::error::{RequestError, WriteError};
 use crate::limits::retry_after_ms;
+use crate::vnode::Write;
 
 /// Which part of a queue is kept for what other nodes have begun: a fourth.
 const KEPT_PART: usize = 4;
 
-/// The weight of a turn in the average of how long a request takes.
+/// The weight of a turn in the average of how long a job takes.
 const PACE_OF: u64 = 8;
 
 impl Job {
     /// Whether nothing of it was done anywhere yet.
     fn is_new(&self) -> bool {
-        matches!(self, Self::Write { .. } | Self::Page { .. })
+        matches!(self, Self::Write { .. } | Self::WriteBatch { .. } | Self::Page { .. })
     }
 
     /// Answers that it was not done.
@@ -40,6 +41,17 @@ impl Job {
             }
             Self::Merge { answer, .. } => drop(answer.send(Err(error))),
             Self::Read { answer, .. } => drop(answer.send(Err(error))),
+            Self::WriteBatch { writes, answer, .. } => {
+                let refused =
+                    |write: Write| Err(WriteError::at_the_door(write.doubtful, error.clone()));
+                drop(answer.send(writes.into_iter().map(refused).collect()));
+            }
+            Self::MergeBatch { merges, answer, .. } => {
+                drop(answer.send(vec![Err(error); merges.len()]));
+            }
+            Self::ReadBatch { addresses, answer } => {
+                drop(answer.send(vec![Err(error); addresses.len()]));
+            }
             Self::Page { answer, .. } => drop(answer.send(Err(error))),
             Self::Sweep { answer, .. } => drop(answer.send(Err(error))),
             Self::Forget { answer } => drop(answer.send(Err(error))),
@@ -64,7 +76,8 @@ impl Queued {
             return Some(RequestError::Timeout { waiting_for });
         }
         let waited = now.saturating_duration_since(self.since);
-        let hopeless = matches!(self.job, Job::Write { .. }) && waited > left;
+        let new = matches!(self.job, Job::Write { .. } | Job::WriteBatch { .. });
+        let hopeless = new && waited > left;
         hopeless.then(|| {
             let what = "a shard's queue".to_owned();
             RequestError::Overloaded { what, retry_after_ms: retry_after_ms(waited) }
@@ -76,12 +89,12 @@ impl Shard {
     /// What of the queue is worth doing, and since when it is done.
     pub(super) fn worthwhile(&self, queued: &mut Vec<Queued>, jobs: &mut Vec<Job>) -> Instant {
         let now = Instant::now();
-        let mut expired = 0;
+        let mut expired = 0_u64;
         for queued in queued.drain(..) {
             match queued.stale(now) {
                 None => jobs.push(queued.job),
                 Some(error) => {
-                    expired += 1;
+                    expired += queued.job.requests() as u64;
                     queued.job.refuse(error);
                 }
             }
@@ -92,9 +105,9 @@ impl Shard {
         now
     }
 
-    /// Learns how long so many requests took.
-    pub(super) fn learn_pace(&self, began: Instant, requests: usize) {
-        let Some(each) = (began.elapsed().as_nanos() as u64).checked_div(requests as u64) else {
+    /// Learns how long so many jobs took.
+    pub(super) fn learn_pace(&self, began: Instant, jobs: usize) {
+        let Some(each) = (began.elapsed().as_nanos() as u64).checked_div(jobs as u64) else {
             return;
         };
         let average = self.pace.load(Relaxed);

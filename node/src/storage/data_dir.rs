@@ -40,7 +40,7 @@ use super::sled::SledEngine;
 use super::{Engine, EngineError, EngineOptions, files};
 
 /// The version of the layout above and of all that the engine's spaces hold.
-pub const FORMAT_VERSION: u64 = 1;
+pub const FORMAT_VERSION: u64 = 2;
 
 const LOCK_FILE: &str = "lock";
 const STORE_FILE: &str = "store.toml";
@@ -98,6 +98,19 @@ pub enum DataDirError {
          run the newer version that wrote it", path.display()
     )]
     NewerFormat {
+        /// The data directory.
+        path: PathBuf,
+        /// Its format version.
+        found: u64,
+    },
+    /// An earlier version of Quorate wrote it, which no later one reads. Run that version to take the
+    /// data out, or refill an empty directory from the other nodes.
+    #[error(
+        "the data directory {} has format {found}, and this version reads format {FORMAT_VERSION} \
+         alone: until 0.1 the format may change. Run the version that wrote it to export what is to be \
+         kept, and start this one with an empty data directory", path.display()
+    )]
+    OlderFormat {
         /// The data directory.
         path: PathBuf,
         /// Its format version.
@@ -233,7 +246,7 @@ pub struct DataDir {
     _lock: File,
 }
 
-/// `store.toml`, format 1.
+/// `store.toml`, format 2: as format 1, whose engines had no file `mark` beside theirs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoreFile {
@@ -390,7 +403,7 @@ impl StoreFile {
     }
 
     fn parse(directory: &Path, text: &str) -> Result<Self, DataDirError> {
-        /// What every format has, so that a newer one is told from a damaged one.
+        /// What every format has, so that another one is told from a damaged one.
         #[derive(Deserialize)]
         struct Format {
             format: u64,
@@ -402,7 +415,11 @@ impl StoreFile {
             FORMAT_VERSION => {}
             0 => return Err(malformed("there is no format 0".to_owned())),
             found => {
-                return Err(DataDirError::NewerFormat { path: directory.to_path_buf(), found });
+                let path = directory.to_path_buf();
+                return Err(match found < FORMAT_VERSION {
+                    true => DataDirError::OlderFormat { path, found },
+                    false => DataDirError::NewerFormat { path, found },
+                });
             }
         }
         let store: Self = toml::from_str(text).map_err(toml)?;

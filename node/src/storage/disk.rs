@@ -124,10 +124,15 @@ impl Disk {
     }
 
     /// Takes note of how much is free, of which so much is to stay so. Once writes are refused, an
-    /// eighth more must be free before they are taken again.
+    /// eighth more must be free before they are taken again; than the engine asked for, if it did.
     pub fn on_free(&self, free_bytes: u64, reserve_bytes: u64) {
-        let enough = reserve_bytes.saturating_add(reserve_bytes / 8);
-        match self.state() {
+        let state = self.state();
+        let enough = match state {
+            DiskState::Low { reserve_bytes: asked, .. } => asked.max(reserve_bytes),
+            _ => reserve_bytes,
+        };
+        let enough = enough.saturating_add(enough / 8);
+        match state {
             DiskState::Well if free_bytes < reserve_bytes => {
                 self.become_state(DiskState::Low { free_bytes, reserve_bytes });
             }
@@ -224,6 +229,16 @@ mod tests {
         disk.on_free(899, 800);
         assert!(disk.refusal().is_some_and(|state| state.is_for_space()));
         disk.on_free(900, 800);
+        assert_eq!(disk.refusal(), None);
+    }
+
+    #[test]
+    fn what_an_engine_asks_for_is_waited_for() {
+        let disk = Disk::default();
+        disk.on_failure(&EngineError::Full { free_bytes: 100, needed_bytes: 800 });
+        disk.on_free(899, 0);
+        assert!(disk.refusal().is_some_and(|state| state.is_for_space()));
+        disk.on_free(900, 0);
         assert_eq!(disk.refusal(), None);
     }
 

@@ -23,6 +23,7 @@ pub mod data_dir;
 pub mod disk;
 mod files;
 pub mod fjall;
+mod mark;
 pub mod memory;
 pub mod range;
 pub mod record;

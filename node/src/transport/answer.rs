@@ -8,7 +8,7 @@ use quorate_proto::peer::message::Body;
 use tokio::time::Instant;
 
 use super::wire::{self, WireError};
-use super::{Handler, Reply, Request};
+use super::{ForwardWrite, Handler, Reply, Request};
 use crate::dynamo::key::NodeId;
 use crate::error::{RequestError, WriteError};
 
@@ -35,7 +35,7 @@ pub(super) async fn answer(
 async fn respond(handler: &dyn Handler, from: NodeId, message: Message, arrived: Instant) -> Reply {
     let timeout = Duration::from_millis(message.timeout_ms.into());
     let timeout = timeout.saturating_sub(arrived.elapsed());
-    let write = matches!(message.body, Some(Body::ForwardWrite(_)));
+    let write = matches!(message.body, Some(Body::ForwardWrite(_) | Body::ForwardWriteBatch(_)));
     let request = match wire::decode_request(message.body) {
         Ok(request) => request,
         Err(flaw) => return malformed(write, flaw),
@@ -63,6 +63,12 @@ fn expired(request: &Request) -> Reply {
     match request {
         Request::ForwardWrite(write) => {
             Reply::WriteFailed(WriteError::at_the_door(write.doubtful(), error))
+        }
+        Request::ForwardWriteBatch(writes) => {
+            let refused = |write: &ForwardWrite| {
+                Err(WriteError::at_the_door(write.doubtful(), error.clone()))
+            };
+            Reply::WriteBatch(writes.iter().map(refused).collect())
         }
         _ => Reply::Failed(error),
     }

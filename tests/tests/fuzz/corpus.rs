@@ -229,7 +229,7 @@ pub(crate) fn configurations() -> Vec<Bytes> {
 pub(crate) fn store_marks() -> Vec<Bytes> {
     let mark = |state| {
         format!(
-            "# A mark.\nformat = 1\nnode = \"node-1\"\nstore_id = \"00000000000000ff\"\n\
+            "# A mark.\nformat = 2\nnode = \"node-1\"\nstore_id = \"00000000000000ff\"\n\
              engine = \"fjall\"\nstate = \"{state}\"\n"
         )
     };

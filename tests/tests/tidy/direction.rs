@@ -13,11 +13,12 @@ const MODULES: [(&str, &[&str]); 24] = [
     ("dynamo", &[]),
     // What everybody may see.
     ("env", &[]),
-    ("error", &["dynamo"]),
-    // What every part may ask for leave.
-    ("limits", &["error"]),
-    // Keeping and carrying bytes.
+    // Keeping bytes.
     ("storage", &["dynamo"]),
+    // Why requests fail, and who may ask for leave.
+    ("error", &["dynamo", "storage"]),
+    ("limits", &["error"]),
+    // Carrying bytes.
     ("transport", &["dynamo", "error", "limits"]),
     // What an operator chooses and sees.
     ("config", &["storage"]),

@@ -184,6 +184,22 @@ fn files_that_are_open_are_locked() {
 }
 
 #[test]
+fn what_is_left_of_the_last_opening_is_waited_for() {
+    let SledSubject { engine, directory } = SledSubject::create();
+    drop(engine);
+    let left = File::open(directory.path().join("sled/db")).unwrap();
+    left.lock().unwrap();
+    let locked = SledEngine::open(&directory.path().join("sled"), small()).map(drop);
+    assert!(matches!(locked, Err(EngineError::Locked { .. })), "{locked:?}");
+    let soon = std::thread::spawn(move || {
+        std::thread::sleep(4 * CLOSED_AGAIN);
+        drop(left);
+    });
+    SledSubject::open_in(directory);
+    soon.join().unwrap();
+}
+
+#[test]
 fn a_panic_of_sled_poisons_writes_but_not_reads() {
     let subject = SledSubject::create();
     let mut batch = Batch::new();
@@ -195,6 +211,30 @@ fn a_panic_of_sled_poisons_writes_but_not_reads() {
     assert!(matches!(subject.engine.sync(), Err(EngineError::Poisoned)));
     assert_eq!(rows(&subject.engine).unwrap().len(), 1);
     assert_eq!(rows(&subject.kill().engine).unwrap().len(), 1);
+}
+
+#[test]
+fn what_a_failed_sync_left_is_written_again_before_anything_rests_on_it() {
+    let subject = SledSubject::create();
+    let mut batch = Batch::new();
+    put(&mut batch, 1, 1, 100);
+    subject.engine.apply(batch).unwrap();
+    let held = rows(&subject.engine).unwrap();
+    // A file that sled leaves alone, to see that all of them are.
+    let bystander = subject.directory.path().join("sled/bystander");
+    fs::write(&bystander, "content").unwrap();
+    let mut subject = subject;
+    for failed in [false, true, false] {
+        if failed {
+            mark::note_failure(&subject.engine.mark);
+        }
+        let old = std::time::SystemTime::UNIX_EPOCH;
+        File::open(&bystander).unwrap().set_modified(old).unwrap();
+        subject = subject.reopen();
+        assert_eq!(fs::metadata(&bystander).unwrap().modified().unwrap() != old, failed);
+        assert_eq!(fs::read(&bystander).unwrap(), b"content");
+        assert_eq!(rows(&subject.engine).unwrap(), held);
+    }
 }
 
 #[test]
