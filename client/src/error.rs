@@ -161,7 +161,7 @@ impl Error {
             Kind::Unspecified => kind_of_code(status.code()),
             Kind::Invalid | Kind::Context => ErrorKind::Invalid,
             Kind::UnknownNamespace => ErrorKind::NotFound,
-            Kind::Quorum | Kind::Coordinator | Kind::Opening | Kind::NotReady => {
+            Kind::Quorum | Kind::Coordinator | Kind::Opening | Kind::NotReady | Kind::ClockSkew => {
                 ErrorKind::Unavailable
             }
             Kind::Timeout => ErrorKind::Timeout,
@@ -258,6 +258,7 @@ impl Error {
             (Kind::Quorum, _) => "try again, bring nodes back, or ask for fewer replicas",
             (Kind::Context, _) => "read the key again and use the context of that read",
             (Kind::Siblings, _) => "read the key and write with the context of that read",
+            (Kind::ClockSkew, _) => "set that node's clock right (NTP), or write by way of others",
             (_, ErrorKind::Unavailable) => "check that the node runs and can be reached",
             (_, ErrorKind::Timeout) => "try again or allow more time",
             (_, ErrorKind::Invalid) => "correct the request",

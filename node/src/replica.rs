@@ -12,6 +12,7 @@ use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clocks::Clocks;
 use crate::cluster::{Cluster, OpenError};
 use crate::coordinator::{Coordinator, CoordinatorParts};
 use crate::dynamo::key::NodeId;
@@ -22,7 +23,9 @@ use crate::limits::Capacity;
 use crate::service::peer::PeerHandler;
 use crate::shard::{ShardContext, ShardObserver, Shards, ShardsEnd};
 use crate::storage::{Engine, Space};
-use crate::tasks::{self, Flush, ForgetOperations, Observe, Observed, Sweep, Worker};
+use crate::tasks::{
+    self, CompareClocks, Flush, ForgetOperations, Observe, Observed, Sweep, Worker,
+};
 use crate::telemetry::{Metrics, ShardMetrics};
 use crate::transport::{Handler, Peers};
 use crate::vnode::Mended;
@@ -54,6 +57,8 @@ pub struct ReplicaSize {
     pub queue: usize,
     /// How long a buffered write may wait for the disk.
     pub sync_every: Duration,
+    /// By how much a clock that orders writes may be off.
+    pub clock_skew_max: Duration,
 }
 
 /// A running replica.
@@ -99,8 +104,16 @@ impl Replica {
         let observer = Observer::new(metrics.clone(), dirty.clone(), size.shards, failure.clone());
         let observer = Arc::new(observer);
         let (engine_of_shards, env_of_shards) = (engine.clone(), env.clone());
-        let context =
-            ShardContext { node, opening, engine: engine_of_shards, env: env_of_shards, observer };
+        let skew_max_ms = u64::try_from(size.clock_skew_max.as_millis()).unwrap_or(u64::MAX);
+        let context = ShardContext {
+            node,
+            opening,
+            engine: engine_of_shards,
+            env: env_of_shards,
+            skew_max_ms,
+            observer,
+        };
+        let clocks = Arc::new(Clocks::new(env.clone(), skew_max_ms));
         let (shards, shards_end) = Shards::start(context, size.shards, size.queue);
         let coordinator = Arc::new(Coordinator::new(CoordinatorParts {
             node,
@@ -109,6 +122,7 @@ impl Replica {
             shards: shards.clone(),
             peers: peers.clone(),
             env: env.clone(),
+            clocks: clocks.clone(),
         }));
         let handler = Arc::new(PeerHandler::new(coordinator.clone(), metrics.clone()));
         let replica = Self {
@@ -131,6 +145,8 @@ impl Replica {
         });
         replica.spawn(ForgetOperations::new(shards.clone()));
         replica.spawn(Sweep::new(cluster.clone(), shards.clone()));
+        let (of, metrics_of_clocks) = (cluster.clone(), metrics.clone());
+        replica.spawn(CompareClocks::new(clocks, of, peers.clone(), metrics_of_clocks));
         let observed = Observed { cluster, shards, peers, engine, capacity };
         replica.spawn(Observe::new(observed, env, metrics));
         replica.spawn_recovery();
@@ -237,6 +253,10 @@ impl ShardObserver for Observer {
     fn mended(&self, Mended { mended, lost }: Mended) {
         self.metrics.mended_records(mended);
         self.metrics.lost_records(lost);
+    }
+
+    fn future(&self, writes: u64) {
+        self.metrics.lww_from_the_future(writes);
     }
 
     fn crowded(&self) {

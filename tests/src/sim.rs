@@ -7,6 +7,7 @@
 //! Left out: faults as data, histories and checkers, which come with the simulator proper.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,14 +36,16 @@ use tokio_util::sync::CancellationToken;
 /// Half a year into 2026, in milliseconds since the Unix epoch: when every simulation begins.
 const EPOCH_MS: u64 = 1_782_000_000_000;
 
-/// A wall clock that follows the runtime's paused time.
+/// A node's wall clock: it follows the runtime's paused time, and is right unless a test sets it.
 struct SimClock {
     started: Instant,
+    ahead_ms: AtomicI64,
 }
 
 impl Clock for SimClock {
     fn now_ms(&self) -> u64 {
-        EPOCH_MS + self.started.elapsed().as_millis() as u64
+        let right_ms = EPOCH_MS + self.started.elapsed().as_millis() as u64;
+        right_ms.saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed))
     }
 }
 
@@ -56,7 +59,9 @@ struct Running {
 /// A simulated cluster.
 pub struct SimCluster {
     network: MemoryNetwork,
-    clock: Arc<SimClock>,
+    started: Instant,
+    /// They outlive their nodes' processes.
+    clocks: BTreeMap<usize, Arc<SimClock>>,
     seed: u64,
     running: BTreeMap<usize, Running>,
     /// The stores of nodes that were killed.
@@ -84,9 +89,16 @@ impl SimCluster {
         network.record(move |delivery| {
             recorded.lock().unwrap_or_else(PoisonError::into_inner).push(delivery.to_string());
         });
-        let clock = Arc::new(SimClock { started: Instant::now() });
-        let (running, stores) = (BTreeMap::new(), BTreeMap::new());
-        let mut cluster = Self { network, clock, seed, running, stores, openings: 0, trace };
+        let mut cluster = Self {
+            network,
+            started: Instant::now(),
+            clocks: BTreeMap::new(),
+            seed,
+            running: BTreeMap::new(),
+            stores: BTreeMap::new(),
+            openings: 0,
+            trace,
+        };
         for index in 0..nodes {
             cluster.run(index, Arc::new(MemoryEngine::new()))?;
         }
@@ -112,6 +124,17 @@ impl SimCluster {
     /// Changes what the network does to messages.
     pub fn set_faults(&self, faults: Faults) {
         self.network.set_faults(faults);
+    }
+
+    /// Sets a node's wall clock to so much ahead of the right time, or behind it.
+    pub fn set_clock(&mut self, index: usize, ahead_ms: i64) {
+        self.clock(index).ahead_ms.store(ahead_ms, Ordering::Relaxed);
+    }
+
+    fn clock(&mut self, index: usize) -> Arc<SimClock> {
+        let (started, ahead_ms) = (self.started, AtomicI64::new(0));
+        let clock = self.clocks.entry(index);
+        clock.or_insert_with(|| Arc::new(SimClock { started, ahead_ms })).clone()
     }
 
     /// Swallows all that two nodes send each other, without their noticing.
@@ -168,7 +191,7 @@ impl SimCluster {
 
     /// Adds a line to the trace.
     pub fn note(&self, line: String) {
-        let at = self.clock.started.elapsed().as_millis();
+        let at = self.started.elapsed().as_millis();
         let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
         trace.push(format!("{at} ms  {line}"));
     }
@@ -186,7 +209,7 @@ impl SimCluster {
             store: StoreId(index as u64 + 1),
             engine: engine.clone(),
             peers: self.network.peers(node(index)),
-            env: Env::simulated(self.clock.clone(), seed),
+            env: Env::simulated(self.clock(index), seed),
             metrics: Arc::new(Metrics::new()),
             capacity: Capacity {
                 concurrency: Concurrency::new(1024, Duration::from_secs(1)),
@@ -195,7 +218,8 @@ impl SimCluster {
             },
         };
         let sync_every = Duration::from_millis(100);
-        let size = ReplicaSize { shards: 2, queue: 1024, sync_every };
+        let clock_skew_max = Duration::from_millis(500);
+        let size = ReplicaSize { shards: 2, queue: 1024, sync_every, clock_skew_max };
         let stop = CancellationToken::new();
         let replica = Replica::start(parts, size, stop.clone())?;
         self.network.attach(node(index), replica.handler());

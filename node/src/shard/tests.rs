@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::*;
 use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::context::Context;
+use crate::dynamo::metadata::document::Conflict;
 use crate::env::Clock;
 use crate::storage::memory::MemoryEngine;
 
@@ -37,6 +38,7 @@ impl ShardObserver for Heard {
         *self.corrupt.lock().unwrap() += records;
     }
     fn mended(&self, _: Mended) {}
+    fn future(&self, _: u64) {}
     fn crowded(&self) {}
     fn panicked(&self, shard: usize) {
         self.panicked.lock().unwrap().push(shard);
@@ -61,6 +63,7 @@ fn bench() -> Bench {
         opening: OPENING,
         engine: engine.clone(),
         env: Env::simulated(Arc::new(Still), 1),
+        skew_max_ms: 500,
         observer: heard.clone(),
     };
     let (shards, _) = Shards::start(context, 2, 64);
@@ -76,7 +79,8 @@ fn put(address: Address, sequence: u64, value: Bytes) -> Write {
     let operation =
         OperationId { issued_ms: NOW_MS, coordinator: NODE, opening: OPENING, client: 1, sequence };
     let (value, context) = (Some(value), Context::default());
-    Write { address, value, context, operation, at_least_once: false, refusal: None }
+    let conflict = Conflict::Siblings;
+    Write { address, value, context, operation, conflict, at_least_once: false, refusal: None }
 }
 
 impl Bench {

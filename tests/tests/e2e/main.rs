@@ -6,5 +6,6 @@ mod contract;
 mod dev;
 mod grpc;
 mod import;
+mod lww;
 mod shutdown;
 mod tls;

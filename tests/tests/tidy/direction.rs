@@ -8,12 +8,13 @@ use super::source::{Source, names_after, read, rust};
 
 /// The modules of the node, bottom up: each may use those named beside it, all of which stand above
 /// it in this table. So no circle can be written down here, and the order is the architecture.
-const MODULES: [(&str, &[&str]); 23] = [
+const MODULES: [(&str, &[&str]); 24] = [
     // The protocol uses nothing.
     ("dynamo", &[]),
     // What everybody may see.
     ("env", &[]),
     ("error", &["dynamo"]),
+    ("clocks", &["dynamo", "env"]),
     // What every part may ask for leave.
     ("limits", &["error"]),
     // Keeping and carrying bytes.
@@ -27,7 +28,10 @@ const MODULES: [(&str, &[&str]); 23] = [
     ("vnode", &["dynamo", "error", "storage"]),
     ("shard", &["dynamo", "env", "error", "storage", "vnode"]),
     ("cluster", &["dynamo", "env", "error", "storage", "transport"]),
-    ("coordinator", &["cluster", "dynamo", "env", "error", "shard", "transport", "vnode"]),
+    (
+        "coordinator",
+        &["clocks", "cluster", "dynamo", "env", "error", "shard", "transport", "vnode"],
+    ),
     // Answering, and working in the background.
     (
         "service",
@@ -46,6 +50,7 @@ const MODULES: [(&str, &[&str]); 23] = [
     (
         "tasks",
         &[
+            "clocks",
             "cluster",
             "dynamo",
             "env",
@@ -62,6 +67,7 @@ const MODULES: [(&str, &[&str]); 23] = [
     (
         "replica",
         &[
+            "clocks",
             "cluster",
             "coordinator",
             "dynamo",

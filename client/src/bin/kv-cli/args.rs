@@ -274,7 +274,7 @@ pub(crate) struct CreateArgs {
     /// How many replicas must acknowledge a write
     #[arg(long = "w", value_name = "LEVEL", default_value = "quorum")]
     pub(crate) w: Level,
-    /// What happens to concurrent writes of one key
+    /// What happens to concurrent writes of one key, for ever
     #[arg(long, value_enum, default_value = "siblings")]
     pub(crate) conflict: Conflict,
     /// When a replica may acknowledge
@@ -289,6 +289,8 @@ pub(crate) struct CreateArgs {
 pub(crate) enum Conflict {
     /// All are kept until a client resolves them
     Siblings,
+    /// The last one wins, by the nodes' clocks; the others are dropped
+    Lww,
 }
 
 /// What the rows of a file look like.

@@ -51,6 +51,8 @@ struct MemberJson<'a> {
     reachable: bool,
     /// Of the cluster's metadata, as the member itself has it.
     version: Option<u64>,
+    /// How far its clock is ahead of the median of the members' clocks, as it says itself.
+    clock_ahead_ms: Option<i64>,
     error: Option<String>,
 }
 
@@ -72,11 +74,12 @@ async fn status(session: &Session, topology: &Topology) -> Result<()> {
 async fn probe<'a>(session: &Session, member: &'a Member) -> MemberJson<'a> {
     let limit = PROBE_MAX.min(session.timeout);
     let asked = tokio::time::timeout(limit, session.client.describe_from(&member.name)).await;
-    let (version, error) = match asked {
-        Ok(Ok(topology)) => (Some(topology.version), None),
+    let (topology, error) = match asked {
+        Ok(Ok(topology)) => (Some(topology), None),
         Ok(Err(error)) => (None, Some(error.to_string())),
         Err(_) => (None, Some(format!("no answer within {} ms", limit.as_millis()))),
     };
+    let version = topology.as_ref().map(|topology| topology.version);
     MemberJson {
         name: &member.name,
         id: format!("{:016x}", member.id),
@@ -88,13 +91,23 @@ async fn probe<'a>(session: &Session, member: &'a Member) -> MemberJson<'a> {
         voter: member.voter,
         reachable: version.is_some(),
         version,
+        clock_ahead_ms: topology.and_then(|topology| topology.clock_ahead_ms),
         error,
     }
 }
 
 fn status_text(status: &StatusJson<'_>) -> String {
-    let header =
-        ["NODE", "ZONE", "WEIGHT", "ADDRESS", "VOTER", "CONNECTED", "REACHABLE", "VERSION"];
+    let header = [
+        "NODE",
+        "ZONE",
+        "WEIGHT",
+        "ADDRESS",
+        "VOTER",
+        "CONNECTED",
+        "REACHABLE",
+        "VERSION",
+        "CLOCK",
+    ];
     let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
     let row = |m: &MemberJson<'_>| {
         vec![
@@ -106,6 +119,7 @@ fn status_text(status: &StatusJson<'_>) -> String {
             yes(m.connected),
             yes(m.reachable),
             m.version.map_or("-".to_owned(), |version| version.to_string()),
+            m.clock_ahead_ms.map_or("-".to_owned(), |ahead_ms| format!("{ahead_ms:+} ms")),
         ]
     };
     let mut lines = vec![
