@@ -165,9 +165,9 @@ impl Error {
                 ErrorKind::Unavailable
             }
             Kind::Timeout => ErrorKind::Timeout,
-            Kind::Overloaded => ErrorKind::Overloaded,
+            Kind::Overloaded | Kind::DiskFull => ErrorKind::Overloaded,
             Kind::Conflict | Kind::Siblings => ErrorKind::Conflict,
-            Kind::Data => ErrorKind::Data,
+            Kind::Data | Kind::DiskFailed => ErrorKind::Data,
             Kind::Internal => ErrorKind::Internal,
         };
         let (cause, outcome) = (detail.kind(), detail.outcome());
@@ -259,6 +259,9 @@ impl Error {
             (Kind::Context, _) => "read the key again and use the context of that read",
             (Kind::Siblings, _) => "read the key and write with the context of that read",
             (Kind::ClockSkew, _) => "set that node's clock right (NTP), or write by way of others",
+            (Kind::DiskFull | Kind::DiskFailed, _) => {
+                "see to that node's disk; other owners may take it"
+            }
             (_, ErrorKind::Unavailable) => "check that the node runs and can be reached",
             (_, ErrorKind::Timeout) => "try again or allow more time",
             (_, ErrorKind::Invalid) => "correct the request",

@@ -158,7 +158,14 @@ impl Doubt {
 /// Whether a node may say so without having looked for the operation: it is then true of this
 /// attempt alone, not of the earlier one.
 fn refused_at_the_door(error: &Error) -> bool {
-    let door = [Kind::Overloaded, Kind::NotReady, Kind::Timeout, Kind::UnknownNamespace];
+    let door = [
+        Kind::Overloaded,
+        Kind::NotReady,
+        Kind::Timeout,
+        Kind::UnknownNamespace,
+        Kind::DiskFull,
+        Kind::DiskFailed,
+    ];
     error.reach() == Reach::NotSent || door.contains(&error.detail())
 }
 
@@ -200,6 +207,8 @@ mod tests {
             (ExactlyOnce, true, not_sent(), Next::SameNode, true),
             (ExactlyOnce, true, refused(Kind::Overloaded), Next::SameNode, true),
             (ExactlyOnce, true, refused(Kind::UnknownNamespace), Next::Stop, true),
+            (ExactlyOnce, false, refused(Kind::DiskFull), Next::Afresh, false),
+            (ExactlyOnce, true, refused(Kind::DiskFailed), Next::SameNode, true),
             (ExactlyOnce, true, refused(Kind::Quorum), Next::Afresh, false),
             (ExactlyOnce, true, refused(Kind::Siblings), Next::Stop, false),
             (ExactlyOnce, false, refused(Kind::ClockSkew), Next::Afresh, false),

@@ -103,6 +103,27 @@ impl From<v1::Namespace> for NamespaceDescription {
     }
 }
 
+/// How far the rebuilding of a node's store has got. Until a partition is complete, the node's answers
+/// do not count in quorums there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rebuild {
+    /// How many partitions the node holds; 0 before it knows.
+    pub vnodes: u32,
+    /// How many of them are complete.
+    pub complete: u32,
+    /// How many objects it received since it was started.
+    pub objects: u64,
+    /// What it waits for; empty while it works.
+    pub waiting_for: String,
+}
+
+impl From<v1::Rebuild> for Rebuild {
+    fn from(wire: v1::Rebuild) -> Self {
+        let v1::Rebuild { vnodes, complete, objects, waiting_for } = wire;
+        Self { vnodes, complete, objects, waiting_for }
+    }
+}
+
 /// The cluster, as one node knew it when it was asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Topology {
@@ -125,6 +146,8 @@ pub struct Topology {
     /// How far it is ahead of the median of the members' clocks, in milliseconds; negative: behind.
     /// `None` as long as that node knows no other clock.
     pub clock_ahead_ms: Option<i64>,
+    /// Set while that node's store is being rebuilt.
+    pub rebuild: Option<Rebuild>,
     groups: Vec<v1::PlacementGroup>,
     by_id: HashMap<u64, usize>,
     by_namespace: HashMap<String, usize>,
@@ -204,6 +227,7 @@ impl Topology {
             opening: reply.opening,
             now_ms: reply.now_ms,
             clock_ahead_ms: reply.clock_ahead_ms,
+            rebuild: reply.rebuild.map(Rebuild::from),
             groups: reply.groups,
         })
     }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use quorate_node::storage::fjall::FjallEngine;
 use quorate_node::storage::memory::MemoryEngine;
+use quorate_node::storage::sled::SledEngine;
 use quorate_node::storage::{Batch, Engine, EngineOptions, KeyRange, Space};
 
 const KEYS: u64 = 50_000;
@@ -61,6 +62,9 @@ fn engines(criterion: &mut Criterion) {
     let fjall = FjallEngine::open(&directory.path().join("fjall"), EngineOptions::default())
         .expect("a new store opens");
     measure(criterion, "fjall", &fjall);
+    let sled = SledEngine::open(&directory.path().join("sled"), EngineOptions::default())
+        .expect("a new store opens");
+    measure(criterion, "sled", &sled);
     measure(criterion, "memory", &MemoryEngine::new());
 }
 

@@ -37,6 +37,7 @@ or by a flag, which win over the file in that order.
 Examples:
   quorate serve --config node.toml
   quorate serve --config node.toml --log-level debug
+  quorate serve --config node.toml --rebuild       after it said that its store does not open
   QUORATE_NODE_NAME=a QUORATE_DATA_DIR=/var/lib/quorate quorate serve")]
     Serve(ServeArgs),
 
@@ -96,6 +97,21 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
 
+    /// If the store does not open, set it aside and refill a new one from the other nodes
+    ///
+    /// Nothing is deleted: what was there is in DATA-DIR/damaged-TIME afterwards. A store that opens is
+    /// left alone. The node serves meanwhile, and counts in quorums for a partition when every other
+    /// owner of it told what it holds: `kv-cli cluster status` says how far that is. A restart goes
+    /// on with it, with or without this flag.
+    #[arg(long)]
+    pub rebuild: bool,
+
+    /// Members that the rebuild does not wait for, since they are lost for good
+    ///
+    /// Writes that only they and this node acknowledged are then no longer found.
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    pub rebuild_without: Vec<String>,
+
     /// Stop when stdin ends: how the nodes of `quorate dev` end with their parent.
     #[arg(long, hide = true)]
     pub stop_on_stdin_eof: bool,
@@ -143,6 +159,9 @@ pub struct Overrides {
     /// Memory for blocks read from disk
     #[arg(long, value_name = "BYTES")]
     cache_bytes: Option<u64>,
+    /// What is to stay free on the disk
+    #[arg(long, value_name = "BYTES")]
+    disk_reserve_bytes: Option<u64>,
     /// Where to listen for clients
     #[arg(long, value_name = "HOST:PORT")]
     client_address: Option<String>,

@@ -66,6 +66,8 @@ pub struct Config {
     pub engine: EngineKind,
     /// Memory for blocks read from disk, in bytes. Default 64 MiB.
     pub cache_bytes: u64,
+    /// What is to stay free on the disk, in bytes: with less, writes are refused. Default 256 MiB.
+    pub disk_reserve_bytes: u64,
     /// HOST:PORT on which clients are served. Default `127.0.0.1:7401`.
     pub client_address: String,
     /// HOST:PORT on which other nodes are served. Default `127.0.0.1:7501`.
@@ -131,6 +133,7 @@ impl Default for Config {
             data_dir: PathBuf::from("data"),
             engine: EngineKind::Fjall,
             cache_bytes: 64 << 20,
+            disk_reserve_bytes: 256 << 20,
             client_address: "127.0.0.1:7401".to_owned(),
             peer_address: "127.0.0.1:7501".to_owned(),
             http_address: "127.0.0.1:7601".to_owned(),
@@ -207,9 +210,10 @@ impl Config {
     }
 
     fn validate_numbers(&self, found: &mut Vec<(&'static str, String)>) {
-        let ranges: [(&'static str, u64, RangeInclusive<u64>); 12] = [
+        let ranges: [(&'static str, u64, RangeInclusive<u64>); 13] = [
             ("weight", self.weight.into(), 1..=100),
             ("cache_bytes", self.cache_bytes, 1 << 20..=1 << 40),
+            ("disk_reserve_bytes", self.disk_reserve_bytes, 0..=1 << 50),
             ("shards", self.shards.into(), 0..=64),
             ("shard_queue", self.shard_queue.into(), 1..=65_536),
             ("sync_interval_ms", self.sync_interval_ms, 1..=100),

@@ -43,6 +43,7 @@ use crate::dynamo::quorum::{Cause, Failure, Level, Tally};
 use crate::env::Env;
 use crate::error::RequestError;
 use crate::shard::Shards;
+use crate::standing::Standings;
 use crate::transport::{PeerError, Peers, Reply, Request};
 use crate::vnode::Address;
 
@@ -64,6 +65,7 @@ pub struct Coordinator {
     opening: Opening,
     cluster: Arc<Cluster>,
     shards: Shards,
+    standings: Arc<Standings>,
     peers: Arc<dyn Peers>,
     env: Env,
     clocks: Arc<Clocks>,
@@ -82,6 +84,8 @@ pub struct CoordinatorParts {
     pub cluster: Arc<Cluster>,
     /// Its partitions.
     pub shards: Shards,
+    /// Whether their silence counts.
+    pub standings: Arc<Standings>,
     /// The other nodes.
     pub peers: Arc<dyn Peers>,
     /// Its world.
@@ -101,10 +105,11 @@ struct Target {
 impl Coordinator {
     /// A coordinator with nothing under way.
     pub fn new(parts: CoordinatorParts) -> Self {
-        let CoordinatorParts { node, opening, cluster, shards, peers, env, clocks } = parts;
+        let CoordinatorParts { node, opening, cluster, shards, standings, peers, env, clocks } =
+            parts;
         let repairs = Arc::new(Semaphore::new(REPAIRS_MAX));
         let mending = Arc::default();
-        Self { node, opening, cluster, shards, peers, env, clocks, repairs, mending }
+        Self { node, opening, cluster, shards, standings, peers, env, clocks, repairs, mending }
     }
 
     /// This node.
@@ -125,6 +130,11 @@ impl Coordinator {
     /// This node's partitions.
     pub fn shards(&self) -> &Shards {
         &self.shards
+    }
+
+    /// Whether this node's silence counts.
+    pub fn standings(&self) -> &Arc<Standings> {
+        &self.standings
     }
 
     /// The other nodes.
@@ -261,7 +271,9 @@ fn cause_of(reply: &Result<Reply, PeerError>) -> Cause {
 fn cause_of_error(error: &RequestError) -> Cause {
     match error {
         RequestError::Overloaded { .. } => Cause::Overloaded,
-        RequestError::Data { .. } => Cause::Storage,
+        RequestError::Data { .. }
+        | RequestError::DiskFull { .. }
+        | RequestError::DiskFailed { .. } => Cause::Storage,
         RequestError::Damaged { .. } => Cause::Damaged,
         RequestError::Timeout { .. } => Cause::Timeout,
         RequestError::ClockSkew { .. } => Cause::Future,

@@ -114,6 +114,20 @@ pub enum RequestError {
         /// Which one, and what to do.
         reason: String,
     },
+    /// The node's disk is full: it takes no writes, and reads go on. Write by way of another owner;
+    /// the node recovers by itself once there is space.
+    #[error("{reason}")]
+    DiskFull {
+        /// What is known of it, and what to do.
+        reason: String,
+    },
+    /// The node's disk failed to write or sync: it takes no writes until it is restarted, and reads
+    /// go on. Write by way of another owner.
+    #[error("{reason}")]
+    DiskFailed {
+        /// What is known of it, and what to do.
+        reason: String,
+    },
     /// A defect of this program.
     #[error("internal error: {reason}")]
     Internal {
@@ -155,6 +169,8 @@ impl RequestError {
             Self::Conflict { .. } => "conflict",
             Self::Data { .. } => "data",
             Self::Damaged { .. } => "damaged",
+            Self::DiskFull { .. } => "disk_full",
+            Self::DiskFailed { .. } => "disk_failed",
             Self::Internal { .. } => "internal",
         }
     }

@@ -31,6 +31,8 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 pub enum Readiness {
     /// It does.
     Ready,
+    /// It does, but its own answers do not count in quorums yet, for this reason.
+    Rebuilding(String),
     /// It does not, for this reason.
     NotReady(String),
 }
@@ -39,6 +41,11 @@ impl Readiness {
     /// Not ready, for this reason.
     pub fn not_ready(reason: impl Into<String>) -> Self {
         Self::NotReady(reason.into())
+    }
+
+    /// Whether requests may be sent to it.
+    pub fn serves(&self) -> bool {
+        !matches!(self, Self::NotReady(_))
     }
 }
 
@@ -68,6 +75,9 @@ pub async fn serve(
 async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {
     match &*pages.readiness.borrow() {
         Readiness::Ready => (StatusCode::OK, "ready\n".to_owned()),
+        Readiness::Rebuilding(how_far) => {
+            (StatusCode::OK, format!("ready, and being rebuilt: {how_far}\n"))
+        }
         Readiness::NotReady(reason) => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n"))
         }
@@ -110,6 +120,9 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         assert!(answer.ends_with("not ready: opening the store\n"), "{answer}");
 
+        ready.send_replace(Readiness::Rebuilding("3 of 16 partitions".to_owned()));
+        let answer = page(address, "/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("3 of 16"), "{answer}");
         ready.send_replace(Readiness::Ready);
         metrics.request(Operation::Get, OutcomeLabel::Ok, std::time::Duration::from_millis(1));
         assert!(page(address, "/readyz").await.starts_with("HTTP/1.1 200 "));

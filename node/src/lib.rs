@@ -24,6 +24,7 @@ pub mod process;
 pub mod replica;
 pub mod service;
 pub mod shard;
+pub mod standing;
 pub mod storage;
 pub mod tasks;
 pub mod telemetry;

@@ -11,9 +11,11 @@
 
 mod join;
 mod security;
+mod store;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -31,6 +33,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+pub use self::store::RebuildOptions;
+use self::store::Store;
 use crate::cluster::OpenError;
 use crate::config::Config;
 use crate::dynamo::key::NodeId;
@@ -40,12 +44,14 @@ use crate::http::Readiness;
 use crate::limits::Capacity;
 use crate::limits::budget::Budget;
 use crate::limits::concurrency::Concurrency;
-use crate::replica::{Replica, ReplicaParts, ReplicaSize};
+use crate::replica::{Ended, Replica, ReplicaParts, ReplicaSize};
 use crate::service::cluster::ClusterService;
 use crate::service::deadline::Timeouts;
 use crate::service::kv::{KvService, NodeParts};
-use crate::storage::data_dir::{DataDir, DataDirError};
-use crate::storage::{Engine, EngineOptions};
+use crate::standing::Progress;
+use crate::storage::EngineError;
+use crate::storage::data_dir::{DataDir, DataDirError, EngineKind};
+use crate::storage::disk::{DiskProbe, DiskState};
 use crate::telemetry::Metrics;
 use crate::transport::capped::{self, Capped, ConnectionLimit, ConnectionObserver, Greeted};
 use crate::transport::grpc::{self, Dialer, Limits, PeerService};
@@ -79,6 +85,15 @@ pub enum NodeError {
     /// What the store says of the cluster cannot be used; nothing was changed.
     #[error(transparent)]
     Metadata(#[from] OpenError),
+    /// A store is to be rebuilt from a cluster that nobody told of. Nothing was changed.
+    #[error(
+        "the store in {} cannot be rebuilt, since nothing says where the other nodes are: name their \
+         peer addresses as `seeds` (--seeds HOST:PORT,..); nothing was changed", path.display()
+    )]
+    NoWayToCluster {
+        /// The data directory.
+        path: PathBuf,
+    },
     /// A certificate, key or CA is of no use.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -100,9 +115,30 @@ pub enum NodeError {
         /// What happened.
         reason: String,
     },
+    /// The disk was full, and has space again: start the node anew, so that its store is opened
+    /// again.
+    #[error("{reason}; there is space again")]
+    Reopen {
+        /// What had happened.
+        reason: String,
+    },
     /// The gRPC server ended.
     #[error("the server failed: {0}")]
     Server(#[from] tonic::transport::Error),
+}
+
+impl NodeError {
+    /// Whether the store or a port is still in use.
+    pub fn is_in_use(&self) -> bool {
+        match self {
+            Self::DataDir(DataDirError::InUse { .. }) => true,
+            Self::DataDir(DataDirError::Engine { source, .. }) => {
+                matches!(source, EngineError::Locked { .. })
+            }
+            Self::Listen { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
+            _ => false,
+        }
+    }
 }
 
 /// Where a node listens.
@@ -130,11 +166,12 @@ impl Node {
     pub async fn start(
         config: Config,
         metrics: Arc<Metrics>,
+        rebuild: RebuildOptions,
         stop: CancellationToken,
     ) -> Result<Self, NodeError> {
         let env = Env::system();
         let security = Security::load(&config)?;
-        let (directory, engine) = open_directory(&config, &env).await?;
+        let Store { directory, engine, known } = open_store(&config, rebuild.rebuild, &env).await?;
         let node = NodeId::of_name(&config.node_name);
         let store = StoreId(directory.store_id());
         let (client_incoming, client) = listen("client_address", &config.client_address).await?;
@@ -151,13 +188,18 @@ impl Node {
             env,
             metrics: metrics.clone(),
             capacity: capacity_of(&config),
+            probe: probe_of(&config),
+            excused: rebuild.excused().collect(),
         };
         let capacity = parts.capacity.clone();
         let replica = Replica::start(parts, size_of(&config), stop.clone())?;
         let identity = join::identity(&config, addresses, store);
         let bootstrap = join::Joining::new(identity.clone(), replica.cluster().clone());
         let service = PeerService::new(Arc::new(bootstrap), Limits::default(), stop.clone());
+        let (set_joined, joined) = watch::channel(Readiness::not_ready(join::WAITING));
+        let serving = with_progress(joined, replica.coordinator().standings().progress());
         let (set_ready, ready) = watch::channel(Readiness::not_ready(join::WAITING));
+        tokio::spawn(tell_readiness(serving, replica.disk().changes(), set_ready));
 
         let peer_incoming = tls::secured(peer_incoming, security.peer.clone(), metrics.clone());
         let peer_server = grpc::server().add_service(service.clone().into_server());
@@ -179,7 +221,11 @@ impl Node {
         let client_server = serve_clients(&config, parts, client_incoming, ready.clone(), &stop);
         tokio::spawn(join::join(join::Join {
             identity,
-            seeds: config.seeds.clone(),
+            seeds: join::seeds(&config, known.as_ref()),
+            known,
+            remember_in: store::remembers(&config).then(|| config.data_dir.clone()),
+            standings: replica.coordinator().standings().clone(),
+            env: replica.coordinator().env().clone(),
             dialer: Dialer::new(security.peer),
             node,
             store,
@@ -188,7 +234,7 @@ impl Node {
             handler: Arc::downgrade(replica.handler()),
             service,
             peers,
-            ready: set_ready,
+            ready: set_joined,
             stop: stop.clone(),
         }));
         let servers = vec![client_server, peer_server];
@@ -218,10 +264,16 @@ impl Node {
         };
         stop.cancel();
         drop(servers);
-        let failure = tokio::time::timeout(END, replica.stopped()).await;
+        let by_itself = replica.ended();
+        let in_time = tokio::time::timeout(END, replica.stopped()).await;
         drop(directory);
-        match (failure, ended) {
-            (Ok(Some(reason)), _) => Err(NodeError::Failed { reason }),
+        match (in_time, ended) {
+            (Ok(Some(Ended::Failed(reason))), _) => Err(NodeError::Failed { reason }),
+            (Ok(Some(Ended::Reopen(reason))), _) => Err(NodeError::Reopen { reason }),
+            (Err(_), _) if by_itself.is_some() => {
+                let reason = "the store could not be closed in time to be opened again".to_owned();
+                Err(NodeError::Failed { reason })
+            }
             (_, Some(Ok(results))) => {
                 results.into_iter().collect::<Result<_, _>>().map_err(Into::into)
             }
@@ -231,18 +283,31 @@ impl Node {
     }
 }
 
-async fn open_directory(
-    config: &Config,
-    env: &Env,
-) -> Result<(DataDir, Arc<dyn Engine>), NodeError> {
+async fn open_store(config: &Config, rebuild: bool, env: &Env) -> Result<Store, NodeError> {
     let (config, random) = (config.clone(), env.random());
-    env.block(move || {
-        let mut directory =
-            DataDir::open(&config.data_dir, &config.node_name, config.engine, || random)?;
-        let engine = directory.engine(EngineOptions { cache_bytes: config.cache_bytes })?;
-        Ok((directory, engine))
-    })
-    .await
+    env.block(move || store::open(&config, rebuild, random)).await
+}
+
+/// What a node says of itself: whether it serves and, while it does, how far its rebuilding is.
+fn with_progress(
+    mut joined: watch::Receiver<Readiness>,
+    mut progress: watch::Receiver<Option<Progress>>,
+) -> watch::Receiver<Readiness> {
+    let (tell, told) = watch::channel(joined.borrow().clone());
+    tokio::spawn(async move {
+        loop {
+            let now = match (joined.borrow_and_update().clone(), &*progress.borrow_and_update()) {
+                (Readiness::Ready, Some(progress)) => Readiness::Rebuilding(progress.to_string()),
+                (readiness, _) => readiness,
+            };
+            tell.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
+            tokio::select! {
+                changed = joined.changed() => if changed.is_err() { return },
+                changed = progress.changed() => if changed.is_err() { return },
+            }
+        }
+    });
+    told
 }
 
 async fn listen(key: &'static str, address: &str) -> Result<(TcpIncoming, SocketAddr), NodeError> {
@@ -257,6 +322,12 @@ fn size_of(config: &Config) -> ReplicaSize {
         sync_every: Duration::from_millis(config.sync_interval_ms),
         clock_skew_max: Duration::from_millis(config.clock_skew_max_ms),
     }
+}
+
+/// A memory store has no disk that could fill.
+fn probe_of(config: &Config) -> Option<DiskProbe> {
+    let (directory, reserve_bytes) = (config.data_dir.clone(), config.disk_reserve_bytes);
+    (config.engine != EngineKind::Memory).then_some(DiskProbe { directory, reserve_bytes })
 }
 
 /// Requests are to end in half of their time, so that what a retry or a queue takes is left to them.
@@ -325,6 +396,28 @@ fn serve_clients(
     tokio::spawn(server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()))
 }
 
+/// Ready is who has joined its cluster and takes writes. Others may still read here.
+async fn tell_readiness(
+    mut joined: watch::Receiver<Readiness>,
+    mut disk: watch::Receiver<DiskState>,
+    ready: watch::Sender<Readiness>,
+) {
+    loop {
+        let now = match (joined.borrow_and_update().clone(), disk.borrow_and_update().clone()) {
+            (joined, DiskState::Well) | (joined @ Readiness::NotReady(_), _) => joined,
+            (_, refusal) => Readiness::not_ready(refusal.to_string()),
+        };
+        ready.send_replace(now);
+        let changed = tokio::select! {
+            changed = joined.changed() => changed,
+            changed = disk.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
 /// Keeps the gRPC health service in step with the node.
 async fn report_health(
     reporter: tonic_health::server::HealthReporter,
@@ -332,7 +425,7 @@ async fn report_health(
     stop: CancellationToken,
 ) {
     loop {
-        if *ready.borrow_and_update() == Readiness::Ready {
+        if ready.borrow_and_update().serves() {
             reporter.set_serving::<KvServer<KvService>>().await;
             reporter.set_serving::<ClusterServer<ClusterService>>().await;
         } else {

@@ -3,6 +3,7 @@
 //! The same assembly runs in production, under gRPC, and in simulation, under a network, a clock and
 //! an engine that a test controls.
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -22,9 +23,12 @@ use crate::env::Env;
 use crate::limits::Capacity;
 use crate::service::peer::PeerHandler;
 use crate::shard::{ShardContext, ShardObserver, Shards, ShardsEnd};
+use crate::standing::Standings;
+use crate::storage::disk::{Disk, DiskProbe};
 use crate::storage::{Engine, Space};
 use crate::tasks::{
-    self, CompareClocks, Flush, ForgetOperations, Observe, Observed, Sweep, Worker,
+    self, CompareClocks, Flush, ForgetOperations, Observe, Observed, Refill, RefillParts, Sweep,
+    WatchDisk, Worker,
 };
 use crate::telemetry::{Metrics, ShardMetrics};
 use crate::transport::{Handler, Peers};
@@ -46,6 +50,10 @@ pub struct ReplicaParts {
     pub metrics: Arc<Metrics>,
     /// What it can take.
     pub capacity: Capacity,
+    /// How its disk is looked at; none if it has none.
+    pub probe: Option<DiskProbe>,
+    /// Members that a rebuild does not wait for, by the operator's word.
+    pub excused: BTreeSet<NodeId>,
 }
 
 /// How a replica is sized.
@@ -71,19 +79,33 @@ pub struct Replica {
     stop: CancellationToken,
     tasks: TaskTracker,
     shards_end: Option<ShardsEnd>,
+    disk: Arc<Disk>,
     failure: Failure,
+}
+
+/// Why a replica ended by itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// It cannot serve on.
+    Failed(String),
+    /// Its store is to be opened again.
+    Reopen(String),
 }
 
 /// Why the replica cannot serve on; the first reason counts, and stops it.
 #[derive(Clone)]
 struct Failure {
-    reason: Arc<OnceLock<String>>,
+    reason: Arc<OnceLock<Ended>>,
     stop: CancellationToken,
 }
 
 impl Failure {
     fn tell(&self, reason: String) {
-        let _ = self.reason.set(reason);
+        self.end(Ended::Failed(reason));
+    }
+
+    fn end(&self, ended: Ended) {
+        let _ = self.reason.set(ended);
         self.stop.cancel();
     }
 }
@@ -95,34 +117,37 @@ impl Replica {
         size: ReplicaSize,
         stop: CancellationToken,
     ) -> Result<Self, OpenError> {
-        let ReplicaParts { node, store, engine, peers, env, metrics, capacity } = parts;
+        let ReplicaParts { node, store, engine, peers, env, metrics, .. } = parts;
+        let (capacity, excused, probe) = (parts.capacity, parts.excused, parts.probe);
+        let standings = Arc::new(Standings::open(engine.clone())?);
         let cluster = Cluster::open(Voter { node, store }, engine.clone(), env.clone())?;
         cluster.connect(peers.clone());
         let opening = Opening(env.random());
-        let dirty = Arc::new(AtomicBool::new(false));
+        let (dirty, disk) = (Arc::new(AtomicBool::new(false)), Arc::new(Disk::default()));
+        metrics.disk().cut_off_bytes(engine.cut_bytes());
         let failure = Failure { reason: Arc::default(), stop: stop.clone() };
         let observer = Observer::new(metrics.clone(), dirty.clone(), size.shards, failure.clone());
         let observer = Arc::new(observer);
-        let (engine_of_shards, env_of_shards) = (engine.clone(), env.clone());
         let skew_max_ms = u64::try_from(size.clock_skew_max.as_millis()).unwrap_or(u64::MAX);
         let context = ShardContext {
             node,
             opening,
-            engine: engine_of_shards,
-            env: env_of_shards,
+            engine: engine.clone(),
+            disk: disk.clone(),
+            env: env.clone(),
             skew_max_ms,
             observer,
         };
-        let clocks = Arc::new(Clocks::new(env.clone(), skew_max_ms));
         let (shards, shards_end) = Shards::start(context, size.shards, size.queue);
         let coordinator = Arc::new(Coordinator::new(CoordinatorParts {
             node,
             opening,
             cluster: cluster.clone(),
             shards: shards.clone(),
+            standings: standings.clone(),
             peers: peers.clone(),
             env: env.clone(),
-            clocks: clocks.clone(),
+            clocks: Arc::new(Clocks::new(env.clone(), skew_max_ms)),
         }));
         let handler = Arc::new(PeerHandler::new(coordinator.clone(), metrics.clone()));
         let replica = Self {
@@ -131,26 +156,44 @@ impl Replica {
             cluster: cluster.clone(),
             engine: engine.clone(),
             env: env.clone(),
-            stop,
+            stop: stop.clone(),
             tasks: TaskTracker::new(),
             shards_end: Some(shards_end),
+            disk: disk.clone(),
             failure,
         };
-        replica.spawn(Flush {
-            engine: engine.clone(),
-            dirty,
-            every: size.sync_every,
-            env: env.clone(),
-            metrics: metrics.clone(),
-        });
+        if let Some(probe) = probe {
+            replica.spawn(WatchDisk::new(disk, probe, env.clone(), metrics.clone()));
+        }
+        replica.spawn_flush(dirty, size.sync_every, metrics.clone());
         replica.spawn(ForgetOperations::new(shards.clone()));
         replica.spawn(Sweep::new(cluster.clone(), shards.clone()));
-        let (of, metrics_of_clocks) = (cluster.clone(), metrics.clone());
-        replica.spawn(CompareClocks::new(clocks, of, peers.clone(), metrics_of_clocks));
+        replica.spawn_clocks(peers.clone(), metrics.clone());
+        replica.spawn(Refill::new(RefillParts {
+            node,
+            cluster: cluster.clone(),
+            shards: shards.clone(),
+            peers: peers.clone(),
+            standings,
+            env: env.clone(),
+            metrics: metrics.clone(),
+            excused,
+            stop,
+        }));
         let observed = Observed { cluster, shards, peers, engine, capacity };
         replica.spawn(Observe::new(observed, env, metrics));
         replica.spawn_recovery();
         Ok(replica)
+    }
+
+    fn spawn_flush(&self, dirty: Arc<AtomicBool>, every: Duration, metrics: Arc<Metrics>) {
+        let (engine, disk, env) = (self.engine.clone(), self.disk.clone(), self.env.clone());
+        self.spawn(Flush { engine, disk, dirty, every, env, metrics });
+    }
+
+    fn spawn_clocks(&self, peers: Arc<dyn Peers>, metrics: Arc<Metrics>) {
+        let (clocks, cluster) = (self.coordinator.clocks().clone(), self.cluster.clone());
+        self.spawn(CompareClocks::new(clocks, cluster, peers, metrics));
     }
 
     /// Runs client requests.
@@ -168,14 +211,19 @@ impl Replica {
         &self.cluster
     }
 
+    /// What is known of its disk.
+    pub fn disk(&self) -> &Arc<Disk> {
+        &self.disk
+    }
+
     /// Why it stopped by itself, if it did.
-    pub fn failure(&self) -> Option<String> {
+    pub fn ended(&self) -> Option<Ended> {
         self.failure.reason.get().cloned()
     }
 
     /// Returns once everything has ended and what was applied is on disk; `stop` must have been
     /// cancelled, and nobody may hold the coordinator any more.
-    pub async fn stopped(mut self) -> Option<String> {
+    pub async fn stopped(mut self) -> Option<Ended> {
         self.stop.cancelled().await;
         self.tasks.close();
         self.tasks.wait().await;
@@ -193,8 +241,8 @@ impl Replica {
 
     fn spawn(&self, worker: impl Worker) {
         let (name, failure) = (worker.name(), self.failure.clone());
-        let fatal = move |reason| failure.tell(reason);
-        self.watch(name, tasks::run(worker, self.stop.clone(), fatal));
+        let reopen = move |reason| failure.end(Ended::Reopen(reason));
+        self.watch(name, tasks::run(worker, self.stop.clone(), reopen));
     }
 
     /// The voter hears the other voters before it votes again.

@@ -26,6 +26,7 @@ use crate::dynamo::key::{KEY_MAX_BYTES, Key, KeyHash, NamespaceId, NodeId, Parti
 use crate::dynamo::operation::{Admitting, OPERATION_KEPT_MS, Opening, OperationId};
 use crate::env::{Blocking, Env};
 use crate::error::{RequestError, WriteError};
+use crate::storage::disk::Disk;
 use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
 use crate::vnode::{self, Address, Mended, Merge, Turn, Vnode, Write, Written};
@@ -157,8 +158,7 @@ impl Answer {
 pub trait ShardObserver: Send + Sync + 'static {
     /// A turn of so many requests ended.
     fn turn(&self, shard: usize, requests: usize);
-    /// Something was applied that may not be on disk yet; or the engine failed to, in which case
-    /// the next sync tells that it is poisoned.
+    /// Something was applied that may not be on disk yet.
     fn applied(&self);
     /// So many damaged records of a space were met.
     fn corrupt(&self, space: Space, records: u64);
@@ -195,6 +195,8 @@ pub struct ShardContext {
     pub opening: Opening,
     /// Its engine.
     pub engine: Arc<dyn Engine>,
+    /// Its disk, which may refuse writes.
+    pub disk: Arc<Disk>,
     /// Its world.
     pub env: Env,
     /// By how much a clock that orders writes may be ahead, in milliseconds.
@@ -344,10 +346,15 @@ impl Shard {
         let mut batch = Batch::new();
         let rows = vnode.stage_frontier(&mut batch);
         self.context.observer.corrupt(Space::Frontiers, rows);
-        let applied = engine.apply(batch);
+        self.apply_alone(batch).inspect_err(|_| drop(self.vnodes.remove(&id)))
+    }
+
+    /// Applies a batch that is no turn's.
+    fn apply_alone(&self, batch: Batch) -> Result<(), RequestError> {
+        let applied = self.context.engine.apply(batch);
         self.context.observer.applied();
         applied.map_err(|error| {
-            self.vnodes.remove(&id);
+            self.context.disk.on_failure(&error);
             vnode::engine_failed(error)
         })
     }
@@ -362,9 +369,7 @@ impl Shard {
                 let objects = batch.len() as u64;
                 // First, since a batch that fails may have dropped them.
                 self.vnodes.entry(id).and_modify(Vnode::end_actor);
-                let applied = self.context.engine.apply(batch);
-                self.context.observer.applied();
-                return applied.map(|()| (objects, Some(id))).map_err(vnode::engine_failed);
+                return self.apply_alone(batch).map(|()| (objects, Some(id)));
             }
             range = KeyRange::all().after(past(&record::vnode_prefix(id)));
         }
@@ -436,8 +441,7 @@ impl Shard {
             }
             forgotten += batch.len() as u64;
             if !batch.is_empty() {
-                self.context.engine.apply(batch).map_err(vnode::engine_failed)?;
-                self.context.observer.applied();
+                self.apply_alone(batch)?;
             }
         }
         Ok(forgotten)
@@ -573,6 +577,7 @@ impl Staging<'_> {
         }
         if let Err(error) = &applied {
             tracing::error!(%error, "a batch failed; its vnodes are opened again");
+            context.disk.on_failure(error);
             self.touched.iter().for_each(|id| drop(self.vnodes.remove(id)));
         }
         let failed = applied.err();
@@ -583,8 +588,8 @@ impl Staging<'_> {
         if self.to_sync.is_empty() {
             return;
         }
-        let failed =
-            failed.or_else(|| engine.sync().inspect_err(|_| context.observer.applied()).err());
+        let failed = failed
+            .or_else(|| engine.sync().inspect_err(|error| context.disk.on_failure(error)).err());
         self.to_sync.into_iter().for_each(|answer| answer.send(failed.as_ref()));
     }
 }
@@ -593,6 +598,7 @@ impl Staging<'_> {
 #[derive(Clone)]
 pub struct Shards {
     queues: Arc<[mpsc::Sender<Job>]>,
+    disk: Arc<Disk>,
 }
 
 impl Shards {
@@ -609,11 +615,12 @@ impl Shards {
             sender
         });
         let queues = queues.collect();
-        (Self { queues }, ShardsEnd(ends))
+        (Self { queues, disk: context.disk }, ShardsEnd(ends))
     }
 
     /// Coordinates a write; `synced`: answers once it is on disk.
     pub async fn write(&self, write: Write, synced: bool) -> Result<Written, WriteError> {
+        self.take_writes().map_err(WriteError::not_applied)?;
         let (vnode, operation) = (write.address.vnode, write.operation);
         let (answer, wait) = oneshot::channel();
         let job = Job::Write { write, synced, answer };
@@ -623,6 +630,7 @@ impl Shards {
 
     /// Merges another replica's object; `synced`: answers once it is on disk.
     pub async fn merge(&self, merge: Merge, synced: bool) -> Result<(), RequestError> {
+        self.take_writes()?;
         let (answer, wait) = oneshot::channel();
         self.queue(merge.address.vnode.partition, Job::Merge { merge, synced, answer })?;
         wait.await.unwrap_or_else(|_| Err(gone()))
@@ -679,6 +687,16 @@ impl Shards {
             total += wait.await.unwrap_or_else(|_| Err(gone()))?;
         }
         Ok(total)
+    }
+
+    /// Refuses what would be written to a disk that takes nothing, before it has a dot.
+    fn take_writes(&self) -> Result<(), RequestError> {
+        let Some(state) = self.disk.refusal() else { return Ok(()) };
+        let reason = state.to_string();
+        Err(match state.is_for_space() {
+            true => RequestError::DiskFull { reason },
+            false => RequestError::DiskFailed { reason },
+        })
     }
 
     fn queue(&self, partition: PartitionId, job: Job) -> Result<(), RequestError> {

@@ -3,6 +3,7 @@
 //! No global state but the one log subscriber of the process: each node has its own [`Metrics`],
 //! so that several of them can live in one test.
 
+mod disk;
 mod limits;
 mod metrics;
 mod tls;
@@ -11,6 +12,7 @@ use std::io;
 
 use tracing_subscriber::EnvFilter;
 
+pub use self::disk::DiskMetrics;
 pub use self::limits::LimitMetrics;
 pub use self::metrics::{Metrics, Operation, OutcomeLabel, ShardMetrics};
 pub use self::tls::TlsMetrics;

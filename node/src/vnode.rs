@@ -477,7 +477,15 @@ fn refuse(
 
 /// An engine that would not answer. For writes, callers say what is known of the outcome.
 pub fn engine_failed(error: EngineError) -> RequestError {
-    RequestError::Data { reason: error.to_string() }
+    let reason = error.to_string();
+    match &error {
+        EngineError::Full { .. } => RequestError::DiskFull { reason },
+        error if error.is_out_of_space() => RequestError::DiskFull { reason },
+        EngineError::Poisoned | EngineError::Io { action: "sync", .. } => {
+            RequestError::DiskFailed { reason }
+        }
+        _ => RequestError::Data { reason },
+    }
 }
 
 /// Why a new write of this key is refused, whoever can be reached.

@@ -1,6 +1,6 @@
 //! A cluster of `quorate serve` processes.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -52,6 +52,7 @@ pub struct Node {
     client: u16,
     peer: u16,
     http: u16,
+    environment: Vec<(OsString, OsString)>,
     engine: &'static str,
     child: Option<Child>,
 }
@@ -87,7 +88,8 @@ impl Cluster {
         Self::not_started(ClusterSpec::of(nodes))
     }
 
-    fn not_started(ClusterSpec { nodes, engine, .. }: ClusterSpec) -> Self {
+    /// The same, with choices.
+    pub fn not_started(ClusterSpec { nodes, engine, .. }: ClusterSpec) -> Self {
         let ports = PortBlock::reserve(nodes);
         let directory = tempfile::tempdir().expect("there is a directory for temporary files");
         let node = |number| Node::new(directory.path(), number, &ports, engine);
@@ -177,6 +179,7 @@ impl Node {
             client: ports.client(number),
             peer: ports.peer(number),
             http: ports.http(number),
+            environment: Vec::new(),
             engine,
             child: None,
         };
@@ -195,12 +198,23 @@ impl Node {
         fs::write(self.configuration(), text).expect("the node's directory takes a file");
     }
 
+    /// Gives its processes this variable from the next start on.
+    pub fn set_variable(&mut self, name: impl Into<OsString>, value: impl Into<OsString>) {
+        self.environment.push((name.into(), value.into()));
+    }
+
     /// Starts its process.
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// Starts its process with more flags.
+    pub fn start_with(&mut self, flags: &[&str]) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(self.log());
         let log = log.expect("the node's directory takes a file");
         let mut serve = self.serve_command();
+        serve.args(flags);
         // Whose other end closes when this process ends, however it ends.
         serve.arg("--stop-on-stdin-eof").stdin(Stdio::piped()).stderr(log);
         self.child = Some(serve.spawn().expect("the program was built"));
@@ -210,6 +224,7 @@ impl Node {
     pub fn serve_command(&self) -> Command {
         let mut serve = command(&binaries().quorate);
         serve.arg("serve").arg("--config").arg(self.configuration());
+        serve.envs(self.environment.iter().map(|(name, value)| (name, value)));
         serve
     }
 

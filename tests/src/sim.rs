@@ -6,7 +6,7 @@
 //!
 //! Left out: faults as data, histories and checkers, which come with the simulator proper.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,6 +24,7 @@ use quorate_node::limits::Capacity;
 use quorate_node::limits::budget::Budget;
 use quorate_node::limits::concurrency::Concurrency;
 use quorate_node::replica::{Replica, ReplicaParts, ReplicaSize};
+use quorate_node::standing::{self, Progress};
 use quorate_node::storage::memory::MemoryEngine;
 use quorate_node::storage::{Batch, Engine as _, Space, record};
 use quorate_node::telemetry::Metrics;
@@ -67,6 +68,8 @@ pub struct SimCluster {
     /// The stores of nodes that were killed.
     stores: BTreeMap<usize, Arc<MemoryEngine>>,
     openings: u64,
+    /// Of nodes that lost their first store.
+    store_ids: BTreeMap<usize, StoreId>,
     trace: Arc<Mutex<Vec<String>>>,
 }
 
@@ -97,6 +100,7 @@ impl SimCluster {
             running: BTreeMap::new(),
             stores: BTreeMap::new(),
             openings: 0,
+            store_ids: BTreeMap::new(),
             trace,
         };
         for index in 0..nodes {
@@ -201,21 +205,43 @@ impl SimCluster {
         self.trace.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Loses a node's store, and starts it over a new one, as `quorate serve --rebuild` does.
+    pub async fn rebuild(&mut self, index: usize) -> Result<()> {
+        self.kill(index);
+        self.stores.remove(&index);
+        let engine = Arc::new(MemoryEngine::new());
+        standing::mark(&*engine)?;
+        self.store_ids.insert(index, StoreId(1_000 + self.openings));
+        let anybody = self.running.values().next().context("no other node runs")?;
+        let view = anybody.replica.cluster().view().context("there is no cluster")?;
+        self.run(index, engine)?;
+        self.running[&index].replica.cluster().learn(view.document().encode()).await?;
+        Ok(())
+    }
+
+    /// How far the rebuilding of a running node's store has got; none if it is whole.
+    pub fn rebuilding(&self, index: usize) -> Option<Progress> {
+        let running = self.running.get(&index)?;
+        running.replica.coordinator().standings().progress().borrow().clone()
+    }
+
     fn run(&mut self, index: usize, engine: Arc<MemoryEngine>) -> Result<()> {
         self.openings += 1;
         let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(self.openings);
         let parts = ReplicaParts {
             node: node(index),
-            store: StoreId(index as u64 + 1),
+            store: self.store_ids.get(&index).copied().unwrap_or(StoreId(index as u64 + 1)),
             engine: engine.clone(),
             peers: self.network.peers(node(index)),
             env: Env::simulated(self.clock(index), seed),
             metrics: Arc::new(Metrics::new()),
+            excused: BTreeSet::new(),
             capacity: Capacity {
                 concurrency: Concurrency::new(1024, Duration::from_secs(1)),
                 budget: Budget::new(64 << 20),
                 engine_bytes: 0,
             },
+            probe: None,
         };
         let sync_every = Duration::from_millis(100);
         let clock_skew_max = Duration::from_millis(500);

@@ -54,6 +54,17 @@ struct Ledger {
     operations: u64,
     failures: u64,
     damaged: u64,
+    lost: u64,
+}
+
+/// What goes wrong beside the network.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    None,
+    /// Records rot.
+    Rot,
+    /// Stores are lost, one at a time, and rebuilt.
+    Loss,
 }
 
 struct Run {
@@ -61,13 +72,12 @@ struct Run {
     rng: ChaCha8Rng,
     ledger: Ledger,
     down: Option<usize>,
-    /// Whether records rot.
-    rot: bool,
+    trouble: Trouble,
 }
 
 impl Run {
     async fn step(&mut self, step: u64) -> Result<()> {
-        match self.rng.random_range(0..if self.rot { 25 } else { 20 }) {
+        match self.rng.random_range(0..if self.trouble == Trouble::None { 20 } else { 25 }) {
             0 if self.down.is_none() => {
                 let index = self.rng.random_range(0..NODES);
                 self.cluster.kill(index);
@@ -76,7 +86,8 @@ impl Run {
             }
             1 | 2 => self.restart()?,
             3..12 => self.blind_write(step).await,
-            20.. => self.damage()?,
+            20.. if self.trouble == Trouble::Rot => self.damage()?,
+            20 => self.lose_store().await?,
             _ => self.read_and_replace(step).await?,
         }
         Ok(())
@@ -105,6 +116,29 @@ impl Run {
             self.ledger.damaged += 1;
         }
         Ok(())
+    }
+
+    /// Loses a node's store, if every other is whole and running.
+    async fn lose_store(&mut self) -> Result<()> {
+        let whole = |index| self.cluster.rebuilding(index).is_none();
+        if self.down.is_some() || !(0..NODES).all(whole) {
+            return Ok(());
+        }
+        let index = self.rng.random_range(0..NODES);
+        self.cluster.rebuild(index).await?;
+        self.cluster.note(format!("lose the store of {index}"));
+        self.ledger.lost += 1;
+        Ok(())
+    }
+
+    async fn wait_until_whole(&self) {
+        for _ in 0..600 {
+            if (0..NODES).all(|index| self.cluster.rebuilding(index).is_none()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("the stores are not whole: {:?}", [0, 1, 2].map(|i| self.cluster.rebuilding(i)));
     }
 
     /// Every key can be read by quorum, and is mended where a read of all owners finds damage.
@@ -183,8 +217,10 @@ impl Run {
         self.restart()?;
         self.cluster.set_faults(Faults::default());
         tokio::time::sleep(Duration::from_secs(10)).await;
-        if self.rot {
-            self.mend_all().await?;
+        match self.trouble {
+            Trouble::None => {}
+            Trouble::Rot => self.mend_all().await?,
+            Trouble::Loss => self.wait_until_whole().await,
         }
         let coordinator = self.cluster.coordinator(0).unwrap();
         for key in 0..KEYS {
@@ -209,17 +245,22 @@ impl Run {
 
 /// A run of `steps`, and its trace.
 fn run(seed: u64, steps: u64, faults: Faults) -> Result<(Vec<String>, u64, u64)> {
-    let (trace, ledger) = run_with(seed, steps, faults, false)?;
+    let (trace, ledger) = run_with(seed, steps, faults, Trouble::None)?;
     Ok((trace, ledger.operations, ledger.failures))
 }
 
-fn run_with(seed: u64, steps: u64, faults: Faults, rot: bool) -> Result<(Vec<String>, Ledger)> {
+fn run_with(
+    seed: u64,
+    steps: u64,
+    faults: Faults,
+    trouble: Trouble,
+) -> Result<(Vec<String>, Ledger)> {
     simulate(async move {
         let cluster = SimCluster::start(NODES, seed).await?;
         cluster.create_namespace(NewNamespace::named("things")).await?;
         cluster.set_faults(faults);
         let rng = workload_rng(seed);
-        let mut run = Run { cluster, rng, ledger: Ledger::default(), down: None, rot };
+        let mut run = Run { cluster, rng, ledger: Ledger::default(), down: None, trouble };
         for step in 0..steps {
             run.step(step).await?;
         }
@@ -294,7 +335,7 @@ fn sim_damaged_records_are_never_served_and_are_mended_without_losing_an_acknowl
     let (mut operations, mut failures, mut damaged) = (0, 0, 0);
     for seed in 0..seeds {
         println!("QUORATE_SEED={seed}");
-        let (_, ledger) = run_with(seed, 150, bad_network(), true).unwrap();
+        let (_, ledger) = run_with(seed, 150, bad_network(), Trouble::Rot).unwrap();
         operations += ledger.operations;
         failures += ledger.failures;
         damaged += ledger.damaged;
@@ -364,6 +405,86 @@ fn sim_reads_scans_and_writes_get_over_a_damaged_record_and_mend_it() {
         let held = by_another.get(alone).await?.object;
         let values: Vec<_> = held.siblings().iter().map(|entry| entry.payload.clone()).collect();
         assert_eq!(values.len(), 2, "what was there and what was put beside it: {values:?}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn sim_lost_stores_are_rebuilt_and_no_read_misses_an_acknowledged_write_meanwhile() {
+    let seeds: u64 = std::env::var("QUORATE_SIM_SEEDS").map_or(20, |n| n.parse().unwrap());
+    let (mut operations, mut failures, mut lost) = (0, 0, 0);
+    for seed in 0..seeds {
+        println!("QUORATE_SEED={seed}");
+        let (_, ledger) = run_with(seed, 150, bad_network(), Trouble::Loss).unwrap();
+        operations += ledger.operations;
+        failures += ledger.failures;
+        lost += ledger.lost;
+    }
+    assert!(lost >= seeds, "only {lost} stores were lost");
+    assert!(failures < operations / 2, "{failures} of {operations} operations failed");
+    println!("seeds={seeds} operations={operations} failures={failures} stores_lost={lost}");
+}
+
+#[test]
+fn sim_a_new_store_is_silent_until_every_other_owner_told_what_it_holds() {
+    simulate(async {
+        let mut cluster = SimCluster::start(NODES, 6).await?;
+        cluster.create_namespace(NewNamespace::named("things")).await?;
+        // Acknowledged by 0 and 1 alone.
+        cluster.kill(2);
+        let zero = cluster.coordinator(0).unwrap();
+        zero.put(put(1, "acknowledged".to_owned(), Bytes::new())).await?;
+        drop(zero);
+        cluster.restart(2)?;
+        cluster.kill(1);
+        cluster.rebuild(0).await?;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+
+        // Two of three owners are there, and neither has the write: that is no "not found".
+        for index in [0, 2] {
+            let refused =
+                cluster.coordinator(index).unwrap().get(get(1, None, Repair::Async)).await;
+            let refused = refused.unwrap_err().to_string();
+            assert!(
+                refused.contains("node-0 does not count while it is being rebuilt"),
+                "{refused}"
+            );
+        }
+        let scan = ScanRequest {
+            namespace: "things".to_owned(),
+            prefix: Bytes::new(),
+            r: None,
+            timeout: Duration::from_secs(2),
+        };
+        let two = cluster.coordinator(2).unwrap();
+        let from = two.scan_from(&scan, Bytes::new()).await?;
+        let refused = two.scan(&scan, from).await.unwrap_err().to_string();
+        assert!(refused.contains("being rebuilt"), "{refused}");
+        let progress = cluster.rebuilding(0).unwrap();
+        assert_eq!((progress.complete, &*progress.waiting_for), (0, "node-1"));
+        // It takes writes, and their acknowledgements count.
+        two.put(put(2, "new".to_owned(), Bytes::new())).await?;
+        // Alone, it cannot even say "not found" to whoever asks for one owner.
+        cluster.kill(2);
+        let zero = cluster.coordinator(0).unwrap();
+        let refused = zero.get(get(3, Some(Level::One), Repair::Async)).await.unwrap_err();
+        assert!(refused.to_string().contains("being rebuilt"), "{refused}");
+        drop((zero, two));
+
+        // A restart goes on; the last owner to return makes it whole.
+        cluster.kill(0);
+        cluster.restart(0)?;
+        cluster.restart(1)?;
+        cluster.restart(2)?;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(cluster.rebuilding(0), None);
+        cluster.kill(1);
+        for index in [0, 2] {
+            let coordinator = cluster.coordinator(index).unwrap();
+            let found = coordinator.get(get(1, None, Repair::Async)).await?;
+            assert_eq!(&found.object.siblings()[0].payload[..], b"acknowledged");
+        }
         Ok(())
     })
     .unwrap();

@@ -8,19 +8,24 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::args::ServeArgs;
-use crate::config::ConfigError;
+use crate::config::{Config, ConfigError};
 use crate::http::{self, Pages, Readiness};
-use crate::node::{Node, NodeError};
+use crate::node::{Node, NodeError, RebuildOptions};
 use crate::process;
 use crate::telemetry::{self, Metrics};
 
 /// How long a node may take to stop: what supervisors grant is 10 s and more, and users are
 /// promised 5.
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
+
+/// How long what is left of a node in this process may hold its store, in looks and pauses.
+const CLOSED_TRIES: u32 = 50;
+const CLOSED_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why a node does not run, or did not end well. Its data is as safe as if it had been killed.
 #[derive(Debug, Error)]
@@ -38,6 +43,12 @@ pub enum ServeError {
          another http_address"
     )]
     Http { address: String, source: io::Error },
+    /// Rebuild the store from the other nodes.
+    #[error(
+        "{source}\n  nothing was changed. To set the store aside (it is not deleted) and refill a new \
+         one from the other nodes, run:\n  {command}"
+    )]
+    Damaged { source: NodeError, command: String },
     /// The node says what is wrong.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -60,15 +71,70 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), ServeError> {
     let _ends_with_this = http_ends.clone().drop_guard();
     let http = start_http(&effective.config.http_address, pages, http_ends).await?;
 
-    let node = Node::start(effective.config, metrics, stop).await?;
-    let addresses = node.addresses();
-    info!(client = %addresses.client, peer = %addresses.peer, %http, "listening");
-    let followed = tokio::spawn(follow(node.ready(), ready));
-    let end = node.stopped().await;
-    followed.abort();
-    end?;
-    info!("stopped");
-    Ok(())
+    let mut config = effective.config;
+    let rebuild = RebuildOptions { rebuild: args.rebuild, without: args.rebuild_without };
+    // Opened again, the store is the one that was opened before.
+    let again = RebuildOptions { rebuild: false, ..rebuild.clone() };
+    let started = Node::start(config.clone(), metrics.clone(), rebuild, stop.child_token());
+    let mut node = match started.await {
+        Err(NodeError::DataDir(error)) if error.is_damage() => {
+            let (source, command) = (NodeError::DataDir(error), rebuild_command());
+            return Err(ServeError::Damaged { source, command });
+        }
+        started => started?,
+    };
+    loop {
+        let addresses = node.addresses();
+        info!(client = %addresses.client, peer = %addresses.peer, %http, "listening");
+        let followed = tokio::spawn(follow(node.ready(), ready.clone()));
+        let end = node.stopped().await;
+        followed.abort();
+        match end {
+            Err(NodeError::Reopen { reason }) if !stop.is_cancelled() => {
+                warn!(%reason, "there is space again: the store is opened again");
+                // Others know these, also where the configuration left the port to chance.
+                config.client_address = addresses.client.to_string();
+                config.peer_address = addresses.peer.to_string();
+                node = start_again(&config, &metrics, &again, &stop).await?;
+            }
+            end => {
+                end?;
+                info!("stopped");
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Starts a node after its predecessor in this process, of which some task may still hold the store
+/// for a moment.
+async fn start_again(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    rebuild: &RebuildOptions,
+    stop: &CancellationToken,
+) -> Result<Node, NodeError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let (config, metrics, rebuild) = (config.clone(), metrics.clone(), rebuild.clone());
+        match Node::start(config, metrics, rebuild, stop.child_token()).await {
+            Err(error) if error.is_in_use() && tries < CLOSED_TRIES => sleep(CLOSED_AGAIN).await,
+            started => return started,
+        }
+    }
+}
+
+/// The command line of this process, with the flag that it needs.
+fn rebuild_command() -> String {
+    let quoted =
+        |word: String| match word.chars().all(|c| c.is_alphanumeric() || "-_=./:,@".contains(c)) {
+            true if !word.is_empty() => word,
+            _ => format!("'{}'", word.replace('\'', r"'\''")),
+        };
+    let words = std::env::args_os().map(|word| quoted(word.to_string_lossy().into_owned()));
+    let words = words.filter(|word| word != "--rebuild").chain(["--rebuild".to_owned()]);
+    words.collect::<Vec<_>>().join(" ")
 }
 
 async fn start_http(

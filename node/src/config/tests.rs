@@ -149,6 +149,7 @@ fn every_key_has_its_limits() {
     for (key, value, reason) in [
         ("weight", 101, "must be in 1..=100"),
         ("cache_bytes", 1000, "must be in 1048576..=1099511627776"),
+        ("disk_reserve_bytes", i64::MAX, "must be in 0..=1125899906842624"),
         ("shards", 65, "must be in 0..=64"),
         ("shard_queue", 0, far),
         ("sync_interval_ms", 101, "must be in 1..=100"),

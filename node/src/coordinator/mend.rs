@@ -26,6 +26,7 @@ use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::NodeId;
 use crate::dynamo::object::Object;
 use crate::dynamo::quorum::{Cause, Failure};
+use crate::dynamo::standing::Standing;
 use crate::error::RequestError;
 
 /// How long a record is left alone after it could not be mended: reads of a busy key must not make
@@ -82,18 +83,15 @@ impl Coordinator {
         let mut merged = Object::default();
         while let Some((other, heard)) = asked.next().await {
             match heard {
-                Heard::Object(object) => drop(merged.merge(&object)),
+                Heard::Object(object, Standing::Good) => drop(merged.merge(&object)),
                 Heard::Failed(Cause::Damaged) => {}
-                Heard::Failed(cause) => {
-                    let reason = format!(
-                        "the record of the key on {} is damaged, and is mended only when every other \
-                         owner can be asked: {} {cause}; try again, or another node",
-                        name(node),
-                        name(other)
-                    );
-                    return Err(RequestError::Damaged { reason });
+                Heard::Object(_, Standing::Rebuilding) => {
+                    return Err(cannot_mend(target, node, other, Cause::Rebuilding));
                 }
-                Heard::Digest(_) | Heard::Repaired => {
+                Heard::Failed(cause) => {
+                    return Err(cannot_mend(target, node, other, cause));
+                }
+                Heard::Digest(..) | Heard::Repaired => {
                     return Err(RequestError::internal("unexpected answer"));
                 }
             }
@@ -113,7 +111,18 @@ impl Coordinator {
                 let reason = format!("{} {cause}, and could not be mended", name(node));
                 Err(RequestError::Damaged { reason })
             }
-            Heard::Object(_) | Heard::Digest(_) => Err(RequestError::internal("unexpected answer")),
+            Heard::Object(..) | Heard::Digest(..) => {
+                Err(RequestError::internal("unexpected answer"))
+            }
         }
     }
+}
+
+fn cannot_mend(target: &Target, node: NodeId, other: NodeId, cause: Cause) -> RequestError {
+    let (node, other) = (target.view.name_of(node), target.view.name_of(other));
+    let reason = format!(
+        "the record of the key on {node} is damaged, and is mended only when every other owner can \
+         be asked: {other} {cause}; try again, or another node"
+    );
+    RequestError::Damaged { reason }
 }

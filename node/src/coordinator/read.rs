@@ -15,6 +15,7 @@ use crate::dynamo::key::{Key, NodeId};
 use crate::dynamo::object::{Digest, Object};
 use crate::dynamo::quorum::{Cause, Level, Verdict};
 use crate::dynamo::read::{Digester, Effect, ReadOp, ReadPlan, Repair};
+use crate::dynamo::standing::Standing;
 use crate::error::RequestError;
 use crate::transport::{ForwardGet, Held, PeerError, Read, Replicate, Reply, Request};
 use crate::vnode::{Address, Merge};
@@ -57,8 +58,8 @@ pub(super) struct Repairing {
 
 /// What came back from an owner.
 pub(super) enum Heard {
-    Object(Object),
-    Digest(Digest),
+    Object(Object, Standing),
+    Digest(Digest, Standing),
     Repaired,
     Failed(Cause),
 }
@@ -146,11 +147,11 @@ impl Coordinator {
         }
         let (_, heard) = self.ask(target, node, false, deadline).await;
         match heard {
-            Heard::Object(object) => Ok(object),
+            Heard::Object(object, _) => Ok(object),
             Heard::Failed(cause) => {
                 Err(RequestError::not_ready(format!("{} {cause}; it was asked alone", name())))
             }
-            Heard::Digest(_) | Heard::Repaired => Err(RequestError::internal("unexpected answer")),
+            Heard::Digest(..) | Heard::Repaired => Err(RequestError::internal("unexpected answer")),
         }
     }
 
@@ -231,13 +232,16 @@ impl Coordinator {
     ) -> BoxFuture<'static, (NodeId, Heard)> {
         if node == self.node {
             let (shards, address) = (self.shards.clone(), target.address.clone());
+            // Before the object is read: what becomes complete meanwhile may not be in it.
+            let standing = self.standings.of(address.vnode);
             let cluster_key = target.view.document().cluster_key;
             return async move {
                 let heard = match shards.read(address.clone()).await.map(|held| held.decode()) {
                     Ok(Ok(object)) if digest => {
-                        Heard::Digest(object.digest(&cluster_key, address.namespace, &address.key))
+                        let (namespace, key) = (address.namespace, &address.key);
+                        Heard::Digest(object.digest(&cluster_key, namespace, key), standing)
                     }
-                    Ok(Ok(object)) => Heard::Object(object),
+                    Ok(Ok(object)) => Heard::Object(object, standing),
                     Ok(Err(_)) => Heard::Failed(Cause::Storage),
                     Err(error) => Heard::Failed(cause_of_error(&error)),
                 };
@@ -313,8 +317,14 @@ async fn hear_out(
 
 fn tell(op: &mut ReadOp, node: NodeId, heard: Heard) -> Vec<Effect> {
     match heard {
-        Heard::Object(object) => op.on_object(node, object),
-        Heard::Digest(digest) => op.on_digest(node, digest),
+        Heard::Object(_, Standing::Rebuilding) | Heard::Digest(_, Standing::Rebuilding) => {
+            op.on_doubt(node);
+        }
+        _ => {}
+    }
+    match heard {
+        Heard::Object(object, _) => op.on_object(node, object),
+        Heard::Digest(digest, _) => op.on_digest(node, digest),
         Heard::Repaired => op.on_repaired(node),
         Heard::Failed(cause) => op.on_failure(node, cause),
     }
@@ -322,9 +332,11 @@ fn tell(op: &mut ReadOp, node: NodeId, heard: Heard) -> Vec<Effect> {
 
 fn heard(reply: &Result<Reply, PeerError>) -> Heard {
     match reply {
-        Ok(Reply::Held(Held::Digest(digest))) => Heard::Digest(*digest),
-        Ok(Reply::Held(Held::Object(object))) => match object.decode() {
-            Ok(object) => Heard::Object(object),
+        Ok(Reply::Held { held: Held::Digest(digest), standing }) => {
+            Heard::Digest(*digest, *standing)
+        }
+        Ok(Reply::Held { held: Held::Object(object), standing }) => match object.decode() {
+            Ok(object) => Heard::Object(object, *standing),
             Err(_) => Heard::Failed(Cause::Storage),
         },
         Ok(Reply::Replicated { .. }) => Heard::Repaired,

@@ -30,6 +30,7 @@ use crate::dynamo::key::{KEY_MAX_BYTES, Key, NamespaceId, NodeId, PartitionId, V
 use crate::dynamo::object::Object;
 use crate::dynamo::quorum::{Cause, Failure, Level, Tally, Verdict};
 use crate::dynamo::read::Repair;
+use crate::dynamo::standing::Standing;
 use crate::error::RequestError;
 use crate::shard::{Page, PageRange};
 use crate::transport::{Reply, Request, ScanPage, ScanPageReply};
@@ -196,9 +197,16 @@ impl Coordinator {
             tokio::select! {
                 biased;
                 Some((node, page)) = under_way.next() => match page {
-                    Ok(page) => {
+                    Ok((page, Standing::Good)) => {
                         tally.ack();
                         pages.push(page);
+                    }
+                    Ok((page, Standing::Rebuilding)) => {
+                        // It gives values, and does not count.
+                        pages.push(page);
+                        tally.fail();
+                        failures.push(Failure { node, cause: Cause::Rebuilding });
+                        under_way.extend(unasked.next().map(|&n| self.page(range, n, deadline)));
                     }
                     Err(cause) => {
                         tally.fail();
@@ -223,11 +231,12 @@ impl Coordinator {
         range: &PageRange,
         node: NodeId,
         deadline: Instant,
-    ) -> BoxFuture<'static, (NodeId, Result<Page, Cause>)> {
+    ) -> BoxFuture<'static, (NodeId, Told)> {
         if node == self.node {
             let (shards, range) = (self.shards.clone(), range.clone());
+            let standing = self.standings.of(range.vnode);
             let page = async move { shards.page(range).await.map_err(|e| cause_of_error(&e)) };
-            return page.map(move |page| (node, page)).boxed();
+            return page.map(move |page| (node, page.map(|page| (page, standing)))).boxed();
         }
         let request = Request::ScanPage(ScanPage {
             namespace: range.namespace,
@@ -240,16 +249,19 @@ impl Coordinator {
         reply
             .map(|(node, reply)| match reply {
                 // An unfinished page without keys would not say how far it got.
-                Ok(Reply::ScanPage(ScanPageReply { items, damaged, complete }))
+                Ok(Reply::ScanPage(ScanPageReply { items, damaged, complete, standing }))
                     if complete || !items.is_empty() || !damaged.is_empty() =>
                 {
-                    (node, Ok(Page { items, damaged, complete }))
+                    (node, Ok((Page { items, damaged, complete }, standing)))
                 }
                 other => (node, Err(cause_of(&other))),
             })
             .boxed()
     }
 }
+
+/// What an owner told: its page, and whether its silence about other keys counts.
+type Told = Result<(Page, Standing), Cause>;
 
 /// What several owners listed, as far as all of them have got.
 struct MergedPages {

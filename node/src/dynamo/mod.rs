@@ -2,8 +2,9 @@
 //!
 //! Read it in this order: [`key`] and [`clock`] are the nouns, [`object`] is what a replica holds
 //! for a key, [`frontier`] what it has seen; [`ring`], [`placement`] and [`preference`] say who
-//! holds what; [`quorum`], [`write`](mod@write) and [`read`] run one request; [`skew`] says whether
-//! a node's clock may order writes; [`metadata`] keeps the one document that all members agree on.
+//! holds what; [`quorum`], [`write`](mod@write) and [`read`] run one request, [`standing`] says
+//! whose silence counts in it, [`skew`] whether a node's clock may order writes; [`metadata`] keeps
+//! the one document that all members agree on.
 //!
 //! Time comes in as an argument, randomness as `&mut impl Rng`, and order from B-trees, so that the
 //! same inputs give the same outputs to the byte.
@@ -23,4 +24,5 @@ pub mod quorum;
 pub mod read;
 pub mod ring;
 pub mod skew;
+pub mod standing;
 pub mod write;

@@ -183,6 +183,9 @@ pub enum Cause {
     /// [`last`](super::object::last).
     #[error("holds a write that lies in the future; read the key and write with its context")]
     Future,
+    /// Its silence is not believed, since its store is being rebuilt; what it told was merged.
+    #[error("does not count while it is being rebuilt")]
+    Rebuilding,
 }
 
 /// An owner that did not answer, for the error message.

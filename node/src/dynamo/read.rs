@@ -13,7 +13,8 @@
 //! ```
 //!
 //! An owner that fails is replaced by the next one not yet asked; when the caller finds the read
-//! slow, all are asked. Absence is an answer like any other.
+//! slow, all are asked. Absence is an answer like any other, but for an owner without
+//! [standing](super::standing): it gives values, and counts as one that failed.
 //!
 //! Invariants:
 //! - The answer is the merge of all objects received until R owners counted, and reflects the
@@ -98,7 +99,7 @@ pub struct ReadOutcome {
     /// How many owners counted; at least R.
     pub replicas: u32,
     /// The owners that hold something else and did not fail, in their order: to be sent the
-    /// object. Empty after a blocking repair.
+    /// object. After a blocking repair, those without standing alone.
     pub repairs: Vec<NodeId>,
 }
 
@@ -127,6 +128,8 @@ struct Owner {
     /// Whether it holds the answer, or more.
     holds: bool,
     failed: bool,
+    /// Whether its silence is: else it gives values, and fails when it does.
+    believed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -165,12 +168,23 @@ impl ReadOp {
         self.advance()
     }
 
+    /// What `node` is about to tell are values alone: it has no standing. Call it before the reply is
+    /// told.
+    pub fn on_doubt(&mut self, node: NodeId) {
+        let waiting = |owner: &&mut Owner| owner.node == node && owner.waits.is_some();
+        if let Some(owner) = self.owners.iter_mut().find(waiting) {
+            owner.believed &= owner.waits == Some(Request::Repair);
+        }
+    }
+
     /// `node` sent its object; an absent one if it has none.
     pub fn on_object(&mut self, node: NodeId, object: Object) -> Vec<Effect> {
         let Some(at) = self.reply_to(Request::Object, node) else { return Vec::new() };
         let digest = self.digester.digest(&object);
-        self.owners[at].told = Some(digest);
-        if !self.is_answered() {
+        self.on_told(at, digest);
+        // Nothing, from one that is not believed, would only make others' digests differ from it.
+        let says_something = self.owners[at].believed || !object.is_absent();
+        if says_something && !self.is_answered() {
             self.merge(object, digest);
         }
         self.advance()
@@ -179,7 +193,7 @@ impl ReadOp {
     /// `node` sent the digest of its object.
     pub fn on_digest(&mut self, node: NodeId, digest: Digest) -> Vec<Effect> {
         let Some(at) = self.reply_to(Request::Digest, node) else { return Vec::new() };
-        self.owners[at].told = Some(digest);
+        self.on_told(at, digest);
         self.advance()
     }
 
@@ -253,10 +267,20 @@ impl ReadOp {
         let replicas = self.count(|owner| owner.counted).acks();
         let merged = self.merged.expect("owners count only once an object was received");
         let stale = |owner: &&Owner| owner.told.is_some_and(|told| told != merged.digest);
-        let to_repair = |owner: &&Owner| !owner.holds && !owner.failed;
+        let reachable = |owner: &Owner| !owner.failed || !owner.believed;
+        let to_repair = |owner: &&Owner| !owner.holds && reachable(owner);
         let repairs = self.owners.iter().filter(stale).filter(to_repair);
         let repairs = repairs.map(|owner| owner.node).collect();
         ReadOutcome { object: merged.object, replicas, repairs }
+    }
+
+    fn on_told(&mut self, at: usize, digest: Digest) {
+        let owner = &mut self.owners[at];
+        owner.told = Some(digest);
+        if !owner.believed {
+            owner.failed = true;
+            self.failures.push(Failure { node: owner.node, cause: Cause::Rebuilding });
+        }
     }
 
     /// Takes in what was just heard, and says what to do next.
@@ -277,7 +301,7 @@ impl ReadOp {
         let Some(merged) = &self.merged else { return };
         for owner in &mut self.owners {
             let reflected = |told| merged.reflected.contains(&told);
-            owner.counted |= owner.told.is_some_and(reflected);
+            owner.counted |= owner.believed && owner.told.is_some_and(reflected);
         }
     }
 
@@ -380,7 +404,15 @@ impl ReadOp {
 
 impl Owner {
     fn new(node: NodeId) -> Self {
-        Self { node, waits: None, told: None, counted: false, holds: false, failed: false }
+        Self {
+            node,
+            waits: None,
+            told: None,
+            counted: false,
+            holds: false,
+            failed: false,
+            believed: true,
+        }
     }
 
     fn send(&mut self, request: Request) -> Effect {
@@ -400,12 +432,12 @@ impl Owner {
 
     /// Whether it was asked, and counts or still may.
     fn may_count(&self) -> bool {
-        self.waits.is_some() || self.told.is_some()
+        !self.failed && (self.waits.is_some() || self.told.is_some())
     }
 
     /// Whether it told a state by digest alone that is not part of the merge.
     fn differs(&self) -> bool {
-        self.told.is_some() && !self.counted && self.waits.is_none()
+        self.told.is_some() && !self.counted && self.waits.is_none() && !self.failed
     }
 
     /// Whether it told another state than the answer and can be repaired now.

@@ -1,6 +1,7 @@
 //! A node's way into its cluster: who it says it is, where its first document comes from, and how
 //! it follows the members from then on.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -16,10 +17,14 @@ use crate::cluster::Cluster;
 use crate::cluster::view::View;
 use crate::config::Config;
 use crate::dynamo::key::NodeId;
+use crate::dynamo::metadata::Document;
 use crate::dynamo::metadata::document::StoreId;
 use crate::dynamo::operation::Opening;
+use crate::env::Env;
 use crate::error::RequestError;
 use crate::http::Readiness;
+use crate::standing::Standings;
+use crate::storage::data_dir::KnownCluster;
 use crate::transport::grpc::{
     Bootstrap, Dialer, GrpcPeers, Identity, Incarnation, Limits, Local, PeerService,
 };
@@ -57,6 +62,14 @@ pub(super) fn identity(config: &Config, addresses: Addresses, store: StoreId) ->
     }
 }
 
+/// Whom to ask for the cluster's document: those configured, then those known from before.
+pub(super) fn seeds(config: &Config, known: Option<&KnownCluster>) -> Vec<String> {
+    let mut seeds = config.seeds.clone();
+    let known = known.map(|known| known.peers.clone()).unwrap_or_default();
+    seeds.extend(known.into_iter().filter(|peer| !config.seeds.contains(peer)));
+    seeds
+}
+
 /// Answers those that this node shares no cluster with yet.
 pub(super) struct Joining {
     identity: Identity,
@@ -91,6 +104,12 @@ impl Bootstrap for Joining {
 pub(super) struct Join {
     pub(super) identity: Identity,
     pub(super) seeds: Vec<String>,
+    /// What the data directory remembers of the cluster.
+    pub(super) known: Option<KnownCluster>,
+    /// Where to remember it; none: nowhere.
+    pub(super) remember_in: Option<PathBuf>,
+    pub(super) standings: Arc<Standings>,
+    pub(super) env: Env,
     pub(super) dialer: Dialer,
     pub(super) node: NodeId,
     pub(super) store: StoreId,
@@ -128,6 +147,8 @@ impl Join {
         };
         self.warn_of_other_addresses(&view);
         let Some(peers) = self.connect(&view) else { return };
+        self.warn_of_a_lost_vote(&view);
+        self.remember(&view).await;
         self.ready.send_replace(Readiness::Ready);
         tracing::info!(cluster = %view.document().cluster, "the node serves its cluster");
         tokio::spawn(catch_up(self.cluster.clone(), peers.clone(), self.stop.clone()));
@@ -135,6 +156,7 @@ impl Join {
             if let Some(view) = self.cluster.view() {
                 tracing::info!(version = view.document().version, "the metadata changed");
                 peers.set_members(&members(&view));
+                self.remember(&view).await;
             }
         }
     }
@@ -158,10 +180,7 @@ impl Join {
     async fn ask_seeds(&self) {
         for seed in &self.seeds {
             let taken = match self.dialer.fetch_document(seed).await {
-                Ok(Some(document)) => {
-                    let learned = self.cluster.learn(document).await;
-                    learned.map(drop).map_err(|error| error.to_string())
-                }
+                Ok(Some(document)) => self.learn_first(document).await,
                 Ok(None) => continue,
                 Err(error) => Err(error.to_string()),
             };
@@ -171,6 +190,58 @@ impl Join {
             }
         }
         sleep(ASK_AGAIN).await;
+    }
+
+    /// Takes the first document that this store hears of. A cluster that has namespaces was there
+    /// before the store was: the node may have had another one, and lost it. Then nothing that this
+    /// one does not hold counts before it was refilled.
+    async fn learn_first(&self, document: Bytes) -> Result<(), String> {
+        let told = Document::decode(document.clone()).map_err(|error| error.to_string())?;
+        let (found, known) = (told.cluster.to_string(), self.known.as_ref());
+        if let Some(known) = known.filter(|known| known.cluster != found) {
+            return Err(format!(
+                "it belongs to cluster {found}, and this data directory to {}",
+                known.cluster
+            ));
+        }
+        if !told.namespaces.is_empty() && !self.standings.is_rebuilding() {
+            tracing::warn!(
+                "the store is empty, and the cluster has namespaces: it is refilled from the other \
+                 owners before it counts in quorums"
+            );
+            let standings = self.standings.clone();
+            let begun = self.env.block(move || standings.begin()).await;
+            begun.map_err(|error| error.to_string())?;
+        }
+        self.cluster.learn(document).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    fn warn_of_a_lost_vote(&self, view: &View) {
+        let voter = view.document().voters.iter().find(|voter| voter.node == self.node);
+        if voter.is_some_and(|voter| voter.store != self.store) {
+            tracing::warn!(
+                "this node voted on changes of the metadata with another store, which may have \
+                 forgotten its votes: with this one it does not vote. With most voters away, \
+                 namespaces cannot be created or dropped"
+            );
+        }
+    }
+
+    /// Writes down where the others are, for the day when the store does not open.
+    async fn remember(&self, view: &View) {
+        let Some(directory) = self.remember_in.clone() else { return };
+        let others = view.document().members.iter().filter(|member| member.node != self.node);
+        let known = KnownCluster {
+            cluster: view.document().cluster.to_string(),
+            peers: others.map(|member| member.peer_address.clone()).collect(),
+        };
+        let write = move || match KnownCluster::read(&directory).as_ref() == Some(&known) {
+            true => Ok(()),
+            false => known.write(&directory),
+        };
+        if let Err(error) = self.env.block(write).await {
+            tracing::warn!(%error, "where the cluster is could not be written down");
+        }
     }
 
     fn connect(&self, view: &View) -> Option<Arc<GrpcPeers>> {

@@ -11,6 +11,7 @@ use crate::cluster::view::View;
 use crate::dynamo::key::NodeId;
 use crate::dynamo::metadata::document::{Conflict, Durability, Member, Namespace, NewNamespace};
 use crate::error::RequestError;
+use crate::standing::Progress;
 
 /// The handlers.
 #[derive(Clone)]
@@ -72,6 +73,7 @@ impl Cluster for ClusterService {
             opening: coordinator.opening().0,
             now_ms: coordinator.env().now_ms(),
             clock_ahead_ms: coordinator.clocks().ahead_ms(),
+            rebuild: coordinator.standings().progress().borrow().as_ref().map(rebuild_message),
         }))
     }
 
@@ -134,6 +136,15 @@ fn groups(view: &View) -> Vec<v1::PlacementGroup> {
         owners: table.iter().map(index).collect(),
     };
     document.layout().groups.iter().map(group).collect()
+}
+
+fn rebuild_message(progress: &Progress) -> v1::Rebuild {
+    v1::Rebuild {
+        vnodes: progress.vnodes as u32,
+        complete: progress.complete as u32,
+        objects: progress.objects,
+        waiting_for: progress.waiting_for.clone(),
+    }
 }
 
 fn namespace_message(namespace: &Namespace) -> v1::Namespace {

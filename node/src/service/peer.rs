@@ -117,9 +117,11 @@ impl Shared {
     async fn read(&self, read: Read) -> Result<Reply, RequestError> {
         let Read { namespace, key, digest } = read;
         let address = self.address(namespace, key)?;
+        // Before the object is read: what becomes complete meanwhile may not be in it.
+        let standing = self.coordinator.standings().of(address.vnode);
         let object = self.coordinator.shards().read(address.clone()).await?;
         if !digest {
-            return Ok(Reply::Held(Held::Object(object)));
+            return Ok(Reply::Held { held: Held::Object(object), standing });
         }
         let cluster_key = self.view()?.document().cluster_key;
         let damaged = |error: crate::dynamo::encoding::DecodeError| RequestError::Data {
@@ -127,7 +129,7 @@ impl Shared {
         };
         let object = object.decode().map_err(damaged)?;
         let digest = object.digest(&cluster_key, namespace, &address.key);
-        Ok(Reply::Held(Held::Digest(digest)))
+        Ok(Reply::Held { held: Held::Digest(digest), standing })
     }
 
     async fn page(&self, page: ScanPage) -> Result<Reply, RequestError> {
@@ -140,9 +142,10 @@ impl Shared {
             limit: page.limit as usize,
         };
         self.owned(range.vnode)?;
+        let standing = self.coordinator.standings().of(range.vnode);
         let page = self.coordinator.shards().page(range).await?;
         let Page { items, damaged, complete } = page;
-        Ok(Reply::ScanPage(ScanPageReply { items, damaged, complete }))
+        Ok(Reply::ScanPage(ScanPageReply { items, damaged, complete, standing }))
     }
 
     fn address(&self, id: NamespaceId, key: Key) -> Result<Address, RequestError> {

@@ -59,15 +59,15 @@ fn code_of(error: &RequestError) -> Code {
     match error {
         RequestError::Invalid { .. } | RequestError::Context(_) => Code::InvalidArgument,
         RequestError::UnknownNamespace { .. } => Code::NotFound,
-        RequestError::TooManySiblings { .. } | RequestError::EarlierOpening { .. } => {
-            Code::FailedPrecondition
-        }
+        RequestError::TooManySiblings { .. }
+        | RequestError::EarlierOpening { .. }
+        | RequestError::DiskFailed { .. } => Code::FailedPrecondition,
         RequestError::ClockSkew { .. }
         | RequestError::QuorumNotReached { .. }
         | RequestError::CoordinatorUnreachable { .. }
         | RequestError::NotReady { .. } => Code::Unavailable,
         RequestError::Timeout { .. } => Code::DeadlineExceeded,
-        RequestError::Overloaded { .. } => Code::ResourceExhausted,
+        RequestError::Overloaded { .. } | RequestError::DiskFull { .. } => Code::ResourceExhausted,
         RequestError::Conflict { .. } => Code::AlreadyExists,
         RequestError::Data { .. } | RequestError::Damaged { .. } => Code::DataLoss,
         RequestError::Internal { .. } => Code::Internal,
@@ -102,6 +102,8 @@ fn detail(error: &RequestError, node: &str) -> ErrorDetail {
         RequestError::NotReady { .. } => Kind::NotReady,
         RequestError::Conflict { .. } => Kind::Conflict,
         RequestError::Data { .. } | RequestError::Damaged { .. } => Kind::Data,
+        RequestError::DiskFull { .. } => Kind::DiskFull,
+        RequestError::DiskFailed { .. } => Kind::DiskFailed,
         RequestError::Internal { .. } => Kind::Internal,
     };
     detail.kind = kind.into();

@@ -62,6 +62,7 @@ fn bench() -> Bench {
         node: NODE,
         opening: OPENING,
         engine: engine.clone(),
+        disk: Arc::default(),
         env: Env::simulated(Arc::new(Still), 1),
         skew_max_ms: 500,
         observer: heard.clone(),
@@ -121,25 +122,38 @@ async fn a_sweep_spares_namespaces_younger_than_the_metadata_it_goes_by() {
 }
 
 #[tokio::test]
-async fn a_failed_batch_is_told_so_that_the_node_stops() {
+async fn after_a_failed_batch_writes_are_refused_and_reads_go_on() {
     let bench = bench();
     bench.put(1, "key", 1).await.unwrap();
     bench.engine.fail_next_sync();
     bench.engine.sync().unwrap_err();
-    let before = *bench.heard.applied.lock().unwrap();
     let failed = bench.put(1, "key", 2).await.unwrap_err();
     assert!(matches!(failed.outcome, crate::error::Outcome::Unknown(_)));
-    assert!(*bench.heard.applied.lock().unwrap() > before, "the next flush meets the poison");
+    let refused = bench.put(1, "key", 3).await.unwrap_err();
+    assert_eq!(refused.outcome, crate::error::Outcome::NotApplied);
+    assert!(matches!(refused.error, RequestError::DiskFailed { .. }), "{refused}");
+    let merge = Merge {
+        address: address(1, "key"),
+        object: EncodedObject::default(),
+        operation: None,
+        mend: false,
+    };
+    let refused = bench.shards.merge(merge, false).await.unwrap_err();
+    assert!(matches!(refused, RequestError::DiskFailed { .. }), "no ack is counted: {refused}");
+    assert!(bench.holds(1, "key").await);
 }
 
 #[tokio::test]
-async fn a_failed_sync_of_a_shard_is_told_too() {
+async fn after_a_failed_sync_of_a_shard_writes_are_refused_too() {
     let bench = bench();
     bench.engine.fail_next_sync();
     let write = put(address(1, "key"), 1, Bytes::from_static(b"value"));
     let failed = bench.shards.write(write, true).await.unwrap_err();
     assert!(matches!(failed.outcome, crate::error::Outcome::Unknown(_)));
-    assert_eq!(*bench.heard.applied.lock().unwrap(), 2, "once applied, once failed");
+    assert!(matches!(failed.error, RequestError::DiskFailed { .. }), "{failed}");
+    let refused = bench.put(1, "key", 2).await.unwrap_err();
+    assert_eq!(refused.outcome, crate::error::Outcome::NotApplied);
+    assert!(matches!(refused.error, RequestError::DiskFailed { .. }), "{refused}");
 }
 
 #[tokio::test]

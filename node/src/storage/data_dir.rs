@@ -4,6 +4,7 @@
 //!   data/lock         locked while the node runs; holds its process id, for the error message
 //!   data/store.toml   format version, node name, store id, engine, and whether the engine was made
 //!   data/fjall/       the engine's files (or data/sled/)
+//!   data/cluster.toml, data/damaged-*/    what is left of a store that was set aside
 //! ```
 //!
 //! The *store id* is drawn when the store is made and ends with it: the cluster takes a node that
@@ -14,11 +15,14 @@
 //!   power cut after ...                   found at the next opening     which then
 //!   making data/, lock                    no store.toml, no engine      starts from here
 //!   store.toml, state = "creating"        an engine that nobody used    opens or makes it
+//!   store.toml, state = "rebuilding"      the same                      the same, and marks it in the engine
 //!   store.toml, state = "ready"           a store                       opens it
 //!   (engine files deleted by someone)     "ready", no engine            refuses
 //! ```
 //!
 //! A memory store ends with its process, so each opening of one is a new store with a new id.
+
+mod aside;
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -29,13 +33,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::aside::KnownCluster;
 use super::fjall::FjallEngine;
 use super::memory::MemoryEngine;
 use super::sled::SledEngine;
 use super::{Engine, EngineError, EngineOptions, files};
 
 /// The version of the layout above and of all that the engine's spaces hold.
-pub const FORMAT_VERSION: u64 = 1;
+pub const FORMAT_VERSION: u64 = 2;
 
 const LOCK_FILE: &str = "lock";
 const STORE_FILE: &str = "store.toml";
@@ -98,6 +103,19 @@ pub enum DataDirError {
         /// Its format version.
         found: u64,
     },
+    /// An earlier version of Quorate wrote it, which no later one reads. Run that version to take the
+    /// data out, or refill an empty directory from the other nodes.
+    #[error(
+        "the data directory {} has format {found}, and this version reads format {FORMAT_VERSION} \
+         alone: until 0.1 the format may change. Run the version that wrote it to export what is to be \
+         kept, and start this one with an empty data directory", path.display()
+    )]
+    OlderFormat {
+        /// The data directory.
+        path: PathBuf,
+        /// Its format version.
+        found: u64,
+    },
     /// It is another node's. Set the right node name, or the right directory.
     #[error(
         "the data directory {} belongs to node {found:?}, not to {wanted:?}; correct the node's \
@@ -124,10 +142,9 @@ pub enum DataDirError {
         /// The engine that was asked for.
         wanted: EngineKind,
     },
-    /// The file that describes the store cannot be understood. Restore it, or move all aside.
+    /// The file that describes the store cannot be understood. Restore it, or rebuild the store.
     #[error(
-        "{} is damaged ({detail}); restore it, or move the data directory aside: the node then \
-         starts empty, gets keys back only as they are read, and votes no more", path.display()
+        "{} is damaged ({detail})", path.display()
     )]
     Malformed {
         /// The file.
@@ -135,15 +152,22 @@ pub enum DataDirError {
         /// What is wrong with it.
         detail: String,
     },
-    /// Half of the store is gone: its description or its engine's files. Restore it, or move the
-    /// rest aside; a new store gets a new id.
+    /// Half of the store is gone: its description or its engine's files. Restore it, or rebuild the
+    /// store.
     #[error(
-        "{} is missing beside the rest of its store; restore it, or move the data directory \
-         aside: the node then starts empty, gets keys back only as they are read, and votes no more", path.display()
+        "{} is missing beside the rest of its store", path.display()
     )]
     Missing {
         /// What is missing.
         path: PathBuf,
+    },
+    /// Its store is gone, and another one would seem to hold nothing. Restore it, or rebuild it.
+    #[error("the data directory {} holds no store any more, but {found:?}", path.display())]
+    Gone {
+        /// The data directory.
+        path: PathBuf,
+        /// What says that there was one.
+        found: String,
     },
     /// It holds something else. Choose an empty one; nothing was changed.
     #[error(
@@ -189,6 +213,30 @@ pub enum DataDirError {
     },
 }
 
+impl DataDirError {
+    /// Whether the store is lost, so that one in its place may be rebuilt. What a person can set right,
+    /// as a full disk or a wrong name, is no such thing.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Malformed { .. } | Self::Missing { .. } | Self::Gone { .. } => true,
+            Self::Engine {
+                source: EngineError::Corrupt { .. } | EngineError::Panicked { .. },
+                ..
+            } => true,
+            Self::Engine { source: EngineError::Io { source, .. }, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::InvalidData
+                    | io::ErrorKind::InvalidInput
+                    | io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::IsADirectory
+                    | io::ErrorKind::NotADirectory
+            ),
+            _ => false,
+        }
+    }
+}
+
 /// A locked data directory. Keep it for as long as its engine is in use.
 #[derive(Debug)]
 pub struct DataDir {
@@ -198,7 +246,7 @@ pub struct DataDir {
     _lock: File,
 }
 
-/// `store.toml`, format 1.
+/// `store.toml`, format 2: as format 1, whose engines had no file `mark` beside theirs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoreFile {
@@ -213,6 +261,8 @@ struct StoreFile {
 #[serde(rename_all = "lowercase")]
 enum StoreState {
     Creating,
+    /// New in the place of another: to be marked as such in the engine before it is used.
+    Rebuilding,
     Ready,
 }
 
@@ -225,6 +275,38 @@ impl DataDir {
         kind: EngineKind,
         draw_store_id: impl FnOnce() -> u64,
     ) -> Result<Self, DataDirError> {
+        Self::open_or_make(path, node, kind, StoreState::Creating, draw_store_id)
+    }
+
+    /// The same, but a store that is made is one in the place of another that was lost:
+    /// [`is_rebuilding`](Self::is_rebuilding) until [`rebuild_marked`](Self::rebuild_marked).
+    pub fn open_to_rebuild(
+        path: &Path,
+        node: &str,
+        kind: EngineKind,
+        draw_store_id: impl FnOnce() -> u64,
+    ) -> Result<Self, DataDirError> {
+        Self::open_or_make(path, node, kind, StoreState::Rebuilding, draw_store_id)
+    }
+
+    /// Whether a store was made at `path`, or begun.
+    pub fn has_store(path: &Path) -> bool {
+        path.join(STORE_FILE).exists()
+    }
+
+    /// Sets a store that does not open aside, within its directory, and deletes nothing; where it is
+    /// now. No other process may be using it.
+    pub fn set_aside(path: &Path) -> Result<PathBuf, DataDirError> {
+        aside::set_aside(path)
+    }
+
+    fn open_or_make(
+        path: &Path,
+        node: &str,
+        kind: EngineKind,
+        new: StoreState,
+        draw_store_id: impl FnOnce() -> u64,
+    ) -> Result<Self, DataDirError> {
         files::create_directory(path).map_err(refused(path))?;
         let lock = lock(path)?;
         let store_path = path.join(STORE_FILE);
@@ -235,7 +317,7 @@ impl DataDir {
         };
         let store = match found {
             Some(store) => store.of(path, node, kind)?,
-            None => StoreFile::draw(path, node, kind, draw_store_id)?,
+            None => StoreFile::draw(path, node, kind, new, draw_store_id)?,
         };
         Ok(Self { path: path.to_path_buf(), store, kind, _lock: lock })
     }
@@ -243,6 +325,17 @@ impl DataDir {
     /// The random id of this store.
     pub fn store_id(&self) -> u64 {
         self.store.id().expect("checked when the file was read or written")
+    }
+
+    /// Whether the store is new in the place of another, which its engine does not know yet.
+    pub fn is_rebuilding(&self) -> bool {
+        self.store.state == StoreState::Rebuilding
+    }
+
+    /// The engine knows on disk that its store is being rebuilt.
+    pub fn rebuild_marked(&mut self) -> Result<(), DataDirError> {
+        self.store.state = StoreState::Ready;
+        if self.kind == EngineKind::Memory { Ok(()) } else { self.store.write(&self.path) }
     }
 
     /// Where the engine's files are.
@@ -289,18 +382,19 @@ impl StoreFile {
         directory: &Path,
         node: &str,
         kind: EngineKind,
+        state: StoreState,
         draw_store_id: impl FnOnce() -> u64,
     ) -> Result<Self, DataDirError> {
         if EngineKind::ALL.iter().any(|kind| directory.join(kind.name()).exists()) {
             return Err(DataDirError::Missing { path: directory.join(STORE_FILE) });
         }
-        refuse_foreign(directory)?;
+        refuse_foreign(directory, state)?;
         let store = Self {
             format: FORMAT_VERSION,
             node: node.to_owned(),
             store_id: format!("{:016x}", draw_store_id()),
             engine: kind.name().to_owned(),
-            state: StoreState::Creating,
+            state,
         };
         if kind != EngineKind::Memory {
             store.write(directory)?;
@@ -309,7 +403,7 @@ impl StoreFile {
     }
 
     fn parse(directory: &Path, text: &str) -> Result<Self, DataDirError> {
-        /// What every format has, so that a newer one is told from a damaged one.
+        /// What every format has, so that another one is told from a damaged one.
         #[derive(Deserialize)]
         struct Format {
             format: u64,
@@ -321,7 +415,11 @@ impl StoreFile {
             FORMAT_VERSION => {}
             0 => return Err(malformed("there is no format 0".to_owned())),
             found => {
-                return Err(DataDirError::NewerFormat { path: directory.to_path_buf(), found });
+                let path = directory.to_path_buf();
+                return Err(match found < FORMAT_VERSION {
+                    true => DataDirError::OlderFormat { path, found },
+                    false => DataDirError::NewerFormat { path, found },
+                });
             }
         }
         let store: Self = toml::from_str(text).map_err(toml)?;
@@ -364,11 +462,17 @@ impl StoreFile {
 
 /// A new store goes into an empty directory: one with other things in it is a mistyped path. What
 /// an interrupted making left, and what a file system puts at its root, does not count.
-fn refuse_foreign(directory: &Path) -> Result<(), DataDirError> {
-    const NOT_FOREIGN: [&str; 3] = [LOCK_FILE, "store.toml.tmp", "lost+found"];
+fn refuse_foreign(directory: &Path, made: StoreState) -> Result<(), DataDirError> {
+    const NOT_FOREIGN: [&str; 4] = [LOCK_FILE, "store.toml.tmp", "cluster.toml.tmp", "lost+found"];
     for entry in fs::read_dir(directory).map_err(refused(directory))? {
         let found = entry.map_err(refused(directory))?.file_name();
         let found = found.to_string_lossy().into_owned();
+        if aside::speaks_of_a_store(&found) {
+            if made == StoreState::Rebuilding {
+                continue;
+            }
+            return Err(DataDirError::Gone { path: directory.to_path_buf(), found });
+        }
         if !NOT_FOREIGN.contains(&&*found) {
             return Err(DataDirError::Foreign { path: directory.to_path_buf(), found });
         }

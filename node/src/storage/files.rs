@@ -6,8 +6,11 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+/// Read and written at once when a file is written again.
+const WRITTEN_AGAIN_BYTES: usize = 1 << 20;
 
 /// Syncs the names in `directory`.
 pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
@@ -52,6 +55,33 @@ pub(super) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     rename(&draft, path)
+}
+
+/// Writes what is read of every file below `directory` to the same place, and syncs it: after a sync
+/// has failed, the operating system may hold as clean what is not on disk. Needs no space.
+pub(super) fn write_tree_again(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            write_tree_again(&entry.path())?;
+        } else {
+            write_again(&OpenOptions::new().read(true).write(true).open(entry.path())?)?;
+        }
+    }
+    sync_directory(directory)
+}
+
+fn write_again(file: &File) -> io::Result<()> {
+    let mut block = vec![0; WRITTEN_AGAIN_BYTES];
+    let (mut at, end) = (0, file.metadata()?.len());
+    while at < end {
+        let length = block.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+        let block = &mut block[..length];
+        file.read_exact_at(block, at)?;
+        file.write_all_at(block, at)?;
+        at += length as u64;
+    }
+    file.sync_all()
 }
 
 /// Renames within one directory, durably.

@@ -23,7 +23,7 @@
 //!   `sync` tells; a batch that had to wait for that thread's flush would wait for ever, so
 //!   `apply` waits before it, and looks whether anybody is still at work;
 //! - recovery cuts off whatever follows an entry that it cannot read, even if that was synced: a
-//!   [`mark`] tells at opening, and so does a look at the [`journals`] before and after it;
+//!   `mark` tells at opening, and so does a look at the journals before and after it;
 //! - a tail that a power cut shortened is cut off, but one that it left with a hole inside a value
 //!   looks like damage, so that the store does not open although nothing synced is lost;
 //! - some damage makes it panic: an error here.
@@ -61,6 +61,7 @@ const SEALED_MEMTABLES_MAX: usize = 2;
 const FLUSHED_AGAIN: Duration = Duration::from_millis(5);
 
 const OPENING: &str = "open its files";
+const APPLYING: &str = "apply a batch";
 
 /// The keyspace of the row that numbers syncs, which is no space of callers.
 const SYNCS: &str = "syncs";
@@ -217,7 +218,6 @@ impl FjallEngine {
     }
 
     fn commit(&self, batch: Batch) -> Result<(), EngineError> {
-        const ACTION: &str = "apply a batch";
         self.wait_for_flushes(&batch)?;
         let mut writes = self.database.batch().durability(Some(PersistMode::Buffer));
         for (space, key, value) in batch.into_writes() {
@@ -226,7 +226,7 @@ impl FjallEngine {
                 None => writes.remove(self.keyspace(space), key),
             }
         }
-        contained(ACTION, || writes.commit().map_err(failed(ACTION)))
+        contained(APPLYING, || writes.commit().map_err(failed(APPLYING)))
     }
 
     /// Waits while memtables pile up, for as long as there is somebody to flush them.
@@ -237,7 +237,7 @@ impl FjallEngine {
         };
         while Space::ALL.iter().any(is_full) {
             // It only passes on what the process still holds; and tells if the engine is poisoned.
-            self.database.persist(PersistMode::Buffer).map_err(failed("apply a batch"))?;
+            self.database.persist(PersistMode::Buffer).map_err(failed(APPLYING))?;
             std::thread::sleep(FLUSHED_AGAIN);
         }
         Ok(())
@@ -251,12 +251,18 @@ impl FjallEngine {
             let (number, row) = mark.next();
             let mut writes = self.database.batch().durability(Some(PersistMode::Buffer));
             writes.insert(&self.syncs, mark::ROW, row);
-            contained(ACTION, || writes.commit().map_err(failed(ACTION)))?;
+            // An action of its own, since only a write that finds no space is known to have left
+            // everything else as it was.
+            contained(APPLYING, || writes.commit().map_err(failed(APPLYING)))?;
             number
         };
         // fdatasync writes a grown file's length as well, which is all the metadata that matters.
         self.database.persist(PersistMode::SyncData).map_err(failed(ACTION))?;
-        self.mark().synced(number).map_err(EngineError::io(ACTION))
+        if let Err(error) = self.mark().synced(number) {
+            // What is on disk is so whether this is noted or not; a later loss of it may go unnoticed.
+            tracing::warn!(%error, "a sync could not be noted in the file `mark`");
+        }
+        Ok(())
     }
 
     fn keyspace(&self, space: Space) -> &Keyspace {

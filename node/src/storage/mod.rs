@@ -20,8 +20,10 @@
 
 pub mod batch;
 pub mod data_dir;
+pub mod disk;
 mod files;
 pub mod fjall;
+mod mark;
 pub mod memory;
 pub mod range;
 pub mod record;
@@ -225,6 +227,11 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Whether a write found no space. Not a sync: what it could not write may be lost already.
+    pub fn is_out_of_space(&self) -> bool {
+        matches!(self, Self::Io { action, source } if *action != "sync" && disk::is_out_of_space(source))
+    }
+
     /// A refusal of the operating system, met while trying `action`.
     pub(crate) fn io(action: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::Io { action, source: Arc::new(source) }

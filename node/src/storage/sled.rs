@@ -8,12 +8,12 @@
 //! | keeps writes in the process until a flush | `apply` returns after the flush: kill -9 loses nothing |
 //! | a flush asks for no barrier of the disk | `sync` calls fdatasync on the file, and on blobs |
 //! | batches are atomic within one tree | all spaces lie in one tree, under a first byte |
-//! | iterators see later writes | scans are snapshots: overwritten rows are kept for them ([`scan`]) |
-//! | pages past 128 KiB become files of their own | values past 2 KiB are cut into rows ([`rows`]) |
-//! | skips or cuts off what is damaged, silently | a [`census`] and a [`mark`] tell at opening |
-//! | panics, some on threads of its own | become errors; the engine is poisoned ([`contain`]) |
+//! | iterators see later writes | scans are snapshots: overwritten rows are kept for them (`scan`) |
+//! | pages past 128 KiB become files of their own | values past 2 KiB are cut into rows (`rows`) |
+//! | skips or cuts off what is damaged, silently | a `census` and a `mark` tell at opening |
+//! | panics, some on threads of its own | become errors; the engine is poisoned (`contain`) |
 //!
-//! All batches go through one thread ([`writer`]), which takes whatever has queued up and flushes
+//! All batches go through one thread (`writer`), which takes whatever has queued up and flushes
 //! once: sled's own writers would wait for each other's flushes anyway.
 //!
 //! Once a write of its own has failed, sled cannot be read either: its trees may be half changed, and
@@ -36,7 +36,7 @@ mod writer;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -119,6 +119,16 @@ impl SledEngine {
 
     fn open_in_place(path: PathBuf, options: EngineOptions) -> Result<Self, EngineError> {
         let mut mark = Mark::open(&path)?;
+        if mark.has_failed() {
+            tracing::warn!(
+                path = %path.display(),
+                "a write or sync failed when the store was last open; its files are written again, \
+                 since what is read from them may not be on disk"
+            );
+            let io = EngineError::io(OPENING);
+            files::write_tree_again(&path).map_err(&io)?;
+            mark.failed(false).map_err(&io)?;
+        }
         let (db, census) = contain(OPENING, || open_tree(&path, options)).map_err(damaged)?;
         mark.check(&census)?;
         mark.applied(census.batches).map_err(EngineError::io(OPENING))?;
@@ -243,6 +253,7 @@ impl Engine for SledEngine {
         self.queue.check()?;
         self.sync_files().map_err(EngineError::io("sync")).inspect_err(|error| {
             self.queue.fail(error.clone());
+            mark::note_failure(&self.mark);
         })
     }
 
@@ -308,8 +319,16 @@ fn open_tree(path: &Path, options: EngineOptions) -> Result<(Db, Census), Engine
         .flush_every_ms(None)
         .open()
         .map_err(failed(OPENING))?;
+    read_ahead(&path.join("db")).map_err(EngineError::io(OPENING))?;
     let census = Census::verify(&db)?;
     Ok((db, census))
+}
+
+/// Brings the log into the operating system's cache in the order in which it lies on disk, since
+/// counting its rows reads all of it in another one.
+fn read_ahead(log: &Path) -> io::Result<u64> {
+    let mut log = BufReader::with_capacity(1 << 20, File::open(log)?);
+    io::copy(&mut log, &mut io::sink())
 }
 
 fn enough_space(free_bytes: u64, batch_bytes: u64) -> Result<(), EngineError> {

@@ -11,15 +11,18 @@ use tokio::time::{Instant, sleep};
 use super::{Step, Worker};
 use crate::env::Env;
 use crate::storage::Engine;
+use crate::storage::disk::Disk;
 use crate::telemetry::Metrics;
 
 /// Syncs the engine whenever something was applied since the last time.
 ///
-/// A failed sync is fatal: the operating system may have dropped the pages that it could not write,
-/// so nothing that this process says about its data can be believed any more.
+/// After a failed sync the operating system may have dropped the pages that it could not write, so
+/// nothing is called synced any more, and nothing more is written, until the store is opened again.
 pub struct Flush {
     /// What to sync.
     pub engine: Arc<dyn Engine>,
+    /// Hears of a failure.
+    pub disk: Arc<Disk>,
     /// Whether there is anything to sync; shards set it.
     pub dirty: Arc<AtomicBool>,
     /// The pause between two syncs.
@@ -48,10 +51,10 @@ impl Worker for Flush {
             let (engine, started) = (self.engine.clone(), Instant::now());
             let synced = self.env.block(move || engine.sync()).await;
             self.metrics.synced(started.elapsed());
-            match synced {
-                Ok(()) => Step::Done,
-                Err(error) => Step::Fatal(error.to_string()),
+            if let Err(error) = synced {
+                self.disk.on_failure(&error);
             }
+            Step::Done
         }
         .boxed()
     }

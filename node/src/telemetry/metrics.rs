@@ -20,6 +20,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use super::disk::DiskMetrics;
 use super::limits::LimitMetrics;
 use super::tls::TlsMetrics;
 use crate::error::RequestError;
@@ -92,8 +93,10 @@ impl From<&RequestError> for OutcomeLabel {
             | RequestError::CoordinatorUnreachable { .. }
             | RequestError::NotReady { .. } => Self::Unavailable,
             RequestError::Timeout { .. } => Self::Timeout,
-            RequestError::Overloaded { .. } => Self::Overloaded,
-            RequestError::Data { .. } | RequestError::Damaged { .. } => Self::Data,
+            RequestError::Overloaded { .. } | RequestError::DiskFull { .. } => Self::Overloaded,
+            RequestError::Data { .. }
+            | RequestError::Damaged { .. }
+            | RequestError::DiskFailed { .. } => Self::Data,
             RequestError::Internal { .. } => Self::Internal,
         }
     }
@@ -144,6 +147,7 @@ pub struct Metrics {
     batch_size: Histograms<ShardLabels>,
     clock_offsets: Family<PeerLabels, Fraction>,
     limits: LimitMetrics,
+    disk: DiskMetrics,
     single: Single,
     tls: TlsMetrics,
 }
@@ -162,6 +166,8 @@ struct Single {
     corrupt_records: Family<SpaceLabels, Counter>,
     mended_records: Counter,
     lost_records: Counter,
+    rebuild_vnodes_left: Gauge,
+    rebuild_objects: Counter,
     metadata_version: Gauge,
 }
 
@@ -189,6 +195,8 @@ impl Single {
             corrupt_records: Family::default(),
             mended_records: Counter::default(),
             lost_records: Counter::default(),
+            rebuild_vnodes_left: Gauge::default(),
+            rebuild_objects: Counter::default(),
             metadata_version: Gauge::default(),
         };
         let help = "Time of each sync of the engine";
@@ -217,6 +225,10 @@ impl Single {
         registry.register("mended_records", help, single.mended_records.clone());
         let help = "Damaged records given up for a write, since no other owner held the key";
         registry.register("lost_records", help, single.lost_records.clone());
+        let help = "Partitions of a store being rebuilt whose answers do not count yet";
+        registry.register("rebuild_vnodes_left", help, single.rebuild_vnodes_left.clone());
+        let help = "Objects received from other owners to rebuild the store";
+        registry.register("rebuild_objects", help, single.rebuild_objects.clone());
         let help = "Version of the newest metadata document known; 0: none";
         registry.register("metadata_version", help, single.metadata_version.clone());
         single
@@ -249,6 +261,7 @@ impl Metrics {
         let help = "How far the other member's clock is ahead of this node's";
         registry.register_with_unit("clock_offset", help, Unit::Seconds, clock_offsets.clone());
         let limits = LimitMetrics::register(&mut registry);
+        let disk = DiskMetrics::register(&mut registry);
         let single = Single::register(&mut registry);
         let tls = TlsMetrics::register(&mut registry);
         let handles = Default::default();
@@ -261,6 +274,7 @@ impl Metrics {
             batch_size,
             clock_offsets,
             limits,
+            disk,
             single,
             tls,
         }
@@ -295,6 +309,11 @@ impl Metrics {
     /// What bounds the node.
     pub fn limits(&self) -> &LimitMetrics {
         &self.limits
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> &DiskMetrics {
+        &self.disk
     }
 
     /// Those of TLS.
@@ -366,6 +385,16 @@ impl Metrics {
     /// Counts damaged records that were given up, since no other owner held the key.
     pub fn lost_records(&self, records: u64) {
         self.single.lost_records.inc_by(records);
+    }
+
+    /// How many partitions of a store being rebuilt are not complete.
+    pub fn rebuild_vnodes_left(&self, vnodes: usize) {
+        self.single.rebuild_vnodes_left.set(gauge(vnodes as u64));
+    }
+
+    /// Counts objects received to rebuild the store.
+    pub fn rebuild_objects(&self, objects: u64) {
+        self.single.rebuild_objects.inc_by(objects);
     }
 
     /// Everything, as OpenMetrics text.
@@ -474,6 +503,8 @@ mod tests {
         metrics.corrupt_records("objects", 3);
         metrics.mended_records(2);
         metrics.lost_records(1);
+        metrics.rebuild_vnodes_left(12);
+        metrics.rebuild_objects(5);
         metrics.tls().started("peer", 10);
         metrics.tls().reloaded("peer", 20);
         metrics.tls().reload_failed("peer");
@@ -495,6 +526,8 @@ mod tests {
             r#"quorate_corrupt_records_total{space="objects"} 3"#,
             "quorate_mended_records_total 2",
             "quorate_lost_records_total 1",
+            "quorate_rebuild_vnodes_left 12",
+            "quorate_rebuild_objects_total 5",
             r#"quorate_tls_certificate_expiry_timestamp_seconds{port="peer"} 20"#,
             r#"quorate_tls_reloads_total{port="peer"} 1"#,
             r#"quorate_tls_reload_failures_total{port="peer"} 1"#,

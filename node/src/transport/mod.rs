@@ -26,6 +26,7 @@ use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NamespaceId, NodeId, PartitionId};
 use crate::dynamo::object::Digest;
 use crate::dynamo::operation::OperationId;
+use crate::dynamo::standing::Standing;
 use crate::error::{RequestError, WriteError};
 
 /// A request of one node to another.
@@ -60,7 +61,12 @@ pub enum Reply {
         synced: bool,
     },
     /// What the replica holds.
-    Held(Held),
+    Held {
+        /// What.
+        held: Held,
+        /// Whether its silence counts.
+        standing: Standing,
+    },
     /// A coordinated read.
     GetResult(GetResult),
     /// A coordinated write.
@@ -206,6 +212,8 @@ pub struct ScanPageReply {
     pub damaged: Vec<Key>,
     /// Whether no key comes after the last of these.
     pub complete: bool,
+    /// Whether its silence about other keys counts.
+    pub standing: Standing,
 }
 
 /// Why a peer gave no answer. Whether it did what it was asked to do is unknown, but for

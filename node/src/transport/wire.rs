@@ -30,6 +30,7 @@ use crate::dynamo::format::{EncodedObject, read_dot, read_operation, write_dot, 
 use crate::dynamo::key::{Key, KeyError, NamespaceId, NodeId, PartitionId};
 use crate::dynamo::object::Digest;
 use crate::dynamo::operation::OperationId;
+use crate::dynamo::standing::Standing;
 
 mod failure;
 #[cfg(test)]
@@ -235,7 +236,8 @@ pub fn decode_request(body: Option<Body>) -> Result<Request, WireError> {
 pub fn encode_reply(reply: Reply) -> Body {
     match reply {
         Reply::Replicated { synced } => Body::Replicated(proto::Replicated { synced }),
-        Reply::Held(held) => Body::ReadReply(proto::ReadReply {
+        Reply::Held { held, standing } => Body::ReadReply(proto::ReadReply {
+            standing: encode_standing(standing),
             held: Some(match held {
                 Held::Object(object) => proto::read_reply::Held::Object(object.0),
                 Held::Digest(digest) => {
@@ -262,6 +264,7 @@ pub fn encode_reply(reply: Reply) -> Body {
                 .collect(),
             complete: m.complete,
             damaged: m.damaged.into_iter().map(|key| key.to_bytes()).collect(),
+            standing: encode_standing(m.standing),
         }),
         Reply::Document(document) => Body::DocumentReply(proto::DocumentReply { document }),
         Reply::Learned { version } => Body::Learned(proto::Learned { version }),
@@ -278,7 +281,10 @@ pub fn encode_reply(reply: Reply) -> Body {
 pub fn decode_reply(body: Option<Body>) -> Result<Reply, WireError> {
     Ok(match body {
         Some(Body::Replicated(m)) => Reply::Replicated { synced: m.synced },
-        Some(Body::ReadReply(m)) => Reply::Held(decode_held(m)?),
+        Some(Body::ReadReply(m)) => {
+            let standing = decode_standing(m.standing)?;
+            Reply::Held { held: decode_held(m)?, standing }
+        }
         Some(Body::GetResult(m)) => {
             Reply::GetResult(GetResult { object: EncodedObject(m.object), replicas: m.replicas })
         }
@@ -332,7 +338,26 @@ fn decode_scan_page_reply(m: proto::ScanPageReply) -> Result<ScanPageReply, Wire
     let item = |item: proto::KeyObject| Ok((Key::new(item.key)?, EncodedObject(item.object)));
     let items = m.items.into_iter().map(item).collect::<Result<_, KeyError>>()?;
     let damaged = m.damaged.into_iter().map(Key::new).collect::<Result<_, KeyError>>()?;
-    Ok(ScanPageReply { items, damaged, complete: m.complete })
+    let standing = decode_standing(m.standing)?;
+    Ok(ScanPageReply { items, damaged, complete: m.complete, standing })
+}
+
+fn encode_standing(standing: Standing) -> i32 {
+    let standing = match standing {
+        Standing::Good => proto::Standing::Good,
+        Standing::Rebuilding => proto::Standing::Rebuilding,
+    };
+    standing.into()
+}
+
+fn decode_standing(value: i32) -> Result<Standing, WireError> {
+    match proto::Standing::try_from(value) {
+        Ok(proto::Standing::Good) => Ok(Standing::Good),
+        Ok(proto::Standing::Rebuilding) => Ok(Standing::Rebuilding),
+        Err(_) => {
+            Err(WireError::Value { field: "standing", value: u64::from(value.cast_unsigned()) })
+        }
+    }
 }
 
 fn decode_held(m: proto::ReadReply) -> Result<Held, WireError> {

@@ -5,6 +5,7 @@
 //!   kill    a child process acknowledges batches over a pipe and is killed with SIGKILL
 //!   fsync   what is acknowledged as synced had been synced before, seen at the C library
 //!   damage  flipped bits, zeros and truncated tails in files: an error, never a silent loss
+//!   node    the same, of a whole node: what users and operators see of it
 //!   full    the disk is full, or a sync fails: writes are refused, reads go on, nothing is lost
 //! ```
 //!
@@ -16,6 +17,7 @@ mod damage;
 mod fsync;
 mod full;
 mod kill;
+mod node;
 mod shim;
 mod store;
 mod workload;

@@ -50,11 +50,16 @@ impl Shim {
 
     /// Puts the shim between a process and the files below `under`.
     pub(crate) fn stand_before(&self, command: &mut Command, under: &Path) {
-        command
-            .env("LD_PRELOAD", self.directory.path().join("shim.so"))
-            .env("SHIM_UNDER", under)
-            .env("SHIM_LOG", self.log())
-            .env("SHIM_FAULTS", self.directory.path());
+        command.envs(self.variables(under)).env("SHIM_LOG", self.log());
+    }
+
+    /// What a process is to be started with, so that the shim stands before it; without a log.
+    pub(crate) fn variables(&self, under: &Path) -> [(&'static str, PathBuf); 3] {
+        [
+            ("LD_PRELOAD", self.directory.path().join("shim.so")),
+            ("SHIM_UNDER", under.to_owned()),
+            ("SHIM_FAULTS", self.directory.path().to_owned()),
+        ]
     }
 
     /// From now on the disk is so; or is well again.

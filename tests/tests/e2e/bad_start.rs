@@ -52,7 +52,7 @@ fn what_is_in_use_stays_with_who_uses_it() {
 }
 
 #[test]
-fn a_directory_of_a_newer_format_another_node_or_engine_is_left_alone() {
+fn a_directory_of_another_format_node_or_engine_is_left_alone() {
     let mut cluster = Cluster::start(3);
     let cli = cluster.cli();
     cli.line("namespace create users").ok();
@@ -64,8 +64,12 @@ fn a_directory_of_a_newer_format_another_node_or_engine_is_left_alone() {
     let mut other = cluster.nodes()[0].serve_command();
     other.args(["--engine", "sled"]).stdin(Stdio::null());
     says(&Ran::of(other, None), &["made with the engine \"fjall\", not sled"]);
-    fs::write(&file, good.replace("format = 1", "format = 99")).expect("the file is ours");
-    says(&refused(&cluster.nodes()[0]), &["format 99", "newer version"]);
+    for (format, advice) in [(1, "until 0.1 the format may change"), (99, "newer version")] {
+        let other = good.replace("format = 2", &format!("format = {format}"));
+        assert_ne!(other, good);
+        fs::write(&file, other).expect("the file is ours");
+        says(&refused(&cluster.nodes()[0]), &[&format!("format {format}"), advice]);
+    }
     fs::write(&file, good.replace("node-1", "node-9")).expect("the file is ours");
     says(&refused(&cluster.nodes()[0]), &["belongs to node \"node-9\""]);
     fs::write(&file, "garbage").expect("the file is ours");

@@ -7,5 +7,6 @@ mod dev;
 mod grpc;
 mod import;
 mod lww;
+mod rebuild;
 mod shutdown;
 mod tls;

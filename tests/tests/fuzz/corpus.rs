@@ -16,6 +16,7 @@ use quorate_node::dynamo::metadata::register::{
 use quorate_node::dynamo::metadata::{ClusterKey, Document};
 use quorate_node::dynamo::object::{Entry, Object};
 use quorate_node::dynamo::operation::{Opening, OperationId, Recorded};
+use quorate_node::dynamo::standing::Standing;
 use quorate_node::storage::record;
 use quorate_node::transport::wire::{self, Frame};
 use quorate_node::transport::{self, Held, ScanPage, ScanPageReply};
@@ -186,7 +187,10 @@ pub(crate) fn frames() -> Vec<Bytes> {
         transport::Request::Register(register().remove(2)),
     ];
     let replies = [
-        transport::Reply::Held(Held::Object(object.clone())),
+        transport::Reply::Held {
+            held: Held::Object(object.clone()),
+            standing: Standing::Rebuilding,
+        },
         transport::Reply::WriteResult(transport::WriteResult {
             context: Some(contexts().remove(1)),
             siblings: 1,
@@ -198,6 +202,7 @@ pub(crate) fn frames() -> Vec<Bytes> {
             items: vec![(key(b"k2"), object), (key(b"k3"), EncodedObject::default())],
             damaged: vec![key(b"k4")],
             complete: true,
+            standing: Standing::Good,
         }),
         transport::Reply::Document(Some(documents().remove(0))),
     ];
@@ -223,7 +228,7 @@ pub(crate) fn configurations() -> Vec<Bytes> {
 pub(crate) fn store_marks() -> Vec<Bytes> {
     let mark = |state| {
         format!(
-            "# A mark.\nformat = 1\nnode = \"node-1\"\nstore_id = \"00000000000000ff\"\n\
+            "# A mark.\nformat = 2\nnode = \"node-1\"\nstore_id = \"00000000000000ff\"\n\
              engine = \"fjall\"\nstate = \"{state}\"\n"
         )
     };

@@ -8,7 +8,7 @@ use super::source::{Source, names_after, read, rust};
 
 /// The modules of the node, bottom up: each may use those named beside it, all of which stand above
 /// it in this table. So no circle can be written down here, and the order is the architecture.
-const MODULES: [(&str, &[&str]); 24] = [
+const MODULES: [(&str, &[&str]); 25] = [
     // The protocol uses nothing.
     ("dynamo", &[]),
     // What everybody may see.
@@ -28,9 +28,10 @@ const MODULES: [(&str, &[&str]); 24] = [
     ("vnode", &["dynamo", "error", "storage"]),
     ("shard", &["dynamo", "env", "error", "storage", "vnode"]),
     ("cluster", &["dynamo", "env", "error", "storage", "transport"]),
+    ("standing", &["dynamo", "storage"]),
     (
         "coordinator",
-        &["clocks", "cluster", "dynamo", "env", "error", "shard", "transport", "vnode"],
+        &["clocks", "cluster", "dynamo", "env", "error", "shard", "standing", "transport", "vnode"],
     ),
     // Answering, and working in the background.
     (
@@ -42,6 +43,7 @@ const MODULES: [(&str, &[&str]); 24] = [
             "error",
             "limits",
             "shard",
+            "standing",
             "telemetry",
             "transport",
             "vnode",
@@ -57,6 +59,7 @@ const MODULES: [(&str, &[&str]); 24] = [
             "error",
             "limits",
             "shard",
+            "standing",
             "storage",
             "telemetry",
             "transport",
@@ -75,6 +78,7 @@ const MODULES: [(&str, &[&str]); 24] = [
             "limits",
             "service",
             "shard",
+            "standing",
             "storage",
             "tasks",
             "telemetry",
@@ -94,6 +98,7 @@ const MODULES: [(&str, &[&str]); 24] = [
             "limits",
             "replica",
             "service",
+            "standing",
             "storage",
             "telemetry",
             "transport",

@@ -64,6 +64,8 @@ struct Cluster {
     /// Per owner, the states that it told until the answer stood.
     told: Vec<Vec<Object>>,
     failed: BTreeSet<usize>,
+    /// Owners without standing.
+    doubted: BTreeSet<usize>,
     writes: u64,
 }
 
@@ -82,8 +84,9 @@ impl Cluster {
         let owners = (0..objects.len() as u64).map(NodeId).collect();
         let read = ReadOp::new(ReadPlan { needed, owners, repair, digester: digester() });
         let told = vec![Vec::new(); objects.len()];
-        let (under_way, asked, failed) = Default::default();
-        let mut cluster = Self { objects, read, under_way, asked, told, failed, writes: 0 };
+        let (under_way, asked, failed, doubted) = Default::default();
+        let mut cluster =
+            Self { objects, read, under_way, asked, told, failed, doubted, writes: 0 };
         let effects = cluster.read.start();
         cluster.take(effects);
         cluster
@@ -132,6 +135,9 @@ impl Cluster {
     fn reply(&mut self, effect: Effect) {
         let at = index(effect);
         let (answered, awaited) = (self.read.is_answered(), self.read.owners[at].waits);
+        if self.doubted.contains(&at) && !matches!(effect, Effect::Repair(_)) {
+            self.read.on_doubt(NodeId(at as u64));
+        }
         let effects = match effect {
             Effect::AskObject(node) => self.read.on_object(node, self.objects[at].clone()),
             Effect::AskDigest(node) => {
@@ -274,6 +280,35 @@ proptest! {
         prop_assert_eq!((verdict == Verdict::Reached).then(|| cluster.read.finish()), outcome);
     }
 
+    #[test]
+    fn an_owner_without_standing_gives_values_and_does_not_count(
+        objects in owners(),
+        needed in 1..4u8,
+        repair in repairs(),
+        events in events(),
+        doubted in prop::collection::btree_set(0..5usize, 0..3),
+    ) {
+        let mut cluster = Cluster::new(objects, needed, repair);
+        cluster.doubted.clone_from(&doubted);
+        let verdict = cluster.run(events);
+        let owners = cluster.read.owners.iter().enumerate();
+        let counted: Vec<usize> = owners.filter(|(_, o)| o.counted).map(|(at, _)| at).collect();
+        prop_assert!(counted.iter().all(|at| !doubted.contains(at)));
+        if verdict != Verdict::Reached {
+            return Ok(());
+        }
+        let outcome = cluster.read.finish();
+        let (mut least, mut most) = (Object::default(), Object::default());
+        for (at, state) in (0..).zip(&cluster.told).flat_map(|(at, told)| told.iter().map(move |s| (at, s))) {
+            most.merge(state);
+            if counted.contains(&at) {
+                least.merge(state);
+            }
+        }
+        prop_assert!(counted.len() >= needed.into());
+        prop_assert!(includes(&outcome.object, &least) && includes(&most, &outcome.object));
+    }
+
     /// R + W > N: every R owners include one of the W that acknowledged.
     #[test]
     fn a_read_sees_every_write_acknowledged_before_it(
@@ -281,6 +316,7 @@ proptest! {
         (w, r) in (1..6usize, 1..6usize),
         (coordinator, blind) in (0..5usize, any::<bool>()),
         acks in prop::collection::vec((0..5usize, any::<bool>(), any::<bool>()), 0..12),
+        lost in prop::option::of(0..5usize),
         (repair, events) in (repairs(), events()),
     ) {
         let n = objects.len();
@@ -306,9 +342,47 @@ proptest! {
         if write.verdict() != Verdict::Reached {
             return Ok(());
         }
+        // One owner's store is lost, and it says so; what it alone acknowledged is lost with it.
+        let lost = lost.map(|at| at % n).filter(|_| w > 1);
+        lost.into_iter().for_each(|at| objects[at] = Object::default());
         let mut cluster = Cluster::new(objects, r as u8, repair);
+        cluster.doubted.extend(lost);
         if cluster.run(events) == Verdict::Reached {
             prop_assert!(cluster.read.finish().object.version().covers(dot));
         }
     }
+}
+
+#[test]
+fn a_new_store_is_merged_repaired_and_not_counted() {
+    let plan = |needed| ReadPlan {
+        needed,
+        owners: vec![NodeId(0), NodeId(1), NodeId(2)],
+        repair: Repair::Async,
+        digester: digester(),
+    };
+    let dot = Dot { actor: Actor(1), n: 1 };
+    let mut value = Object::default();
+    value.write(dot, &VersionVector::new(), entry(dot));
+
+    // Nobody else is left: no "not found" by its silence.
+    let mut read = ReadOp::new(plan(1));
+    read.start();
+    read.on_doubt(NodeId(0));
+    assert_eq!(read.on_object(NodeId(0), Object::default()), [Effect::AskObject(NodeId(1))]);
+    read.on_failure(NodeId(1), Cause::Disconnected);
+    read.on_failure(NodeId(2), Cause::Disconnected);
+    assert_eq!(read.verdict(), Verdict::Unreachable);
+    assert_eq!(read.failures()[0], Failure { node: NodeId(0), cause: Cause::Rebuilding });
+
+    // Its digest differs: it is neither waited for nor asked again, and repaired afterwards.
+    let mut read = ReadOp::new(plan(2));
+    assert_eq!(read.start(), [Effect::AskObject(NodeId(0)), Effect::AskDigest(NodeId(1))]);
+    read.on_object(NodeId(0), value.clone());
+    read.on_doubt(NodeId(1));
+    let nothing = digester().digest(&Object::default());
+    assert_eq!(read.on_digest(NodeId(1), nothing), [Effect::AskDigest(NodeId(2))]);
+    read.on_digest(NodeId(2), digester().digest(&value));
+    let outcome = read.finish();
+    assert_eq!((outcome.object, outcome.replicas, outcome.repairs), (value, 2, vec![NodeId(1)]));
 }

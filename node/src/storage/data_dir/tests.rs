@@ -129,18 +129,22 @@ fn a_directory_of_another_node_or_engine_is_refused() {
 }
 
 #[test]
-fn a_newer_format_is_told_from_a_damaged_file() {
-    let newer = with_store_file("format = 2\nanything = [1]\n");
+fn another_format_is_told_from_a_damaged_file() {
+    let newer = with_store_file("format = 3\nanything = [1]\n");
     let error = open(newer.path()).unwrap_err();
-    assert!(matches!(error, DataDirError::NewerFormat { found: 2, .. }), "{error}");
-    let whole = "format = 1\nnode = \"node-1\"\nstore_id = \"0123456789abcdef\"\n\
+    assert!(matches!(error, DataDirError::NewerFormat { found: 3, .. }), "{error}");
+    let older = with_store_file("format = 1\nanything = [1]\n");
+    let error = open(older.path()).unwrap_err();
+    assert!(matches!(error, DataDirError::OlderFormat { found: 1, .. }), "{error}");
+    assert!(!error.is_damage(), "no rebuild may set it aside");
+    let whole = "format = 2\nnode = \"node-1\"\nstore_id = \"0123456789abcdef\"\n\
                  engine = \"fjall\"\nstate = \"ready\"\n";
     assert!(open(with_store_file(whole).path()).is_ok());
     let damaged = [
         String::new(),
         "format".to_owned(),
-        "format = 1".to_owned(),
-        whole.replace("= 1", "= 0"),
+        "format = 2".to_owned(),
+        whole.replace("= 2", "= 0"),
         whole.replace("0123456789abcdef", "+123456789abcdef"),
         whole.replace("ready", "half"),
         format!("{whole}more = 1\n"),
@@ -189,4 +193,66 @@ fn serde_name(kind: EngineKind) -> String {
         toml::Value::String(name) => name,
         value => panic!("{value}"),
     }
+}
+
+/// Everything that a power cut while a store is set aside can leave: what moved, moved in order.
+#[test]
+fn a_store_set_aside_by_half_is_never_taken_for_a_new_one() {
+    for moved in 0..=2 {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        open(path).unwrap().engine(EngineOptions::default()).unwrap();
+        let aside = path.join("damaged-1");
+        fs::create_dir(&aside).unwrap();
+        for name in ["fjall", STORE_FILE].iter().take(moved) {
+            fs::rename(path.join(name), aside.join(name)).unwrap();
+        }
+        let opened =
+            open(path).and_then(|mut data| data.engine(EngineOptions::default()).map(drop));
+        match moved {
+            0 => opened.unwrap(),
+            _ => assert!(opened.unwrap_err().is_damage(), "{moved} were moved"),
+        }
+    }
+}
+
+#[test]
+fn a_new_store_in_the_place_of_another_says_so_until_its_engine_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    open(path).unwrap().engine(EngineOptions::default()).unwrap();
+    let old = fs::read_to_string(path.join(STORE_FILE)).unwrap();
+    let known = KnownCluster { cluster: "c".to_owned(), peers: vec!["a:1".to_owned()] };
+    known.write(path).unwrap();
+    let aside = DataDir::set_aside(path).unwrap();
+    assert_eq!(fs::read_to_string(aside.join(STORE_FILE)).unwrap(), old, "nothing is deleted");
+    assert!(aside.join("fjall").is_dir());
+    assert_eq!(KnownCluster::read(path), Some(known), "the way to the cluster stays");
+    assert!(open(path).unwrap_err().is_damage(), "no empty store without the operator's word");
+
+    let made = DataDir::open_to_rebuild(path, "node-1", EngineKind::Fjall, || ID + 1);
+    assert_eq!((made.as_ref().unwrap().store_id(), made.unwrap().is_rebuilding()), (ID + 1, true));
+    // Killed before the engine knew: the next opening, of whatever kind, finds that out.
+    let mut again = reopen(EngineKind::Fjall, path).unwrap();
+    again.engine(EngineOptions::default()).unwrap();
+    assert!(again.is_rebuilding());
+    again.rebuild_marked().unwrap();
+    drop(again);
+    assert!(!reopen(EngineKind::Fjall, path).unwrap().is_rebuilding());
+}
+
+#[test]
+fn what_an_operator_can_set_right_is_no_damage() {
+    let failed = |kind: io::ErrorKind| DataDirError::Engine {
+        path: PathBuf::new(),
+        source: EngineError::io("open its files")(kind.into()),
+    };
+    for kind in [io::ErrorKind::StorageFull, io::ErrorKind::PermissionDenied] {
+        assert!(!failed(kind).is_damage(), "{kind}");
+    }
+    assert!(failed(io::ErrorKind::UnexpectedEof).is_damage());
+    let panicked = EngineError::Panicked { action: "open", detail: "out of bounds".to_owned() };
+    assert!(DataDirError::Engine { path: PathBuf::new(), source: panicked }.is_damage());
+    let in_use = EngineError::Locked { path: PathBuf::new() };
+    assert!(!DataDirError::Engine { path: PathBuf::new(), source: in_use }.is_damage());
 }

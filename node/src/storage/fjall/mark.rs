@@ -8,31 +8,26 @@
 //!   apply, apply, [row: 7, fdatasync, mark: 7], apply ── power cut ──► row 7, or 8: nothing is missing
 //!                                                     └─ damage ─────► row 6: what sync 7 put on disk is
 //!
-//!   "QFJALL\x01\0" │ number │ state │ xxh3-64 of all before          8 + 8 + 8 + 8 bytes
+//!   the fields: number │ state     8 + 8 bytes
 //! ```
 //!
-//! The file is written in place, within one sector, and synced only when it condemns a store: after a
-//! power cut it may say less than the truth, never more. A write or sync that *failed* is noted too,
-//! since the operating system may then hold as clean what is not on disk, for as long as it runs: what
+//! The file is synced only when it condemns a store. A write or sync that *failed* is noted too, since the operating system may then hold as clean what is not on disk, for as long as it runs: what
 //! the next opening reads from the journals is to be written again before anything rests on it.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
-use bytes::{Buf as _, BufMut as _, Bytes};
-use xxhash_rust::xxh3::xxh3_64;
+use bytes::{Buf as _, Bytes};
 
 use super::OPENING;
+use crate::storage::mark::MarkFile;
 use crate::storage::{EngineError, record};
 
 /// The row with the number of the last sync.
 pub(super) const ROW: &[u8] = b"synced";
 
-const FILE_NAME: &str = "mark";
 const MAGIC: [u8; 8] = *b"QFJALL\x01\0";
-const BYTES: usize = 32;
+const FIELDS_BYTES: usize = 16;
 
 /// Whether the files hold what was written to them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,8 +42,7 @@ pub(super) enum State {
 
 /// The open file, locked for this opening.
 pub(super) struct Mark {
-    file: File,
-    path: PathBuf,
+    file: MarkFile<FIELDS_BYTES>,
     synced: u64,
     state: State,
     /// The number that the last row got.
@@ -58,41 +52,18 @@ pub(super) struct Mark {
 impl Mark {
     /// Makes the file of a new store in `directory`, durable once the directory is.
     pub(super) fn create(directory: &Path) -> io::Result<Self> {
-        let path = directory.join(FILE_NAME);
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        let mark = Self { file, path, synced: 0, state: State::Sound, numbered: 0 };
-        mark.file.try_lock()?;
-        mark.write()?;
-        mark.file.sync_all()?;
-        Ok(mark)
+        let file = MarkFile::create(directory, MAGIC, &encode(0, State::Sound))?;
+        Ok(Self { file, synced: 0, state: State::Sound, numbered: 0 })
     }
 
     /// Opens the file, and locks it until this value is dropped or the process ends.
     pub(super) fn open(directory: &Path) -> Result<Self, EngineError> {
-        let path = directory.join(FILE_NAME);
-        let corrupt = |what: &str| EngineError::Corrupt {
+        let (file, fields) = MarkFile::open(directory, MAGIC)?;
+        let (synced, state) = decode(fields).ok_or_else(|| EngineError::Corrupt {
             action: OPENING,
-            detail: format!("{} {what}", path.display()),
-        };
-        let io = EngineError::io(OPENING);
-        let mut file = match OpenOptions::new().read(true).write(true).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(corrupt("is missing"));
-            }
-            file => file.map_err(&io)?,
-        };
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(EngineError::Locked { path: directory.to_path_buf() });
-            }
-            Err(TryLockError::Error(error)) => return Err(io(error)),
-        }
-        let mut content = Vec::with_capacity(BYTES);
-        file.read_to_end(&mut content).map_err(&io)?;
-        let (synced, state) = decode(&content).ok_or_else(|| corrupt("is damaged"))?;
-        Ok(Self { file, path, synced, state, numbered: 0 })
+            detail: format!("{} is of no known state", file.path().display()),
+        })?;
+        Ok(Self { file, synced, state, numbered: 0 })
     }
 
     /// What is known of the files.
@@ -102,9 +73,9 @@ impl Mark {
 
     /// Takes note of what is known of the files from now on.
     pub(super) fn note(&mut self, state: State) -> io::Result<()> {
+        self.file.write(&encode(self.synced, state))?;
         self.state = state;
-        self.write()?;
-        if state == State::Damaged { self.file.sync_all() } else { Ok(()) }
+        if state == State::Damaged { self.file.sync() } else { Ok(()) }
     }
 
     /// Refuses a store that holds less than what was synced, by the row it has.
@@ -125,7 +96,7 @@ impl Mark {
                 "it ends at sync {found}, and was synced {} times by {}: what was written between is \
                  missing",
                 self.synced,
-                self.path.display()
+                self.file.path().display()
             )));
         }
         self.numbered = found;
@@ -144,33 +115,19 @@ impl Mark {
             return Ok(());
         }
         self.synced = number;
-        self.write()
-    }
-
-    fn write(&self) -> io::Result<()> {
-        self.file.write_all_at(&encode(self.synced, self.state), 0)
+        self.file.write(&encode(self.synced, self.state))
     }
 }
 
-fn encode(synced: u64, state: State) -> Vec<u8> {
-    let mut out = Vec::with_capacity(BYTES);
-    out.put_slice(&MAGIC);
-    out.put_u64_le(synced);
-    out.put_u64_le(state as u64);
-    out.put_u64_le(xxh3_64(&out));
-    out
+fn encode(synced: u64, state: State) -> [u8; FIELDS_BYTES] {
+    (u128::from(synced) | u128::from(state as u64) << 64).to_le_bytes()
 }
 
-fn decode(content: &[u8]) -> Option<(u64, State)> {
-    let (checked, mut sum) = content.split_at_checked(BYTES - 8)?;
-    let mut fields = checked.strip_prefix(&MAGIC)?;
-    if sum.len() != 8 || sum.get_u64_le() != xxh3_64(checked) {
-        return None;
-    }
+fn decode(fields: [u8; FIELDS_BYTES]) -> Option<(u64, State)> {
+    let mut fields = &fields[..];
     let synced = fields.get_u64_le();
     let states = [State::Sound, State::Failed, State::Damaged];
-    let state = *states.get(usize::try_from(fields.get_u64_le()).ok()?)?;
-    Some((synced, state))
+    Some((synced, *states.get(usize::try_from(fields.get_u64_le()).ok()?)?))
 }
 
 #[cfg(test)]
@@ -178,7 +135,7 @@ mod tests {
     use super::*;
 
     fn reopened(mark: Mark) -> Mark {
-        let directory = mark.path.parent().unwrap().to_path_buf();
+        let directory = mark.file.path().parent().unwrap().to_path_buf();
         drop(mark);
         Mark::open(&directory).unwrap()
     }
@@ -210,19 +167,5 @@ mod tests {
         assert!(mark.check(Some(row)).is_ok());
         mark.note(State::Sound).unwrap();
         assert_eq!(reopened(mark).state(), State::Sound);
-    }
-
-    #[test]
-    fn any_flipped_bit_is_noticed() {
-        let whole = encode(3, State::Failed);
-        assert_eq!(decode(&whole), Some((3, State::Failed)));
-        for bit in 0..BYTES * 8 {
-            let mut flipped = whole.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decode(&flipped), None);
-        }
-        for length in 0..BYTES {
-            assert_eq!(decode(&whole[..length]), None);
-        }
     }
 }

@@ -5,83 +5,68 @@
 //! is written here, only after the batches themselves, tells the two apart:
 //!
 //! ```text
-//!   "QSLED\x01\0\0" │ synced │ applied │ boot │ xxh3 of all before     8 + 8 + 8 + 16 + 8 bytes
+//!   the fields: synced │ applied │ boot │ failed     8 + 8 + 16 + 8 bytes
 //! ```
 //!
 //! - *synced*: on disk, so they must be there whatever happened;
 //! - *applied*: handed to the operating system, so they must be there unless it has gone down since:
-//!   unless its boot id is another one.
-//!
-//! The file is written in place, within one sector, and never synced but at its making: after a power
-//! cut it may say less than the truth, never more.
+//!   unless its boot id is another one;
+//! - *failed*: not 0 if a write or sync was, so that the operating system may hold as clean what is
+//!   not on disk. Until the files are written again, a sync of them proves nothing.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs;
+use std::io;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use bytes::{Buf, BufMut};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use bytes::Buf;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::OPENING;
 use super::census::Census;
 use crate::storage::EngineError;
+use crate::storage::mark::MarkFile;
 
-const FILE_NAME: &str = "mark";
-const MAGIC: [u8; 8] = *b"QSLED\x01\0\0";
-const BYTES: usize = 48;
+const MAGIC: [u8; 8] = *b"QSLED\x02\0\0";
+const FIELDS_BYTES: usize = 40;
 
 /// The open file, locked for this opening.
 pub(super) struct Mark {
-    file: File,
+    file: MarkFile<FIELDS_BYTES>,
+    fields: Fields,
+    /// The boot that this is.
+    here: u128,
+}
+
+/// What it says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Fields {
     synced: u64,
     applied: u64,
     /// The boot in which they were applied.
     boot: u128,
-    /// The boot that this is.
-    here: u128,
+    failed: bool,
 }
 
 impl Mark {
     /// Makes the file of an empty store in `directory`.
     pub(super) fn create(directory: &Path) -> io::Result<()> {
-        let mut options = OpenOptions::new();
-        let path = directory.join(FILE_NAME);
-        let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(&encode(0, 0, this_boot()))?;
-        file.sync_all()
+        let fields = Fields { synced: 0, applied: 0, boot: this_boot(), failed: false };
+        MarkFile::create(directory, MAGIC, &fields.encode()).map(drop)
     }
 
     /// Opens the file, and locks it until this value is dropped or the process ends.
     pub(super) fn open(directory: &Path) -> Result<Self, EngineError> {
-        let path = directory.join(FILE_NAME);
-        let corrupt = |what: &str| EngineError::Corrupt {
-            action: OPENING,
-            detail: format!("{} {what}", path.display()),
-        };
-        let file = match OpenOptions::new().read(true).write(true).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(corrupt("is missing"));
-            }
-            file => file.map_err(EngineError::io(OPENING))?,
-        };
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(EngineError::Locked { path: directory.to_path_buf() });
-            }
-            Err(TryLockError::Error(error)) => return Err(EngineError::io(OPENING)(error)),
-        }
-        let content = fs::read(&path).map_err(EngineError::io(OPENING))?;
-        let (synced, applied, boot) = decode(&content).ok_or_else(|| corrupt("is damaged"))?;
-        Ok(Self { file, synced, applied, boot, here: this_boot() })
+        let (file, fields) = MarkFile::open(directory, MAGIC)?;
+        Ok(Self { file, fields: Fields::decode(fields), here: this_boot() })
     }
 
     /// Refuses a store from which batches are missing.
     pub(super) fn check(&self, found: &Census) -> Result<(), EngineError> {
+        let Fields { synced, applied, boot, .. } = self.fields;
         let (expected, what) = match self.here {
-            here if here != 0 && here == self.boot => (self.applied.max(self.synced), "applied"),
-            _ => (self.synced, "synced"),
+            here if here != 0 && here == boot => (applied.max(synced), "applied"),
+            _ => (synced, "synced"),
         };
         match expected.checked_sub(found.batches) {
             None | Some(0) => Ok(()),
@@ -94,39 +79,59 @@ impl Mark {
 
     /// So many batches were handed to the operating system.
     pub(super) fn applied(&mut self, batches: u64) -> io::Result<()> {
-        (self.applied, self.boot) = (batches, self.here);
-        self.write()
+        self.say(Fields { applied: batches, boot: self.here, ..self.fields })
     }
 
     /// So many batches are on disk.
     pub(super) fn synced(&mut self, batches: u64) -> io::Result<()> {
-        if batches <= self.synced {
+        if batches <= self.fields.synced {
             return Ok(());
         }
-        self.synced = batches;
-        self.write()
+        self.say(Fields { synced: batches, ..self.fields })
     }
 
-    fn write(&self) -> io::Result<()> {
-        self.file.write_all_at(&encode(self.synced, self.applied, self.boot), 0)
+    /// Whether a write or sync failed since the files were last written again.
+    pub(super) fn has_failed(&self) -> bool {
+        self.fields.failed
+    }
+
+    /// Takes note of that, or of the opposite.
+    pub(super) fn failed(&mut self, failed: bool) -> io::Result<()> {
+        self.say(Fields { failed, ..self.fields })
+    }
+
+    fn say(&mut self, fields: Fields) -> io::Result<()> {
+        self.file.write(&fields.encode())?;
+        self.fields = fields;
+        Ok(())
     }
 }
 
-fn encode(synced: u64, applied: u64, boot: u128) -> Vec<u8> {
-    let mut out = Vec::with_capacity(BYTES);
-    out.put_slice(&MAGIC);
-    out.put_u64_le(synced);
-    out.put_u64_le(applied);
-    out.put_u128_le(boot);
-    out.put_u64_le(xxh3_64(&out));
-    out
+impl Fields {
+    fn encode(&self) -> [u8; FIELDS_BYTES] {
+        let mut out = [0; FIELDS_BYTES];
+        out[..8].copy_from_slice(&self.synced.to_le_bytes());
+        out[8..16].copy_from_slice(&self.applied.to_le_bytes());
+        out[16..32].copy_from_slice(&self.boot.to_le_bytes());
+        out[32..].copy_from_slice(&u64::from(self.failed).to_le_bytes());
+        out
+    }
+
+    fn decode(fields: [u8; FIELDS_BYTES]) -> Self {
+        let mut rest = &fields[..];
+        let (synced, applied) = (rest.get_u64_le(), rest.get_u64_le());
+        Self { synced, applied, boot: rest.get_u128_le(), failed: rest.get_u64_le() != 0 }
+    }
 }
 
-fn decode(content: &[u8]) -> Option<(u64, u64, u128)> {
-    let (checked, mut sum) = content.split_at_checked(BYTES - 8)?;
-    let mut fields = checked.strip_prefix(&MAGIC)?;
-    let whole = sum.len() == 8 && sum.get_u64_le() == xxh3_64(checked);
-    whole.then(|| (fields.get_u64_le(), fields.get_u64_le(), fields.get_u128_le()))
+/// Notes a failed write or sync for the next opening, as far as that can be written.
+pub(super) fn note_failure(mark: &Mutex<Mark>) {
+    let mut mark = mark.lock().unwrap_or_else(PoisonError::into_inner);
+    if !mark.has_failed()
+        && let Err(error) = mark.failed(true)
+    {
+        tracing::error!(%error, "a failed write or sync could not be noted for the next opening");
+    }
 }
 
 /// Which boot of the operating system this is; 0 if it does not say.
@@ -162,23 +167,24 @@ mod tests {
             let error = mark.check(&found(4)).unwrap_err().to_string();
             assert!(error.contains("the last 1 of 5 applied batches are missing"), "{error}");
         }
-        mark.here = mark.boot.wrapping_add(1);
+        mark.here = mark.fields.boot.wrapping_add(1);
         assert!(mark.check(&found(4)).is_ok() && mark.check(&found(3)).is_ok());
         let error = mark.check(&found(1)).unwrap_err().to_string();
         assert!(error.contains("the last 2 of 3 synced batches are missing"), "{error}");
     }
 
     #[test]
-    fn any_flipped_bit_is_noticed() {
-        let whole = encode(3, 5, 7);
-        assert_eq!(decode(&whole), Some((3, 5, 7)));
-        for bit in 0..BYTES * 8 {
-            let mut flipped = whole.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decode(&flipped), None);
+    fn a_failure_is_remembered_until_it_is_dealt_with() {
+        let directory = tempfile::tempdir().unwrap();
+        Mark::create(directory.path()).unwrap();
+        for failed in [true, false] {
+            let mut mark = Mark::open(directory.path()).unwrap();
+            assert_eq!(mark.has_failed(), !failed);
+            mark.synced(7).unwrap();
+            mark.failed(failed).unwrap();
+            let fields = Fields::decode(mark.fields.encode());
+            assert_eq!((fields, fields.synced), (mark.fields, 7));
         }
-        for length in 0..BYTES {
-            assert_eq!(decode(&whole[..length]), None);
-        }
+        assert!(!Mark::open(directory.path()).unwrap().has_failed());
     }
 }

@@ -198,6 +198,30 @@ fn a_panic_of_sled_poisons_writes_but_not_reads() {
 }
 
 #[test]
+fn what_a_failed_sync_left_is_written_again_before_anything_rests_on_it() {
+    let subject = SledSubject::create();
+    let mut batch = Batch::new();
+    put(&mut batch, 1, 1, 100);
+    subject.engine.apply(batch).unwrap();
+    let held = rows(&subject.engine).unwrap();
+    // A file that sled leaves alone, to see that all of them are.
+    let bystander = subject.directory.path().join("sled/bystander");
+    fs::write(&bystander, "content").unwrap();
+    let mut subject = subject;
+    for failed in [false, true, false] {
+        if failed {
+            mark::note_failure(&subject.engine.mark);
+        }
+        let old = std::time::SystemTime::UNIX_EPOCH;
+        File::open(&bystander).unwrap().set_modified(old).unwrap();
+        subject = subject.reopen();
+        assert_eq!(fs::metadata(&bystander).unwrap().modified().unwrap() != old, failed);
+        assert_eq!(fs::read(&bystander).unwrap(), b"content");
+        assert_eq!(rows(&subject.engine).unwrap(), held);
+    }
+}
+
+#[test]
 fn a_batch_needs_some_room() {
     assert!(enough_space(FREE_BYTES_MIN + 4000, 1000).is_ok());
     let error = enough_space(FREE_BYTES_MIN + 3999, 1000).unwrap_err();

@@ -21,7 +21,7 @@ use sled::{Db, IVec};
 
 use super::census::Census;
 use super::contain::{broken, contain};
-use super::mark::Mark;
+use super::mark::{self, Mark};
 use super::scan::Snapshots;
 use super::{failed, rows};
 use crate::storage::{Batch, EngineError};
@@ -191,6 +191,7 @@ impl Writer {
                     }
                     tracing::error!(%failure, "the store takes no more writes, nor reads");
                     let _ = self.queue.unreadable.set(failure.clone());
+                    mark::note_failure(&self.mark);
                     return self.queue.fail(failure);
                 }
             }

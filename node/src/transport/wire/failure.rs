@@ -81,6 +81,8 @@ fn encode_error(error: RequestError) -> proto::Failure {
         RequestError::Conflict { reason } => with(Code::Conflict, reason),
         RequestError::Data { reason } => with(Code::Data, reason),
         RequestError::Damaged { reason } => with(Code::Damaged, reason),
+        RequestError::DiskFull { reason } => with(Code::DiskFull, reason),
+        RequestError::DiskFailed { reason } => with(Code::DiskFailed, reason),
         RequestError::Internal { reason } => with(Code::Internal, reason),
     }
 }
@@ -117,6 +119,8 @@ fn decode_error(m: proto::Failure) -> Result<RequestError, WireError> {
         Ok(Code::Conflict) => RequestError::Conflict { reason: text },
         Ok(Code::Data) => RequestError::Data { reason: text },
         Ok(Code::Damaged) => RequestError::Damaged { reason: text },
+        Ok(Code::DiskFull) => RequestError::DiskFull { reason: text },
+        Ok(Code::DiskFailed) => RequestError::DiskFailed { reason: text },
         Ok(Code::Internal) => RequestError::Internal { reason: text },
         Ok(Code::Unspecified) | Err(_) => return Err(unknown("error code", m.code)),
     })

@@ -105,6 +105,8 @@ fn errors() -> impl Strategy<Value = RequestError> {
         ".*".prop_map(|reason| RequestError::Conflict { reason }),
         ".*".prop_map(|reason| RequestError::Data { reason }),
         ".*".prop_map(|reason| RequestError::Damaged { reason }),
+        ".*".prop_map(|reason| RequestError::DiskFull { reason }),
+        ".*".prop_map(|reason| RequestError::DiskFailed { reason }),
         ".*".prop_map(|reason| RequestError::Internal { reason }),
     ]
 }
@@ -119,6 +121,10 @@ fn failures() -> impl Strategy<Value = Reply> {
     ]
 }
 
+fn standing() -> impl Strategy<Value = Standing> {
+    prop_oneof![Just(Standing::Good), Just(Standing::Rebuilding)]
+}
+
 fn replies() -> impl Strategy<Value = Reply> {
     let acked = prop::collection::vec(any::<u64>().prop_map(NodeId), 0..5);
     let items = prop::collection::vec((key(), object()), 0..4);
@@ -127,8 +133,11 @@ fn replies() -> impl Strategy<Value = Reply> {
         3 => failures(),
         1 => any::<bool>().prop_map(|synced| Reply::Replicated { synced }),
         1 => any::<u64>().prop_map(|now_ms| Reply::Clock { now_ms }),
-        1 => object().prop_map(|object| Reply::Held(Held::Object(object))),
-        1 => any::<[u8; 32]>().prop_map(|digest| Reply::Held(Held::Digest(Digest(digest)))),
+        1 => (object(), standing())
+            .prop_map(|(object, standing)| Reply::Held { held: Held::Object(object), standing }),
+        1 => (any::<[u8; 32]>(), standing()).prop_map(|(digest, standing)| {
+            Reply::Held { held: Held::Digest(Digest(digest)), standing }
+        }),
         1 => (object(), any::<u32>())
             .prop_map(|(object, replicas)| Reply::GetResult(GetResult { object, replicas })),
         1 => (option::of(bytes()), any::<[u32; 2]>(), dot(), acked).prop_map(
@@ -136,9 +145,9 @@ fn replies() -> impl Strategy<Value = Reply> {
                 Reply::WriteResult(WriteResult { context, siblings, dot, acked, synced })
             }
         ),
-        1 => (items, damaged, any::<bool>())
-            .prop_map(|(items, damaged, complete)| {
-                Reply::ScanPage(ScanPageReply { items, damaged, complete })
+        1 => (items, damaged, any::<bool>(), standing())
+            .prop_map(|(items, damaged, complete, standing)| {
+                Reply::ScanPage(ScanPageReply { items, damaged, complete, standing })
             }),
         1 => option::of(bytes()).prop_map(Reply::Document),
         1 => any::<u64>().prop_map(|version| Reply::Learned { version }),
@@ -234,10 +243,13 @@ fn what_no_honest_peer_sends_is_refused_with_its_reason() {
 #[test]
 fn values_keep_sharing_the_memory_of_their_frame() {
     let object = EncodedObject(Bytes::from(vec![7; 5000]));
-    let message = reply_message(1, 1, Reply::Held(Held::Object(object)));
+    let message =
+        reply_message(1, 1, Reply::Held { held: Held::Object(object), standing: Standing::Good });
     let bytes = encode_frame(&Frame { hello: None, messages: vec![message] });
     let body = decode_frame(bytes.clone()).unwrap().messages.remove(0).body;
-    let Ok(Reply::Held(Held::Object(object))) = decode_reply(body) else { panic!("no object") };
+    let Ok(Reply::Held { held: Held::Object(object), .. }) = decode_reply(body) else {
+        panic!("no object")
+    };
     assert!(bytes.as_ptr_range().contains(&object.0.as_ptr()));
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use futures::future::join_all;
-use quorate_client::{Member, Topology};
+use quorate_client::{Member, Rebuild, Topology};
 use serde::Serialize;
 
 use super::Session;
@@ -53,7 +53,25 @@ struct MemberJson<'a> {
     version: Option<u64>,
     /// How far its clock is ahead of the median of the members' clocks, as it says itself.
     clock_ahead_ms: Option<i64>,
+    /// While its store is being rebuilt.
+    rebuild: Option<RebuildJson>,
     error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct RebuildJson {
+    /// Partitions that the member holds, and how many of them are complete.
+    vnodes: u32,
+    complete: u32,
+    objects: u64,
+    waiting_for: String,
+}
+
+impl From<Rebuild> for RebuildJson {
+    fn from(rebuild: Rebuild) -> Self {
+        let Rebuild { vnodes, complete, objects, waiting_for } = rebuild;
+        Self { vnodes, complete, objects, waiting_for }
+    }
 }
 
 async fn status(session: &Session, topology: &Topology) -> Result<()> {
@@ -91,7 +109,8 @@ async fn probe<'a>(session: &Session, member: &'a Member) -> MemberJson<'a> {
         voter: member.voter,
         reachable: version.is_some(),
         version,
-        clock_ahead_ms: topology.and_then(|topology| topology.clock_ahead_ms),
+        clock_ahead_ms: topology.as_ref().and_then(|topology| topology.clock_ahead_ms),
+        rebuild: topology.and_then(|topology| topology.rebuild).map(Into::into),
         error,
     }
 }
@@ -132,8 +151,21 @@ fn status_text(status: &StatusJson<'_>) -> String {
     ];
     for member in &status.members {
         lines.extend(member.error.as_ref().map(|error| format!("{}: {error}", member.name)));
+        lines.extend(member.rebuild.as_ref().map(|rebuild| rebuild_text(member.name, rebuild)));
     }
     lines.join("\n")
+}
+
+fn rebuild_text(name: &str, rebuild: &RebuildJson) -> String {
+    let waits = match &*rebuild.waiting_for {
+        "" => String::new(),
+        what => format!("; waits for {what}"),
+    };
+    format!(
+        "{name}: its store is being rebuilt: {} of {} partitions complete, {} objects received{waits}; \
+         until then it does not count in their quorums",
+        rebuild.complete, rebuild.vnodes, rebuild.objects
+    )
 }
 
 fn or_dash(text: &str) -> String {
