@@ -244,7 +244,18 @@ impl Shared {
         deadline: Deadline,
         call: impl Fn(Arc<Connection>, Duration) -> F,
     ) -> Result<T, Error> {
-        let (mut tries, mut backoff, mut refreshed) = (Tries::default(), Backoff::default(), false);
+        self.ask_paced(target, deadline, Backoff::default(), call).await
+    }
+
+    /// Like [`Self::ask`], pausing as told.
+    pub(crate) async fn ask_paced<T, F: Future<Output = Result<T, Error>>>(
+        self: &Arc<Self>,
+        target: Target<'_>,
+        deadline: Deadline,
+        mut backoff: Backoff,
+        call: impl Fn(Arc<Connection>, Duration) -> F,
+    ) -> Result<T, Error> {
+        let (mut tries, mut refreshed) = (Tries::default(), false);
         loop {
             let routes = self.routes();
             let Some(node) = tries.pick(&routes, &target) else {

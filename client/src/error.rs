@@ -12,7 +12,7 @@ use std::{error::Error as StdError, fmt, time::Duration};
 
 use prost::Message as _;
 use quorate_proto::v1::{
-    ErrorDetail,
+    BatchError, ErrorDetail,
     error_detail::{Kind, Outcome},
 };
 use thiserror::Error;
@@ -151,14 +151,20 @@ impl Error {
     /// What a failed call to `node` tells.
     pub(crate) fn from_status(status: &Status, node: &str) -> Self {
         match detail_of(status) {
-            Some(detail) => Self::from_detail(status, detail, node),
+            Some(detail) => Self::from_detail(status.code(), status.message(), detail, node),
             None => Self::from_transport(status, node),
         }
     }
 
-    fn from_detail(status: &Status, detail: ErrorDetail, node: &str) -> Self {
+    /// What `node` says of one key of a batch.
+    pub(crate) fn from_batch(error: BatchError, node: &str) -> Self {
+        let detail = error.detail.unwrap_or_default();
+        Self::from_detail(Code::from_i32(error.code), &error.message, detail, node)
+    }
+
+    fn from_detail(code: Code, message: &str, detail: ErrorDetail, node: &str) -> Self {
         let kind = match detail.kind() {
-            Kind::Unspecified => kind_of_code(status.code()),
+            Kind::Unspecified => kind_of_code(code),
             Kind::Invalid | Kind::Context => ErrorKind::Invalid,
             Kind::UnknownNamespace => ErrorKind::NotFound,
             Kind::Quorum | Kind::Coordinator | Kind::Opening | Kind::NotReady | Kind::ClockSkew => {
@@ -171,7 +177,7 @@ impl Error {
             Kind::Internal => ErrorKind::Internal,
         };
         let (cause, outcome) = (detail.kind(), detail.outcome());
-        let mut error = Self::new(kind, status.message()).reaching(Reach::Answered(outcome));
+        let mut error = Self::new(kind, message).reaching(Reach::Answered(outcome));
         error.0.detail = cause;
         error.0.node = Some(if detail.node.is_empty() { node.to_owned() } else { detail.node });
         error.0.needed = detail.needed;
@@ -371,10 +377,13 @@ fn causes(status: &Status) -> impl Iterator<Item = &(dyn StdError + 'static)> {
 /// The innermost cause says most: "connection refused", not "transport error".
 fn describe_transport(status: &Status) -> String {
     let what = if connection_failed(status) { "cannot connect" } else { "the call failed" };
-    match causes(status).last() {
-        Some(cause) => format!("{what}: {cause}"),
-        None => format!("{what}: {}", status.message()),
+    let cause = causes(status).last().map(ToString::to_string);
+    let cause = cause.unwrap_or_else(|| status.message().to_owned());
+    // Ports for peers and for HTTP lie beside that for clients, and answer like this.
+    if cause.is_empty() || cause.starts_with("grpc-status header missing") {
+        return format!("{what}: what listens there is no node's address for clients");
     }
+    format!("{what}: {cause}")
 }
 
 #[cfg(test)]

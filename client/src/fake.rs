@@ -42,6 +42,8 @@ pub(crate) enum Act {
     Nothing,
     /// A scan that breaks off after so many pages.
     BreakAfter(usize),
+    /// A batch in which this key alone fails so.
+    FailKey(Bytes, Kind, Outcome),
 }
 
 /// What a node was asked.
@@ -52,6 +54,9 @@ pub(crate) enum Asked {
     Put(v1::OperationId, i32, Bytes),
     Delete(Bytes),
     Scan(Bytes, u64),
+    BatchGet(Vec<Bytes>),
+    /// Keys and operation ids.
+    BatchPut(Vec<(Bytes, v1::OperationId)>),
 }
 
 #[derive(Default)]
@@ -163,13 +168,26 @@ impl Node {
     }
 
     fn fail(&self, kind: Kind, outcome: Outcome) -> Status {
-        let detail = v1::ErrorDetail {
+        status(Code::Unavailable, "as scripted", self.detail(kind, outcome))
+    }
+
+    fn detail(&self, kind: Kind, outcome: Outcome) -> v1::ErrorDetail {
+        v1::ErrorDetail {
             kind: kind.into(),
             outcome: outcome.into(),
             node: format!("n{}", self.id - 1),
             ..v1::ErrorDetail::default()
-        };
-        status(Code::Unavailable, "as scripted", detail)
+        }
+    }
+
+    /// What a key of a batch fails with.
+    fn batch_error(&self, key: &Bytes, act: Option<&Act>) -> Option<v1::BatchError> {
+        let Some(Act::FailKey(failing, kind, outcome)) = act else { return None };
+        (failing == key).then(|| v1::BatchError {
+            code: Code::Unavailable.into(),
+            message: "as scripted".to_owned(),
+            detail: Some(self.detail(*kind, *outcome)),
+        })
     }
 
     fn known(&self, name: &str) -> Result<v1::Namespace, Status> {
@@ -226,6 +244,52 @@ impl Kv for Node {
         let act = self.act(Asked::Delete(request.into_inner().context)).await?;
         let ((context, siblings), receipt) = (written(act), self.receipt());
         Ok(Response::new(v1::DeleteReply { context, siblings, receipt }))
+    }
+
+    async fn batch_get(
+        &self,
+        request: Request<v1::BatchGetRequest>,
+    ) -> Result<Response<v1::BatchGetReply>, Status> {
+        let request = request.into_inner();
+        let act = self.act(Asked::BatchGet(request.keys.clone())).await?;
+        self.known(&request.namespace)?;
+        let result = |key: Bytes| match self.batch_error(&key, act.as_ref()) {
+            Some(error) => v1::batch_get_result::Result::Error(error),
+            None => {
+                // The value is the key, so that a test sees which answer is whose.
+                let siblings = vec![v1::Sibling { value: key, written_ms: NOW_MS }];
+                let context = Bytes::from_static(b"read");
+                v1::batch_get_result::Result::Reply(v1::GetReply { siblings, context, replicas: 2 })
+            }
+        };
+        let result = |key| v1::BatchGetResult { result: Some(result(key)) };
+        let results = request.keys.into_iter().map(result).collect();
+        Ok(Response::new(v1::BatchGetReply { results }))
+    }
+
+    async fn batch_put(
+        &self,
+        request: Request<v1::BatchPutRequest>,
+    ) -> Result<Response<v1::BatchPutReply>, Status> {
+        let request = request.into_inner();
+        let entry = |entry: &v1::BatchPutEntry| (entry.key.clone(), entry.operation_id.unwrap());
+        let asked = Asked::BatchPut(request.entries.iter().map(entry).collect());
+        let act = self.act(asked).await?;
+        self.known(&request.namespace)?;
+        let result = |entry: v1::BatchPutEntry| match self.batch_error(&entry.key, act.as_ref()) {
+            Some(error) => v1::batch_put_result::Result::Error(error),
+            None => {
+                let ((_, siblings), receipt) = (written(None), self.receipt());
+                v1::batch_put_result::Result::Reply(v1::PutReply {
+                    context: entry.key,
+                    siblings,
+                    receipt,
+                })
+            }
+        };
+        let result = |entry| v1::BatchPutResult { result: Some(result(entry)) };
+        let results = request.entries.into_iter().map(result).collect();
+        Ok(Response::new(v1::BatchPutReply { results }))
     }
 
     type ScanStream = Pin<Box<dyn Stream<Item = Result<v1::ScanReply, Status>> + Send>>;

@@ -28,6 +28,7 @@
 //! what it answers, [`Error`] and [`WriteError`] what went wrong, [`Topology`] who holds what.
 //! A runtime of tokio with time and IO enabled is required.
 
+mod batch;
 mod client;
 mod connection;
 mod error;
@@ -55,7 +56,8 @@ pub use level::{Durability, Level, ParseLevelError};
 pub use namespace::Namespace;
 pub use operation::OperationId;
 pub use options::{
-    DeleteOptions, GetOptions, NamespaceSpec, PutOptions, Repair, Retry, ScanOptions, UpdateOptions,
+    BatchEntry, BatchOptions, DeleteOptions, GetOptions, NamespaceSpec, PutOptions, Repair, Retry,
+    ScanOptions, UpdateOptions,
 };
 pub use outcome::{Deleted, Read, Receipt, ScanItem, Sibling, Updated, Written};
 pub use tls::TlsConfig;

@@ -7,10 +7,14 @@ use futures::Stream;
 use quorate_proto::v1;
 
 use crate::{
+    batch,
     client::Client,
     connection::Connection,
     error::{Error, ErrorKind, WriteError},
-    options::{DeleteOptions, GetOptions, PutOptions, Repair, ScanOptions, UpdateOptions},
+    options::{
+        BatchEntry, BatchOptions, DeleteOptions, GetOptions, PutOptions, Repair, ScanOptions,
+        UpdateOptions,
+    },
     outcome::{Deleted, Read, ScanItem, Sibling, Updated, Written},
     retry::{Backoff, Deadline, server_ms},
     route::Target,
@@ -58,6 +62,32 @@ impl Namespace {
             operation: options.operation,
         };
         write.run(&self.client.0, deadline).await
+    }
+
+    /// Reads many keys: an answer for each, in their order, as of [`Self::get`].
+    ///
+    /// Each node is sent one call for the keys that it holds, at most 128 in one. What has to be
+    /// asked again is, together.
+    pub async fn batch_get<K: Into<Bytes>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        options: GetOptions,
+    ) -> Vec<Result<Read, Error>> {
+        batch::get(self, keys.into_iter().map(Into::into).collect(), options).await
+    }
+
+    /// Writes many keys: an outcome for each, in their order, as of [`Self::put`] and
+    /// [`Self::delete`]. Nothing binds them together: some may be applied and others not.
+    ///
+    /// Each node is sent one call for the keys that it coordinates, at most 256 or a MiB in one.
+    /// What has to be sent again is, together, each write under its own operation id. Entries of
+    /// one key are applied in their order as long as none is sent again.
+    pub async fn batch_put(
+        &self,
+        entries: impl IntoIterator<Item = BatchEntry>,
+        options: BatchOptions,
+    ) -> Vec<Result<Written, WriteError>> {
+        batch::put(self, entries.into_iter().collect(), options).await
     }
 
     /// Removes the values that the context covers; without one, those that a read sees now.
@@ -212,7 +242,7 @@ fn needs_context(operation: crate::OperationId) -> WriteError {
     WriteError::Unknown { operation, error: Error::new(ErrorKind::Invalid, message) }
 }
 
-fn repair_to_wire(repair: Repair) -> i32 {
+pub(crate) fn repair_to_wire(repair: Repair) -> i32 {
     match repair {
         Repair::Async => v1::Repair::Async,
         Repair::Blocking => v1::Repair::Blocking,

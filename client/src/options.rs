@@ -62,6 +62,44 @@ pub struct PutOptions {
     pub operation: Option<OperationId>,
 }
 
+/// One write of a batch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BatchEntry {
+    /// The key.
+    pub key: Bytes,
+    /// The value; `None`: what the context covers is deleted.
+    pub value: Option<Bytes>,
+    /// What the write replaces. Without one it stands beside whatever is there; a delete needs one.
+    pub context: Option<Context>,
+    /// Asks again for the outcome of this write, which ended unknown. Send the same key and value.
+    pub operation: Option<OperationId>,
+}
+
+impl BatchEntry {
+    /// A put of a value that replaces what the context covers.
+    pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>, context: Option<Context>) -> Self {
+        Self { key: key.into(), value: Some(value.into()), context, operation: None }
+    }
+
+    /// A deletion of what the context covers.
+    pub fn delete(key: impl Into<Bytes>, context: Context) -> Self {
+        Self { key: key.into(), value: None, context: Some(context), operation: None }
+    }
+}
+
+/// How to write a batch.
+#[derive(Clone, Debug, Default)]
+pub struct BatchOptions {
+    /// How many replicas must acknowledge each write.
+    pub w: Level,
+    /// When a replica may acknowledge.
+    pub durability: Durability,
+    /// What to do when the outcome of a write is unknown.
+    pub retry: Retry,
+    /// Instead of the client's, for all of the batch.
+    pub timeout: Option<Duration>,
+}
+
 /// How to delete.
 #[derive(Clone, Debug, Default)]
 pub struct DeleteOptions {

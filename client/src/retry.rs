@@ -60,14 +60,25 @@ pub(crate) fn server_ms(limit: Duration) -> u32 {
 }
 
 /// Growing, jittered pauses: clients that failed together must not come back together.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Backoff {
     pauses: u32,
+    /// What every pause is multiplied by; without one, each by a number of its own.
+    jitter: Option<f64>,
 }
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(10);
     const DOUBLINGS_MAX: u32 = 6;
+
+    /// For requests that are to stay together: clones of it pause equally long.
+    pub(crate) fn in_step() -> Self {
+        Self { pauses: 0, jitter: Some(Self::jitter()) }
+    }
+
+    fn jitter() -> f64 {
+        rand::rng().random_range(0.5..=1.0)
+    }
 
     /// Sleeps before the next try, at least as long as the server asked; false if the deadline
     /// comes first, in which case it does not sleep.
@@ -83,7 +94,7 @@ impl Backoff {
     fn next_pause(&mut self) -> Duration {
         let longest = Self::FIRST * (1 << self.pauses.min(Self::DOUBLINGS_MAX));
         self.pauses += 1;
-        longest.mul_f64(rand::rng().random_range(0.5..=1.0))
+        longest.mul_f64(self.jitter.unwrap_or_else(Self::jitter))
     }
 }
 

@@ -41,6 +41,21 @@ pub(crate) struct Write {
     pub(crate) operation: Option<OperationId>,
 }
 
+/// How one attempt at a write reaches a node.
+pub(crate) trait Send {
+    /// Sends it once; a delete is answered in the same fields as a put.
+    fn send(
+        &self,
+        node: &Arc<Connection>,
+        write: &Write,
+        operation: OperationId,
+        limit: Duration,
+    ) -> impl Future<Output = Result<v1::PutReply, Error>> + std::marker::Send;
+}
+
+/// In a call of its own.
+pub(crate) struct Alone;
+
 impl Write {
     /// Sends it until its outcome is known or the deadline passes.
     pub(crate) async fn run(
@@ -48,7 +63,19 @@ impl Write {
         shared: &Arc<Shared>,
         deadline: Deadline,
     ) -> Result<Written, WriteError> {
+        self.run_by(&Alone, shared, deadline, Backoff::default()).await
+    }
+
+    /// The same, by another way to send it, and pausing as told.
+    pub(crate) async fn run_by(
+        &self,
+        sender: &impl Send,
+        shared: &Arc<Shared>,
+        deadline: Deadline,
+        backoff: Backoff,
+    ) -> Result<Written, WriteError> {
         let mut run = Run {
+            sender,
             shared,
             write: self,
             deadline,
@@ -56,7 +83,7 @@ impl Write {
             operation: self.operation,
             node: None,
             tries: Tries::default(),
-            backoff: Backoff::default(),
+            backoff,
             refreshed: false,
             attempts: 0,
         };
@@ -75,19 +102,26 @@ impl Write {
         Target::Key { namespace: &self.namespace, key: &self.key, forwarded: false }
     }
 
+    pub(crate) fn context_bytes(&self) -> Bytes {
+        self.context.as_ref().map(Context::to_bytes).unwrap_or_default()
+    }
+}
+
+impl Send for Alone {
     async fn send(
         &self,
-        node: &Connection,
+        node: &Arc<Connection>,
+        write: &Write,
         operation: OperationId,
         limit: Duration,
-    ) -> Result<(Bytes, u32, Option<v1::Receipt>), Error> {
-        let (namespace, key) = (self.namespace.to_string(), self.key.clone());
-        let context = self.context.as_ref().map(Context::to_bytes).unwrap_or_default();
-        let (w, durability) = (self.w.to_wire(), self.durability.to_wire());
-        let (operation_id, retry) = (Some(operation.into()), retry_to_wire(self.retry));
+    ) -> Result<v1::PutReply, Error> {
+        let (namespace, key) = (write.namespace.to_string(), write.key.clone());
+        let context = write.context_bytes();
+        let (w, durability) = (write.w.to_wire(), write.durability.to_wire());
+        let (operation_id, retry) = (Some(operation.into()), retry_to_wire(write.retry));
         let timeout_ms = server_ms(limit);
         let mut kv = node.kv();
-        match &self.change {
+        match &write.change {
             Change::Put(value) => {
                 let value = value.clone();
                 let request = v1::PutRequest {
@@ -101,8 +135,7 @@ impl Write {
                     retry,
                     timeout_ms,
                 };
-                let reply = node.call(limit, kv.put(request)).await?;
-                Ok((reply.context, reply.siblings, reply.receipt))
+                node.call(limit, kv.put(request)).await
             }
             Change::Delete => {
                 let request = v1::DeleteRequest {
@@ -116,14 +149,16 @@ impl Write {
                     timeout_ms,
                 };
                 let reply = node.call(limit, kv.delete(request)).await?;
-                Ok((reply.context, reply.siblings, reply.receipt))
+                let v1::DeleteReply { context, siblings, receipt } = reply;
+                Ok(v1::PutReply { context, siblings, receipt })
             }
         }
     }
 }
 
 /// A write under way.
-struct Run<'a> {
+struct Run<'a, S> {
+    sender: &'a S,
     shared: &'a Arc<Shared>,
     write: &'a Write,
     deadline: Deadline,
@@ -138,7 +173,7 @@ struct Run<'a> {
     attempts: u32,
 }
 
-impl Run<'_> {
+impl<S: Send> Run<'_, S> {
     /// Finds the namespace, and the coordinator of a write that is to be asked about.
     async fn prepare(&mut self) -> Result<(), Error> {
         let routes = self.shared.resolve(&self.write.namespace, self.deadline).await?;
@@ -167,7 +202,8 @@ impl Run<'_> {
             Retry::AtLeastOnce => self.deadline.share(),
         };
         self.attempts += 1;
-        let (context, siblings, receipt) = self.write.send(&node, operation, limit).await?;
+        let reply = self.sender.send(&node, self.write, operation, limit).await?;
+        let v1::PutReply { context, siblings, receipt } = reply;
         Ok(Written {
             context: Context::from_bytes(context),
             siblings,
@@ -274,7 +310,7 @@ impl Run<'_> {
     }
 }
 
-fn retry_to_wire(retry: Retry) -> i32 {
+pub(crate) fn retry_to_wire(retry: Retry) -> i32 {
     match retry {
         Retry::ExactlyOnce => v1::Retry::ExactlyOnce,
         Retry::AtLeastOnce => v1::Retry::AtLeastOnce,

@@ -247,8 +247,9 @@ pub struct InitArgs {
     pub members: Vec<String>,
 
     /// Into how many partitions the keys are divided, for ever: a power of two in 8..=16384
-    #[arg(long, value_name = "Q", default_value_t = 256)]
-    pub partitions: u64,
+    /// [default: 256]
+    #[arg(long, value_name = "Q")]
+    pub partitions: Option<u64>,
 
     /// Names of the members that vote on changes of the cluster, at most 7
     ///

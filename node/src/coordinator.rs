@@ -28,9 +28,9 @@ use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-pub use self::read::{Get, ReadAnswer};
+pub use self::read::{Get, GetBatch, ReadAnswer};
 pub use self::scan::{ScanCursor, ScanPart, ScanRequest};
-pub use self::write::Put;
+pub use self::write::{Put, PutBatch, PutEntry, PutRules};
 use crate::clocks::{Clocks, Trust};
 use crate::cluster::Cluster;
 use crate::cluster::view::View;
@@ -183,9 +183,7 @@ impl Coordinator {
         deadline: Instant,
     ) -> Result<Target, RequestError> {
         let (view, namespace) = self.namespace(name, deadline).await?;
-        let vnode = view.vnode(&namespace, &key);
-        let address = Address { vnode, namespace: namespace.id, key };
-        Ok(Target { view, namespace, address })
+        Ok(Target::new(view, namespace, key))
     }
 
     /// The target of a request that another node sent on, which this node must own.
@@ -194,8 +192,7 @@ impl Coordinator {
         let namespace = view.namespace(id).cloned();
         let unknown = || RequestError::UnknownNamespace { name: format!("of id {}", id.0) };
         let namespace = namespace.ok_or_else(unknown)?;
-        let vnode = view.vnode(&namespace, &key);
-        let target = Target { view, namespace, address: Address { vnode, namespace: id, key } };
+        let target = Target::new(view, namespace, key);
         match target.preference()?.is_owner(self.node) {
             true => Ok(target),
             false => Err(RequestError::not_ready(
@@ -226,6 +223,12 @@ impl Coordinator {
 }
 
 impl Target {
+    fn new(view: Arc<View>, namespace: Namespace, key: Key) -> Self {
+        let vnode = view.vnode(&namespace, &key);
+        let address = Address { vnode, namespace: namespace.id, key };
+        Self { view, namespace, address }
+    }
+
     fn preference(&self) -> Result<&PreferenceList, RequestError> {
         preference(&self.view, self.address.vnode)
     }

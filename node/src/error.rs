@@ -10,6 +10,7 @@ use thiserror::Error;
 use crate::dynamo::context::ContextError;
 use crate::dynamo::key::NodeId;
 use crate::dynamo::operation::{Opening, OperationId};
+use crate::storage::EngineError;
 
 /// Why a request failed.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -176,6 +177,21 @@ impl RequestError {
     }
 }
 
+/// An engine that would not answer. For writes, callers say what is known of the outcome.
+impl From<EngineError> for RequestError {
+    fn from(error: EngineError) -> Self {
+        let reason = error.to_string();
+        match &error {
+            EngineError::Full { .. } => Self::DiskFull { reason },
+            error if error.is_out_of_space() => Self::DiskFull { reason },
+            EngineError::Poisoned | EngineError::Io { action: "sync", .. } => {
+                Self::DiskFailed { reason }
+            }
+            _ => Self::Data { reason },
+        }
+    }
+}
+
 /// What is known of a write that failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
@@ -204,5 +220,31 @@ impl WriteError {
     /// A write that failed after it had a dot, or may have.
     pub fn unknown(operation: OperationId, error: impl Into<RequestError>) -> Self {
         Self { error: error.into(), outcome: Outcome::Unknown(operation) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_without_space_is_a_full_disk_and_another_failure_is_not() {
+        let io = |action, kind: std::io::ErrorKind| EngineError::io(action)(kind.into());
+        let full = [
+            EngineError::Full { free_bytes: 1, needed_bytes: 2 },
+            io("apply a batch", std::io::ErrorKind::StorageFull),
+            io("apply a batch", std::io::ErrorKind::QuotaExceeded),
+        ];
+        for error in full {
+            let failed = RequestError::from(error);
+            assert!(matches!(failed, RequestError::DiskFull { .. }), "{failed:?}");
+        }
+        let failed = [EngineError::Poisoned, io("sync", std::io::ErrorKind::StorageFull)];
+        for error in failed {
+            let failed = RequestError::from(error);
+            assert!(matches!(failed, RequestError::DiskFailed { .. }), "{failed:?}");
+        }
+        let failed = RequestError::from(io("apply a batch", std::io::ErrorKind::Other));
+        assert!(matches!(failed, RequestError::Data { .. }), "{failed:?}");
     }
 }

@@ -91,8 +91,8 @@ impl Contact for Network {
 pub struct InitOptions {
     /// The members' peer addresses.
     pub members: Vec<String>,
-    /// Q.
-    pub partitions: PartitionCount,
+    /// Q, if it was asked for.
+    pub partitions: Option<PartitionCount>,
     /// Names of the voters; empty: chosen.
     pub voters: Vec<String>,
 }
@@ -101,10 +101,10 @@ impl InitOptions {
     /// Checks what the command line gave.
     pub fn new(
         members: Vec<String>,
-        partitions: u64,
+        partitions: Option<u64>,
         voters: Vec<String>,
     ) -> Result<Self, InitError> {
-        let partitions = PartitionCount::new(partitions)?;
+        let partitions = partitions.map(PartitionCount::new).transpose()?;
         for (at, address) in members.iter().enumerate() {
             let known = members[..at].contains(address);
             let reason = known.then(|| "is named twice".to_owned());
@@ -216,7 +216,7 @@ pub async fn run(contact: &impl Contact, options: &InitOptions) -> Result<Report
             let document = Document::first(FirstDocument {
                 cluster: ClusterId(random()?),
                 cluster_key: ClusterKey(random()?),
-                partitions: options.partitions,
+                partitions: options.partitions.map_or_else(default_partitions, Ok)?,
                 members,
                 voters,
             })?;
@@ -232,9 +232,16 @@ pub async fn run(contact: &impl Contact, options: &InitOptions) -> Result<Report
             }
             let had = |address: &&String| !missing.contains(*address);
             let kept = options.members.iter().filter(had).cloned().collect();
-            give(contact, &document, &missing, kept).await
+            let asked = options.partitions.map(PartitionCount::get);
+            let report = give(contact, &document, &missing, kept).await?;
+            Ok(Report { asked: asked.filter(|&asked| asked != report.partitions), ..report })
         }
     }
+}
+
+/// Enough for a hundred nodes, and few enough for one.
+fn default_partitions() -> Result<PartitionCount, InitError> {
+    Ok(PartitionCount::new(256)?)
 }
 
 async fn identify(

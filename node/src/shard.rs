@@ -11,6 +11,12 @@
 //! Invariant: nothing is answered before the batch that holds it was applied; what was asked to be
 //! on disk, not before it was synced. After a batch failed, every request of its turn hears so, and
 //! the vnodes it touched are forgotten: they open again under new actors.
+//!
+//! A batch of a client's is one job for each shard ([`batch`]): it is staged in one turn, in its
+//! order, and answered as a whole, so that what a job costs is paid once for all of its keys.
+
+mod batch;
+mod sweep;
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
@@ -23,15 +29,16 @@ use tokio::sync::{mpsc, oneshot};
 use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{KEY_MAX_BYTES, Key, KeyHash, NamespaceId, NodeId, PartitionId, VnodeId};
-use crate::dynamo::operation::{Admitting, OPERATION_KEPT_MS, Opening, OperationId};
+use crate::dynamo::operation::{Admitting, Opening, OperationId};
 use crate::env::{Blocking, Env};
 use crate::error::{RequestError, WriteError};
 use crate::storage::disk::Disk;
 use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
-use crate::vnode::{self, Address, Mended, Merge, Turn, Vnode, Write, Written};
+use crate::vnode::{Address, Mended, Merge, Turn, Vnode, Write, Written};
 
-/// The most requests of one turn: bounds the batch, and what a failed one takes with it.
+/// The most requests of one turn, keys of batches counted: bounds the engine's batch, and what a
+/// failed one takes with it. Only a single job may be larger.
 const TURN_MAX: usize = 256;
 
 /// How long a client is told to wait after a full queue, in milliseconds: many turns.
@@ -40,9 +47,6 @@ const RETRY_AFTER_MS: u32 = 50;
 /// A page ends once it holds so many bytes: it is one message between nodes, and one of several
 /// that a scan merges in memory.
 const PAGE_BYTES: usize = 1 << 20;
-
-/// Objects dropped, or operations forgotten, per batch.
-const SWEEP_BATCH: usize = 1024;
 
 /// A page of a partition: keys in byte order, and whether none comes after.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -116,6 +120,20 @@ enum Job {
         address: Address,
         answer: oneshot::Sender<Result<EncodedObject, RequestError>>,
     },
+    WriteBatch {
+        writes: Vec<Write>,
+        synced: bool,
+        answer: oneshot::Sender<Vec<Result<Written, WriteError>>>,
+    },
+    MergeBatch {
+        merges: Vec<Merge>,
+        synced: bool,
+        answer: oneshot::Sender<Vec<Result<(), RequestError>>>,
+    },
+    ReadBatch {
+        addresses: Vec<Address>,
+        answer: oneshot::Sender<Vec<Result<EncodedObject, RequestError>>>,
+    },
     Page {
         range: PageRange,
         answer: oneshot::Sender<Result<Page, RequestError>>,
@@ -130,6 +148,18 @@ enum Job {
     },
 }
 
+impl Job {
+    /// How many requests it is.
+    fn requests(&self) -> usize {
+        match self {
+            Self::WriteBatch { writes, .. } => writes.len(),
+            Self::MergeBatch { merges, .. } => merges.len(),
+            Self::ReadBatch { addresses, .. } => addresses.len(),
+            _ => 1,
+        }
+    }
+}
+
 /// An answer that waits for the turn's batch.
 enum Answer {
     /// A write refused, with the refusal recorded.
@@ -137,12 +167,13 @@ enum Answer {
     Written(oneshot::Sender<Result<Written, WriteError>>, Written, OperationId),
     Merged(oneshot::Sender<Result<(), RequestError>>),
     Read(oneshot::Sender<Result<EncodedObject, RequestError>>, EncodedObject),
+    Batch(batch::Answer),
 }
 
 impl Answer {
     /// Answers after the batch; a requester that went away does not matter.
     fn send(self, failed: Option<&EngineError>) {
-        let error = failed.map(|error| vnode::engine_failed(error.clone()));
+        let error = failed.map(|error| RequestError::from(error.clone()));
         match (self, error) {
             (Self::Refused(to, refusal), _) => drop(to.send(Err(refusal))),
             (Self::Written(to, written, _), None) => drop(to.send(Ok(written))),
@@ -150,6 +181,7 @@ impl Answer {
             (Self::Merged(to), error) => drop(to.send(error.map_or(Ok(()), Err))),
             (Self::Read(to, object), None) => drop(to.send(Ok(object))),
             (Self::Read(to, _), Some(error)) => drop(to.send(Err(error))),
+            (Self::Batch(answer), error) => answer.send(error),
         }
     }
 }
@@ -225,9 +257,9 @@ impl Shard {
         shard_of(vnode.partition, self.count) == self.index
     }
 
-    /// One group commit.
+    /// One group commit, of the first jobs that fit.
     fn turn(&mut self, jobs: &mut Vec<Job>) {
-        let requests = jobs.len();
+        let (count, requests) = turn_of(jobs);
         let engine = self.context.engine.clone();
         let admitting = Admitting {
             node: self.context.node,
@@ -248,12 +280,12 @@ impl Shard {
             },
             vnodes: &mut self.vnodes,
             touched: BTreeSet::new(),
-            answers: Vec::with_capacity(requests),
+            answers: Vec::with_capacity(count),
             to_sync: Vec::new(),
             observer: &*self.context.observer,
         };
         let mut alone = Vec::new();
-        for job in jobs.drain(..) {
+        for job in jobs.drain(..count) {
             staging.stage(job, &mut alone);
         }
         staging.commit(&self.context);
@@ -269,9 +301,7 @@ impl Shard {
             Job::Page { range, answer } => drop(answer.send(self.page(&range))),
             Job::Sweep { live, from, answer } => drop(answer.send(self.sweep(&live, from))),
             Job::Forget { answer } => drop(answer.send(self.forget_operations())),
-            Job::Write { .. } | Job::Merge { .. } | Job::Read { .. } => {
-                unreachable!("requests of single keys are staged")
-            }
+            _ => unreachable!("requests of keys are staged"),
         }
     }
 
@@ -297,7 +327,7 @@ impl Shard {
                         damaged.push((Bytes::copy_from_slice(&base), KeyHash(0)));
                     }
                     self.distrust(range.vnode, &damaged)?;
-                    return Err(vnode::engine_failed(error));
+                    return Err(RequestError::from(error));
                 }
             };
             // Never empty and unfinished: the scan could not tell how far it got.
@@ -334,7 +364,7 @@ impl Shard {
         let vnode = match self.vnodes.entry(id) {
             Entry::Occupied(open) => open.into_mut(),
             Entry::Vacant(closed) => {
-                let opened = Vnode::open(id, &*engine).map_err(vnode::engine_failed)?;
+                let opened = Vnode::open(id, &*engine).map_err(RequestError::from)?;
                 closed.insert(opened)
             }
         };
@@ -355,107 +385,26 @@ impl Shard {
         self.context.observer.applied();
         applied.map_err(|error| {
             self.context.disk.on_failure(&error);
-            vnode::engine_failed(error)
+            RequestError::from(error)
         })
     }
-
-    /// Deletes some objects of namespaces that were dropped, in the first vnode from `from` that
-    /// has any, and ends its actor. How many, and where to go on.
-    fn sweep(&mut self, live: &LiveNamespaces, from: VnodeId) -> Result<SweepStep, RequestError> {
-        let mut range = KeyRange::new(Bytes::copy_from_slice(&record::vnode_prefix(from))..);
-        while let Some(id) = self.first_vnode(Space::Objects, range)? {
-            let batch = if self.owns(id) { self.dropped(live, id)? } else { Batch::new() };
-            if !batch.is_empty() {
-                let objects = batch.len() as u64;
-                // First, since a batch that fails may have dropped them.
-                self.vnodes.entry(id).and_modify(Vnode::end_actor);
-                return self.apply_alone(batch).map(|()| (objects, Some(id)));
-            }
-            range = KeyRange::all().after(past(&record::vnode_prefix(id)));
-        }
-        Ok((0, None))
-    }
-
-    /// The deletion of a vnode's objects of dropped namespaces: of so many that requests do not
-    /// wait long for it.
-    fn dropped(&self, live: &LiveNamespaces, id: VnodeId) -> Result<Batch, RequestError> {
-        let mut batch = Batch::new();
-        let mut from = KeyRange::prefix(&record::vnode_prefix(id));
-        while let Some(namespace) = self.first_namespace(from)? {
-            let prefix = record::namespace_prefix(id, namespace);
-            if live.dropped(namespace) {
-                let rows = self.context.engine.scan(Space::Objects, KeyRange::prefix(&prefix));
-                for row in rows.take(SWEEP_BATCH - batch.len()) {
-                    batch.delete(Space::Objects, row.map_err(vnode::engine_failed)?.0);
-                }
-            }
-            if batch.len() == SWEEP_BATCH {
-                break;
-            }
-            from = KeyRange::prefix(&record::vnode_prefix(id)).after(past(&prefix));
-        }
-        Ok(batch)
-    }
-
-    /// Every vnode of this shard that holds something in a space.
-    fn stored_vnodes(&self, space: Space) -> Result<Vec<VnodeId>, RequestError> {
-        let mut vnodes = Vec::new();
-        let mut range = KeyRange::all();
-        while let Some(id) = self.first_vnode(space, range)? {
-            if self.owns(id) {
-                vnodes.push(id);
-            }
-            range = KeyRange::all().after(past(&record::vnode_prefix(id)));
-        }
-        Ok(vnodes)
-    }
-
-    fn first_vnode(&self, space: Space, range: KeyRange) -> Result<Option<VnodeId>, RequestError> {
-        let first = self.context.engine.scan(space, range).next().transpose();
-        let first = first.map_err(vnode::engine_failed)?;
-        Ok(first.and_then(|(stored, _)| record::vnode_of(&stored)))
-    }
-
-    fn first_namespace(&self, range: KeyRange) -> Result<Option<NamespaceId>, RequestError> {
-        match self.context.engine.scan(Space::Objects, range).next() {
-            None => Ok(None),
-            Some(row) => {
-                let (stored, _) = row.map_err(vnode::engine_failed)?;
-                Ok(record::split_object_key(&stored).map(|(_, namespace, _)| namespace))
-            }
-        }
-    }
-
-    /// Forgets operations past their time; retries of them are refused by their age.
-    fn forget_operations(&mut self) -> Result<u64, RequestError> {
-        let now_ms = self.context.env.now_ms();
-        let oldest_ms = now_ms.saturating_sub(2 * OPERATION_KEPT_MS);
-        let mut forgotten = 0;
-        for id in self.stored_vnodes(Space::Operations)? {
-            let mut batch = Batch::new();
-            let old =
-                record::vnode_prefix(id).to_vec()..record::operations_since(id, oldest_ms).to_vec();
-            let range = KeyRange::new(Bytes::from(old.start)..Bytes::from(old.end));
-            for row in self.context.engine.scan(Space::Operations, range).take(SWEEP_BATCH) {
-                batch.delete(Space::Operations, row.map_err(vnode::engine_failed)?.0);
-            }
-            forgotten += batch.len() as u64;
-            if !batch.is_empty() {
-                self.apply_alone(batch)?;
-            }
-        }
-        Ok(forgotten)
-    }
-}
-
-/// A key past every object's that begins with `prefix`.
-fn past(prefix: &[u8]) -> Vec<u8> {
-    const LONGEST: usize = size_of::<u64>() + KEY_MAX_BYTES;
-    [prefix, &[0xff; LONGEST + 1]].concat()
 }
 
 fn shard_of(partition: PartitionId, count: usize) -> usize {
     usize::from(partition.0) % count
+}
+
+/// How many of the first jobs share a turn, and how many requests those are.
+fn turn_of(jobs: &[Job]) -> (usize, usize) {
+    let mut requests = 0;
+    for (at, job) in jobs.iter().enumerate() {
+        let with_it = requests + job.requests();
+        if at > 0 && with_it > TURN_MAX {
+            return (at, requests);
+        }
+        requests = with_it;
+    }
+    (jobs.len(), requests)
 }
 
 /// A turn under way.
@@ -476,6 +425,9 @@ impl Staging<'_> {
             Job::Write { write, synced, answer } => self.write(write, synced, answer),
             Job::Merge { merge, synced, answer } => self.merge(merge, synced, answer),
             Job::Read { address, answer } => self.read(&address, answer),
+            Job::WriteBatch { writes, synced, answer } => self.write_batch(writes, synced, answer),
+            Job::MergeBatch { merges, synced, answer } => self.merge_batch(merges, synced, answer),
+            Job::ReadBatch { addresses, answer } => self.read_batch(&addresses, answer),
             other => alone.push(other),
         }
     }
@@ -486,35 +438,42 @@ impl Staging<'_> {
         synced: bool,
         to: oneshot::Sender<Result<Written, WriteError>>,
     ) {
+        let operation = write.operation;
+        match self.stage_write(write) {
+            Ok(written) => self.answer(synced, Answer::Written(to, written, operation)),
+            Err(refusal) => self.answers.push(Answer::Refused(to, refusal)),
+        }
+    }
+
+    fn stage_write(&mut self, write: Write) -> Result<Written, WriteError> {
         let (id, operation) = (write.address.vnode, write.operation);
         let staged = match Self::vnode(self.vnodes, &self.turn, id) {
             Ok(vnode) => vnode.write(&mut self.turn, write),
             // A write of an earlier turn may lie in what would not open.
-            Err(error) => Err(WriteError::unknown(operation, vnode::engine_failed(error))),
+            Err(error) => Err(WriteError::unknown(operation, RequestError::from(error))),
         };
         self.touched.insert(id);
-        match staged {
-            Ok(written) => self.answer(synced, Answer::Written(to, written, operation)),
-            Err(refusal) => {
-                if matches!(refusal.error, RequestError::TooManySiblings { .. }) {
-                    self.observer.crowded();
-                }
-                self.answers.push(Answer::Refused(to, refusal));
-            }
+        if let Err(WriteError { error: RequestError::TooManySiblings { .. }, .. }) = &staged {
+            self.observer.crowded();
         }
+        staged
     }
 
     fn merge(&mut self, merge: Merge, synced: bool, to: oneshot::Sender<Result<(), RequestError>>) {
-        let id = merge.address.vnode;
-        let staged = match Self::vnode(self.vnodes, &self.turn, id) {
-            Ok(vnode) => vnode.merge(&mut self.turn, merge),
-            Err(error) => Err(vnode::engine_failed(error)),
-        };
-        self.touched.insert(id);
-        match staged {
+        match self.stage_merge(merge) {
             Ok(()) => self.answer(synced, Answer::Merged(to)),
             Err(refused) => drop(to.send(Err(refused))),
         }
+    }
+
+    fn stage_merge(&mut self, merge: Merge) -> Result<(), RequestError> {
+        let id = merge.address.vnode;
+        let staged = match Self::vnode(self.vnodes, &self.turn, id) {
+            Ok(vnode) => vnode.merge(&mut self.turn, merge),
+            Err(error) => Err(RequestError::from(error)),
+        };
+        self.touched.insert(id);
+        staged
     }
 
     fn read(
@@ -522,15 +481,19 @@ impl Staging<'_> {
         address: &Address,
         to: oneshot::Sender<Result<EncodedObject, RequestError>>,
     ) {
-        let found = match Self::vnode(self.vnodes, &self.turn, address.vnode) {
-            Ok(vnode) => vnode.read(&mut self.turn, address),
-            Err(error) => Err(vnode::engine_failed(error)),
-        };
-        self.touched.insert(address.vnode);
-        match found {
+        match self.stage_read(address) {
             Ok(object) => self.answers.push(Answer::Read(to, object)),
             Err(refused) => drop(to.send(Err(refused))),
         }
+    }
+
+    fn stage_read(&mut self, address: &Address) -> Result<EncodedObject, RequestError> {
+        let found = match Self::vnode(self.vnodes, &self.turn, address.vnode) {
+            Ok(vnode) => vnode.read(&mut self.turn, address),
+            Err(error) => Err(RequestError::from(error)),
+        };
+        self.touched.insert(address.vnode);
+        found
     }
 
     fn answer(&mut self, synced: bool, answer: Answer) {
@@ -740,7 +703,9 @@ fn start_shard(
         tokio::spawn(async move {
             let _watch = watch;
             while queue.recv_many(&mut jobs, TURN_MAX).await > 0 {
-                shard.turn(&mut jobs);
+                while !jobs.is_empty() {
+                    shard.turn(&mut jobs);
+                }
             }
             let _ = ended.send(());
         });
@@ -749,7 +714,9 @@ fn start_shard(
     let run = move || {
         let _watch = watch;
         while queue.blocking_recv_many(&mut jobs, TURN_MAX) > 0 {
-            shard.turn(&mut jobs);
+            while !jobs.is_empty() {
+                shard.turn(&mut jobs);
+            }
         }
         let _ = ended.send(());
     };

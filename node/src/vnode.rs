@@ -403,7 +403,7 @@ impl Vnode {
             Ok(None) => return Ok(EncodedObject::default()),
             Ok(Some(sealed)) => sealed,
             Err(EngineError::Corrupt { .. }) => return Err(self.damaged(turn, address, stored)),
-            Err(error) => return Err(engine_failed(error)),
+            Err(error) => return Err(RequestError::from(error)),
         };
         match record::open(stored, &sealed) {
             Ok(body) => Ok(EncodedObject(body)),
@@ -437,7 +437,7 @@ impl Vnode {
         turn: &mut Turn<'_>,
         index: &[u8],
     ) -> Result<Option<Recorded>, RequestError> {
-        let sealed = turn.get(Space::Operations, index).map_err(engine_failed)?;
+        let sealed = turn.get(Space::Operations, index).map_err(RequestError::from)?;
         let Some(sealed) = sealed else { return Ok(None) };
         let body = record::open(index, &sealed);
         let corrupt = &mut turn.corrupt;
@@ -473,19 +473,6 @@ fn refuse(
     }
     turn.put(Space::Operations, index, &encode_recorded(Recorded { key, dot: None }));
     WriteError::not_applied(refusal)
-}
-
-/// An engine that would not answer. For writes, callers say what is known of the outcome.
-pub fn engine_failed(error: EngineError) -> RequestError {
-    let reason = error.to_string();
-    match &error {
-        EngineError::Full { .. } => RequestError::DiskFull { reason },
-        error if error.is_out_of_space() => RequestError::DiskFull { reason },
-        EngineError::Poisoned | EngineError::Io { action: "sync", .. } => {
-            RequestError::DiskFailed { reason }
-        }
-        _ => RequestError::Data { reason },
-    }
 }
 
 /// Why a new write of this key is refused, whoever can be reached.

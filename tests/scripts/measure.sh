@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures a three-node cluster on this machine: operations a second, latency, and what an operation
-# costs all nodes together in processor time. Usage: tests/scripts/measure.sh [ROUNDS] [DURATION]
+# costs all nodes together in processor time; `batch` writes 64 keys a call, counted by key.
+# Usage: tests/scripts/measure.sh [ROUNDS] [DURATION]
 # It builds the release binaries, starts its own cluster on ports 18400 and up, and ends it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -29,23 +30,25 @@ cpu_us() {
 number() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p" <<<"$2"; }
 
 bench() { # bench NAMESPACE ARGUMENTS..
-  $cli bench "$1" --keys 100000 --value-size 1024 --concurrency 64 "${@:2}"
+  $cli bench "$1" --keys 100000 --value-size 1024 "${@:2}"
 }
 
 # Writes go to a namespace of their own in each round: a writer that does not know a key's context
 # would leave siblings, and measure those.
 $cli namespace create read --n 3 --r 2 --w 2 --durability buffered >/dev/null
-bench read --workload read --duration 1s --prepare >/dev/null
+bench read --workload read --concurrency 64 --duration 1s --prepare >/dev/null
 printf '%-8s %12s %10s %10s %16s %8s\n' workload ops/s p50_us p99_us server_us/op errors
-for workload in write read; do
+for workload in write batch read; do
   for round in $(seq "$rounds"); do
     namespace=read
-    if [ "$workload" = write ]; then
-      namespace=write-$round
+    arguments=(--workload "$workload" --concurrency 64)
+    [ "$workload" = batch ] && arguments=(--workload write --batch 64 --concurrency 4)
+    if [ "$workload" != read ]; then
+      namespace=$workload-$round
       $cli namespace create "$namespace" --n 3 --r 2 --w 2 --durability buffered >/dev/null
     fi
     before=$(cpu_us)
-    json=$(bench "$namespace" --workload "$workload" --duration "$duration")
+    json=$(bench "$namespace" "${arguments[@]}" --duration "$duration")
     spent=$(($(cpu_us) - before))
     operations=$(number operations "$json")
     errors=$(sed -n 's/.*"errors":\({[^}]*}\).*/\1/p' <<<"$json")

@@ -142,6 +142,15 @@ impl Ran {
         serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
+    /// Every line of stderr, as json.
+    #[track_caller]
+    pub fn said(&self) -> Vec<Value> {
+        let parse = |line: &str| {
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+        };
+        self.stderr.lines().map(parse).collect()
+    }
+
     /// Every line of stdout, as json.
     #[track_caller]
     pub fn json_lines(&self) -> Vec<Value> {

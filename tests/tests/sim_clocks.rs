@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use quorate_node::coordinator::{Get, Put, ReadAnswer};
+use quorate_node::coordinator::{Get, Put, PutBatch, PutEntry, PutRules, ReadAnswer};
 use quorate_node::dynamo::key::Key;
 use quorate_node::dynamo::metadata::document::{Conflict, NewNamespace};
 use quorate_node::dynamo::read::Repair;
@@ -59,6 +59,25 @@ async fn put_into(
     cluster.coordinator(at).unwrap().put(put).await
 }
 
+/// Blind writes of the one key, in one batch.
+async fn put_batch(
+    cluster: &SimCluster,
+    at: usize,
+    values: [&'static str; 2],
+) -> Result<Vec<Result<WriteResult, WriteError>>, RequestError> {
+    let entry = |value: &'static str| {
+        let (key, value) = (Key::new("key").unwrap(), Some(Bytes::from_static(value.as_bytes())));
+        Ok(PutEntry { key, value, context: Bytes::new(), operation: None })
+    };
+    let batch = PutBatch {
+        namespace: "things".to_owned(),
+        entries: values.into_iter().map(entry).collect(),
+        rules: PutRules { w: None, durability: None, at_least_once: false },
+        timeout: Duration::from_secs(2),
+    };
+    cluster.coordinator(at).unwrap().put_batch(batch).await
+}
+
 async fn get(cluster: &SimCluster, at: usize) -> Result<ReadAnswer, RequestError> {
     let get = Get {
         namespace: "things".to_owned(),
@@ -85,6 +104,29 @@ fn skew(refused: Result<WriteResult, WriteError>) -> i64 {
         }
         other => panic!("refused for another reason: {other}"),
     }
+}
+
+#[test]
+fn sim_the_writes_of_a_batch_are_ordered_and_refused_as_single_ones() {
+    simulate(async {
+        let mut cluster = started(11).await?;
+        for off in [TEN_MINUTES_MS, -TEN_MINUTES_MS] {
+            cluster.set_clock(1, off);
+            let outcomes = put_batch(&cluster, 1, ["refused", "refused too"]).await?;
+            assert_eq!(outcomes.len(), 2);
+            for refused in outcomes {
+                let ahead_ms = skew(refused);
+                assert!((ahead_ms - off).abs() < 50, "{ahead_ms} is not about {off}");
+            }
+            for taken in put_batch(&cluster, 0, ["first", "last"]).await? {
+                assert_eq!(taken?.siblings, 1, "a batch keeps one value of an lww key");
+            }
+            assert_eq!(values(&get(&cluster, 2).await?), [b"last"]);
+            cluster.set_clock(1, 0);
+        }
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]

@@ -267,8 +267,7 @@ impl Register {
         let mut batch = Batch::new();
         let sealed = record::seal(key.as_bytes(), body);
         batch.put(Space::Meta, Bytes::from_static(key.as_bytes()), sealed);
-        let written = self.engine.apply(batch).and_then(|()| self.engine.sync());
-        written.map_err(|error| RequestError::Data { reason: error.to_string() })
+        self.engine.apply(batch).and_then(|()| self.engine.sync()).map_err(RequestError::from)
     }
 }
 

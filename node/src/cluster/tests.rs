@@ -328,7 +328,7 @@ async fn a_failed_sync_is_no_vote() {
     network.engine(0).fail_next_sync();
     for _ in 0..2 {
         let error = cluster.on_register(request.encode()).await.unwrap_err();
-        assert!(matches!(error, RequestError::Data { .. }), "{error}");
+        assert!(matches!(error, RequestError::DiskFailed { .. }), "{error}");
     }
     let two = successor(&first(3, 3, 1), 1).encode();
     assert!(cluster.learn(two).await.is_err());

@@ -1,4 +1,6 @@
-//! Coordinating gets.
+//! Coordinating gets; many at once in [`batch`].
+
+mod batch;
 
 use std::time::Duration;
 
@@ -7,9 +9,11 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use futures::{FutureExt as _, future};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+pub use self::batch::GetBatch;
 use super::{
     Coordinator, SLOW_AFTER, Target, cause_of, cause_of_error, not_reached, remaining, resolve,
 };
+use crate::dynamo::context::Context;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NodeId};
 use crate::dynamo::object::{Digest, Object};
@@ -76,9 +80,7 @@ impl Coordinator {
                 self.get_by_quorum(&target, r, get.repair, deadline).await?
             }
         };
-        let read = crate::dynamo::context::Context::of_read(&object);
-        let context = (!object.is_absent()).then(|| read.seal(target.binding()));
-        Ok(ReadAnswer { object, replicas, context })
+        Ok(answer(&target, object, replicas))
     }
 
     /// Runs a read that another node sent on.
@@ -313,6 +315,12 @@ async fn hear_out(
         // Nothing more is asked, since nothing can come of it.
         tell(op, node, heard);
     }
+}
+
+fn answer(target: &Target, object: Object, replicas: u32) -> ReadAnswer {
+    let read = Context::of_read(&object);
+    let context = (!object.is_absent()).then(|| read.seal(target.binding()));
+    ReadAnswer { object, replicas, context }
 }
 
 fn tell(op: &mut ReadOp, node: NodeId, heard: Heard) -> Vec<Effect> {

@@ -1,4 +1,6 @@
-//! Coordinating puts and deletes.
+//! Coordinating puts and deletes; many at once in [`batch`].
+
+mod batch;
 
 use std::time::Duration;
 
@@ -6,6 +8,7 @@ use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::{Instant, timeout_at};
 
+pub use self::batch::PutBatch;
 use super::mend::IfAbsent;
 use super::{Coordinator, Target, Trust, cause_of, not_reached, remaining, resolve};
 use crate::dynamo::context::Context;
@@ -14,7 +17,7 @@ use crate::dynamo::metadata::document::{Conflict, Durability};
 use crate::dynamo::operation::{Opening, OperationId};
 use crate::dynamo::quorum::{Level, Verdict};
 use crate::dynamo::write::WriteOp;
-use crate::error::{RequestError, WriteError};
+use crate::error::{Outcome, RequestError, WriteError};
 use crate::transport::{ForwardWrite, PeerError, Replicate, Reply, Request, WriteResult};
 use crate::vnode::{Write, Written};
 
@@ -41,13 +44,40 @@ pub struct Put {
     pub timeout: Duration,
 }
 
+/// What is written under one key.
+#[derive(Clone, Debug)]
+pub struct PutEntry {
+    /// The key.
+    pub key: Key,
+    /// The value; none: a delete.
+    pub value: Option<Bytes>,
+    /// The context token; empty: none.
+    pub context: Bytes,
+    /// The client's id of the write; none: the coordinator chooses one.
+    pub operation: Option<OperationId>,
+}
+
+/// How it is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PutRules {
+    /// How many owners must acknowledge; none: the namespace's default.
+    pub w: Option<Level>,
+    /// When they may; none: the namespace's default.
+    pub durability: Option<Durability>,
+    /// Coordinate it even if the id names another node or opening.
+    pub at_least_once: bool,
+}
+
 impl Coordinator {
     /// Runs a client's write here, or sends it to the node that its id names.
     pub async fn put(&self, put: Put) -> Result<WriteResult, WriteError> {
         let deadline = Instant::now() + put.timeout;
         let target = self.target(&put.namespace, put.key.clone(), deadline).await;
         let target = target.map_err(WriteError::not_applied)?;
-        let forward = self.admit(put, &target).map_err(WriteError::not_applied)?;
+        let Put { key, value, context, w, durability, operation, at_least_once, .. } = put;
+        let entry = PutEntry { key, value, context, operation };
+        let rules = PutRules { w, durability, at_least_once };
+        let forward = self.admit(entry, rules, &target).map_err(WriteError::not_applied)?;
         let to = self.coordinator_of(&target, &forward).map_err(WriteError::not_applied)?;
         if to == self.node {
             self.run(&target, forward, deadline).await
@@ -68,7 +98,12 @@ impl Coordinator {
     }
 
     /// Checks a client's write, and fills in what it left to the namespace.
-    fn admit(&self, put: Put, target: &Target) -> Result<ForwardWrite, RequestError> {
+    fn admit(
+        &self,
+        put: PutEntry,
+        rules: PutRules,
+        target: &Target,
+    ) -> Result<ForwardWrite, RequestError> {
         let namespace = &target.namespace;
         let length = put.value.as_ref().map_or(0, Bytes::len);
         if length > namespace.value_max_bytes as usize {
@@ -77,15 +112,15 @@ impl Coordinator {
                 namespace.name, namespace.value_max_bytes
             )));
         }
-        let durability = put.durability.unwrap_or(namespace.durability);
+        let durability = rules.durability.unwrap_or(namespace.durability);
         Ok(ForwardWrite {
             namespace: namespace.id,
             key: put.key,
             value: put.value,
             context: put.context,
-            w: resolve(put.w, namespace.w, namespace.n)?,
+            w: resolve(rules.w, namespace.w, namespace.n)?,
             synced: durability == Durability::Synced,
-            at_least_once: put.at_least_once || put.operation.is_none(),
+            at_least_once: rules.at_least_once || put.operation.is_none(),
             operation: match put.operation {
                 Some(id) => id,
                 None => self.new_operation(target)?,
@@ -137,18 +172,7 @@ impl Coordinator {
         let request = Request::ForwardWrite(forward);
         match self.peers.request(to, request, remaining(deadline)).await {
             Ok(Reply::WriteResult(result)) => Ok(result),
-            Ok(Reply::WriteFailed(error)) => Err(error),
-            Ok(Reply::Failed(error)) => Err(WriteError::unknown(id, error)),
-            Ok(_) => Err(WriteError::unknown(id, RequestError::internal("unexpected answer"))),
-            Err(PeerError::TimedOut) => {
-                let waiting_for = "waiting for the node that coordinates the write".to_owned();
-                Err(WriteError::unknown(id, RequestError::Timeout { waiting_for }))
-            }
-            Err(error) => {
-                let reason = error.to_string();
-                let error = RequestError::CoordinatorUnreachable { node: to, reason };
-                Err(WriteError::unknown(id, error))
-            }
+            other => Err(forward_failed(to, id, &other)),
         }
     }
 
@@ -163,9 +187,7 @@ impl Coordinator {
         let owners = preference.owners().to_vec();
         let (id, w, synced) = (forward.operation, forward.w, forward.synced);
         let mut write = self.prepare(target, forward).map_err(WriteError::not_applied)?;
-        write.refusal = self
-            .too_few_reachable(target, &owners, w)
-            .or_else(|| self.wrong_clock(target, &owners));
+        write.refusal = self.refused(target, &owners, w);
         let written = match self.write_here(write.clone(), synced, deadline).await {
             Err(WriteError { error: RequestError::Damaged { .. }, .. }) => {
                 self.write_mended(target, write, synced, deadline).await?
@@ -177,20 +199,7 @@ impl Coordinator {
         let replicate = self.replicate(target, &written, id, synced);
         self.collect(&mut op, replicate, &owners, deadline).await;
         self.mend_later(target, op.failures());
-        if op.verdict() != Verdict::Reached {
-            let heard = |node: &NodeId| op.failures().iter().any(|f| f.node == *node);
-            let silent: Vec<NodeId> = op.missing().into_iter().filter(|n| !heard(n)).collect();
-            let error = not_reached(&target.view, op.tally(), op.failures(), &silent);
-            return Err(WriteError::unknown(id, error));
-        }
-        let acks = op.receipt();
-        Ok(WriteResult {
-            context: written.context.map(|context| context.seal(target.binding())),
-            siblings: written.siblings,
-            dot: written.dot,
-            acked: acks.nodes,
-            synced: acks.synced,
-        })
+        conclude(target, &op, written, id)
     }
 
     async fn write_here(
@@ -239,16 +248,22 @@ impl Coordinator {
         })
     }
 
-    /// Why a new write is refused before it has a dot: too few owners could acknowledge it.
+    /// Why a new write, alone or of a batch, is refused before it has a dot.
+    fn refused(&self, target: &Target, owners: &[NodeId], w: u8) -> Option<RequestError> {
+        self.too_few_reachable(target, owners, w).or_else(|| self.wrong_clock(target, owners))
+    }
+
+    /// Too few owners could acknowledge it.
     fn too_few_reachable(&self, target: &Target, owners: &[NodeId], w: u8) -> Option<RequestError> {
         let away = |node: &&NodeId| **node != self.node && !self.peers.connected(**node);
+        let reachable = owners.len() - owners.iter().filter(away).count();
+        if reachable >= usize::from(w) {
+            return None;
+        }
         let away: Vec<String> =
             owners.iter().filter(away).map(|&node| target.view.name_of(node)).collect();
-        let reachable = owners.len() - away.len();
         let detail = format!("; not connected: {}", away.join(", "));
-        let refusal =
-            RequestError::QuorumNotReached { needed: w.into(), got: reachable as u32, detail };
-        (reachable < usize::from(w)).then_some(refusal)
+        Some(RequestError::QuorumNotReached { needed: w.into(), got: reachable as u32, detail })
     }
 
     /// Why this node may not order writes of an `lww` namespace: a clock that is ahead would hide
@@ -307,6 +322,49 @@ impl Coordinator {
                 Ok(Some((node, other))) => op.on_failure(node, cause_of(&other)),
                 Ok(None) | Err(_) => return,
             }
+        }
+    }
+}
+
+/// The answer to a write, once it was listened to the owners.
+fn conclude(
+    target: &Target,
+    op: &WriteOp,
+    written: Written,
+    id: OperationId,
+) -> Result<WriteResult, WriteError> {
+    if op.verdict() != Verdict::Reached {
+        let heard = |node: &NodeId| op.failures().iter().any(|f| f.node == *node);
+        let silent: Vec<NodeId> = op.missing().into_iter().filter(|n| !heard(n)).collect();
+        let error = not_reached(&target.view, op.tally(), op.failures(), &silent);
+        return Err(WriteError::unknown(id, error));
+    }
+    let acks = op.receipt();
+    Ok(WriteResult {
+        context: written.context.map(|context| context.seal(target.binding())),
+        siblings: written.siblings,
+        dot: written.dot,
+        acked: acks.nodes,
+        synced: acks.synced,
+    })
+}
+
+/// What is known of a write that another node was to coordinate, and gave no result of.
+fn forward_failed(to: NodeId, id: OperationId, reply: &Result<Reply, PeerError>) -> WriteError {
+    match reply {
+        Ok(Reply::WriteFailed(error)) => match error.outcome {
+            Outcome::NotApplied => error.clone(),
+            Outcome::Unknown(_) => WriteError::unknown(id, error.error.clone()),
+        },
+        Ok(Reply::Failed(error)) => WriteError::unknown(id, error.clone()),
+        Ok(_) => WriteError::unknown(id, RequestError::internal("unexpected answer")),
+        Err(PeerError::TimedOut) => {
+            let waiting_for = "waiting for the node that coordinates the write".to_owned();
+            WriteError::unknown(id, RequestError::Timeout { waiting_for })
+        }
+        Err(error) => {
+            let reason = error.to_string();
+            WriteError::unknown(id, RequestError::CoordinatorUnreachable { node: to, reason })
         }
     }
 }

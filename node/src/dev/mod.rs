@@ -48,9 +48,6 @@ const STOP_WITHIN: Duration = Duration::from_secs(7);
 /// How long the nodes may take to open their stores: a large one replays its journal first.
 const FORM_WITHIN: Duration = Duration::from_secs(60);
 
-/// Partitions of a cluster to try out: as by default in a real one.
-const PARTITIONS: u64 = 256;
-
 /// Why there is no cluster. Nodes that were started have been stopped.
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "the fields are what the messages name")]
@@ -172,7 +169,7 @@ async fn start(home: &Home, nodes: &mut Nodes, stop: &CancellationToken) -> Resu
 /// Makes the cluster, or finds it made. Nodes that are alive may still be opening their stores, so
 /// they are asked until they answer.
 async fn form(home: &Home) -> Result<ClusterId, DevError> {
-    let options = InitOptions::new(home.peer_addresses(), PARTITIONS, Vec::new())?;
+    let options = InitOptions::new(home.peer_addresses(), None, Vec::new())?;
     let network = init::Network::new(home.peer_files())?;
     let deadline = Instant::now() + FORM_WITHIN;
     loop {

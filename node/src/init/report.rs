@@ -13,6 +13,8 @@ pub struct Report {
     pub cluster: ClusterId,
     /// Q.
     pub partitions: u16,
+    /// Q as it was asked for, if the cluster was there already with another.
+    pub asked: Option<u16>,
     /// The members' names and peer addresses, and whether they vote.
     pub members: Vec<(String, String, bool)>,
     /// The addresses of those that got the document now.
@@ -31,7 +33,7 @@ impl Report {
             .collect();
         members.sort();
         let partitions = document.partitions.get();
-        Self { cluster: document.cluster, partitions, members, taken, kept }
+        Self { cluster: document.cluster, partitions, asked: None, members, taken, kept }
     }
 }
 
@@ -49,6 +51,12 @@ impl fmt::Display for Report {
         for (name, address, votes) in &self.members {
             let voter = if *votes { "  voter" } else { "" };
             writeln!(f, "  {name}  {address}{voter}")?;
+        }
+        if let Some(asked) = self.asked {
+            writeln!(
+                f,
+                "note: --partitions {asked} changes nothing; this cluster has {partitions} for ever"
+            )?;
         }
         if !self.taken.is_empty() && !self.kept.is_empty() {
             let taken = self.taken.join(", ");

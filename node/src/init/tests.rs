@@ -87,7 +87,7 @@ fn members(count: u64) -> Vec<(String, Identity)> {
 
 fn options(count: u64) -> InitOptions {
     let members = (1..=count).map(|number| format!("h{number}:7501")).collect();
-    InitOptions::new(members, 64, Vec::new()).unwrap()
+    InitOptions::new(members, Some(64), Vec::new()).unwrap()
 }
 
 fn voters(identities: &[(String, Identity)], named: &[&str]) -> Result<Vec<Voter>, InitError> {
@@ -132,7 +132,7 @@ fn named_voters_must_be_members() {
 fn the_command_line_is_checked_first() {
     let error = |members: &[&str], partitions| {
         let members = members.iter().map(|&address| address.to_owned()).collect();
-        InitOptions::new(members, partitions, Vec::new()).unwrap_err().to_string()
+        InitOptions::new(members, Some(partitions), Vec::new()).unwrap_err().to_string()
     };
     assert_eq!(
         error(&["a:1"], 100),
@@ -178,6 +178,20 @@ async fn every_member_gets_document_1() {
     let text = report.to_string();
     assert!(text.contains("is made: 4 members, 3 of which vote, 64 partitions\n"), "{text}");
     assert!(text.contains("  node-1  h1:7501"), "{text}");
+}
+
+#[tokio::test]
+async fn other_partitions_than_the_cluster_has_are_told_of() {
+    let fake = Fake::of(members(1));
+    run(&fake, &options(1)).await.unwrap();
+    let said = async |partitions| {
+        let options = InitOptions::new(vec!["h1:7501".to_owned()], partitions, Vec::new()).unwrap();
+        run(&fake, &options).await.unwrap().to_string()
+    };
+    let note = "note: --partitions 128 changes nothing; this cluster has 64 for ever\n";
+    assert!(said(Some(128)).await.contains(note));
+    assert!(!said(Some(64)).await.contains("note:"));
+    assert!(!said(None).await.contains("note:"));
 }
 
 #[tokio::test]

@@ -49,6 +49,7 @@ pub struct Concurrency {
 #[derive(Debug)]
 pub struct Permit {
     of: Arc<Concurrency>,
+    weight: usize,
     started: Instant,
 }
 
@@ -68,12 +69,18 @@ impl Concurrency {
 
     /// Leave to run one request, or how long to wait before asking again: as long as one takes now.
     pub fn enter(self: &Arc<Self>) -> Result<Permit, RequestError> {
+        self.enter_for(1)
+    }
+
+    /// Leave to run what weighs as much as so many requests. It is let in when there is a place for
+    /// one: else a heavy one might never be, where the limit is low or others are many.
+    pub fn enter_for(self: &Arc<Self>, weight: usize) -> Result<Permit, RequestError> {
         let limit = self.limit() as usize;
-        let entered = self.running.fetch_add(1, Relaxed) < limit;
+        let entered = self.running.fetch_add(weight, Relaxed) < limit;
         if entered {
-            return Ok(Permit { of: self.clone(), started: Instant::now() });
+            return Ok(Permit { of: self.clone(), weight, started: Instant::now() });
         }
-        self.running.fetch_sub(1, Relaxed);
+        self.running.fetch_sub(weight, Relaxed);
         let what = "the node's limit of requests under way".to_owned();
         let average = Duration::from_micros(self.average_us.load(Relaxed));
         Err(RequestError::Overloaded { what, retry_after_ms: retry_after_ms(average) })
@@ -89,8 +96,8 @@ impl Concurrency {
         self.running.load(Relaxed)
     }
 
-    fn ended(&self, started: Instant) {
-        let running = self.running.fetch_sub(1, Relaxed);
+    fn ended(&self, weight: usize, started: Instant) {
+        let running = self.running.fetch_sub(weight, Relaxed);
         let took = started.elapsed();
         let average = self.average_us.load(Relaxed);
         // An update lost to another thread does not matter.
@@ -129,7 +136,7 @@ impl Concurrency {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.of.ended(self.started);
+        self.of.ended(self.weight, self.started);
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::deadline::Timeouts;
-use super::status;
+use super::{batch, status};
 use crate::coordinator::{Coordinator, Get, Put, ReadAnswer, ScanCursor, ScanRequest, binding};
 use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NodeId};
@@ -111,11 +111,8 @@ impl Kv for KvService {
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutReply>, Status> {
         let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
-        let WriteResult { context, siblings, dot, acked, synced } =
-            self.write(put_of(request.into_inner(), timeout)).await?;
-        let receipt = receipt(dot, &acked, synced);
-        let context = context.unwrap_or_default();
-        Ok(Response::new(v1::PutReply { context, siblings, receipt: Some(receipt) }))
+        let written = self.write(put_of(request.into_inner(), timeout)).await?;
+        Ok(Response::new(put_reply(written)))
     }
 
     async fn delete(
@@ -123,11 +120,25 @@ impl Kv for KvService {
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteReply>, Status> {
         let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
-        let WriteResult { context, siblings, dot, acked, synced } =
-            self.write(delete_of(request.into_inner(), timeout)).await?;
-        let receipt = receipt(dot, &acked, synced);
-        let context = context.unwrap_or_default();
-        Ok(Response::new(v1::DeleteReply { context, siblings, receipt: Some(receipt) }))
+        let written = self.write(delete_of(request.into_inner(), timeout)).await?;
+        let v1::PutReply { context, siblings, receipt } = put_reply(written);
+        Ok(Response::new(v1::DeleteReply { context, siblings, receipt }))
+    }
+
+    async fn batch_get(
+        &self,
+        request: Request<v1::BatchGetRequest>,
+    ) -> Result<Response<v1::BatchGetReply>, Status> {
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
+        batch::get(&self.node, request.into_inner(), timeout).await.map(Response::new)
+    }
+
+    async fn batch_put(
+        &self,
+        request: Request<v1::BatchPutRequest>,
+    ) -> Result<Response<v1::BatchPutReply>, Status> {
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
+        batch::put(&self.node, request.into_inner(), timeout).await.map(Response::new)
     }
 
     async fn scan(
@@ -203,12 +214,16 @@ impl ScanWalk {
     }
 }
 
+pub(super) fn repair_of(repair: v1::Repair) -> Repair {
+    match repair {
+        v1::Repair::Async => Repair::Async,
+        v1::Repair::Blocking => Repair::Blocking,
+    }
+}
+
 fn get_of(message: v1::GetRequest, timeout: Duration) -> Result<Get, RequestError> {
     Ok(Get {
-        repair: match message.repair() {
-            v1::Repair::Async => Repair::Async,
-            v1::Repair::Blocking => Repair::Blocking,
-        },
+        repair: repair_of(message.repair()),
         key: Key::new(message.key).map_err(RequestError::invalid)?,
         namespace: message.namespace,
         r: super::level(message.r)?,
@@ -233,9 +248,7 @@ fn put_of(message: v1::PutRequest, timeout: Duration) -> Result<Put, RequestErro
 
 fn delete_of(message: v1::DeleteRequest, timeout: Duration) -> Result<Put, RequestError> {
     if message.context.is_empty() {
-        return Err(RequestError::invalid(
-            "a delete needs the context of what it deletes; read the key first",
-        ));
+        return Err(delete_needs_context());
     }
     Ok(Put {
         durability: super::durability(message.durability()),
@@ -250,7 +263,11 @@ fn delete_of(message: v1::DeleteRequest, timeout: Duration) -> Result<Put, Reque
     })
 }
 
-fn operation_of(message: &v1::OperationId) -> OperationId {
+pub(super) fn delete_needs_context() -> RequestError {
+    RequestError::invalid("a delete needs the context of what it deletes; read the key first")
+}
+
+pub(super) fn operation_of(message: &v1::OperationId) -> OperationId {
     OperationId {
         issued_ms: message.issued_ms,
         coordinator: NodeId(message.coordinator),
@@ -260,7 +277,7 @@ fn operation_of(message: &v1::OperationId) -> OperationId {
     }
 }
 
-fn get_reply(answer: ReadAnswer) -> v1::GetReply {
+pub(super) fn get_reply(answer: ReadAnswer) -> v1::GetReply {
     v1::GetReply {
         siblings: siblings(&answer.object),
         context: answer.context.unwrap_or_default(),
@@ -276,7 +293,11 @@ fn siblings(object: &Object) -> Vec<v1::Sibling> {
     object.siblings().into_iter().map(sibling).collect()
 }
 
-fn receipt(dot: crate::dynamo::clock::Dot, acked: &[NodeId], synced: u32) -> v1::Receipt {
+/// Of a put; a delete's has the same fields.
+pub(super) fn put_reply(written: WriteResult) -> v1::PutReply {
+    let WriteResult { context, siblings, dot, acked, synced } = written;
     let dot = v1::Dot { actor: dot.actor.0, n: dot.n };
-    v1::Receipt { dot: Some(dot), acked: acked.iter().map(|node| node.0).collect(), synced }
+    let acked = acked.iter().map(|node| node.0).collect();
+    let receipt = Some(v1::Receipt { dot: Some(dot), acked, synced });
+    v1::PutReply { context: context.unwrap_or_default(), siblings, receipt }
 }

@@ -1,8 +1,9 @@
 //! What a node answers: thin handlers that translate, call the coordinator, and translate back.
 //!
-//! [`kv`] and [`cluster`] speak the public gRPC interface, [`peer`] answers other nodes, and
+//! [`kv`] (with many keys at once in [`batch`]) and [`cluster`] speak the public gRPC interface, [`peer`] answers other nodes, and
 //! [`status`] is the one place where an error becomes a gRPC status.
 
+pub mod batch;
 pub mod cluster;
 pub mod deadline;
 pub mod kv;

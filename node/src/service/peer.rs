@@ -4,19 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::view::View;
 use crate::coordinator::Coordinator;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
-use crate::dynamo::metadata::document::Namespace;
+use crate::dynamo::metadata::document::{ClusterKey, Namespace};
+use crate::dynamo::object::Digest;
+use crate::dynamo::standing::Standing;
 use crate::error::{RequestError, WriteError};
 use crate::shard::{Page, PageRange};
 use crate::telemetry::{Metrics, Operation, OutcomeLabel};
 use crate::transport::{
     GetResult, Handler, Held, Read, Replicate, Reply, Request, ScanPage, ScanPageReply,
+    first_fitting,
 };
 use crate::vnode::{Address, Merge};
 
@@ -93,6 +96,14 @@ impl Shared {
                     Err(error) => Reply::WriteFailed(error),
                 };
             }
+            Request::ReplicateBatch(items) => Ok(self.replicate_batch(items).await),
+            Request::ReadBatch(items) => self.read_batch(items).await,
+            Request::ForwardGetBatch(items) => {
+                Ok(Reply::GetBatch(self.coordinator.get_batch_forwarded(items, wait).await))
+            }
+            Request::ForwardWriteBatch(items) => {
+                Ok(Reply::WriteBatch(self.coordinator.put_batch_forwarded(items, wait).await))
+            }
             Request::ScanPage(page) => self.page(page).await,
             Request::Document => Ok(Reply::Document(cluster.newest_document().await)),
             Request::Learn(document) => {
@@ -124,12 +135,70 @@ impl Shared {
             return Ok(Reply::Held { held: Held::Object(object), standing });
         }
         let cluster_key = self.view()?.document().cluster_key;
-        let damaged = |error: crate::dynamo::encoding::DecodeError| RequestError::Data {
-            reason: error.to_string(),
+        let held = digest_of(&cluster_key, &address, object)?;
+        Ok(Reply::Held { held, standing })
+    }
+
+    /// One job for each shard, and an answer for each object.
+    async fn replicate_batch(&self, items: Vec<Replicate>) -> Reply {
+        let synced = items.iter().any(|item| item.synced);
+        let mut answers: Vec<Result<bool, RequestError>> = vec![Ok(synced); items.len()];
+        let mut merges = Vec::with_capacity(items.len());
+        for (place, item) in items.into_iter().enumerate() {
+            let Replicate { namespace, key, object, operation, mend, .. } = item;
+            match self.address(namespace, key) {
+                Ok(address) => merges.push((place, Merge { address, object, operation, mend })),
+                Err(error) => answers[place] = Err(error),
+            }
+        }
+        let parts = self.coordinator.shards().split(merges, |(_, merge)| &merge.address);
+        let merge = parts.into_iter().map(|part| async {
+            let (places, merges): (Vec<_>, Vec<_>) = part.items.into_iter().unzip();
+            let merged = self.coordinator.shards().merge_batch(merges, synced).await;
+            places.into_iter().zip(merged)
+        });
+        for (place, merged) in join_all(merge).await.into_iter().flatten() {
+            if let Err(error) = merged {
+                answers[place] = Err(error);
+            }
+        }
+        Reply::ReplicatedBatch(answers)
+    }
+
+    async fn read_batch(&self, items: Vec<Read>) -> Result<Reply, RequestError> {
+        let cluster_key = self.view()?.document().cluster_key;
+        let mut held: Vec<Result<(Held, Standing), RequestError>> = Vec::with_capacity(items.len());
+        let mut reads = Vec::with_capacity(items.len());
+        for (place, Read { namespace, key, digest }) in items.into_iter().enumerate() {
+            match self.address(namespace, key) {
+                Ok(address) => {
+                    // Before the object is read: what becomes complete meanwhile may not be in it.
+                    let standing = self.coordinator.standings().of(address.vnode);
+                    held.push(Ok((Held::Object(EncodedObject::default()), standing)));
+                    reads.push((place, (digest, standing), address));
+                }
+                Err(error) => held.push(Err(error)),
+            }
+        }
+        let parts = self.coordinator.shards().split(reads, |(_, _, address)| address);
+        let read = parts.into_iter().map(|part| async {
+            let addresses = part.items.iter().map(|(_, _, address)| address.clone()).collect();
+            let objects = self.coordinator.shards().read_batch(addresses).await;
+            part.items.into_iter().zip(objects)
+        });
+        for ((place, asked, address), object) in join_all(read).await.into_iter().flatten() {
+            let (digest, standing) = asked;
+            let one = match object {
+                Ok(object) if digest => digest_of(&cluster_key, &address, object),
+                object => object.map(Held::Object),
+            };
+            held[place] = one.map(|held| (held, standing));
+        }
+        let bytes = |(held, _): &(Held, Standing)| match held {
+            Held::Object(object) => object.0.len(),
+            Held::Digest(Digest(digest)) => digest.len(),
         };
-        let object = object.decode().map_err(damaged)?;
-        let digest = object.digest(&cluster_key, namespace, &address.key);
-        Ok(Reply::Held { held: Held::Digest(digest), standing })
+        Ok(Reply::HeldBatch(first_fitting(held, bytes)))
     }
 
     async fn page(&self, page: ScanPage) -> Result<Reply, RequestError> {
@@ -177,11 +246,24 @@ impl Shared {
     }
 }
 
+fn digest_of(
+    cluster_key: &ClusterKey,
+    address: &Address,
+    object: EncodedObject,
+) -> Result<Held, RequestError> {
+    let object = object.decode();
+    let object = object.map_err(|error| RequestError::Data { reason: error.to_string() })?;
+    Ok(Held::Digest(object.digest(cluster_key, address.namespace, &address.key)))
+}
+
 fn operation_of(request: &Request) -> Option<Operation> {
     match request {
-        Request::Replicate(_) => Some(Operation::Replicate),
-        Request::Read(_) => Some(Operation::Read),
-        Request::ForwardGet(_) | Request::ForwardWrite(_) => Some(Operation::Forward),
+        Request::Replicate(_) | Request::ReplicateBatch(_) => Some(Operation::Replicate),
+        Request::Read(_) | Request::ReadBatch(_) => Some(Operation::Read),
+        Request::ForwardGet(_)
+        | Request::ForwardWrite(_)
+        | Request::ForwardGetBatch(_)
+        | Request::ForwardWriteBatch(_) => Some(Operation::Forward),
         _ => None,
     }
 }

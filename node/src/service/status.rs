@@ -5,7 +5,7 @@
 
 use prost::Message as _;
 use quorate_proto::v1::error_detail::{Kind, Outcome as OutcomeMessage};
-use quorate_proto::v1::{ErrorDetail, OperationId as OperationMessage};
+use quorate_proto::v1::{BatchError, ErrorDetail, OperationId as OperationMessage};
 use tonic::{Code, Status};
 use tonic_types::pb;
 
@@ -21,6 +21,24 @@ pub fn of_request(error: &RequestError, node: &str) -> Status {
 
 /// The status of a failed write.
 pub fn of_write(error: &WriteError, node: &str) -> Status {
+    status(&error.error, write_detail(error, node))
+}
+
+/// What a key of a batch that could not be read is answered.
+pub fn of_batch_get(error: &RequestError, node: &str) -> BatchError {
+    batch_error(error, detail(error, node))
+}
+
+/// What a failed write of a batch is answered.
+pub fn of_batch_put(error: &WriteError, node: &str) -> BatchError {
+    batch_error(&error.error, write_detail(error, node))
+}
+
+fn batch_error(error: &RequestError, detail: ErrorDetail) -> BatchError {
+    BatchError { code: code_of(error).into(), message: error.to_string(), detail: Some(detail) }
+}
+
+fn write_detail(error: &WriteError, node: &str) -> ErrorDetail {
     let mut detail = detail(&error.error, node);
     match error.outcome {
         Outcome::NotApplied => detail.outcome = OutcomeMessage::NotApplied.into(),
@@ -29,7 +47,7 @@ pub fn of_write(error: &WriteError, node: &str) -> Status {
             detail.operation_id = Some(operation_message(&id));
         }
     }
-    status(&error.error, detail)
+    detail
 }
 
 /// An operation id as clients see it.

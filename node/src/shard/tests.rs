@@ -8,6 +8,7 @@ use super::*;
 use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::context::Context;
 use crate::dynamo::metadata::document::Conflict;
+use crate::dynamo::operation::OPERATION_KEPT_MS;
 use crate::env::Clock;
 use crate::storage::memory::MemoryEngine;
 
@@ -221,7 +222,7 @@ async fn operations_are_forgotten_where_no_object_is_left() {
 #[tokio::test]
 async fn a_sweep_goes_step_by_step_and_lets_requests_pass() {
     let bench = bench();
-    let keys = SWEEP_BATCH as u64 + 100;
+    let keys = sweep::SWEEP_BATCH as u64 + 100;
     for key in 0..keys {
         bench.put(1, &format!("key-{key}"), key).await.unwrap();
     }

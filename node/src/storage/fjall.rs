@@ -26,6 +26,8 @@
 //!   `mark` tells at opening, and so does a look at the journals before and after it;
 //! - a tail that a power cut shortened is cut off, but one that it left with a hole inside a value
 //!   looks like damage, so that the store does not open although nothing synced is lost;
+//! - its thread, when a sync of its own fails, lets go of the journal a moment before the engine is
+//!   poisoned; a `sync` that begins and ends within that moment hears nothing of it;
 //! - some damage makes it panic: an error here.
 
 mod journals;
@@ -75,6 +77,8 @@ pub struct FjallEngine {
     path: PathBuf,
     options: EngineOptions,
     mark: Mutex<Mark>,
+    /// Held by a sync from its beginning to the end of its failure.
+    syncing: Mutex<()>,
     cut_bytes: u64,
 }
 
@@ -173,8 +177,8 @@ impl FjallEngine {
             EngineError::Panicked { detail, .. } => damaged(detail),
             error => error,
         })?;
-        let mark = Mutex::new(mark);
-        Ok(Self { database, keyspaces, syncs, path, options, mark, cut_bytes: 0 })
+        let (mark, syncing) = (Mutex::new(mark), Mutex::default());
+        Ok(Self { database, keyspaces, syncs, path, options, mark, syncing, cut_bytes: 0 })
     }
 
     /// Refuses a store from which something is missing that was on disk.
@@ -245,6 +249,9 @@ impl FjallEngine {
 
     fn sync_numbered(&self) -> Result<(), EngineError> {
         const ACTION: &str = "sync";
+        // The operating system tells a failure of an open file once. Of two syncs at a time the other
+        // would hear of none, and fjall looks whether it is poisoned before it waits for the first.
+        let _alone = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let number = {
             // Held, so that rows reach the journal in the order of their numbers.
             let mut mark = self.mark();
@@ -258,6 +265,8 @@ impl FjallEngine {
         };
         // fdatasync writes a grown file's length as well, which is all the metadata that matters.
         self.database.persist(PersistMode::SyncData).map_err(failed(ACTION))?;
+        // Nor may fjall's own thread have heard of it meanwhile.
+        self.database.persist(PersistMode::Buffer).map_err(failed(ACTION))?;
         if let Err(error) = self.mark().synced(number) {
             // What is on disk is so whether this is noted or not; a later loss of it may go unnoticed.
             tracing::warn!(%error, "a sync could not be noted in the file `mark`");

@@ -40,6 +40,7 @@ use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sled::Db;
@@ -62,6 +63,13 @@ const CACHE_BYTES_MIN: u64 = 16 << 20;
 /// for batches on other threads, and for the next opening, which writes a snapshot of the page table.
 const FREE_BYTES_MIN: u64 = 32 << 20;
 
+/// How sled says that its files are in use: it has no error of its own for that.
+const LOCKED: &str = "could not acquire lock";
+
+/// How often, and how long apart, an opening looks whether they still are.
+const CLOSED_TRIES: u32 = 200;
+const CLOSED_AGAIN: Duration = Duration::from_millis(5);
+
 const OPENING: &str = "open its files";
 
 /// A sled database in a directory of its own.
@@ -74,7 +82,7 @@ pub struct SledEngine {
     queue: Arc<Queue>,
     snapshots: Arc<RwLock<Snapshots>>,
     mark: Arc<Mutex<Mark>>,
-    /// Blob files that are on disk already.
+    /// Blob files that are on disk already; held by a sync from its beginning to its end.
     synced_blobs: Mutex<BTreeSet<OsString>>,
     writer: Option<JoinHandle<()>>,
 }
@@ -194,9 +202,8 @@ impl SledEngine {
     }
 
     /// Syncs the blob files that were not there the last time; normally there are none at all.
-    fn sync_blobs(&self) -> io::Result<()> {
+    fn sync_blobs(&self, synced: &mut BTreeSet<OsString>) -> io::Result<()> {
         let directory = self.path.join("blobs");
-        let mut synced = self.synced_blobs.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found = BTreeSet::new();
         for entry in std::fs::read_dir(&directory)? {
             let name = entry?.file_name();
@@ -209,16 +216,16 @@ impl SledEngine {
             }
             found.insert(name);
         }
-        if !found.is_subset(&synced) {
+        if !found.is_subset(synced) {
             files::sync_directory(&directory)?;
         }
         *synced = found;
         Ok(())
     }
 
-    fn sync_files(&self) -> io::Result<()> {
+    fn sync_files(&self, synced_blobs: &mut BTreeSet<OsString>) -> io::Result<()> {
         let applied = self.queue.applied();
-        self.sync_blobs()?;
+        self.sync_blobs(synced_blobs)?;
         // It writes a grown file's length as well, which is all the metadata that matters.
         self.file.sync_data()?;
         self.mark.lock().unwrap_or_else(PoisonError::into_inner).synced(applied)
@@ -250,8 +257,11 @@ impl Engine for SledEngine {
     }
 
     fn sync(&self) -> Result<(), EngineError> {
+        // One at a time: the operating system tells a failure of an open file once, and of two syncs
+        // the other would hear of none.
+        let mut synced_blobs = self.synced_blobs.lock().unwrap_or_else(PoisonError::into_inner);
         self.queue.check()?;
-        self.sync_files().map_err(EngineError::io("sync")).inspect_err(|error| {
+        self.sync_files(&mut synced_blobs).map_err(EngineError::io("sync")).inspect_err(|error| {
             self.queue.fail(error.clone());
             mark::note_failure(&self.mark);
         })
@@ -296,7 +306,7 @@ impl Drop for SledEngine {
             let _ = writer.join();
         }
         if self.queue.check().is_ok()
-            && let Err(error) = self.sync_files()
+            && let Err(error) = self.sync()
         {
             tracing::warn!(%error, "the store was closed, but could not be synced");
         }
@@ -312,16 +322,33 @@ impl Drop for SledEngine {
 
 /// Opens sled's files and counts what is in them; the census, if they agree.
 fn open_tree(path: &Path, options: EngineOptions) -> Result<(Db, Census), EngineError> {
-    let db = sled::Config::new()
+    let config = sled::Config::new()
         .path(path)
         .cache_capacity(options.cache_bytes.max(CACHE_BYTES_MIN))
         // `apply` flushes; sled's thread for that would do it again and fsync twice a second.
-        .flush_every_ms(None)
-        .open()
-        .map_err(failed(OPENING))?;
+        .flush_every_ms(None);
+    let db = open_once_closed(path, &config)?;
     read_ahead(&path.join("db")).map_err(EngineError::io(OPENING))?;
     let census = Census::verify(&db)?;
     Ok((db, census))
+}
+
+/// Opens sled's files, as soon as nobody has them open. The mark is locked by this opening, so that
+/// can only be what is left of the last one: sled's threads let go of it a moment after its end.
+fn open_once_closed(path: &Path, config: &sled::Config) -> Result<Db, EngineError> {
+    let mut tries = 0;
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(error)) if error.to_string().starts_with(LOCKED) => {
+                tries += 1;
+                if tries == CLOSED_TRIES {
+                    return Err(EngineError::Locked { path: path.to_path_buf() });
+                }
+                std::thread::sleep(CLOSED_AGAIN);
+            }
+            opened => return opened.map_err(failed(OPENING)),
+        }
+    }
 }
 
 /// Brings the log into the operating system's cache in the order in which it lies on disk, since

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use super::{Step, Worker};
 use crate::cluster::Cluster;
 use crate::env::Env;
+use crate::error::RequestError;
 use crate::limits::Capacity;
 use crate::limits::budget::Kind;
 use crate::shard::Shards;
@@ -94,7 +95,7 @@ impl Worker for Observe {
                     self.metrics.engine_keys(stats.keys_approx);
                     Step::Done
                 }
-                Err(error) => Step::Failed(crate::vnode::engine_failed(error)),
+                Err(error) => Step::Failed(RequestError::from(error)),
             }
         }
         .boxed()

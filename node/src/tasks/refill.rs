@@ -35,7 +35,7 @@ use crate::shard::Shards;
 use crate::standing::{Heard, Standings};
 use crate::telemetry::Metrics;
 use crate::transport::{Peers, Reply, Request, ScanPage, ScanPageReply};
-use crate::vnode::{self, Address, Merge};
+use crate::vnode::{Address, Merge};
 
 /// Keys per page, as for clients' scans.
 const PAGE_KEYS: u32 = 256;
@@ -281,7 +281,7 @@ impl Refill {
     async fn keep(&self, vnode: VnodeId, heard: Heard) -> Result<(), RequestError> {
         let standings = self.parts.standings.clone();
         let kept = self.parts.env.block(move || standings.keep(vnode, heard)).await;
-        kept.map_err(vnode::engine_failed)
+        kept.map_err(RequestError::from)
     }
 
     /// Nobody can be asked any more: the store is whole, or somebody is waited for.
@@ -304,7 +304,7 @@ impl Refill {
         }
         let standings = self.parts.standings.clone();
         let ended = self.parts.env.block(move || standings.end()).await;
-        ended.map_err(vnode::engine_failed)?;
+        ended.map_err(RequestError::from)?;
         self.parts.metrics.rebuild_vnodes_left(0);
         tracing::info!("the store is whole again: this node's answers count for all it holds");
         Ok(AGAIN)

@@ -34,18 +34,23 @@ pub enum Operation {
     Put,
     /// A client's deletion.
     Delete,
+    /// Many reads of a client at once.
+    BatchGet,
+    /// Many writes of a client at once.
+    BatchPut,
     /// A page of a client's scan.
     Scan,
     /// A client's request that was sent on to a node that holds the key.
     Forward,
-    /// Another node's object, merged here.
+    /// Another node's objects, one or a batch, merged here.
     Replicate,
-    /// What this node holds, told to another one.
+    /// What this node holds of a key or a batch of them, told to another one.
     Read,
 }
 
 impl Operation {
-    const ALL: [&str; 7] = ["get", "put", "delete", "scan", "forward", "replicate", "read"];
+    const ALL: [&str; 9] =
+        ["get", "put", "delete", "batch_get", "batch_put", "scan", "forward", "replicate", "read"];
 }
 
 /// How it ended, coarsely enough to alarm on.
@@ -433,10 +438,12 @@ pub(super) fn gauge(value: u64) -> i64 {
 mod tests {
     use super::*;
 
-    const OPERATIONS: [Operation; 7] = [
+    const OPERATIONS: [Operation; 9] = [
         Operation::Get,
         Operation::Put,
         Operation::Delete,
+        Operation::BatchGet,
+        Operation::BatchPut,
         Operation::Scan,
         Operation::Forward,
         Operation::Replicate,
@@ -457,7 +464,8 @@ mod tests {
     #[test]
     fn each_label_is_its_variant() {
         for (at, operation) in OPERATIONS.into_iter().enumerate() {
-            assert_eq!(Operation::ALL[at], format!("{operation:?}").to_lowercase());
+            let label = Operation::ALL[at].replace('_', "");
+            assert_eq!(label, format!("{operation:?}").to_lowercase());
         }
         for (at, outcome) in OUTCOMES.into_iter().enumerate() {
             assert_eq!(OutcomeLabel::ALL[at], format!("{outcome:?}").to_lowercase());

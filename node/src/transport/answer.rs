@@ -28,7 +28,7 @@ pub(super) async fn answer(handler: Arc<dyn Handler>, from: NodeId, message: Mes
 
 async fn respond(handler: &dyn Handler, from: NodeId, message: Message) -> Reply {
     let timeout = Duration::from_millis(message.timeout_ms.into());
-    let write = matches!(message.body, Some(Body::ForwardWrite(_)));
+    let write = matches!(message.body, Some(Body::ForwardWrite(_) | Body::ForwardWriteBatch(_)));
     let request = match wire::decode_request(message.body) {
         Ok(request) => request,
         Err(flaw) => return malformed(write, flaw),

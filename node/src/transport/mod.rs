@@ -40,6 +40,14 @@ pub enum Request {
     ForwardGet(ForwardGet),
     /// Coordinate a client's write.
     ForwardWrite(ForwardWrite),
+    /// Merge many objects.
+    ReplicateBatch(Vec<Replicate>),
+    /// Tell what you hold of many keys.
+    ReadBatch(Vec<Read>),
+    /// Coordinate many reads of a client.
+    ForwardGetBatch(Vec<ForwardGet>),
+    /// Coordinate many writes of a client.
+    ForwardWriteBatch(Vec<ForwardWrite>),
     /// List a part of a partition.
     ScanPage(ScanPage),
     /// Send your newest metadata document.
@@ -71,6 +79,15 @@ pub enum Reply {
     GetResult(GetResult),
     /// A coordinated write.
     WriteResult(WriteResult),
+    /// For each object in its order: whether it is on disk already, or why it was not merged.
+    ReplicatedBatch(Vec<Result<bool, RequestError>>),
+    /// What the replica holds of the first keys in their order, and whether its silence counts; at
+    /// least of one key, and as many as one message should hold.
+    HeldBatch(Vec<Result<(Held, Standing), RequestError>>),
+    /// The reads of the first keys in their order, at least of one.
+    GetBatch(Vec<Result<GetResult, RequestError>>),
+    /// The writes in their order.
+    WriteBatch(Vec<Result<WriteResult, WriteError>>),
     /// A part of a partition.
     ScanPage(ScanPageReply),
     /// The newest document known, in its canonical encoding; none before there is a cluster.
@@ -214,6 +231,24 @@ pub struct ScanPageReply {
     pub complete: bool,
     /// Whether its silence about other keys counts.
     pub standing: Standing,
+}
+
+/// Once the answers to a batch have so many bytes, the rest is for another message: a message that
+/// is much longer would hold up all others.
+const ANSWERS_BYTES: usize = 16 << 20;
+
+/// The first answers to a batch, at least one: as many as one message should hold.
+pub fn first_fitting<T>(
+    answers: impl IntoIterator<Item = Result<T, RequestError>>,
+    size: impl Fn(&T) -> usize,
+) -> Vec<Result<T, RequestError>> {
+    let mut bytes = 0;
+    let fits = |answer: &Result<T, RequestError>| {
+        let before = bytes;
+        bytes += answer.as_ref().map_or(0, &size);
+        before == 0 || bytes <= ANSWERS_BYTES
+    };
+    answers.into_iter().take_while(fits).collect()
 }
 
 /// Why a peer gave no answer. Whether it did what it was asked to do is unknown, but for

@@ -22,24 +22,23 @@ pub use quorate_proto::peer::message::Body;
 pub use quorate_proto::peer::{Frame, Message};
 use thiserror::Error;
 
-use super::{ForwardGet, ForwardWrite, GetResult, Held, Read, Replicate, Reply, Request, ScanPage};
-use super::{ScanPageReply, WriteResult};
-use crate::dynamo::clock::{Actor, Dot};
+use super::{Reply, Request};
 use crate::dynamo::encoding::{DecodeError, Reader, Writer};
-use crate::dynamo::format::{EncodedObject, read_dot, read_operation, write_dot, write_operation};
-use crate::dynamo::key::{Key, KeyError, NamespaceId, NodeId, PartitionId};
-use crate::dynamo::object::Digest;
+use crate::dynamo::format::{read_operation, write_operation};
+use crate::dynamo::key::KeyError;
 use crate::dynamo::operation::OperationId;
-use crate::dynamo::standing::Standing;
 
+mod batch;
 mod failure;
+mod reply;
+mod request;
 #[cfg(test)]
 mod tests;
 
 pub use failure::{decode_failure, encode_failure};
 
 /// The version of the peer protocol. It changes with the meaning of any message.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Why a peer's bytes are no message. Nothing was done with them.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -109,6 +108,10 @@ pub fn kind(body: Option<&Body>) -> &'static str {
         Some(Body::Read(_)) => "read",
         Some(Body::ForwardGet(_)) => "forward_get",
         Some(Body::ForwardWrite(_)) => "forward_write",
+        Some(Body::ReplicateBatch(_)) => "replicate_batch",
+        Some(Body::ReadBatch(_)) => "read_batch",
+        Some(Body::ForwardGetBatch(_)) => "forward_get_batch",
+        Some(Body::ForwardWriteBatch(_)) => "forward_write_batch",
         Some(Body::ScanPage(_)) => "scan_page",
         Some(Body::DocumentRequest(_)) => "document_request",
         Some(Body::Learn(_)) => "learn",
@@ -118,6 +121,10 @@ pub fn kind(body: Option<&Body>) -> &'static str {
         Some(Body::ReadReply(_)) => "read_reply",
         Some(Body::GetResult(_)) => "get_result",
         Some(Body::WriteResult(_)) => "write_result",
+        Some(Body::ReplicatedBatch(_)) => "replicated_batch",
+        Some(Body::ReadBatchReply(_)) => "read_batch_reply",
+        Some(Body::GetBatchResult(_)) => "get_batch_result",
+        Some(Body::WriteBatchResult(_)) => "write_batch_result",
         Some(Body::ScanPageReply(_)) => "scan_page_reply",
         Some(Body::DocumentReply(_)) => "document_reply",
         Some(Body::Learned(_)) => "learned",
@@ -135,6 +142,10 @@ pub fn is_request(body: Option<&Body>) -> bool {
             | Body::Read(_)
             | Body::ForwardGet(_)
             | Body::ForwardWrite(_)
+            | Body::ReplicateBatch(_)
+            | Body::ReadBatch(_)
+            | Body::ForwardGetBatch(_)
+            | Body::ForwardWriteBatch(_)
             | Body::ScanPage(_)
             | Body::DocumentRequest(_)
             | Body::Learn(_)
@@ -148,42 +159,27 @@ pub fn is_request(body: Option<&Body>) -> bool {
 /// A request's protobuf form.
 pub fn encode_request(request: Request) -> Body {
     match request {
-        Request::Replicate(m) => Body::Replicate(proto::Replicate {
-            namespace: m.namespace.0,
-            key: m.key.to_bytes(),
-            object: m.object.0,
-            synced: m.synced,
-            operation: m.operation.map_or_else(Bytes::new, encode_cause),
-            mend: m.mend,
-        }),
-        Request::Read(m) => Body::Read(proto::Read {
-            namespace: m.namespace.0,
-            key: m.key.to_bytes(),
-            digest: m.digest,
-        }),
-        Request::ForwardGet(m) => Body::ForwardGet(proto::ForwardGet {
-            namespace: m.namespace.0,
-            key: m.key.to_bytes(),
-            r: m.r.into(),
-            blocking_repair: m.blocking_repair,
-        }),
-        Request::ForwardWrite(m) => Body::ForwardWrite(proto::ForwardWrite {
-            namespace: m.namespace.0,
-            key: m.key.to_bytes(),
-            value: m.value,
-            context: m.context,
-            w: m.w.into(),
-            synced: m.synced,
-            operation: encode_operation(&m.operation),
-            at_least_once: m.at_least_once,
-        }),
-        Request::ScanPage(m) => Body::ScanPage(proto::ScanPage {
-            namespace: m.namespace.0,
-            partition: m.partition.0.into(),
-            prefix: m.prefix,
-            after: m.after.map_or_else(Bytes::new, |key| key.to_bytes()),
-            limit: m.limit,
-        }),
+        Request::Replicate(m) => Body::Replicate(request::encode_replicate(m)),
+        Request::Read(m) => Body::Read(request::encode_read(m)),
+        Request::ForwardGet(m) => Body::ForwardGet(request::encode_forward_get(m)),
+        Request::ForwardWrite(m) => Body::ForwardWrite(request::encode_forward_write(m)),
+        Request::ReplicateBatch(items) => {
+            let items = items.into_iter().map(request::encode_replicate).collect();
+            Body::ReplicateBatch(proto::ReplicateBatch { items })
+        }
+        Request::ReadBatch(items) => {
+            let items = items.into_iter().map(request::encode_read).collect();
+            Body::ReadBatch(proto::ReadBatch { items })
+        }
+        Request::ForwardGetBatch(items) => {
+            let items = items.into_iter().map(request::encode_forward_get).collect();
+            Body::ForwardGetBatch(proto::ForwardGetBatch { items })
+        }
+        Request::ForwardWriteBatch(items) => {
+            let items = items.into_iter().map(request::encode_forward_write).collect();
+            Body::ForwardWriteBatch(proto::ForwardWriteBatch { items })
+        }
+        Request::ScanPage(m) => Body::ScanPage(request::encode_scan_page(m)),
         Request::Document => Body::DocumentRequest(proto::DocumentRequest {}),
         Request::Learn(document) => Body::Learn(proto::Learn { document }),
         Request::Register(message) => Body::Register(proto::Register { message }),
@@ -194,36 +190,21 @@ pub fn encode_request(request: Request) -> Body {
 /// The request of a message.
 pub fn decode_request(body: Option<Body>) -> Result<Request, WireError> {
     Ok(match body {
-        Some(Body::Replicate(m)) => Request::Replicate(Replicate {
-            namespace: NamespaceId(m.namespace),
-            key: Key::new(m.key)?,
-            object: EncodedObject(m.object),
-            synced: m.synced,
-            operation: decode_cause(m.operation)?,
-            mend: m.mend,
-        }),
-        Some(Body::Read(m)) => Request::Read(Read {
-            namespace: NamespaceId(m.namespace),
-            key: Key::new(m.key)?,
-            digest: m.digest,
-        }),
-        Some(Body::ForwardGet(m)) => Request::ForwardGet(ForwardGet {
-            namespace: NamespaceId(m.namespace),
-            key: Key::new(m.key)?,
-            r: level("r", m.r)?,
-            blocking_repair: m.blocking_repair,
-        }),
-        Some(Body::ForwardWrite(m)) => Request::ForwardWrite(ForwardWrite {
-            namespace: NamespaceId(m.namespace),
-            key: Key::new(m.key)?,
-            value: m.value,
-            context: m.context,
-            w: level("w", m.w)?,
-            synced: m.synced,
-            operation: decode_operation(m.operation)?,
-            at_least_once: m.at_least_once,
-        }),
-        Some(Body::ScanPage(m)) => Request::ScanPage(decode_scan_page(m)?),
+        Some(Body::Replicate(m)) => Request::Replicate(request::decode_replicate(m)?),
+        Some(Body::Read(m)) => Request::Read(request::decode_read(m)?),
+        Some(Body::ForwardGet(m)) => Request::ForwardGet(request::decode_forward_get(m)?),
+        Some(Body::ForwardWrite(m)) => Request::ForwardWrite(request::decode_forward_write(m)?),
+        Some(Body::ReplicateBatch(m)) => {
+            Request::ReplicateBatch(all(m.items, request::decode_replicate)?)
+        }
+        Some(Body::ReadBatch(m)) => Request::ReadBatch(all(m.items, request::decode_read)?),
+        Some(Body::ForwardGetBatch(m)) => {
+            Request::ForwardGetBatch(all(m.items, request::decode_forward_get)?)
+        }
+        Some(Body::ForwardWriteBatch(m)) => {
+            Request::ForwardWriteBatch(all(m.items, request::decode_forward_write)?)
+        }
+        Some(Body::ScanPage(m)) => Request::ScanPage(request::decode_scan_page(m)?),
         Some(Body::DocumentRequest(_)) => Request::Document,
         Some(Body::Learn(m)) => Request::Learn(m.document),
         Some(Body::Register(m)) => Request::Register(m.message),
@@ -232,40 +213,26 @@ pub fn decode_request(body: Option<Body>) -> Result<Request, WireError> {
     })
 }
 
+/// Decodes every item of a batch.
+fn all<M, T>(
+    items: Vec<M>,
+    decode: impl Fn(M) -> Result<T, WireError>,
+) -> Result<Vec<T>, WireError> {
+    items.into_iter().map(decode).collect()
+}
+
 /// A reply's protobuf form.
 pub fn encode_reply(reply: Reply) -> Body {
     match reply {
         Reply::Replicated { synced } => Body::Replicated(proto::Replicated { synced }),
-        Reply::Held { held, standing } => Body::ReadReply(proto::ReadReply {
-            standing: encode_standing(standing),
-            held: Some(match held {
-                Held::Object(object) => proto::read_reply::Held::Object(object.0),
-                Held::Digest(digest) => {
-                    proto::read_reply::Held::Digest(Bytes::copy_from_slice(&digest.0))
-                }
-            }),
-        }),
-        Reply::GetResult(m) => {
-            Body::GetResult(proto::GetResult { object: m.object.0, replicas: m.replicas })
-        }
-        Reply::WriteResult(m) => Body::WriteResult(proto::WriteResult {
-            context: m.context,
-            siblings: m.siblings,
-            actor: m.dot.actor.0,
-            n: m.dot.n,
-            acked: m.acked.iter().map(|node| node.0).collect(),
-            synced: m.synced,
-        }),
-        Reply::ScanPage(m) => Body::ScanPageReply(proto::ScanPageReply {
-            items: m
-                .items
-                .into_iter()
-                .map(|(key, object)| proto::KeyObject { key: key.to_bytes(), object: object.0 })
-                .collect(),
-            complete: m.complete,
-            damaged: m.damaged.into_iter().map(|key| key.to_bytes()).collect(),
-            standing: encode_standing(m.standing),
-        }),
+        Reply::Held { held, standing } => Body::ReadReply(reply::encode_held(held, standing)),
+        Reply::GetResult(m) => Body::GetResult(reply::encode_get_result(m)),
+        Reply::WriteResult(m) => Body::WriteResult(reply::encode_write_result(m)),
+        Reply::ReplicatedBatch(items) => Body::ReplicatedBatch(batch::encode_replicated(items)),
+        Reply::HeldBatch(items) => Body::ReadBatchReply(batch::encode_held(items)),
+        Reply::GetBatch(items) => Body::GetBatchResult(batch::encode_gets(items)),
+        Reply::WriteBatch(items) => Body::WriteBatchResult(batch::encode_writes(items)),
+        Reply::ScanPage(m) => Body::ScanPageReply(reply::encode_scan_page(m)),
         Reply::Document(document) => Body::DocumentReply(proto::DocumentReply { document }),
         Reply::Learned { version } => Body::Learned(proto::Learned { version }),
         Reply::Register(message) => Body::Registered(proto::Register { message }),
@@ -282,20 +249,16 @@ pub fn decode_reply(body: Option<Body>) -> Result<Reply, WireError> {
     Ok(match body {
         Some(Body::Replicated(m)) => Reply::Replicated { synced: m.synced },
         Some(Body::ReadReply(m)) => {
-            let standing = decode_standing(m.standing)?;
-            Reply::Held { held: decode_held(m)?, standing }
+            let (held, standing) = reply::decode_held(m)?;
+            Reply::Held { held, standing }
         }
-        Some(Body::GetResult(m)) => {
-            Reply::GetResult(GetResult { object: EncodedObject(m.object), replicas: m.replicas })
-        }
-        Some(Body::WriteResult(m)) => Reply::WriteResult(WriteResult {
-            context: m.context,
-            siblings: m.siblings,
-            dot: decode_dot(m.actor, m.n)?,
-            acked: m.acked.into_iter().map(NodeId).collect(),
-            synced: m.synced,
-        }),
-        Some(Body::ScanPageReply(m)) => Reply::ScanPage(decode_scan_page_reply(m)?),
+        Some(Body::GetResult(m)) => Reply::GetResult(reply::decode_get_result(m)),
+        Some(Body::WriteResult(m)) => Reply::WriteResult(reply::decode_write_result(m)?),
+        Some(Body::ReplicatedBatch(m)) => Reply::ReplicatedBatch(batch::decode_replicated(m)?),
+        Some(Body::ReadBatchReply(m)) => Reply::HeldBatch(batch::decode_held(m)?),
+        Some(Body::GetBatchResult(m)) => Reply::GetBatch(batch::decode_gets(m)?),
+        Some(Body::WriteBatchResult(m)) => Reply::WriteBatch(batch::decode_writes(m)?),
+        Some(Body::ScanPageReply(m)) => Reply::ScanPage(reply::decode_scan_page(m)?),
         Some(Body::DocumentReply(m)) => Reply::Document(m.document),
         Some(Body::Learned(m)) => Reply::Learned { version: m.version },
         Some(Body::Registered(m)) => Reply::Register(m.message),
@@ -307,88 +270,6 @@ pub fn decode_reply(body: Option<Body>) -> Result<Reply, WireError> {
 
 fn unexpected(body: Option<&Body>, expected: &'static str) -> WireError {
     WireError::Unexpected { found: kind(body), expected }
-}
-
-/// A number of replicas: at least one, and N fits in a byte.
-fn level(field: &'static str, value: u32) -> Result<u8, WireError> {
-    let level = u8::try_from(value).ok().filter(|&level| level > 0);
-    level.ok_or(WireError::Value { field, value: value.into() })
-}
-
-fn decode_dot(actor: u64, n: u64) -> Result<Dot, WireError> {
-    match n {
-        0 => Err(WireError::Value { field: "dot", value: 0 }),
-        n => Ok(Dot { actor: Actor(actor), n }),
-    }
-}
-
-fn decode_scan_page(m: proto::ScanPage) -> Result<ScanPage, WireError> {
-    let partition = u16::try_from(m.partition)
-        .map_err(|_| WireError::Value { field: "partition", value: m.partition.into() })?;
-    Ok(ScanPage {
-        namespace: NamespaceId(m.namespace),
-        partition: PartitionId(partition),
-        prefix: m.prefix,
-        after: if m.after.is_empty() { None } else { Some(Key::new(m.after)?) },
-        limit: m.limit,
-    })
-}
-
-fn decode_scan_page_reply(m: proto::ScanPageReply) -> Result<ScanPageReply, WireError> {
-    let item = |item: proto::KeyObject| Ok((Key::new(item.key)?, EncodedObject(item.object)));
-    let items = m.items.into_iter().map(item).collect::<Result<_, KeyError>>()?;
-    let damaged = m.damaged.into_iter().map(Key::new).collect::<Result<_, KeyError>>()?;
-    let standing = decode_standing(m.standing)?;
-    Ok(ScanPageReply { items, damaged, complete: m.complete, standing })
-}
-
-fn encode_standing(standing: Standing) -> i32 {
-    let standing = match standing {
-        Standing::Good => proto::Standing::Good,
-        Standing::Rebuilding => proto::Standing::Rebuilding,
-    };
-    standing.into()
-}
-
-fn decode_standing(value: i32) -> Result<Standing, WireError> {
-    match proto::Standing::try_from(value) {
-        Ok(proto::Standing::Good) => Ok(Standing::Good),
-        Ok(proto::Standing::Rebuilding) => Ok(Standing::Rebuilding),
-        Err(_) => {
-            Err(WireError::Value { field: "standing", value: u64::from(value.cast_unsigned()) })
-        }
-    }
-}
-
-fn decode_held(m: proto::ReadReply) -> Result<Held, WireError> {
-    match m.held {
-        None => Err(WireError::Missing { field: "what is held" }),
-        Some(proto::read_reply::Held::Object(object)) => Ok(Held::Object(EncodedObject(object))),
-        Some(proto::read_reply::Held::Digest(bytes)) => {
-            let mut r = Reader::new(bytes);
-            let digest = Digest(r.array("digest")?);
-            r.finish("digest")?;
-            Ok(Held::Digest(digest))
-        }
-    }
-}
-
-/// Operation id and dot: 40 bytes, then 9 to 18.
-fn encode_cause((operation, dot): (OperationId, Dot)) -> Bytes {
-    let mut w = Writer::with_capacity(58);
-    write_operation(&mut w, &operation);
-    write_dot(&mut w, dot);
-    w.finish()
-}
-
-fn decode_cause(bytes: Bytes) -> Result<Option<(OperationId, Dot)>, WireError> {
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let mut r = Reader::new(bytes);
-    let cause = (read_operation(&mut r, "operation")?, read_dot(&mut r, "operation dot")?);
-    r.finish("operation")?;
-    Ok(Some(cause))
 }
 
 fn encode_operation(operation: &OperationId) -> Bytes {

@@ -396,24 +396,3 @@ fn siblings_are_bounded_in_bytes_so_that_the_object_can_travel() {
     let context = Context::of_read(&store.read(1));
     assert!(store.write(put(1, 4, context)).is_ok());
 }
-
-#[test]
-fn an_engine_without_space_is_a_full_disk_and_another_failure_is_not() {
-    let io = |action, kind: std::io::ErrorKind| EngineError::io(action)(kind.into());
-    let full = [
-        EngineError::Full { free_bytes: 1, needed_bytes: 2 },
-        io("apply a batch", std::io::ErrorKind::StorageFull),
-        io("apply a batch", std::io::ErrorKind::QuotaExceeded),
-    ];
-    for error in full {
-        let failed = engine_failed(error);
-        assert!(matches!(failed, RequestError::DiskFull { .. }), "{failed:?}");
-    }
-    let failed = [EngineError::Poisoned, io("sync", std::io::ErrorKind::StorageFull)];
-    for error in failed {
-        let failed = engine_failed(error);
-        assert!(matches!(failed, RequestError::DiskFailed { .. }), "{failed:?}");
-    }
-    let failed = engine_failed(io("apply a batch", std::io::ErrorKind::Other));
-    assert!(matches!(failed, RequestError::Data { .. }), "{failed:?}");
-}

@@ -27,6 +27,9 @@ pub(crate) const ALONE: &str = "QUORATE_CRASH_ALONE";
 /// Set if the disk is going to fail, after which there is something to be looked at.
 pub(crate) const FAILING: &str = "QUORATE_CRASH_FAILING";
 
+/// Set if the disk is to fail one of several syncs at a time: this flag of the shim's does it.
+pub(crate) const TOGETHER: &str = "QUORATE_CRASH_TOGETHER";
+
 /// Values that fill an engine's tables within seconds.
 pub(crate) const SIZES: Sizes = Sizes { large_one_in: 12, large_max: 100_000 };
 
@@ -131,6 +134,9 @@ fn write(engine: &dyn Engine, kind: EngineKind, promise: Promise, seed: u64, don
     if std::env::var_os(FAILING).is_some() {
         return write_until_it_fails(engine, kind, promise, seed, done[0]);
     }
+    if let Some(flag) = std::env::var_os(TOGETHER) {
+        return sync_together(engine, Path::new(&flag), seed);
+    }
     if std::env::var_os(ALONE).is_some() {
         return write_lane(engine, promise, seed, 0, &progress);
     }
@@ -209,4 +215,19 @@ fn write_until_it_fails(
         }
     }
     writeln!(io::stdout(), "failed {failure}").expect("the parent reads");
+}
+
+/// Syncs on several threads at a time, of which the operating system tells a single one that it
+/// failed: none may call anything synced.
+fn sync_together(engine: &dyn Engine, flag: &Path, seed: u64) {
+    engine.sync().expect("the disk is well");
+    engine.apply(batch(seed, 0, 1, SIZES, Counts::default())).expect("the disk takes it");
+    std::fs::write(flag, "").expect("the shim's directory is there");
+    let synced = thread::scope(|threads| {
+        let syncs: Vec<_> = (0..4).map(|_| threads.spawn(|| engine.sync())).collect();
+        syncs.into_iter().map(|sync| sync.join().expect("no panic")).collect::<Vec<_>>()
+    });
+    assert!(synced.iter().all(Result::is_err), "{synced:?}");
+    let told = synced.iter().filter(|sync| matches!(sync, Err(EngineError::Io { .. }))).count();
+    assert_eq!(told, 1, "{synced:?}");
 }

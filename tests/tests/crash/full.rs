@@ -7,7 +7,7 @@ use std::process::Child;
 use quorate_node::storage::data_dir::EngineKind;
 use quorate_tests::wait_for_exit;
 
-use crate::child::{FAILING, Promise, SIZES, command, parse};
+use crate::child::{FAILING, Promise, SIZES, TOGETHER, command, parse};
 use crate::shim::{Fault, Shim};
 use crate::store::{Store, check};
 use crate::workload::Model;
@@ -32,6 +32,23 @@ fn a_failed_sync_is_an_error_and_loses_nothing() {
         let failure = fails(kind, Promise::Synced, Fault::Sync);
         assert!(failure.contains("could not sync"), "{kind}: {failure}");
         assert!(failure.contains("Input/output error"), "{kind}: {failure}");
+    }
+}
+
+#[test]
+fn of_syncs_at_a_time_none_succeeds_beside_one_that_fails() {
+    for kind in disk_engines() {
+        let shim = Shim::compile();
+        let directory = tempfile::tempdir().expect("there is a directory for temporary files");
+        let path = directory.path().join("data");
+        let seed = seed("together", kind);
+        let mut together = command(&path, kind, Promise::Synced, seed);
+        together.env(TOGETHER, shim.once());
+        shim.stand_before(&mut together, directory.path());
+        let mut child = together.spawn().expect("the test binary runs again");
+        assert!(wait_for_exit(&mut child).success(), "{kind}: a sync was acknowledged");
+        let store = Store::open(&path, kind).expect("what a failed disk left opens");
+        check(&*store.engine, &mut Model::lanes(seed, SIZES), [0, 0]);
     }
 }
 

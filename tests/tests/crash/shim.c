@@ -8,6 +8,8 @@
  *   SHIM_FAULTS  a directory of flags, looked for at each call:
  *                  full     writes end with ENOSPC, the first one after half of its bytes
  *                  sync     syncs end with EIO
+ *                  once     the first sync from now on ends with EIO, after a while: as the operating
+ *                           system does, which tells a failure of an open file a single time
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -138,7 +140,9 @@ static int sync_by(const char *name, int fd) {
     char path[PATH_MAX];
     if (!counts(fd, path))
         return real(fd);
-    if (flagged("sync")) {
+    static int told;
+    if (flagged("sync") || (flagged("once") && !__sync_fetch_and_add(&told, 1))) {
+        usleep(flagged("once") ? 100000 : 0);
         errno = EIO;
         return -1;
     }

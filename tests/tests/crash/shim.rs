@@ -72,6 +72,11 @@ impl Shim {
         done.expect("the directory is the test's own");
     }
 
+    /// Makes the first sync fail that begins once this file exists.
+    pub(crate) fn once(&self) -> PathBuf {
+        self.directory.path().join("once")
+    }
+
     /// What happened, in order.
     pub(crate) fn events(&self) -> Vec<Event> {
         let log = fs::read_to_string(self.log()).expect("the shim was loaded and wrote its log");

@@ -27,6 +27,7 @@ fn put_get_and_delete() {
         cli.line("namespace create users").ok();
         one_value(&cli);
         siblings(&cli);
+        several_keys(&cli);
         deletes(&cli);
         bytes_and_levels(&cli);
         scans(&cli);
@@ -35,7 +36,8 @@ fn put_get_and_delete() {
 
 fn one_value(cli: &Cli) {
     let ran = cli.line("get users alice").exits(1);
-    assert_eq!((ran.text().as_str(), ran.stderr.as_str()), ("", ""), "not found is no error");
+    let said = "not found: namespace users has no key 'alice'\n";
+    assert_eq!((ran.text().as_str(), ran.stderr.as_str()), ("", said));
     let none = cli.line("--output json get users alice").exits(1).json();
     assert_eq!(none["siblings"], json!([]));
 
@@ -71,6 +73,31 @@ fn siblings(cli: &Cli) {
     assert_eq!(cli.line("get users pair").ok().text(), "both\n");
 }
 
+fn several_keys(cli: &Cli) {
+    cli.line("namespace create several").ok();
+    cli.line("put several left one").ok();
+    cli.line("put several right two").ok();
+    assert_eq!(cli.line("get several right left -r all").ok().text(), "right\ttwo\nleft\tone\n");
+    let ran = cli.line("get several right nobody left").exits(1);
+    let shown = (ran.text(), ran.stderr.trim_end().to_owned());
+    assert_eq!(
+        shown,
+        (
+            "right\ttwo\nleft\tone\n".to_owned(),
+            "not found: namespace several has no key 'nobody'".to_owned()
+        )
+    );
+    let lines = cli.line("--output json get several right nobody").exits(1).json_lines();
+    assert_eq!(lines.len(), 2);
+    assert_eq!((&lines[0]["key"], &lines[1]["key"]), (&json!("right"), &json!("nobody")));
+    assert_eq!(lines[0]["siblings"][0]["value"], "two");
+    assert_eq!(lines[1]["siblings"], json!([]));
+    let long = "k".repeat(4097);
+    let ran = cli.run(["get", "several", "left", &long]).exits(2);
+    assert_eq!(ran.text(), "left\tone\n", "what can be read is shown");
+    assert!(ran.stderr.contains("a key has 1 to 4096"), "{}", ran.stderr);
+}
+
 fn deletes(cli: &Cli) {
     cli.line("put users gone one").ok();
     cli.line("put users gone two").ok();
@@ -78,7 +105,8 @@ fn deletes(cli: &Cli) {
     has_fields(&deleted, "context siblings receipt");
     assert_eq!(deleted["siblings"], 0, "without a context it deletes what it sees: both");
     cli.line("get users gone").exits(1);
-    cli.line("delete users gone").exits(1);
+    let none = cli.line("delete users gone").exits(1);
+    assert!(none.stderr.starts_with("not found: "), "{}", none.stderr);
     let nothing = cli.line("--output json delete users gone").exits(1).json();
     assert_eq!(nothing["receipt"], Value::Null);
 

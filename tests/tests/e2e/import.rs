@@ -64,11 +64,12 @@ fn comes_out_as_it_went_in(engine: &'static str, rows: u32) {
 
 /// The lines that an import reported, and the summary that it ended with.
 fn reported(ran: &Ran) -> (BTreeSet<usize>, Value) {
-    let line = |text: &str| {
-        let rest = text.strip_prefix("failed: line ").or(text.strip_prefix("unknown: line "))?;
-        rest.split(':').next()?.parse().ok()
+    let line = |said: Value| {
+        let row =
+            [&said["failed"], &said["unknown"]].into_iter().find_map(|row| row["line"].as_u64());
+        row.map(|line| line as usize)
     };
-    (ran.stderr.lines().filter_map(line).collect(), ran.json())
+    (ran.said().into_iter().filter_map(line).collect(), ran.json())
 }
 
 #[test]

@@ -13,12 +13,13 @@ const MODULES: [(&str, &[&str]); 25] = [
     ("dynamo", &[]),
     // What everybody may see.
     ("env", &[]),
-    ("error", &["dynamo"]),
     ("clocks", &["dynamo", "env"]),
-    // What every part may ask for leave.
-    ("limits", &["error"]),
-    // Keeping and carrying bytes.
+    // Keeping bytes.
     ("storage", &["dynamo"]),
+    // Why requests fail, and who may ask for leave.
+    ("error", &["dynamo", "storage"]),
+    ("limits", &["error"]),
+    // Carrying bytes.
     ("transport", &["dynamo", "error"]),
     // What an operator chooses and sees.
     ("config", &["storage"]),

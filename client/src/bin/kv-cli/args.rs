@@ -1,6 +1,6 @@
 //! The command line: the contract that scripts rely on, and the help that explains it.
 
-mod parse;
+pub(crate) mod parse;
 #[cfg(test)]
 mod tests;
 
@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ColorChoice, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use quorate_client::{Context, Durability, Level, TlsConfig};
 
 use crate::output::OutputFormat;
@@ -36,11 +37,11 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: TopCommand,
 }
 
 /// Options of every command; they may stand before or after it.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Connection and output")]
 pub(crate) struct Global {
     /// Nodes to ask for the cluster's topology, in turn; one that answers is enough
@@ -49,8 +50,6 @@ pub(crate) struct Global {
     #[arg(default_value = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403,127.0.0.1:7404,\
                            127.0.0.1:7405")]
     pub(crate) endpoints: Vec<String>,
-    #[command(flatten)]
-    pub(crate) tls: Tls,
     /// Text for people, json for scripts
     #[arg(long, global = true, value_enum, default_value = "text")]
     pub(crate) output: OutputFormat,
@@ -58,10 +57,16 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "TIME", default_value = "5s")]
     #[arg(value_parser = parse::duration)]
     pub(crate) timeout: Duration,
+    /// Colours; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: ColorChoice,
+    // Last, since its heading would go on over what follows.
+    #[command(flatten)]
+    pub(crate) tls: Tls,
 }
 
 /// TLS: on if there is a CA to trust.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "TLS: on with --tls-ca")]
 pub(crate) struct Tls {
     /// CA of the nodes' certificates, PEM
@@ -101,6 +106,57 @@ impl Tls {
     }
 }
 
+/// What kv-cli can be asked for.
+#[derive(Subcommand, Debug)]
+pub(crate) enum TopCommand {
+    #[command(flatten)]
+    One(Command),
+    Shell(ShellArgs),
+    Completions(CompletionsArgs),
+}
+
+/// Run many commands over one connection, with history and completion
+///
+/// On a terminal it asks for lines and completes commands, flags and namespaces by Tab. Otherwise
+/// stdin is a script, a command a line. It ends with the first that does not succeed, and with the
+/// exit code of that one.
+#[derive(clap::Args, Debug)]
+#[command(after_help = SHELL_HELP)]
+pub(crate) struct ShellArgs {
+    /// The namespace to use, which commands then leave out
+    #[arg(value_name = "NS")]
+    pub(crate) namespace: Option<String>,
+    /// In a script: run the other lines all the same; the exit code is that of the first failure
+    #[arg(long)]
+    pub(crate) keep_going: bool,
+}
+
+const SHELL_HELP: &str = "In the shell `use NS` makes NS the namespace that commands leave out \
+(--namespace names another one), `use` makes them name it again, `exit` or Ctrl-D leaves, Ctrl-C \
+ends the command that runs, and `help` lists the commands. Words are quoted as in a POSIX shell; \
+$'\\xff\\n' holds any bytes.
+
+Lines are kept in $XDG_STATE_HOME/quorate/kv-cli-history (~/.local/state without it), readable to \
+you alone. They hold the values that you typed: a line that begins with a space is not kept.
+
+Examples:
+  kv-cli shell
+  kv-cli shell users < commands.txt
+  printf 'put alice hello\\nget alice\\n' | kv-cli shell users --output json";
+
+/// Print a script that completes kv-cli's command lines in your shell
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  kv-cli completions bash > ~/.local/share/bash-completion/completions/kv-cli
+  kv-cli completions zsh > \"${fpath[1]}/_kv-cli\"
+  kv-cli completions fish > ~/.config/fish/completions/kv-cli.fish")]
+pub(crate) struct CompletionsArgs {
+    /// Your shell
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// What is asked of a cluster.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     Put(PutArgs),
@@ -117,6 +173,23 @@ pub(crate) enum Command {
     /// Look at the members and at where keys live
     #[command(subcommand)]
     Cluster(ClusterCommand),
+}
+
+impl Command {
+    /// The namespace that it is about, unless it makes or drops one.
+    pub(crate) fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Put(args) => Some(&args.namespace),
+            Self::Get(args) => Some(&args.namespace),
+            Self::Delete(args) => Some(&args.namespace),
+            Self::Scan(args) => Some(&args.namespace),
+            Self::Count(args) => Some(&args.namespace),
+            Self::Import(args) => Some(&args.namespace),
+            Self::Export(args) => Some(&args.namespace),
+            Self::Bench(args) => Some(&args.namespace),
+            Self::Namespace(_) | Self::Cluster(_) => None,
+        }
+    }
 }
 
 /// Write a value
@@ -139,7 +212,7 @@ pub(crate) struct PutArgs {
     #[arg(long)]
     pub(crate) context: Option<Context>,
     /// How many replicas must acknowledge [default: the namespace's]
-    #[arg(short, value_name = "LEVEL")]
+    #[arg(short, long, value_name = "LEVEL")]
     pub(crate) w: Option<Level>,
     /// When a replica may acknowledge: buffered survives the process, synced a power cut
     /// [default: the namespace's]
@@ -155,10 +228,11 @@ Examples:
   kv-cli put users alice 'hello again' --context \"$CONTEXT\" -w all
   kv-cli put files logo.png - < logo.png";
 
-/// Read a key
+/// Read a key, or several
 ///
 /// Text is the raw value, byte for byte, and one newline. Of several siblings each follows a line
-/// with its index, such as [1/2]. Exit code 1 if the key has no value.
+/// with its index, such as [1/2]. Several keys are read as a batch and shown as by scan, in their
+/// order. Exit code 1 if a key has no value; of several, stderr says which.
 #[derive(clap::Args, Debug)]
 #[command(after_help = GET_HELP)]
 pub(crate) struct GetArgs {
@@ -168,8 +242,11 @@ pub(crate) struct GetArgs {
     /// The key
     #[arg(allow_hyphen_values = true)]
     pub(crate) key: OsString,
+    /// More keys; after -- if one begins with a hyphen
+    #[arg(value_name = "KEY")]
+    pub(crate) more: Vec<OsString>,
     /// How many replicas must answer [default: the namespace's]
-    #[arg(short, value_name = "LEVEL", conflicts_with = "replica")]
+    #[arg(short, long, value_name = "LEVEL", conflicts_with = "replica")]
     pub(crate) r: Option<Level>,
     /// Show what this node alone holds, without asking another
     #[arg(long, value_name = "NODE")]
@@ -179,9 +256,11 @@ pub(crate) struct GetArgs {
 const GET_HELP: &str =
     "json: {\"siblings\":[{\"value\",\"value_base64\"}],\"context\",\"replicas\"}; \
 value has U+FFFD in place of bytes that are not UTF-8, value_base64 is exact.
+Of several keys, a line for each as by scan; a key without a value has no siblings.
 
 Examples:
   kv-cli get users alice
+  kv-cli get users alice bob carol
   kv-cli get users alice -r all --output json
   kv-cli get users alice --replica node-2";
 
@@ -206,7 +285,7 @@ pub(crate) struct DeleteArgs {
     #[arg(long)]
     pub(crate) context: Option<Context>,
     /// How many replicas must acknowledge [default: the namespace's]
-    #[arg(short, value_name = "LEVEL")]
+    #[arg(short, long, value_name = "LEVEL")]
     pub(crate) w: Option<Level>,
 }
 
@@ -266,13 +345,13 @@ pub(crate) struct CreateArgs {
     /// Its name: 1 to 64 of a-z, 0-9, '-', '_' and '.', beginning with a letter or a digit
     pub(crate) name: String,
     /// Replicas of each key
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) n: u32,
     /// How many replicas must answer a read
-    #[arg(long = "r", value_name = "LEVEL", default_value = "quorum")]
+    #[arg(short, long, value_name = "LEVEL", default_value = "quorum")]
     pub(crate) r: Level,
     /// How many replicas must acknowledge a write
-    #[arg(long = "w", value_name = "LEVEL", default_value = "quorum")]
+    #[arg(short, long, value_name = "LEVEL", default_value = "quorum")]
     pub(crate) w: Level,
     /// What happens to concurrent writes of one key, for ever
     #[arg(long, value_enum, default_value = "siblings")]
@@ -280,8 +359,8 @@ pub(crate) struct CreateArgs {
     /// When a replica may acknowledge
     #[arg(long, value_name = "buffered|synced", default_value = "buffered")]
     pub(crate) durability: Durability,
-    /// The largest value, in bytes [default: 1048576]
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
+    /// The largest value: bytes, or 64KiB, 1MiB [default: 1048576]
+    #[arg(long, value_name = "SIZE", value_parser = parse::bytes(1..=u32::MAX))]
     pub(crate) value_max_bytes: Option<u32>,
 }
 
@@ -309,7 +388,8 @@ pub(crate) enum RowFormat {
 /// A row replaces what is under its key; a row that is there already is not written again, so that
 /// the same import twice leaves the same state. Rows of one key are applied in the order of the
 /// file. A row that is no row of the format, or cannot be written within --timeout, is reported by
-/// line on stderr and does not stop the others; exit code 2 if there is any.
+/// line on stderr and does not stop the others; exit code 2 if there is any. When no row could be
+/// stored for --timeout after one failed, the cluster is gone, and the import ends.
 #[derive(clap::Args, Debug)]
 #[command(after_help = IMPORT_HELP)]
 pub(crate) struct ImportArgs {
@@ -327,6 +407,9 @@ pub(crate) struct ImportArgs {
     /// csv: which field is the key, counted from 0 [default: 0]
     #[arg(long, value_name = "COLUMN")]
     pub(crate) key_column: Option<usize>,
+    /// Keep here how far it came, and go on from there when run again
+    #[arg(long, value_name = "PATH")]
+    pub(crate) state: Option<PathBuf>,
 }
 
 const IMPORT_HELP: &str =
@@ -337,10 +420,16 @@ reported by line, among the first 14 million distinct keys; the last row of a ke
 100 lines of each kind are listed. Writes are retried elsewhere under the same operation id (at \
 least once; copies show as one).
 
+With --state the same import may be interrupted at any moment and run again, with the same state: it \
+reads the file from its beginning, but writes only from the first row that is not known to be \
+stored. A state of another file, format, namespace or cluster is refused. One that is complete has \
+nothing left to write; remove it to import anew.
+
 Last line on stdout (json: one object): rows, stored, failed, unknown, bytes, seconds
 
 Examples:
   kv-cli import unicode UnicodeData.txt --format csv --delimiter ';'
+  kv-cli import users rows.tsv --format lines --state rows.state
   zcat users.jsonl.gz | kv-cli import users - --format jsonl --timeout 30s";
 
 /// Which keys with several siblings to export.
@@ -409,9 +498,9 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) keys: u64,
-    /// Bytes of each value, random
-    #[arg(long, value_name = "B", default_value_t = 1024)]
-    #[arg(value_parser = clap::value_parser!(u32).range(0..=1 << 30))]
+    /// The size of each value, random: bytes, or 4KiB, 1MiB
+    #[arg(long, value_name = "SIZE", default_value = "1024")]
+    #[arg(value_parser = parse::bytes(0..=1 << 30))]
     pub(crate) value_size: u32,
     /// How many operations at once
     #[arg(long, value_name = "C", default_value_t = 64)]
@@ -426,6 +515,10 @@ pub(crate) struct BenchArgs {
     /// Popular and unpopular keys (Zipf, exponent 0.99) instead of equal ones
     #[arg(long)]
     pub(crate) zipf: bool,
+    /// Keys of one operation: above 1, a batch
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) batch: u32,
     /// First write every key, uncounted
     #[arg(long)]
     pub(crate) prepare: bool,
@@ -438,6 +531,9 @@ const BENCH_HELP: &str =
     "A write sends the last context received for its key, unless --blind; after \
 a race it reads the key first, within the write's latency. Writes are retried elsewhere under the \
 same operation id.
+
+With --batch N the workers read or write N different keys at a time. Each key counts as an \
+operation, with the latency of its batch; --rate and missed count batches.
 
 operations are all attempted; ok are those that succeeded within --timeout, the others failed, unknown \
 outcomes included; ops_per_s and latencies are of those that are ok. missed: due under --rate, but \

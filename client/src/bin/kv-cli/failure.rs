@@ -1,10 +1,12 @@
-//! How a command ends: its exit code, and the one line on stderr that says why.
+//! How a command ends: its exit code, and the line on stderr that says why.
 
-use std::error::Error as _;
-use std::io::{self, Write as _};
+use std::fmt;
+use std::io;
 use std::process::ExitCode;
 
 use quorate_client::{Error, WriteError};
+
+use crate::stderr::{Notice, say};
 
 /// The end of a command. Scripts rely on the codes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,19 +38,43 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// What an error is shown with: a guess at what was meant.
+#[derive(Debug)]
+pub(crate) struct Hint(pub(crate) String);
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Says on stderr why the command failed. A reader of stdout that went away is no failure:
 /// `kv-cli scan users | head` has done what it was asked.
 pub(crate) fn report(error: &anyhow::Error) -> Exit {
     if is_reader_gone(error) {
         return Exit::Done;
     }
-    say(&format!("error: {}", describe(error)));
+    say(&notice(error));
     Exit::Failed
 }
 
-/// A line on stderr; one that cannot be written has no reader, and is not worth a panic.
-pub(crate) fn say(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+/// Results go to stdout, whose errors alone come without a word about where.
+fn place(error: &anyhow::Error) -> &'static str {
+    let is_bare = error.chain().len() == 1 && error.is::<io::Error>();
+    if is_bare { "cannot write to stdout: " } else { "" }
+}
+
+/// Says what is wrong with a command line, or gives the help that was asked for.
+pub(crate) fn refuse(error: &clap::Error, json: bool) -> Exit {
+    if json && error.use_stderr() {
+        let text = error.to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        say(&Notice::error("usage", text.trim_end()));
+    } else {
+        // Whoever closed stdout or stderr does not want to know.
+        let _ = error.print();
+    }
+    if error.use_stderr() { Exit::Failed } else { Exit::Done }
 }
 
 /// What a failed write means for the caller: the outcome first, since it decides what to do next.
@@ -67,15 +93,49 @@ fn is_reader_gone(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(gone)
 }
 
-/// The error and its causes in one line. The SDK's errors already tell their causes.
-fn describe(error: &anyhow::Error) -> String {
+/// The error as it is said: its text, and for scripts what the text is made of.
+fn notice(error: &anyhow::Error) -> Notice {
+    let message = format!("{}{}", place(error), describe(error));
     if let Some(write) = error.downcast_ref::<WriteError>() {
-        return describe_write(write);
+        let notice = with_details(message, write.error());
+        return match write {
+            WriteError::NotApplied { .. } => notice.with("outcome", "not_applied"),
+            WriteError::Unknown { operation, .. } => {
+                notice.with("outcome", "unknown").with("operation", operation.to_string())
+            }
+        };
     }
-    if error.downcast_ref::<Error>().is_some_and(|e| e.source().is_none()) {
-        return error.to_string();
+    if let Some(error) = error.downcast_ref::<Error>() {
+        return with_details(message, error);
     }
-    format!("{error:#}")
+    let is_io = error.chain().any(|cause| cause.is::<io::Error>());
+    Notice::error(if is_io { "io" } else { "invalid" }, message)
+}
+
+fn with_details(message: String, error: &Error) -> Notice {
+    let mut notice = Notice::error(error.kind().as_str(), message);
+    if let Some(node) = error.node() {
+        notice = notice.with("node", node);
+    }
+    if error.needed() > 0 {
+        notice = notice.with("needed", error.needed()).with("got", error.got());
+    }
+    if !error.retry_after().is_zero() {
+        let ms = u64::try_from(error.retry_after().as_millis()).unwrap_or(u64::MAX);
+        notice = notice.with("retry_after_ms", ms);
+    }
+    notice
+}
+
+/// The error and its causes in one line, then what was perhaps meant.
+pub(crate) fn describe(error: &anyhow::Error) -> String {
+    let hint = error.downcast_ref::<Hint>();
+    // A hint is the outermost.
+    let causes = error.chain().skip(usize::from(hint.is_some())).map(|cause| {
+        cause.downcast_ref::<WriteError>().map_or_else(|| cause.to_string(), describe_write)
+    });
+    let causes = causes.collect::<Vec<_>>().join(": ");
+    hint.map_or(causes.clone(), |hint| format!("{causes}; {hint}"))
 }
 
 #[cfg(test)]
@@ -101,5 +161,14 @@ mod tests {
     fn causes_are_told_in_one_line() {
         let error = anyhow::anyhow!("no such file").context("cannot open rows.csv");
         assert_eq!(describe(&error), "cannot open rows.csv: no such file");
+    }
+
+    #[tokio::test]
+    async fn a_hint_follows_what_the_sdk_says() {
+        let nowhere = quorate_client::ClientConfig::new([""; 0]);
+        let error = quorate_client::Client::connect(nowhere).await.unwrap_err();
+        let said = error.to_string();
+        let error = anyhow::Error::new(error).context(Hint("did you mean users?".to_owned()));
+        assert_eq!(describe(&error), format!("{said}; did you mean users?"));
     }
 }

@@ -8,34 +8,47 @@ use std::io::{self, BufWriter, Stdout, Write};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use clap::ValueEnum;
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
+use clap::{ColorChoice, ValueEnum};
+use comfy_table::presets::{NOTHING, UTF8_HORIZONTAL_ONLY};
+use comfy_table::{Attribute, Cell, Table};
 use quorate_client::{Receipt, Sibling};
 use serde::Serialize;
+
+use crate::style::Surroundings;
 
 /// What results look like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum OutputFormat {
-    /// For people.
+    /// For people
     Text,
-    /// One object per result, for scripts.
+    /// One object per result, and per line on stderr, for scripts
     Json,
+}
+
+impl OutputFormat {
+    pub(crate) fn is_json(self) -> bool {
+        self == Self::Json
+    }
 }
 
 /// Where results go.
 #[derive(Clone, Copy)]
 pub(crate) struct Output {
     format: OutputFormat,
+    /// Whether a person at a terminal reads it.
+    terminal: bool,
+    color: bool,
 }
 
 impl Output {
-    pub(crate) fn new(format: OutputFormat) -> Self {
-        Self { format }
+    /// To stdout as it is: a terminal, or something that wants it plain.
+    pub(crate) fn new(format: OutputFormat, color: ColorChoice) -> Self {
+        let stdout = Surroundings::of_stdout();
+        Self { format, terminal: !stdout.plain, color: stdout.wants_color(color) }
     }
 
     pub(crate) fn is_json(self) -> bool {
-        self.format == OutputFormat::Json
+        self.format.is_json()
     }
 
     /// For many small pieces. The caller flushes it, to learn whether they arrived.
@@ -64,6 +77,29 @@ impl Output {
         out.flush()
     }
 
+    /// A table: with lines on a terminal, else without, in columns that `awk` can split.
+    pub(crate) fn table(
+        self,
+        header: &[&str],
+        rows: impl IntoIterator<Item = Vec<String>>,
+    ) -> String {
+        let mut table = Table::new();
+        table.load_style(if self.terminal { UTF8_HORIZONTAL_ONLY } else { NOTHING });
+        if self.color {
+            table.enforce_styling();
+        } else {
+            table.force_no_tty();
+        }
+        table.set_header(header.iter().map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
+        for row in rows {
+            table.add_row(row);
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        table.trim_fmt()
+    }
+
     /// Exactly these bytes.
     pub(crate) fn bytes(self, bytes: &[u8]) -> io::Result<()> {
         let mut out = io::stdout().lock();
@@ -76,19 +112,6 @@ impl Output {
 pub(crate) fn write_object(out: &mut impl Write, object: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, object)?;
     out.write_all(b"\n")
-}
-
-/// A table without frames: columns that `awk` can split.
-pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(header.iter().copied());
-    for row in rows {
-        table.add_row(row);
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table.trim_fmt()
 }
 
 /// Standard base64 with padding, as json fields ending in `_base64` hold it.
@@ -152,12 +175,17 @@ mod tests {
     }
 
     #[test]
-    fn tables_align_and_have_no_frames() {
+    fn tables_align_and_have_no_frames_unless_on_a_terminal() {
         let rows =
             [vec!["node-1".to_owned(), "1".to_owned()], vec!["n".to_owned(), "22".to_owned()]];
-        let text = table(&["NODE", "SHARE"], rows);
+        let piped = Output { format: OutputFormat::Text, terminal: false, color: false };
+        let text = piped.table(&["NODE", "SHARE"], rows.clone());
         let lines: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
         assert_eq!(lines, [["NODE", "SHARE"], ["node-1", "1"], ["n", "22"]]);
+
+        let terminal = Output { terminal: true, color: true, ..piped };
+        let text = terminal.table(&["NODE", "SHARE"], rows);
+        assert!(text.contains('\u{2500}') && text.contains("\u{1b}[1m"), "{text}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::failure::say;
+use crate::stderr::{Notice, say};
 
 /// How far a long command has come.
 pub(crate) struct Progress {
@@ -47,8 +47,8 @@ impl Progress {
     }
 
     /// A line on stderr, above the bar.
-    pub(crate) fn note(&self, line: &str) {
-        self.bar.suspend(|| say(line));
+    pub(crate) fn say(&self, notice: &Notice) {
+        self.bar.suspend(|| say(notice));
     }
 
     /// Removes the bar.

@@ -184,6 +184,22 @@ fn files_that_are_open_are_locked() {
 }
 
 #[test]
+fn what_is_left_of_the_last_opening_is_waited_for() {
+    let SledSubject { engine, directory } = SledSubject::create();
+    drop(engine);
+    let left = File::open(directory.path().join("sled/db")).unwrap();
+    left.lock().unwrap();
+    let locked = SledEngine::open(&directory.path().join("sled"), small()).map(drop);
+    assert!(matches!(locked, Err(EngineError::Locked { .. })), "{locked:?}");
+    let soon = std::thread::spawn(move || {
+        std::thread::sleep(4 * CLOSED_AGAIN);
+        drop(left);
+    });
+    SledSubject::open_in(directory);
+    soon.join().unwrap();
+}
+
+#[test]
 fn a_panic_of_sled_poisons_writes_but_not_reads() {
     let subject = SledSubject::create();
     let mut batch = Batch::new();

@@ -2,9 +2,18 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
+use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::context::ContextError;
+use crate::dynamo::format::EncodedObject;
+use crate::dynamo::key::{Key, NamespaceId, NodeId, PartitionId};
+use crate::dynamo::object::Digest;
 use crate::dynamo::operation::Opening;
+use crate::dynamo::standing::Standing;
 use crate::error::{Outcome, RequestError, WriteError};
+use crate::transport::{
+    ForwardGet, ForwardWrite, GetResult, Held, Read, Replicate, ScanPage, ScanPageReply,
+    WriteResult,
+};
 
 fn bytes() -> impl Strategy<Value = Bytes> + Clone {
     prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from)
@@ -36,40 +45,66 @@ fn dot() -> impl Strategy<Value = Dot> {
     (any::<u64>(), 1..=u64::MAX).prop_map(|(actor, n)| Dot { actor: Actor(actor), n })
 }
 
+fn replicate() -> impl Strategy<Value = Replicate> {
+    (place(), object(), any::<[bool; 2]>(), option::of((operation(), dot()))).prop_map(
+        |((namespace, key), object, [synced, mend], operation)| Replicate {
+            namespace,
+            key,
+            object,
+            synced,
+            operation,
+            mend,
+        },
+    )
+}
+
+fn read() -> impl Strategy<Value = Read> {
+    let read = |((namespace, key), digest)| Read { namespace, key, digest };
+    (place(), any::<bool>()).prop_map(read)
+}
+
+fn forward_get() -> impl Strategy<Value = ForwardGet> {
+    (place(), 1..=u8::MAX, any::<bool>()).prop_map(|((namespace, key), r, blocking_repair)| {
+        ForwardGet { namespace, key, r, blocking_repair }
+    })
+}
+
+fn forward_write() -> impl Strategy<Value = ForwardWrite> {
+    (place(), option::of(bytes()), bytes(), 1..=u8::MAX, any::<[bool; 2]>(), operation()).prop_map(
+        |((namespace, key), value, context, w, [synced, at_least_once], operation)| ForwardWrite {
+            namespace,
+            key,
+            value,
+            context,
+            w,
+            synced,
+            operation,
+            at_least_once,
+        },
+    )
+}
+
+fn few<T: std::fmt::Debug>(item: impl Strategy<Value = T>) -> impl Strategy<Value = Vec<T>> {
+    prop::collection::vec(item, 0..4)
+}
+
 fn key_requests() -> impl Strategy<Value = Request> {
     prop_oneof![
-        (place(), object(), any::<[bool; 2]>(), option::of((operation(), dot()))).prop_map(
-            |((namespace, key), object, [synced, mend], operation)| {
-                Request::Replicate(Replicate { namespace, key, object, synced, operation, mend })
-            }
-        ),
-        (place(), any::<bool>()).prop_map(|((namespace, key), digest)| {
-            Request::Read(Read { namespace, key, digest })
-        }),
-        (place(), 1..=u8::MAX, any::<bool>()).prop_map(|((namespace, key), r, blocking_repair)| {
-            Request::ForwardGet(ForwardGet { namespace, key, r, blocking_repair })
-        }),
-        (place(), option::of(bytes()), bytes(), 1..=u8::MAX, any::<[bool; 2]>(), operation())
-            .prop_map(|((namespace, key), value, context, w, flags, operation)| {
-                let [synced, at_least_once] = flags;
-                Request::ForwardWrite(ForwardWrite {
-                    namespace,
-                    key,
-                    value,
-                    context,
-                    w,
-                    synced,
-                    operation,
-                    at_least_once,
-                })
-            }),
+        replicate().prop_map(Request::Replicate),
+        read().prop_map(Request::Read),
+        forward_get().prop_map(Request::ForwardGet),
+        forward_write().prop_map(Request::ForwardWrite),
+        few(replicate()).prop_map(Request::ReplicateBatch),
+        few(read()).prop_map(Request::ReadBatch),
+        few(forward_get()).prop_map(Request::ForwardGetBatch),
+        few(forward_write()).prop_map(Request::ForwardWriteBatch),
     ]
 }
 
 fn requests() -> impl Strategy<Value = Request> {
     let scan = (any::<u64>(), any::<u16>(), bytes(), option::of(key()), any::<u32>());
     prop_oneof![
-        4 => key_requests(),
+        8 => key_requests(),
         1 => scan.prop_map(|(namespace, partition, prefix, after, limit)| {
             let (namespace, partition) = (NamespaceId(namespace), PartitionId(partition));
             Request::ScanPage(ScanPage { namespace, partition, prefix, after, limit })
@@ -125,26 +160,59 @@ fn standing() -> impl Strategy<Value = Standing> {
     prop_oneof![Just(Standing::Good), Just(Standing::Rebuilding)]
 }
 
-fn replies() -> impl Strategy<Value = Reply> {
+fn held() -> impl Strategy<Value = Held> {
+    prop_oneof![
+        object().prop_map(Held::Object),
+        any::<[u8; 32]>().prop_map(|digest| Held::Digest(Digest(digest))),
+    ]
+}
+
+fn get_result() -> impl Strategy<Value = GetResult> {
+    (object(), any::<u32>()).prop_map(|(object, replicas)| GetResult { object, replicas })
+}
+
+fn write_result() -> impl Strategy<Value = WriteResult> {
     let acked = prop::collection::vec(any::<u64>().prop_map(NodeId), 0..5);
+    (option::of(bytes()), any::<[u32; 2]>(), dot(), acked).prop_map(
+        |(context, [siblings, synced], dot, acked)| WriteResult {
+            context,
+            siblings,
+            dot,
+            acked,
+            synced,
+        },
+    )
+}
+
+fn write_errors() -> impl Strategy<Value = WriteError> {
+    prop_oneof![
+        errors().prop_map(WriteError::not_applied),
+        (errors(), operation()).prop_map(|(error, id)| WriteError::unknown(id, error)),
+    ]
+}
+
+fn batch_replies() -> impl Strategy<Value = Reply> {
+    use prop::result::maybe_ok;
+    prop_oneof![
+        few(maybe_ok(any::<bool>(), errors())).prop_map(Reply::ReplicatedBatch),
+        few(maybe_ok((held(), standing()), errors())).prop_map(Reply::HeldBatch),
+        few(maybe_ok(get_result(), errors())).prop_map(Reply::GetBatch),
+        few(maybe_ok(write_result(), write_errors())).prop_map(Reply::WriteBatch),
+    ]
+}
+
+fn replies() -> impl Strategy<Value = Reply> {
     let items = prop::collection::vec((key(), object()), 0..4);
     let damaged = prop::collection::vec(key(), 0..3);
     prop_oneof![
         3 => failures(),
         1 => any::<bool>().prop_map(|synced| Reply::Replicated { synced }),
         1 => any::<u64>().prop_map(|now_ms| Reply::Clock { now_ms }),
-        1 => (object(), standing())
-            .prop_map(|(object, standing)| Reply::Held { held: Held::Object(object), standing }),
-        1 => (any::<[u8; 32]>(), standing()).prop_map(|(digest, standing)| {
-            Reply::Held { held: Held::Digest(Digest(digest)), standing }
-        }),
-        1 => (object(), any::<u32>())
-            .prop_map(|(object, replicas)| Reply::GetResult(GetResult { object, replicas })),
-        1 => (option::of(bytes()), any::<[u32; 2]>(), dot(), acked).prop_map(
-            |(context, [siblings, synced], dot, acked)| {
-                Reply::WriteResult(WriteResult { context, siblings, dot, acked, synced })
-            }
-        ),
+        2 => (held(), standing())
+            .prop_map(|(held, standing)| Reply::Held { held, standing }),
+        1 => get_result().prop_map(Reply::GetResult),
+        1 => write_result().prop_map(Reply::WriteResult),
+        4 => batch_replies(),
         1 => (items, damaged, any::<bool>(), standing())
             .prop_map(|(items, damaged, complete, standing)| {
                 Reply::ScanPage(ScanPageReply { items, damaged, complete, standing })
@@ -236,6 +304,11 @@ fn what_no_honest_peer_sends_is_refused_with_its_reason() {
     assert_eq!(error.unwrap_err().to_string(), "what is held is missing");
     let error = decode_reply(Some(Body::Failure(proto::Failure::default())));
     assert_eq!(error.unwrap_err().to_string(), "error code cannot be 0");
+    let nothing = quorate_proto::peer::write_batch_result::Item::default();
+    let error = decode_reply(Some(Body::WriteBatchResult(proto::WriteBatchResult {
+        items: vec![nothing],
+    })));
+    assert_eq!(error.unwrap_err().to_string(), "the reply to an item is missing");
     let error = decode_reply(None).unwrap_err();
     assert_eq!(error.to_string(), "a message of unknown kind where a reply was expected");
 }

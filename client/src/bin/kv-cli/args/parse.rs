@@ -1,9 +1,10 @@
 //! Values of arguments that clap has no parser for. Messages name what would have been right.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// `500ms`, `5s`, `1.5s`, `2m`, `1h`; more than nothing and at most a day.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const DAY: Duration = Duration::from_secs(86_400);
     let wrong = || format!("'{text}' is no time; write for example 500ms, 5s, 2m or 1h");
     let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(wrong)?;
@@ -23,8 +24,40 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// `1024`, `64KiB`, `1MiB`; also `k`, `m` and `g` for the same, and `kB`, `MB` and `GB` for powers of
+/// a thousand. Within `range`.
+pub(crate) fn bytes(
+    range: RangeInclusive<u32>,
+) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let size = size(text)?;
+        let fits = u32::try_from(size).ok().filter(|size| range.contains(size));
+        fits.ok_or_else(|| {
+            format!("'{text}' is out of range; take {} to {} bytes", range.start(), range.end())
+        })
+    }
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("'{text}' is no size; write for example 1000, 64KiB or 1MiB");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit_bytes: u64 = match unit {
+        "" | "B" => 1,
+        "k" | "K" | "KiB" => 1 << 10,
+        "m" | "M" | "MiB" => 1 << 20,
+        "g" | "G" | "GiB" => 1 << 30,
+        "kB" | "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(unit_bytes).ok_or_else(wrong)
+}
+
 /// `HOST:PORT`.
-pub(super) fn endpoint(text: &str) -> Result<String, String> {
+pub(crate) fn endpoint(text: &str) -> Result<String, String> {
     let wrong = || format!("'{text}' is no endpoint; write HOST:PORT, for example 127.0.0.1:7401");
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     match port.parse::<u16>() {
@@ -34,7 +67,7 @@ pub(super) fn endpoint(text: &str) -> Result<String, String> {
 }
 
 /// One ASCII character that can stand between fields, or `\t`.
-pub(super) fn delimiter(text: &str) -> Result<u8, String> {
+pub(crate) fn delimiter(text: &str) -> Result<u8, String> {
     match text.as_bytes() {
         b"\\t" => Ok(b'\t'),
         [b'"' | b'\n' | b'\r'] => Err("quotes and line ends cannot separate fields".to_owned()),

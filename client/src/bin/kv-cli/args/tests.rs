@@ -26,6 +26,13 @@ fn every_line_of_the_contract_parses() {
          --durability synced --context AAAA",
         "kv-cli put ns k - -w 2",
         "kv-cli get ns k -r one",
+        "kv-cli get ns k --r one",
+        "kv-cli put ns k v --w one",
+        "kv-cli namespace create ns -n 3 -r quorum -w 1 --value-max-bytes 64KiB",
+        "kv-cli shell",
+        "kv-cli shell ns --keep-going",
+        "kv-cli completions bash",
+        "kv-cli --color never count ns",
         "kv-cli get ns k --replica node-1",
         "kv-cli delete ns k -w quorum",
         "kv-cli scan ns --prefix p --limit 3",
@@ -36,6 +43,7 @@ fn every_line_of_the_contract_parses() {
         "kv-cli namespace drop ns",
         "kv-cli import ns f --format csv --delimiter ; --key-column 0",
         "kv-cli import ns f --format jsonl",
+        "kv-cli import ns f --format lines --state s",
         "kv-cli import ns f --format lines",
         "kv-cli export ns --format csv",
         "kv-cli export ns f --format jsonl --siblings all",
@@ -63,7 +71,7 @@ fn global_options_stand_anywhere() {
 #[test]
 fn keys_and_values_may_begin_with_a_hyphen() {
     let args = parse("kv-cli put ns -k -1 -w 2").unwrap();
-    let Command::Put(put) = args.command else { panic!("{args:?}") };
+    let TopCommand::One(Command::Put(put)) = args.command else { panic!("{args:?}") };
     assert_eq!((put.key.to_str(), put.value.to_str()), (Some("-k"), Some("-1")));
     assert!(put.w.is_some());
 }
@@ -89,6 +97,28 @@ fn durations_need_a_unit_and_a_sane_size() {
     assert_eq!(parse::duration("2m"), Ok(Duration::from_secs(120)));
     for bad in ["", "5", "s", "-1s", "0s", "NaNs", "infs", "1e9h", "5 s", "5sec", "25h"] {
         assert!(parse::duration(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn sizes_may_have_units() {
+    let size = parse::bytes(1..=1 << 30);
+    let cases = [
+        ("1", 1),
+        ("1000", 1000),
+        ("64k", 64 << 10),
+        ("64KiB", 64 << 10),
+        ("1M", 1 << 20),
+        ("1MiB", 1 << 20),
+        ("1GiB", 1 << 30),
+        ("2kB", 2000),
+        ("3MB", 3_000_000),
+    ];
+    for (text, bytes) in cases {
+        assert_eq!(size(text), Ok(bytes), "{text}");
+    }
+    for bad in ["", "k", "-1", "1.5M", "1 k", "1TiB", "0", "2GiB", "99999999999999999999", "9e9G"] {
+        assert!(size(bad).is_err(), "{bad}");
     }
 }
 

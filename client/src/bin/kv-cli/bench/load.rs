@@ -1,6 +1,7 @@
 //! What is done to which key, and when: everything from fixed seeds, so that two runs differ in
 //! the cluster alone.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -30,6 +31,18 @@ impl Keys {
     /// The key of an index in 0..count.
     pub(super) fn name(index: u64) -> Bytes {
         format!("bench-{index:012}").into()
+    }
+
+    /// Different keys, as many as `wanted`; fewer when popular ones keep coming up.
+    pub(super) fn pick_batch(&self, wanted: usize, rng: &mut impl Rng) -> Vec<u64> {
+        let mut picked = BTreeSet::new();
+        for _ in 0..wanted * 4 {
+            picked.insert(self.pick(rng));
+            if picked.len() == wanted {
+                break;
+            }
+        }
+        picked.into_iter().collect()
     }
 
     pub(super) fn pick(&self, rng: &mut impl Rng) -> u64 {
@@ -205,6 +218,15 @@ mod tests {
             let expected = weight(first) / weight(COUNT as usize);
             assert!((share - expected).abs() < 0.02, "{first}: {share} {expected}");
         }
+    }
+
+    #[test]
+    fn keys_of_a_batch_differ() {
+        let (keys, mut rng) = (Keys::new(100, false), ChaCha8Rng::seed_from_u64(1));
+        let mut batch = keys.pick_batch(64, &mut rng);
+        batch.dedup();
+        assert_eq!(batch.len(), 64);
+        assert_eq!(Keys::new(3, true).pick_batch(64, &mut rng), [0, 1, 2]);
     }
 
     #[test]

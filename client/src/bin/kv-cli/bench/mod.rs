@@ -41,6 +41,7 @@ pub(crate) async fn run(session: &Session, args: BenchArgs) -> Result<Exit> {
         keys: Keys::new(args.keys, args.zipf),
         values: Values::new(args.value_size as usize),
         contexts: Contexts::new(args.blind),
+        batch: args.batch as usize,
         timeout: session.timeout,
     });
     if args.prepare {
@@ -66,7 +67,7 @@ async fn prepare(bench: &Bench, args: &BenchArgs) -> Result<()> {
     while let Some((index, stored)) = writes.next().await {
         match stored {
             Ok(context) => bench.contexts.on_reply(index, context),
-            Err(RowError::Failed(reason) | RowError::Unknown(reason)) => {
+            Err(RowError { reason, .. }) => {
                 bail!("cannot prepare key {index} of {}: {reason}", args.keys)
             }
         }

@@ -46,6 +46,15 @@ impl Report {
         }
     }
 
+    /// All keys of a batch ended, with an error of this kind or without one each.
+    pub(super) fn on_batch_ended(
+        &mut self,
+        latency: Duration,
+        errors: impl IntoIterator<Item = Option<&'static str>>,
+    ) {
+        errors.into_iter().for_each(|error| self.on_ended(latency, error));
+    }
+
     /// Takes in what another worker counted.
     pub(super) fn add(&mut self, part: &Self) {
         self.operations += part.operations;

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_client::{Error, GetOptions, Namespace, PutOptions, Read, Retry, WriteError};
+use quorate_client::{
+    BatchEntry, BatchOptions, Context, Error, GetOptions, Namespace, PutOptions, Read, Retry,
+    WriteError, Written,
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::time::Instant;
@@ -20,6 +23,8 @@ pub(super) struct Bench {
     pub(super) keys: Keys,
     pub(super) values: Values,
     pub(super) contexts: Contexts,
+    /// Keys of one operation.
+    pub(super) batch: usize,
     /// Of each operation.
     pub(super) timeout: Duration,
 }
@@ -44,12 +49,21 @@ impl Worker {
     /// Works, and says how it went.
     pub(super) async fn run(mut self) -> Report {
         while let Some(since) = self.schedule.next().await {
-            let key = self.bench.keys.pick(&mut self.rng);
             let writes = match self.bench.workload {
                 Workload::Read => false,
                 Workload::Write => true,
                 Workload::Mixed => self.rng.random(),
             };
+            if self.bench.batch > 1 {
+                let keys = self.bench.keys.pick_batch(self.bench.batch, &mut self.rng);
+                let errors = match writes {
+                    true => self.write_batch(&keys).await,
+                    false => self.read_batch(&keys).await,
+                };
+                self.report.on_batch_ended(since.elapsed(), errors);
+                continue;
+            }
+            let key = self.bench.keys.pick(&mut self.rng);
             let result = if writes { self.write(key).await } else { self.read(key).await };
             self.report.on_ended(since.elapsed(), result.err());
         }
@@ -58,10 +72,75 @@ impl Worker {
 
     async fn read(&mut self, key: u64) -> Result<(), &'static str> {
         let deadline = Instant::now() + self.bench.timeout;
-        let read = self.get(key, deadline).await.map_err(|error| error.kind().as_str())?;
+        let read = self.get(key, deadline).await;
+        self.on_read(key, read)
+    }
+
+    fn on_read(&mut self, key: u64, read: Result<Read, Error>) -> Result<(), &'static str> {
+        let read = read.map_err(|error| error.kind().as_str())?;
         self.report.not_found += u64::from(read.siblings.is_empty());
         self.bench.contexts.on_read(key, read.context);
         Ok(())
+    }
+
+    /// How each key ended.
+    async fn read_batch(&mut self, keys: &[u64]) -> Vec<Option<&'static str>> {
+        let options = GetOptions { timeout: Some(self.bench.timeout), ..GetOptions::default() };
+        let names = keys.iter().map(|&key| Keys::name(key));
+        let reads = self.bench.namespace.batch_get(names, options).await;
+        keys.iter().zip(reads).map(|(&key, read)| self.on_read(key, read).err()).collect()
+    }
+
+    /// How each key ended. Keys whose siblings have to be read first are read first, together.
+    async fn write_batch(&mut self, keys: &[u64]) -> Vec<Option<&'static str>> {
+        let deadline = Instant::now() + self.bench.timeout;
+        let (contexts, mut errors) = self.contexts(keys, deadline).await;
+        let known: Vec<usize> = (0..keys.len()).filter(|&at| errors[at].is_none()).collect();
+        let write = |&at: &usize| {
+            let value = self.bench.values.slice(self.rng.random());
+            BatchEntry::put(Keys::name(keys[at]), value, contexts[at].clone())
+        };
+        let entries: Vec<_> = known.iter().map(write).collect();
+        let options = BatchOptions {
+            retry: Retry::AtLeastOnce,
+            timeout: Some(deadline.saturating_duration_since(Instant::now())),
+            ..BatchOptions::default()
+        };
+        let written = self.bench.namespace.batch_put(entries, options).await;
+        for (at, written) in known.into_iter().zip(written) {
+            errors[at] = self.on_written(keys[at], written).err();
+        }
+        errors
+    }
+
+    /// What each write replaces, and why that is not known.
+    async fn contexts(
+        &self,
+        keys: &[u64],
+        deadline: Instant,
+    ) -> (Vec<Option<Context>>, Vec<Option<&'static str>>) {
+        let mut errors = vec![None; keys.len()];
+        let mut unread = Vec::new();
+        let known = |(at, &key): (usize, &u64)| match self.bench.contexts.of(key) {
+            Known::Nothing => None,
+            Known::Covered(context) => Some(context),
+            Known::Siblings => {
+                unread.push(at);
+                None
+            }
+        };
+        let mut contexts: Vec<_> = keys.iter().enumerate().map(known).collect();
+        let timeout = Some(deadline.saturating_duration_since(Instant::now()));
+        let options = GetOptions { timeout, ..GetOptions::default() };
+        let names: Vec<_> = unread.iter().map(|&at| Keys::name(keys[at])).collect();
+        let reads = self.bench.namespace.batch_get(names, options).await;
+        for (at, read) in unread.into_iter().zip(reads) {
+            match read {
+                Ok(read) => contexts[at] = read.context,
+                Err(error) => errors[at] = Some(error.kind().as_str()),
+            }
+        }
+        (contexts, errors)
     }
 
     async fn write(&mut self, key: u64) -> Result<(), &'static str> {
@@ -80,7 +159,16 @@ impl Worker {
             ..PutOptions::default()
         };
         let value = self.bench.values.slice(self.rng.random());
-        match self.bench.namespace.put(Keys::name(key), value, options).await {
+        let written = self.bench.namespace.put(Keys::name(key), value, options).await;
+        self.on_written(key, written)
+    }
+
+    fn on_written(
+        &mut self,
+        key: u64,
+        written: Result<Written, WriteError>,
+    ) -> Result<(), &'static str> {
+        match written {
             Ok(written) => {
                 self.report.retries += u64::from(written.attempts.saturating_sub(1));
                 self.bench.contexts.on_reply(key, written.context);

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::Session;
 use crate::args::ClusterCommand;
 use crate::failure::Exit;
-use crate::output::table;
+use crate::output::Output;
 
 /// How long `status` waits for each member. A person is waiting, and a member that takes longer
 /// is as good as down.
@@ -85,7 +85,7 @@ async fn status(session: &Session, topology: &Topology) -> Result<()> {
         answered_by: topology.name_of(topology.node),
         members: join_all(probes).await,
     };
-    Ok(session.output.result(&json, || status_text(&json))?)
+    Ok(session.output.result(&json, || status_text(session.output, &json))?)
 }
 
 /// Asks a member itself. One that does not answer is a row of the table, not an error.
@@ -115,7 +115,7 @@ async fn probe<'a>(session: &Session, member: &'a Member) -> MemberJson<'a> {
     }
 }
 
-fn status_text(status: &StatusJson<'_>) -> String {
+fn status_text(output: Output, status: &StatusJson<'_>) -> String {
     let header = [
         "NODE",
         "ZONE",
@@ -147,7 +147,7 @@ fn status_text(status: &StatusJson<'_>) -> String {
             status.cluster_id, status.version, status.partitions, status.answered_by
         ),
         String::new(),
-        table(&header, status.members.iter().map(row)),
+        output.table(&header, status.members.iter().map(row)),
     ];
     for member in &status.members {
         lines.extend(member.error.as_ref().map(|error| format!("{}: {error}", member.name)));

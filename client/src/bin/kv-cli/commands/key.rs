@@ -1,20 +1,22 @@
-//! `put`, `get` and `delete`: one key.
+//! `put`, `get` and `delete`: one key; `get` of several as a batch.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use quorate_client::{
-    DeleteOptions, Deleted, GetOptions, Level, PutOptions, Read, Sibling, Written,
+    DeleteOptions, Deleted, GetOptions, Level, Namespace, PutOptions, Read, ScanItem, Sibling,
+    Written,
 };
 use serde::Serialize;
 use tokio::io::AsyncReadExt as _;
 
-use super::{Session, bytes};
+use super::{Session, bytes, scan};
 use crate::args::{DeleteArgs, GetArgs, PutArgs};
 use crate::failure::Exit;
-use crate::output::{Output, ReceiptJson, SiblingJson};
+use crate::output::{Output, ReceiptJson, SiblingJson, printable};
+use crate::stderr::{Notice, say};
 
 /// What `put` and `delete` answer in json.
 #[derive(Serialize)]
@@ -88,9 +90,60 @@ pub(super) async fn get(session: &Session, args: GetArgs) -> Result<Exit> {
         ..GetOptions::default()
     };
     let namespace = session.client.namespace(args.namespace);
-    let read = namespace.get(bytes(args.key), options).await?;
+    if !args.more.is_empty() {
+        let keys = std::iter::once(args.key).chain(args.more).map(bytes).collect();
+        return get_many(session, &namespace, keys, options).await;
+    }
+    let key = bytes(args.key);
+    let read = namespace.get(key.clone(), options).await?;
     show(session.output, &read)?;
-    Ok(if read.siblings.is_empty() { Exit::NotFound } else { Exit::Done })
+    if read.siblings.is_empty() {
+        say(&no_key(namespace.name(), &key));
+        return Ok(Exit::NotFound);
+    }
+    Ok(Exit::Done)
+}
+
+fn failed_at(key: &[u8], error: &quorate_client::Error) -> Notice {
+    Notice::error(error.kind().as_str(), error.to_string()).at_key(&printable(key))
+}
+
+fn no_key(namespace: &str, key: &[u8]) -> Notice {
+    let key = printable(key);
+    Notice::not_found(format!("namespace {namespace} has no key '{key}'"))
+}
+
+/// Shows what was found of all keys, even if some cannot be read.
+async fn get_many(
+    session: &Session,
+    namespace: &Namespace,
+    keys: Vec<Bytes>,
+    options: GetOptions,
+) -> Result<Exit> {
+    let read = namespace.batch_get(keys.clone(), options).await;
+    let mut out = session.output.writer();
+    let (mut missing, mut failed) = (Vec::new(), Vec::new());
+    for (key, read) in keys.into_iter().zip(read) {
+        let Read { siblings, context, .. } = match read {
+            Ok(read) => read,
+            Err(error) => {
+                failed.push(failed_at(&key, &error));
+                continue;
+            }
+        };
+        if siblings.is_empty() {
+            missing.push(no_key(namespace.name(), &key));
+        }
+        let item = ScanItem { key, siblings, context, cursor: None };
+        scan::write(session.output, &item, &mut out)?;
+    }
+    out.flush()?;
+    missing.iter().chain(&failed).for_each(say);
+    Ok(match (failed.is_empty(), missing.is_empty()) {
+        (false, _) => Exit::Failed,
+        (true, false) => Exit::NotFound,
+        (true, true) => Exit::Done,
+    })
 }
 
 fn show(output: Output, read: &Read) -> io::Result<()> {
@@ -125,11 +178,13 @@ pub(super) async fn delete(session: &Session, args: DeleteArgs) -> Result<Exit> 
         ..DeleteOptions::default()
     };
     let namespace = session.client.namespace(args.namespace);
-    let Deleted::Done(written) = namespace.delete(bytes(args.key), options).await? else {
+    let key = bytes(args.key);
+    let Deleted::Done(written) = namespace.delete(key.clone(), options).await? else {
         if session.output.is_json() {
             let nothing = WrittenJson { context: None, siblings: 0, receipt: None };
             session.output.object(&nothing)?;
         }
+        say(&no_key(namespace.name(), &key));
         return Ok(Exit::NotFound);
     };
     session.output.result(&WrittenJson::from(&written), || {

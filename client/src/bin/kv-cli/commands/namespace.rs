@@ -5,9 +5,10 @@ use quorate_client::{ConflictRule, Error, ErrorKind, NamespaceDescription, Names
 use serde::Serialize;
 
 use super::Session;
+use super::near::with_near_names;
 use crate::args::{Conflict, CreateArgs, NamespaceCommand};
-use crate::failure::{Exit, say};
-use crate::output::table;
+use crate::failure::{self, Exit};
+use crate::stderr::{Notice, say};
 
 #[derive(Serialize)]
 struct NamespaceJson<'a> {
@@ -99,14 +100,14 @@ async fn list(session: &Session) -> Result<Exit> {
             of.value_max_bytes.to_string(),
         ]
     };
-    session.output.result(&json, || table(&header, namespaces.iter().map(row)))?;
+    session.output.result(&json, || session.output.table(&header, namespaces.iter().map(row)))?;
     Ok(Exit::Done)
 }
 
 async fn describe(session: &Session, name: &str) -> Result<Exit> {
     let namespace = match session.client.describe_namespace(name).await {
         Ok(namespace) => namespace,
-        Err(error) => return not_found(error),
+        Err(error) => return not_found(session, error, name).await,
     };
     session.output.result(&NamespaceJson::from(&namespace), || settings(&namespace))?;
     Ok(Exit::Done)
@@ -115,7 +116,7 @@ async fn describe(session: &Session, name: &str) -> Result<Exit> {
 async fn drop_namespace(session: &Session, name: &str) -> Result<Exit> {
     let unreachable = match session.client.drop_namespace(name).await {
         Ok(unreachable) => unreachable,
-        Err(error) => return not_found(error),
+        Err(error) => return not_found(session, error, name).await,
     };
     let json = DroppedJson { dropped: name, unreachable: &unreachable };
     session.output.result(&json, || format!("dropped {name}"))?;
@@ -124,18 +125,20 @@ async fn drop_namespace(session: &Session, name: &str) -> Result<Exit> {
 }
 
 /// A namespace that does not exist has an exit code of its own, and its reason on stderr too.
-fn not_found(error: Error) -> Result<Exit> {
+async fn not_found(session: &Session, error: Error, name: &str) -> Result<Exit> {
     if error.kind() != ErrorKind::NotFound {
         return Err(error.into());
     }
-    say(&format!("error: {error}"));
+    let error = with_near_names(session, error.into(), name).await;
+    say(&Notice::not_found(failure::describe(&error)));
     Ok(Exit::NotFound)
 }
 
 fn warn_unreachable(members: &[String]) {
     if !members.is_empty() {
         let members = members.join(", ");
-        say(&format!("note: not reached, and will learn of it later: {members}"));
+        let message = format!("not reached, and will learn of it later: {members}");
+        say(&Notice::note(message));
     }
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{Session, bytes};
 use crate::args::{CountArgs, ScanArgs};
 use crate::failure::Exit;
-use crate::output::{SiblingJson, base64, printable, write_object};
+use crate::output::{Output, SiblingJson, base64, printable, write_object};
 use crate::progress::Progress;
 
 #[derive(Serialize)]
@@ -33,15 +33,15 @@ pub(super) async fn scan(session: &Session, args: ScanArgs) -> Result<Exit> {
     let mut items = pin!(session.client.namespace(args.namespace).scan(options));
     let mut out = session.output.writer();
     while let Some(item) = items.next().await {
-        let item = item?;
-        if session.output.is_json() {
-            write_json(&item, &mut out)?;
-        } else {
-            write_text(&item, &mut out)?;
-        }
+        write(session.output, &item?, &mut out)?;
     }
     out.flush()?;
     Ok(Exit::Done)
+}
+
+/// A key and what it holds, as a line or lines.
+pub(super) fn write(output: Output, item: &ScanItem, out: &mut impl Write) -> io::Result<()> {
+    if output.is_json() { write_json(item, out) } else { write_text(item, out) }
 }
 
 fn write_json(item: &ScanItem, out: &mut impl Write) -> io::Result<()> {

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::pin::pin;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
 use quorate_client::{ScanItem, ScanOptions};
 use serde::Serialize;
@@ -18,10 +18,11 @@ use serde::Serialize;
 use self::target::Target;
 use crate::args::{ExportArgs, RowFormat, SiblingsArg};
 use crate::commands::Session;
-use crate::failure::{Exit, say};
+use crate::failure::Exit;
 use crate::formats::{Pair, WriteRowError, write_row};
 use crate::output::printable;
 use crate::progress::Progress;
+use crate::stderr::{self, Notice, say};
 
 /// How many keys that could not be written are listed; the summary counts them all.
 const LISTED_MAX: u64 = 100;
@@ -58,9 +59,9 @@ pub(crate) async fn run(session: &Session, args: ExportArgs) -> Result<Exit> {
     };
     let mut export = Export::new(args.format, args.siblings);
     while let Some(item) = items.next().await {
-        let item = item.map_err(|error| match path {
-            Some(_) => anyhow!("the export is incomplete, so there is no file: {error}"),
-            None => anyhow!("the export is incomplete: {error}"),
+        let item = item.context(match path {
+            Some(_) => "the export is incomplete, so there is no file",
+            None => "the export is incomplete",
         })?;
         export.write(item, &mut target).with_context(cannot_write)?;
     }
@@ -68,13 +69,14 @@ pub(crate) async fn run(session: &Session, args: ExportArgs) -> Result<Exit> {
     let summary = export.finish();
     if summary.failed > 0 {
         target.flush().with_context(cannot_write)?;
-        say(&format!("error: {} keys could not be written: {summary}", summary.failed));
+        let message = format!("{} keys could not be written: {summary}", summary.failed);
+        say(&Notice::error("incomplete", message).with("summary", summary));
         return Ok(Exit::Failed);
     }
     target.commit().with_context(cannot_write)?;
     match path {
         Some(_) => session.output.result(&summary, || summary.to_string())?,
-        None => say(&summary.to_string()),
+        None => stderr::summary(&summary),
     }
     Ok(Exit::Done)
 }
@@ -132,7 +134,7 @@ impl Export {
     fn fail(&mut self, key: &[u8], reason: &str) {
         self.summary.failed += 1;
         if self.summary.failed <= LISTED_MAX {
-            self.progress.note(&format!("failed: key '{}': {reason}", printable(key)));
+            self.progress.say(&Notice::new("failed", reason).at_key(&printable(key)));
         }
     }
 
@@ -141,7 +143,7 @@ impl Export {
         self.progress.clear();
         if self.summary.failed > LISTED_MAX {
             let more = self.summary.failed - LISTED_MAX;
-            self.progress.note(&format!("and {more} more keys"));
+            self.progress.say(&Notice::note(format!("and {more} more keys")));
         }
         self.summary
     }

@@ -16,7 +16,7 @@ use futures::stream::FuturesUnordered;
 
 use super::report::Report;
 use super::source::Source;
-use super::store::{RowError, Store};
+use super::store::{RowError, RowOutcome, Store};
 use crate::formats::{Pair, Row};
 
 /// How many rows are written at once: enough to hide the round trips to a cluster nearby, few
@@ -57,6 +57,13 @@ impl Lanes {
         Some(job)
     }
 
+    /// The jobs that wait; they will not start.
+    fn give_up(&mut self) -> Vec<Job> {
+        let waiting: Vec<Job> = self.waiting.values_mut().flat_map(|lane| lane.drain(..)).collect();
+        self.held -= waiting.len();
+        waiting
+    }
+
     /// The job of `key` that was in flight has ended: the next one, if there is one.
     fn release(&mut self, key: &Bytes) -> Option<Job> {
         assert!(self.held > 0, "a job that ended was admitted");
@@ -69,12 +76,22 @@ impl Lanes {
     }
 }
 
-/// Stores every row. An error of the file ends the reading; rows read before it are stored.
+/// Why the pipeline ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// All rows were read.
+    Read,
+    /// The cluster takes no rows, for this reason; the rest of the file was not read.
+    Hopeless(String),
+}
+
+/// Stores every row. An error of the file ends the reading, and so does a cluster that takes no
+/// more rows; those in flight are waited for.
 pub(super) async fn run(
     store: &impl Store,
     mut source: Source,
     report: &mut Report,
-) -> io::Result<()> {
+) -> io::Result<End> {
     let mut lanes = Lanes::default();
     let mut flying = FuturesUnordered::new();
     let mut read = None;
@@ -82,21 +99,37 @@ pub(super) async fn run(
         tokio::select! {
             biased;
             Some((job, result)) = flying.next(), if !flying.is_empty() => {
+                let reason = reason_of(&result);
                 let next = on_ended(job, result, &mut lanes, report);
                 flying.extend(next.map(|job| fly(store, job)));
+                if let (None, Some(reason), true) = (&read, reason, report.is_hopeless()) {
+                    for job in lanes.give_up() {
+                        report.on_error(job.line, job.bytes, &not_tried());
+                    }
+                    read = Some(Ok(End::Hopeless(reason)));
+                }
             }
             row = source.next(), if read.is_none() && lanes.has_room() => match row {
                 Ok(Some(row)) => {
                     let start = on_row(row, &mut lanes, report);
                     flying.extend(start.map(|job| fly(store, job)));
                 }
-                Ok(None) => read = Some(Ok(())),
+                Ok(None) => read = Some(Ok(End::Read)),
                 Err(error) => read = Some(Err(error)),
             },
             else => break,
         }
     }
     read.expect("the loop goes on while there may be rows to read")
+}
+
+fn reason_of(result: &Result<(), RowError>) -> Option<String> {
+    result.as_ref().err().map(|error| error.reason.clone())
+}
+
+fn not_tried() -> RowError {
+    let reason = "not tried, since rows before it could not be stored".to_owned();
+    RowError { outcome: RowOutcome::Failed, reason, is_retryable: true }
 }
 
 async fn fly(store: &impl Store, job: Job) -> (Job, Result<(), RowError>) {
@@ -107,14 +140,18 @@ async fn fly(store: &impl Store, job: Job) -> (Job, Result<(), RowError>) {
 /// A row was read: the job that may start, if it may.
 fn on_row(row: Row, lanes: &mut Lanes, report: &mut Report) -> Option<Job> {
     let Row { line, bytes, content } = row;
-    report.on_read(bytes);
+    report.on_read(line, bytes);
     match content {
         Ok(pair) => {
             report.on_key(&pair.key, line);
+            if report.is_stored(line) {
+                report.on_stored(line, bytes);
+                return None;
+            }
             lanes.admit(Job { line, bytes, pair })
         }
         Err(reason) => {
-            report.on_error(line, bytes, &RowError::Failed(reason));
+            report.on_bad(line, bytes, reason);
             None
         }
     }
@@ -128,7 +165,7 @@ fn on_ended(
     report: &mut Report,
 ) -> Option<Job> {
     match result {
-        Ok(()) => report.on_stored(job.bytes),
+        Ok(()) => report.on_stored(job.line, job.bytes),
         Err(error) => report.on_error(job.line, job.bytes, &error),
     }
     lanes.release(&job.pair.key)

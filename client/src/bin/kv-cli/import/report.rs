@@ -1,14 +1,17 @@
 //! What became of the rows: counts for stdout, lines that need attention for stderr.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use serde::Serialize;
 
 use super::duplicates::{KEYS_MAX, Seen, SeenKeys};
-use super::store::RowError;
+use super::state::State;
+use super::store::{RowError, RowOutcome};
 use crate::output::printable;
 use crate::progress::Progress;
+use crate::stderr::Notice;
 
 /// How many lines of each kind are listed. More would bury the summary; the counts have them all.
 const LISTED_MAX: u64 = 100;
@@ -51,26 +54,43 @@ pub(super) struct Report {
     seen: SeenKeys,
     duplicates: u64,
     forgotten: u64,
+    /// Where it is kept how far they came.
+    state: Option<State>,
+    /// How long no row need be stored until there is no hope for the next.
+    patience: Duration,
+    /// Since when all rows that ended failed for the cluster's sake.
+    failing_since: Option<Instant>,
     progress: Progress,
     started: Instant,
 }
 
 impl Report {
-    pub(super) fn new(progress: Progress) -> Self {
+    pub(super) fn new(progress: Progress, state: Option<State>, patience: Duration) -> Self {
         Self {
             summary: Summary::default(),
             seen: SeenKeys::new(KEYS_MAX),
             duplicates: 0,
             forgotten: 0,
+            state,
+            patience,
+            failing_since: None,
             progress,
             started: Instant::now(),
         }
     }
 
     /// A row was read.
-    pub(super) fn on_read(&mut self, bytes: u64) {
+    pub(super) fn on_read(&mut self, line: u64, bytes: u64) {
         self.summary.rows += 1;
         self.summary.bytes += bytes;
+        if let Some(state) = &mut self.state {
+            state.on_read(line, bytes);
+        }
+    }
+
+    /// Whether an earlier run of the same import has stored the row already.
+    pub(super) fn is_stored(&self, line: u64) -> bool {
+        self.state.as_ref().is_some_and(|state| state.is_done(line))
     }
 
     /// The row was a good one: says so if its key was there before.
@@ -80,67 +100,97 @@ impl Report {
             Seen::Forgotten => {
                 self.forgotten += 1;
                 if self.forgotten == 1 {
-                    self.progress.note(&format!(
-                        "note: line {line}: more than {KEYS_MAX} different keys; duplicates among \
-                         the further ones are not reported"
-                    ));
+                    let message = format!(
+                        "more than {KEYS_MAX} different keys; duplicates among the further ones \
+                         are not reported"
+                    );
+                    self.progress.say(&Notice::note(message).at_line(line));
                 }
             }
             Seen::In(first) => {
                 self.duplicates += 1;
                 if self.duplicates <= LISTED_MAX {
-                    self.progress.note(&format!(
-                        "duplicate: line {line}: key '{}' was in line {first}; the last one wins",
-                        printable(key)
-                    ));
+                    let key = printable(key);
+                    let message = format!("key '{key}' was in line {first}; the last one wins");
+                    let notice = Notice::new("duplicate", message).at_line(line);
+                    self.progress.say(&notice.with("key", key).with("first_line", first));
                 }
             }
         }
     }
 
     /// A row is stored.
-    pub(super) fn on_stored(&mut self, bytes: u64) {
+    pub(super) fn on_stored(&mut self, line: u64, bytes: u64) {
         self.summary.stored += 1;
+        self.failing_since = None;
+        if let Some(state) = &mut self.state {
+            state.on_stored(line);
+        }
         self.progress.advance(bytes);
+    }
+
+    /// A row is none of the format.
+    pub(super) fn on_bad(&mut self, line: u64, bytes: u64, reason: String) {
+        if let Some(state) = &mut self.state {
+            state.on_bad(line, &reason);
+        }
+        self.count_error(line, bytes, RowOutcome::Failed, &reason);
     }
 
     /// A row is not stored, or perhaps not.
     pub(super) fn on_error(&mut self, line: u64, bytes: u64, error: &RowError) {
-        let (outcome, reason) = match error {
-            RowError::Failed(reason) => {
-                self.summary.failed += 1;
-                ("failed", reason)
-            }
-            RowError::Unknown(reason) => {
-                self.summary.unknown += 1;
-                ("unknown", reason)
-            }
+        if let Some(state) = &mut self.state {
+            state.on_failed(line, &error.reason);
+        }
+        if error.is_retryable {
+            self.failing_since.get_or_insert_with(Instant::now);
+        } else {
+            self.failing_since = None;
+        }
+        self.count_error(line, bytes, error.outcome, &error.reason);
+    }
+
+    /// Whether rows have failed for so long, and none was stored meanwhile, that the next will too.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.failing_since.is_some_and(|since| since.elapsed() >= self.patience)
+    }
+
+    fn count_error(&mut self, line: u64, bytes: u64, outcome: RowOutcome, reason: &str) {
+        let (count, outcome) = match outcome {
+            RowOutcome::Failed => (&mut self.summary.failed, "failed"),
+            RowOutcome::Unknown => (&mut self.summary.unknown, "unknown"),
         };
+        *count += 1;
         let Summary { failed, unknown, .. } = self.summary;
         if failed + unknown <= LISTED_MAX {
-            self.progress.note(&format!("{outcome}: line {line}: {reason}"));
+            self.progress.say(&Notice::new(outcome, reason).at_line(line));
         }
         self.progress.message(format!("{failed} failed, {unknown} unknown"));
         self.progress.advance(bytes);
     }
 
-    /// Says what was not listed, and hands out the counts.
-    pub(super) fn finish(mut self) -> Summary {
+    /// Says what was not listed, and hands out the counts, and what became of the state.
+    pub(super) fn finish(mut self, read_all: bool) -> (Summary, Result<()>) {
         self.summary.seconds = self.started.elapsed().as_secs_f64();
         self.progress.clear();
         let Summary { rows, failed, unknown, .. } = self.summary;
         for (count, what) in [(self.duplicates, "duplicate keys"), (failed + unknown, "bad rows")] {
             if count > LISTED_MAX {
-                self.progress.note(&format!("and {} more {what}", count - LISTED_MAX));
+                let more = count - LISTED_MAX;
+                self.progress.say(&Notice::note(format!("and {more} more {what}")));
             }
         }
         if !self.summary.is_complete() {
-            self.progress.note(&format!(
-                "error: of {rows} rows {failed} failed and the outcome of {unknown} is unknown; \
-                 import the file again: what is stored already is not written twice"
-            ));
+            let message = format!(
+                "of {rows} rows {failed} failed and the outcome of {unknown} is unknown; \
+                 correct them, or bring nodes back, and import the file again: what is stored \
+                 already is not written twice"
+            );
+            self.progress.say(&Notice::error("incomplete", message));
         }
-        self.summary
+        let complete = read_all && self.summary.is_complete();
+        let kept = self.state.map_or(Ok(()), |state| state.finish(complete));
+        (self.summary, kept)
     }
 }
 

@@ -19,11 +19,20 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// Why a row is not stored.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum RowError {
+pub(crate) struct RowError {
+    pub(crate) outcome: RowOutcome,
+    pub(crate) reason: String,
+    /// Whether the cluster is the matter, not the row: another row may fare no better.
+    pub(crate) is_retryable: bool,
+}
+
+/// What became of a row that is not known to be stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RowOutcome {
     /// It was not applied.
-    Failed(String),
+    Failed,
     /// It may have been applied, or may yet be.
-    Unknown(String),
+    Unknown,
 }
 
 /// Where rows go.
@@ -61,8 +70,10 @@ impl KvStore {
                 Ok(read) => return Ok(read),
                 Err(error) => error,
             };
-            pause(error, deadline).await.map_err(|error| {
-                RowError::Failed(format!("not written, since it could not be read: {error}"))
+            pause(error, deadline).await.map_err(|error| RowError {
+                outcome: RowOutcome::Failed,
+                reason: format!("not written, since it could not be read: {error}"),
+                is_retryable: error.is_retryable(),
             })?;
         }
     }
@@ -136,10 +147,12 @@ impl Store for KvStore {
 
 impl From<WriteError> for RowError {
     fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::NotApplied { .. } => Self::Failed(describe_write(&error)),
-            WriteError::Unknown { .. } => Self::Unknown(describe_write(&error)),
-        }
+        let outcome = match error {
+            WriteError::NotApplied { .. } => RowOutcome::Failed,
+            WriteError::Unknown { .. } => RowOutcome::Unknown,
+        };
+        let is_retryable = error.error().is_retryable();
+        Self { outcome, reason: describe_write(&error), is_retryable }
     }
 }
 

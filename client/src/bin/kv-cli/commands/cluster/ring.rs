@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::super::bytes;
 use super::or_dash;
 use crate::args::RingArgs;
-use crate::output::{Output, base64, printable, table};
+use crate::output::{Output, base64, printable};
 
 pub(super) fn run(output: Output, topology: &Topology, args: RingArgs) -> Result<()> {
     let RingArgs { key, namespace } = args;
@@ -52,7 +52,7 @@ struct ShareJson<'a> {
 fn shares(output: Output, topology: &Topology, groups: BTreeSet<u32>) -> Result<()> {
     let groups = groups.into_iter().map(|n| GroupJson { n, nodes: group(topology, n) }).collect();
     let json = RingJson { partitions: topology.partitions, groups };
-    Ok(output.result(&json, || ring_text(&json))?)
+    Ok(output.result(&json, || ring_text(output, &json))?)
 }
 
 fn group<'a>(topology: &'a Topology, n: u32) -> Vec<ShareJson<'a>> {
@@ -74,7 +74,7 @@ fn group<'a>(topology: &'a Topology, n: u32) -> Vec<ShareJson<'a>> {
     topology.members.iter().map(share).collect()
 }
 
-fn ring_text(ring: &RingJson<'_>) -> String {
+fn ring_text(output: Output, ring: &RingJson<'_>) -> String {
     let mut text = format!("{} partitions", ring.partitions);
     if ring.groups.is_empty() {
         text.push_str("; no namespace yet, so none is owned: kv-cli namespace create NAME");
@@ -91,7 +91,7 @@ fn ring_text(ring: &RingJson<'_>) -> String {
                 format!("{:.1}%", of.share * 100.0),
             ]
         };
-        let nodes = table(&header, group.nodes.iter().map(row));
+        let nodes = output.table(&header, group.nodes.iter().map(row));
         text.push_str(&format!("\n\nnamespaces of n={}\n{nodes}", group.n));
     }
     text

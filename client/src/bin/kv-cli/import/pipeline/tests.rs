@@ -1,7 +1,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::super::report::Summary;
+use super::super::state::{State, Subject};
 use super::*;
 use crate::formats::{LinesReader, RowReader};
 use crate::progress::Progress;
@@ -12,6 +14,13 @@ struct Memory {
     stored: RefCell<BTreeMap<Bytes, Vec<Bytes>>>,
     flying: Cell<usize>,
     most: Cell<usize>,
+}
+
+/// Longer than any of these tests.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+fn told(outcome: RowOutcome, is_retryable: bool) -> RowError {
+    RowError { outcome, reason: "as told".to_owned(), is_retryable }
 }
 
 impl Store for Memory {
@@ -25,8 +34,8 @@ impl Store for Memory {
         }
         self.flying.set(self.flying.get() - 1);
         match &pair.value[..] {
-            b"failed" => return Err(RowError::Failed("as told".to_owned())),
-            b"unknown" => return Err(RowError::Unknown("as told".to_owned())),
+            b"failed" => return Err(told(RowOutcome::Failed, false)),
+            b"unknown" => return Err(told(RowOutcome::Unknown, false)),
             _ => {}
         }
         self.stored.borrow_mut().entry(pair.key).or_default().push(pair.value);
@@ -34,14 +43,15 @@ impl Store for Memory {
     }
 }
 
-async fn import(text: String) -> (Memory, Summary, io::Result<()>) {
+async fn import(text: String) -> (Memory, Summary, io::Result<End>) {
     import_from(Box::new(LinesReader::new(io::Cursor::new(text)))).await
 }
 
-async fn import_from(reader: Box<dyn RowReader>) -> (Memory, Summary, io::Result<()>) {
-    let (memory, mut report) = (Memory::default(), Report::new(Progress::bytes(None)));
+async fn import_from(reader: Box<dyn RowReader>) -> (Memory, Summary, io::Result<End>) {
+    let (memory, mut report) =
+        (Memory::default(), Report::new(Progress::bytes(None), None, PATIENCE));
     let read = run(&memory, Source::spawn(reader), &mut report).await;
-    (memory, report.finish(), read)
+    (memory, report.finish(read.is_ok()).0, read)
 }
 
 #[tokio::test]
@@ -100,4 +110,60 @@ async fn an_empty_file_has_no_rows() {
     let (_, summary, read) = import(String::new()).await;
     read.unwrap();
     assert!(summary.is_complete() && summary.rows == 0);
+}
+
+#[tokio::test]
+async fn rows_that_an_earlier_run_stored_are_counted_and_not_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    let import = async |text: &'static str| {
+        let state = State::open(&path, Subject::of_test()).unwrap();
+        let resumed = state.resumed();
+        let (memory, mut report) =
+            (Memory::default(), Report::new(Progress::bytes(None), Some(state), PATIENCE));
+        let reader = Box::new(LinesReader::new(io::Cursor::new(text)));
+        let read = run(&memory, Source::spawn(reader), &mut report).await;
+        let (summary, kept) = report.finish(read.is_ok());
+        kept.unwrap();
+        let written: usize = memory.stored.borrow().values().map(Vec::len).sum();
+        (resumed.rows, written, summary)
+    };
+    // The third row fails, the second is none.
+    let (resumed, written, first) = import("a\t1\nbad\nb\tfailed\nc\t3\na\t4\n").await;
+    assert_eq!((resumed, written, first.stored, first.failed), (0, 3, 3, 2));
+    let (resumed, written, second) = import("a\t1\nbad\nb\t2\nc\t3\na\t4\n").await;
+    assert_eq!((resumed, written, second.stored, second.failed), (2, 3, 4, 1));
+    assert_eq!((second.rows, second.bytes), (5, 20));
+    let (resumed, written, third) = import("a\t1\nbad\nb\t2\nc\t3\na\t4\n").await;
+    assert_eq!((resumed, written, third.stored, third.failed), (5, 0, 4, 1));
+}
+
+/// Stores so many rows; then the cluster is gone.
+struct Gone(Cell<usize>);
+
+impl Store for Gone {
+    type Stored = ();
+
+    async fn store(&self, _: Pair) -> Result<(), RowError> {
+        tokio::task::yield_now().await;
+        match self.0.get().checked_sub(1) {
+            Some(left) => self.0.set(left),
+            None => return Err(told(RowOutcome::Failed, true)),
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_takes_no_rows_ends_the_import() {
+    let text: String = (0..100_000).map(|i| format!("k{}\tv\n", i % 300)).collect();
+    let (gone, mut report) =
+        (Gone(Cell::new(1000)), Report::new(Progress::bytes(None), None, Duration::ZERO));
+    let source = Source::spawn(Box::new(LinesReader::new(io::Cursor::new(text))));
+    let end = run(&gone, source, &mut report).await.unwrap();
+    assert_eq!(end, End::Hopeless("as told".to_owned()));
+    let (summary, _) = report.finish(false);
+    assert_eq!((summary.stored, summary.unknown), (1000, 0));
+    assert_eq!(summary.rows, summary.stored + summary.failed, "each row read is accounted for");
+    assert!(summary.failed <= HELD_MAX as u64, "{summary}");
 }

@@ -1,0 +1,539 @@
+//! Many reads of one namespace: each as if it came alone, at a fraction of the cost.
+//!
+//! Each key keeps its own [`ReadOp`]. What these want done at a time is grouped: one job for each
+//! of this node's shards, one message to each other owner.
+//!
+//! Invariants: an answer depends on its own key's owners alone; the batch waits for every key's
+//! verdict, or the deadline. What is held at once is bounded: keys are read [`WINDOW`] at a time,
+//! and none any more once the answers have [`ANSWER_BYTES`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, join_all};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::{Heard, ReadAnswer, answer, heard, tell};
+use crate::cluster::view::View;
+use crate::coordinator::{
+    Coordinator, SLOW_AFTER, Target, cause_of, cause_of_error, not_reached, remaining, resolve,
+};
+use crate::dynamo::format::EncodedObject;
+use crate::dynamo::key::{Key, NodeId};
+use crate::dynamo::metadata::document::{ClusterKey, Namespace};
+use crate::dynamo::object::Object;
+use crate::dynamo::quorum::{Cause, Level, Verdict};
+use crate::dynamo::read::{Digester, Effect, ReadOp, ReadPlan, Repair};
+use crate::dynamo::standing::Standing;
+use crate::error::RequestError;
+use crate::shard::Shards;
+use crate::transport::{
+    ForwardGet, GetResult, Held, PeerError, Peers, Read, Reply, Request, first_fitting,
+};
+use crate::vnode::Address;
+
+/// How many keys are read at the same time: enough to share costs, few enough to hold in memory,
+/// though each value may have a MiB or so.
+const WINDOW: usize = 128;
+
+/// Once the answers have so many bytes, the keys that are left are not read: they are for another
+/// request.
+const ANSWER_BYTES: usize = 16 << 20;
+
+/// A client's gets in one namespace.
+#[derive(Clone, Debug)]
+pub struct GetBatch {
+    /// The namespace's name.
+    pub namespace: String,
+    /// The keys; or why one is none.
+    pub keys: Vec<Result<Key, RequestError>>,
+    /// How many owners must answer; none: the namespace's default.
+    pub r: Option<Level>,
+    /// When stale owners are repaired.
+    pub repair: Repair,
+    /// What this node alone holds, and no other.
+    pub replica: Option<NodeId>,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// How all keys of a batch are read.
+#[derive(Clone, Copy)]
+struct Rules {
+    r: u8,
+    repair: Repair,
+    replica: Option<NodeId>,
+    deadline: Instant,
+}
+
+/// A key and its place in the batch.
+struct Placed {
+    place: usize,
+    target: Target,
+}
+
+/// A read under way.
+struct Reading {
+    place: usize,
+    target: Target,
+    op: ReadOp,
+}
+
+/// What a read comes to: the object, and how many replicas answered.
+type Found = Result<(Object, u32), RequestError>;
+
+/// What an owner told of some of the readings.
+type Told = BoxFuture<'static, Vec<(usize, NodeId, Heard)>>;
+
+impl Coordinator {
+    /// Reads keys, here or by way of their owners; an answer for each, in their order.
+    pub async fn get_batch(
+        &self,
+        batch: GetBatch,
+    ) -> Result<Vec<Result<ReadAnswer, RequestError>>, RequestError> {
+        let deadline = Instant::now() + batch.timeout;
+        let (view, namespace) = self.namespace(&batch.namespace, deadline).await?;
+        let r = resolve(batch.r, namespace.r, namespace.n)?;
+        let rules = Rules { r, repair: batch.repair, replica: batch.replica, deadline };
+        let (mut answers, mut bytes) = (Vec::with_capacity(batch.keys.len()), 0);
+        for window in batch.keys.chunks(WINDOW) {
+            if bytes >= ANSWER_BYTES {
+                answers.extend(window.iter().map(|_| Err(full())));
+                continue;
+            }
+            let read = self.get_window(window, (&view, &namespace), rules).await;
+            bytes += read.iter().flatten().map(|answer| size(&answer.object)).sum::<usize>();
+            answers.extend(read);
+        }
+        Ok(answers)
+    }
+
+    /// Runs reads that another node sent on: of the first keys, at least of one, as many as one
+    /// message should hold.
+    pub async fn get_batch_forwarded(
+        &self,
+        forwards: Vec<ForwardGet>,
+        timeout: Duration,
+    ) -> Vec<Result<GetResult, RequestError>> {
+        let deadline = Instant::now() + timeout;
+        // Whoever sends a batch on asks for all of it alike.
+        let first = forwards.first().map(|forward| (forward.r, forward.blocking_repair));
+        let Some((r, blocking)) = first else { return Vec::new() };
+        let repair = if blocking { Repair::Blocking } else { Repair::Async };
+        let rules = Rules { r, repair, replica: None, deadline };
+        let (mut group, mut found) = (Vec::new(), Vec::new());
+        for (place, forward) in forwards.into_iter().take(WINDOW).enumerate() {
+            match self.forwarded_target(forward.namespace, forward.key) {
+                Ok(target) => group.push(Placed { place, target }),
+                Err(error) => found.push((place, Err(error))),
+            }
+        }
+        found.extend(self.read_group(group, rules).await);
+        let encode = |(object, replicas): (Object, u32)| GetResult {
+            object: EncodedObject::new(&object),
+            replicas,
+        };
+        let results = in_order(found).into_iter().map(|found| found.map(encode));
+        first_fitting(results, |result| result.object.0.len())
+    }
+
+    async fn get_window(
+        &self,
+        keys: &[Result<Key, RequestError>],
+        (view, namespace): (&Arc<View>, &Namespace),
+        rules: Rules,
+    ) -> Vec<Result<ReadAnswer, RequestError>> {
+        let (mut own, mut others, mut found) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, key) in keys.iter().enumerate() {
+            let targeted = key.clone().and_then(|key| {
+                let target = Target::new(view.clone(), namespace.clone(), key);
+                let here = target.preference()?.is_owner(self.node);
+                Ok((Placed { place, target }, here))
+            });
+            match targeted {
+                Ok((placed, true)) => own.push(placed),
+                Ok((placed, false)) => others.push(placed),
+                Err(error) => found.push((place, Err(error))),
+            }
+        }
+        if let Some(node) = rules.replica {
+            own.append(&mut others);
+            found.extend(self.read_replica(own, node, rules.deadline).await);
+        } else {
+            let (here, elsewhere) =
+                futures::join!(self.read_group(own, rules), self.forward_gets(others, rules));
+            found.extend(here.into_iter().chain(elsewhere));
+        }
+        let answered = |(key, found): (&Result<Key, RequestError>, Found)| {
+            let ((object, replicas), key) = (found?, key.clone()?);
+            let target = Target::new(view.clone(), namespace.clone(), key);
+            Ok(answer(&target, object, replicas))
+        };
+        keys.iter().zip(in_order(found)).map(answered).collect()
+    }
+
+    /// What one node alone holds.
+    async fn read_replica(
+        &self,
+        group: Vec<Placed>,
+        node: NodeId,
+        deadline: Instant,
+    ) -> Vec<(usize, Found)> {
+        let read = group.iter().map(|placed| async move {
+            let object = self.get_from(&placed.target, node, deadline).await;
+            (placed.place, object.map(|object| (object, 1)))
+        });
+        join_all(read).await
+    }
+
+    /// Drives the read machines of all keys over their owners, of which this node is one.
+    async fn read_group(&self, group: Vec<Placed>, rules: Rules) -> Vec<(usize, Found)> {
+        let Rules { deadline, .. } = rules;
+        let mut readings = Vec::with_capacity(group.len());
+        let mut found = Vec::new();
+        for Placed { place, target } in group {
+            match self.plan(&target, rules) {
+                Ok(plan) => readings.push(Reading { place, target, op: ReadOp::new(plan) }),
+                Err(error) => found.push((place, Err(error))),
+            }
+        }
+        let mut under_way = FuturesUnordered::new();
+        let first = effects(&mut readings, ReadOp::start);
+        under_way.extend(self.execute_batch(&readings, first, deadline));
+        let slow = sleep_until(deadline.min(Instant::now() + SLOW_AFTER));
+        tokio::pin!(slow);
+        while readings.iter().any(|reading| reading.op.verdict() == Verdict::Pending) {
+            let next = tokio::select! {
+                biased;
+                Some(told) = under_way.next() => hear(&mut readings, told),
+                () = &mut slow => {
+                    if slow.deadline() >= deadline {
+                        break;
+                    }
+                    slow.as_mut().reset(deadline);
+                    effects(&mut readings, ReadOp::on_slow)
+                }
+            };
+            under_way.extend(self.execute_batch(&readings, next, deadline));
+        }
+        if readings.iter().any(|reading| reading.op.verdict() != Verdict::Reached) {
+            hear_out(&mut readings, under_way, deadline).await;
+        }
+        found.extend(readings.into_iter().map(|reading| self.finish(reading)));
+        found
+    }
+
+    fn plan(&self, target: &Target, rules: Rules) -> Result<ReadPlan, RequestError> {
+        let owners = self.owners_by_reach(target.preference()?);
+        let digester = Digester {
+            cluster: target.view.document().cluster_key,
+            namespace: target.namespace.id,
+            key: target.address.key.clone(),
+        };
+        Ok(ReadPlan { needed: rules.r, owners, repair: rules.repair, digester })
+    }
+
+    fn finish(&self, reading: Reading) -> (usize, Found) {
+        let Reading { place, target, op } = reading;
+        self.mend_later(&target, op.failures());
+        if op.verdict() != Verdict::Reached {
+            return (place, Err(not_reached(&target.view, op.tally(), op.failures(), &[])));
+        }
+        let outcome = op.finish();
+        self.repair_later(&target, &outcome.object, &outcome.repairs);
+        (place, Ok((outcome.object, outcome.replicas)))
+    }
+
+    /// Does what the readings want: one request for all that a node is asked.
+    fn execute_batch(
+        &self,
+        readings: &[Reading],
+        effects: Vec<(usize, Effect)>,
+        deadline: Instant,
+    ) -> Vec<Told> {
+        let mut asks: BTreeMap<NodeId, Vec<(usize, bool)>> = BTreeMap::new();
+        let mut told = Vec::new();
+        for (at, effect) in effects {
+            match effect {
+                Effect::AskObject(node) => asks.entry(node).or_default().push((at, false)),
+                Effect::AskDigest(node) => asks.entry(node).or_default().push((at, true)),
+                Effect::Repair(_) => {
+                    let Reading { target, op, .. } = &readings[at];
+                    let repaired = self.execute(target, op, effect, deadline);
+                    told.push(repaired.map(move |(node, heard)| vec![(at, node, heard)]).boxed());
+                }
+            }
+        }
+        for (node, asked) in asks {
+            told.push(self.ask_batch(readings, node, asked, deadline));
+        }
+        told
+    }
+
+    /// Asks one node; `asked`: of which readings, and whether the digest is enough.
+    fn ask_batch(
+        &self,
+        readings: &[Reading],
+        node: NodeId,
+        asked: Vec<(usize, bool)>,
+        deadline: Instant,
+    ) -> Told {
+        if node != self.node {
+            let read = |&(at, digest): &(usize, bool)| {
+                let Address { namespace, key, .. } = readings[at].target.address.clone();
+                (at, Read { namespace, key, digest })
+            };
+            return ask_peer(self.peers.clone(), node, asked.iter().map(read).collect(), deadline);
+        }
+        let Some(&(first, _)) = asked.first() else { return async { Vec::new() }.boxed() };
+        let cluster_key = readings[first].target.view.document().cluster_key;
+        // Before the objects are read: what becomes complete meanwhile may not be in them.
+        let of = |(at, digest): (usize, bool)| {
+            let address = readings[at].target.address.clone();
+            (at, (digest, self.standings.of(address.vnode)), address)
+        };
+        let asked: Vec<_> = asked.into_iter().map(of).collect();
+        ask_shards(self.shards.clone(), node, asked, cluster_key).boxed()
+    }
+
+    /// Sends each key on to the first of its owners that takes it.
+    async fn forward_gets(&self, group: Vec<Placed>, rules: Rules) -> Vec<(usize, Found)> {
+        let (mut left, mut found) = (Vec::new(), Vec::new());
+        for placed in group {
+            match placed.target.preference() {
+                Ok(preference) => {
+                    let mut owners = self.owners_by_reach(preference);
+                    owners.reverse();
+                    let last = RequestError::not_ready("no owner of the key can be reached");
+                    left.push(Forwarding { placed, owners, last });
+                }
+                Err(error) => found.push((placed.place, Err(error))),
+            }
+        }
+        while !left.is_empty() {
+            let mut by_owner: BTreeMap<NodeId, Vec<Forwarding>> = BTreeMap::new();
+            for forwarding in left.drain(..) {
+                match forwarding.owners.last() {
+                    Some(&owner) => by_owner.entry(owner).or_default().push(forwarding),
+                    None => found.push((forwarding.placed.place, Err(forwarding.last))),
+                }
+            }
+            let sent = by_owner.into_iter().map(|(to, group)| self.forward_to(to, group, rules));
+            for (done, again) in join_all(sent).await {
+                found.extend(done);
+                left.extend(again);
+            }
+        }
+        found
+    }
+
+    /// What one owner answers, and what is to be sent again: to the same owner if it had no room
+    /// for it, else to the next.
+    async fn forward_to(
+        &self,
+        to: NodeId,
+        group: Vec<Forwarding>,
+        rules: Rules,
+    ) -> (Vec<(usize, Found)>, Vec<Forwarding>) {
+        let forward = |forwarding: &Forwarding| ForwardGet {
+            namespace: forwarding.placed.target.namespace.id,
+            key: forwarding.placed.target.address.key.clone(),
+            r: rules.r,
+            blocking_repair: rules.repair == Repair::Blocking,
+        };
+        let request = Request::ForwardGetBatch(group.iter().map(forward).collect());
+        let reply = self.peers.request(to, request, remaining(rules.deadline)).await;
+        let (mut done, mut again) = (Vec::new(), Vec::new());
+        let mut results = match reply {
+            Ok(Reply::GetBatch(results)) if !results.is_empty() => results.into_iter(),
+            other => {
+                for mut forwarding in group {
+                    match failed(&forwarding, to, &other) {
+                        (error, true) => done.push((forwarding.placed.place, Err(error))),
+                        (error, false) => {
+                            forwarding.next(error);
+                            again.push(forwarding);
+                        }
+                    }
+                }
+                return (done, again);
+            }
+        };
+        for mut forwarding in group {
+            match results.next() {
+                None => again.push(forwarding),
+                Some(Err(error @ RequestError::NotReady { .. })) => {
+                    forwarding.next(error);
+                    again.push(forwarding);
+                }
+                Some(result) => {
+                    let decode = |result: GetResult| {
+                        let object = result.object.decode().map_err(RequestError::internal)?;
+                        Ok((object, result.replicas))
+                    };
+                    done.push((forwarding.placed.place, result.and_then(decode)));
+                }
+            }
+        }
+        (done, again)
+    }
+}
+
+/// A key that another node is to read.
+struct Forwarding {
+    placed: Placed,
+    /// Those left to ask, the next one last.
+    owners: Vec<NodeId>,
+    /// Why the one before did not answer.
+    last: RequestError,
+}
+
+impl Forwarding {
+    fn next(&mut self, error: RequestError) {
+        self.owners.pop();
+        self.last = error;
+    }
+}
+
+/// Why an owner gave no answers, and whether that is final.
+fn failed(
+    forwarding: &Forwarding,
+    to: NodeId,
+    reply: &Result<Reply, PeerError>,
+) -> (RequestError, bool) {
+    let name = || forwarding.placed.target.view.name_of(to);
+    match reply {
+        Ok(Reply::Failed(error)) => {
+            (error.clone(), !matches!(error, RequestError::NotReady { .. }))
+        }
+        Ok(_) => (RequestError::internal("unexpected answer"), false),
+        Err(PeerError::TimedOut) => {
+            (RequestError::Timeout { waiting_for: format!("waiting for {}", name()) }, false)
+        }
+        Err(error) => (RequestError::not_ready(format!("{}: {error}", name())), false),
+    }
+}
+
+/// What all readings want done next.
+fn effects(
+    readings: &mut [Reading],
+    mut step: impl FnMut(&mut ReadOp) -> Vec<Effect>,
+) -> Vec<(usize, Effect)> {
+    let wanted = readings.iter_mut().enumerate();
+    wanted
+        .flat_map(|(at, reading)| step(&mut reading.op).into_iter().map(move |e| (at, e)))
+        .collect()
+}
+
+fn hear(readings: &mut [Reading], told: Vec<(usize, NodeId, Heard)>) -> Vec<(usize, Effect)> {
+    let told = told.into_iter();
+    told.flat_map(|(at, node, heard)| {
+        let effects = tell(&mut readings[at].op, node, heard);
+        effects.into_iter().map(move |effect| (at, effect))
+    })
+    .collect()
+}
+
+/// As of one read: what is on its way is heard all the same, for as long as a healthy owner takes.
+async fn hear_out(
+    readings: &mut [Reading],
+    mut under_way: FuturesUnordered<Told>,
+    deadline: Instant,
+) {
+    let until = deadline.min(Instant::now() + SLOW_AFTER);
+    while let Ok(Some(told)) = timeout_at(until, under_way.next()).await {
+        // Nothing more is asked, since nothing can come of it.
+        hear(readings, told);
+    }
+}
+
+/// Asks a peer until it has answered for every key. The first request is queued at once.
+fn ask_peer(
+    peers: Arc<dyn Peers>,
+    node: NodeId,
+    mut asked: Vec<(usize, Read)>,
+    deadline: Instant,
+) -> Told {
+    let send = move |asked: &[(usize, Read)]| {
+        let reads = asked.iter().map(|(_, read)| read.clone()).collect();
+        peers.request(node, Request::ReadBatch(reads), remaining(deadline))
+    };
+    let mut sent = send(&asked);
+    async move {
+        let mut told = Vec::with_capacity(asked.len());
+        loop {
+            match sent.await {
+                Ok(Reply::HeldBatch(items)) if (1..=asked.len()).contains(&items.len()) => {
+                    let answered = asked.drain(..items.len()).zip(items);
+                    told.extend(answered.map(|((at, _), item)| (at, node, heard_item(item))));
+                }
+                other => {
+                    let cause = cause_of(&other);
+                    let failed = |(at, _)| (at, node, Heard::Failed(cause));
+                    told.extend(asked.drain(..).map(failed));
+                }
+            }
+            if asked.is_empty() {
+                return told;
+            }
+            sent = send(&asked);
+        }
+    }
+    .boxed()
+}
+
+fn heard_item(item: Result<(Held, Standing), RequestError>) -> Heard {
+    match item {
+        Ok((held, standing)) => heard(&Ok(Reply::Held { held, standing })),
+        Err(error) => Heard::Failed(cause_of_error(&error)),
+    }
+}
+
+/// Asks this node's own shards.
+async fn ask_shards(
+    shards: Shards,
+    node: NodeId,
+    asked: Vec<(usize, (bool, Standing), Address)>,
+    cluster_key: ClusterKey,
+) -> Vec<(usize, NodeId, Heard)> {
+    let read = shards.split(asked, |(_, _, address)| address).into_iter().map(|part| {
+        let shards = &shards;
+        async move {
+            let addresses = part.items.iter().map(|(_, _, address)| address.clone()).collect();
+            let held = shards.read_batch(addresses).await;
+            part.items.into_iter().zip(held)
+        }
+    });
+    let heard = |((at, (digest, standing), address), held): ((_, _, Address), Result<_, _>)| {
+        let held = held.map(|held: EncodedObject| held.decode());
+        let heard = match held {
+            Ok(Ok(object)) if digest => {
+                let (namespace, key) = (address.namespace, &address.key);
+                Heard::Digest(object.digest(&cluster_key, namespace, key), standing)
+            }
+            Ok(Ok(object)) => Heard::Object(object, standing),
+            Ok(Err(_)) => Heard::Failed(Cause::Storage),
+            Err(error) => Heard::Failed(cause_of_error(&error)),
+        };
+        (at, node, heard)
+    };
+    join_all(read).await.into_iter().flatten().map(heard).collect()
+}
+
+fn in_order(mut found: Vec<(usize, Found)>) -> Vec<Found> {
+    found.sort_by_key(|(place, _)| *place);
+    found.into_iter().map(|(_, found)| found).collect()
+}
+
+/// About what an object takes in an answer.
+fn size(object: &Object) -> usize {
+    object.siblings().iter().map(|entry| entry.payload.len()).sum()
+}
+
+fn full() -> RequestError {
+    let what = "the answer to the batch".to_owned();
+    RequestError::Overloaded { what, retry_after_ms: 0 }
+}

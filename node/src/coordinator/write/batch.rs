@@ -1,0 +1,345 @@
+//! Many writes of one namespace: each as if it came alone, at a fraction of the cost.
+//!
+//! What costs per request is paid once for many keys: one job for each shard, one message to each
+//! other owner. Each write keeps its own [`WriteOp`], so that what is told of one key depends on
+//! that key's owners alone.
+//!
+//! ```text
+//!   entries 1 2 3 4 ─► coordinators   here: 1 3 4        node 2: 2 (forwarded)
+//!                      shards         0: 1 4   1: 3      dots, batches applied
+//!                      owners         node 2: 1 3 4      node 3: 1 4
+//! ```
+//!
+//! Invariants: entries of one key that are coordinated here are applied in the order of the batch;
+//! the answer waits for every entry's verdict, or the deadline.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt as _, join_all};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::time::{Instant, timeout_at};
+
+use super::{PutEntry, PutRules, conclude, forward_failed};
+use crate::coordinator::{Coordinator, Target, cause_of, cause_of_error, remaining, resolve};
+use crate::dynamo::key::NodeId;
+use crate::dynamo::operation::OperationId;
+use crate::dynamo::quorum::Verdict;
+use crate::dynamo::write::WriteOp;
+use crate::error::{RequestError, WriteError};
+use crate::transport::{ForwardWrite, PeerError, Replicate, Reply, Request, WriteResult};
+use crate::vnode::{Address, Write, Written};
+
+/// A message to an owner ends once its objects have so many bytes: as much as a frame holds.
+const MESSAGE_BYTES: usize = 1 << 20;
+
+/// A client's puts and deletes in one namespace.
+#[derive(Clone, Debug)]
+pub struct PutBatch {
+    /// The namespace's name.
+    pub namespace: String,
+    /// What is written; or why that is no write, which is then not applied.
+    pub entries: Vec<Result<PutEntry, RequestError>>,
+    /// How all of it is written.
+    pub rules: PutRules,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// A write and its place in the batch.
+struct Placed {
+    place: usize,
+    target: Target,
+    forward: ForwardWrite,
+}
+
+/// The outcome of the write at a place.
+type Outcome = (usize, Result<WriteResult, WriteError>);
+
+/// A write on its way to this node's shard.
+struct Prepared {
+    running: Running,
+    write: Write,
+}
+
+/// A write that may have its dot.
+struct Running {
+    place: usize,
+    target: Target,
+    id: OperationId,
+    op: WriteOp,
+}
+
+/// What became of a write at this node's shard.
+enum Applied {
+    Ended(Result<Written, WriteError>),
+    /// The record of its key is damaged, and nothing was written.
+    Damaged(Write),
+}
+
+/// A message under way, and which of the running writes it carries.
+type Sent = BoxFuture<'static, (NodeId, Vec<usize>, Result<Reply, PeerError>)>;
+
+impl Coordinator {
+    /// Runs a client's writes; an outcome for each, in their order. An error: none was applied.
+    pub async fn put_batch(
+        &self,
+        batch: PutBatch,
+    ) -> Result<Vec<Result<WriteResult, WriteError>>, RequestError> {
+        let deadline = Instant::now() + batch.timeout;
+        let (view, namespace) = self.namespace(&batch.namespace, deadline).await?;
+        resolve(batch.rules.w, namespace.w, namespace.n)?;
+        let count = batch.entries.len();
+        let (mut groups, mut outcomes) = (BTreeMap::<_, Vec<Placed>>::new(), Vec::new());
+        for (place, entry) in batch.entries.into_iter().enumerate() {
+            let routed = entry.and_then(|entry| {
+                let target = Target::new(view.clone(), namespace.clone(), entry.key.clone());
+                let forward = self.admit(entry, batch.rules, &target)?;
+                let to = self.coordinator_of(&target, &forward)?;
+                Ok((to, Placed { place, target, forward }))
+            });
+            match routed {
+                Ok((to, placed)) => groups.entry(to).or_default().push(placed),
+                Err(error) => outcomes.push((place, Err(WriteError::not_applied(error)))),
+            }
+        }
+        let run = |(to, group)| self.run_group(to, group, deadline);
+        outcomes.extend(join_all(groups.into_iter().map(run)).await.into_iter().flatten());
+        assert_eq!(outcomes.len(), count, "every entry has one outcome");
+        outcomes.sort_by_key(|(place, _)| *place);
+        Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
+    }
+
+    /// Runs writes that another node sent on.
+    pub async fn put_batch_forwarded(
+        &self,
+        forwards: Vec<ForwardWrite>,
+        timeout: Duration,
+    ) -> Vec<Result<WriteResult, WriteError>> {
+        let deadline = Instant::now() + timeout;
+        let (mut group, mut outcomes) = (Vec::new(), Vec::new());
+        for (place, forward) in forwards.into_iter().enumerate() {
+            match self.forwarded_target(forward.namespace, forward.key.clone()) {
+                Ok(target) => group.push(Placed { place, target, forward }),
+                Err(error) => outcomes.push((place, Err(WriteError::not_applied(error)))),
+            }
+        }
+        outcomes.extend(self.run_batch(group, deadline).await);
+        outcomes.sort_by_key(|(place, _)| *place);
+        outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+    }
+
+    async fn run_group(&self, to: NodeId, group: Vec<Placed>, deadline: Instant) -> Vec<Outcome> {
+        if to == self.node {
+            return self.run_batch(group, deadline).await;
+        }
+        let named: Vec<_> = group.iter().map(|p| (p.place, p.forward.operation)).collect();
+        let request = Request::ForwardWriteBatch(group.into_iter().map(|p| p.forward).collect());
+        match self.peers.request(to, request, remaining(deadline)).await {
+            Ok(Reply::WriteBatch(outcomes)) if outcomes.len() == named.len() => {
+                named.into_iter().map(|(place, _)| place).zip(outcomes).collect()
+            }
+            other => {
+                let failed = |(place, id)| (place, Err(forward_failed(to, id, &other)));
+                named.into_iter().map(failed).collect()
+            }
+        }
+    }
+
+    /// Gives each write its dot here, then sends the objects to their other owners.
+    async fn run_batch(&self, group: Vec<Placed>, deadline: Instant) -> Vec<Outcome> {
+        let synced = group.iter().any(|placed| placed.forward.synced);
+        let (mut prepared, mut outcomes) = (Vec::with_capacity(group.len()), Vec::new());
+        for placed in group {
+            let place = placed.place;
+            match self.prepare_placed(placed) {
+                Ok(ready) => prepared.push(ready),
+                Err(error) => outcomes.push((place, Err(WriteError::not_applied(error)))),
+            }
+        }
+        let parts = self.shards.split(prepared, |prepared| &prepared.write.address);
+        let apply = parts.into_iter().map(|part| self.apply(part.items, synced, deadline));
+        let (mut running, mut written) = (Vec::new(), Vec::new());
+        let applied = join_all(apply).await.into_iter().flatten().collect();
+        for (mut write, applied) in self.mend_damaged(applied, synced, deadline).await {
+            match applied {
+                Ok(applied) => {
+                    write.op.on_ack(self.node, synced);
+                    running.push(write);
+                    written.push(applied);
+                }
+                Err(error) => outcomes.push((write.place, Err(error))),
+            }
+        }
+        self.replicate_batch(&mut running, &written, synced, deadline).await;
+        for (write, written) in running.into_iter().zip(written) {
+            let Running { place, target, id, op } = write;
+            self.mend_later(&target, op.failures());
+            outcomes.push((place, conclude(&target, &op, written, id)));
+        }
+        outcomes
+    }
+
+    fn prepare_placed(&self, placed: Placed) -> Result<Prepared, RequestError> {
+        let Placed { place, target, forward } = placed;
+        let owners = target.preference()?.owners();
+        let (id, w) = (forward.operation, forward.w);
+        let (op, refusal) = (WriteOp::new(w, owners), self.refused(&target, owners, w));
+        let write = Write { refusal, ..self.prepare(&target, forward)? };
+        Ok(Prepared { running: Running { place, target, id, op }, write })
+    }
+
+    /// Has one shard apply its part. With a write whose record is damaged comes the write itself.
+    async fn apply(
+        &self,
+        part: Vec<Prepared>,
+        synced: bool,
+        deadline: Instant,
+    ) -> Vec<(Running, Applied)> {
+        let split = |prepared: Prepared| (prepared.write, prepared.running);
+        let (writes, running): (Vec<_>, Vec<_>) = part.into_iter().map(split).unzip();
+        match timeout_at(deadline, self.shards.write_batch(writes.clone(), synced)).await {
+            Ok(written) => {
+                let applied =
+                    written.into_iter().zip(writes).map(|(written, write)| match written {
+                        Err(WriteError { error: RequestError::Damaged { .. }, .. }) => {
+                            Applied::Damaged(write)
+                        }
+                        written => Applied::Ended(written),
+                    });
+                running.into_iter().zip(applied).collect()
+            }
+            Err(_) => {
+                let late = |write: Running| {
+                    let waiting_for = "waiting for the node's own storage".to_owned();
+                    let error = RequestError::Timeout { waiting_for };
+                    let unknown = WriteError::unknown(write.id, error);
+                    (write, Applied::Ended(Err(unknown)))
+                };
+                running.into_iter().map(late).collect()
+            }
+        }
+    }
+
+    /// Writes again what met a damaged record, once this is mended: keys at the same time, writes
+    /// of one key in their order.
+    async fn mend_damaged(
+        &self,
+        applied: Vec<(Running, Applied)>,
+        synced: bool,
+        deadline: Instant,
+    ) -> Vec<(Running, Result<Written, WriteError>)> {
+        let mut ended = Vec::with_capacity(applied.len());
+        let mut damaged: BTreeMap<Address, Vec<(Running, Write)>> = BTreeMap::new();
+        for (running, applied) in applied {
+            match applied {
+                Applied::Ended(written) => ended.push((running, written)),
+                Applied::Damaged(write) => {
+                    damaged.entry(write.address.clone()).or_default().push((running, write));
+                }
+            }
+        }
+        let again = damaged.into_values().map(|writes| async move {
+            let mut ended = Vec::with_capacity(writes.len());
+            for (running, write) in writes {
+                let written = self.write_mended(&running.target, write, synced, deadline).await;
+                ended.push((running, written));
+            }
+            ended
+        });
+        ended.extend(join_all(again).await.into_iter().flatten());
+        ended
+    }
+
+    /// Sends the objects to their other owners, all at once, and listens until every verdict or
+    /// the deadline. Who answers later keeps the objects all the same.
+    async fn replicate_batch(
+        &self,
+        running: &mut [Running],
+        written: &[Written],
+        synced: bool,
+        deadline: Instant,
+    ) {
+        let mut replies = self.send_batches(running, written, synced, deadline);
+        while running.iter().any(|write| write.op.verdict() == Verdict::Pending) {
+            match timeout_at(deadline, replies.next()).await {
+                Ok(Some((node, carried, reply))) => on_reply(running, node, &carried, reply),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    fn send_batches(
+        &self,
+        running: &[Running],
+        written: &[Written],
+        synced: bool,
+        deadline: Instant,
+    ) -> FuturesUnordered<Sent> {
+        let mut messages: BTreeMap<NodeId, Vec<Outgoing>> = BTreeMap::new();
+        for (at, (write, written)) in running.iter().zip(written).enumerate() {
+            for node in write.op.missing() {
+                let replicate = self.replicate(&write.target, written, write.id, synced);
+                let to_node = messages.entry(node).or_default();
+                match to_node.last_mut().filter(|last| last.has_room(&replicate)) {
+                    Some(last) => last.push(at, replicate),
+                    None => {
+                        let mut first = Outgoing::default();
+                        first.push(at, replicate);
+                        to_node.push(first);
+                    }
+                }
+            }
+        }
+        let all =
+            messages.into_iter().flat_map(|(node, all)| all.into_iter().map(move |m| (node, m)));
+        all.map(|(node, Outgoing { carried, items, .. })| {
+            let sent = self.request(node, Request::ReplicateBatch(items), deadline);
+            sent.map(|(node, reply)| (node, carried, reply)).boxed()
+        })
+        .collect()
+    }
+}
+
+/// A message to an owner that fills.
+#[derive(Default)]
+struct Outgoing {
+    carried: Vec<usize>,
+    items: Vec<Replicate>,
+    bytes: usize,
+}
+
+impl Outgoing {
+    fn has_room(&self, next: &Replicate) -> bool {
+        self.bytes + next.object.0.len() <= MESSAGE_BYTES
+    }
+
+    fn push(&mut self, at: usize, replicate: Replicate) {
+        self.bytes += replicate.object.0.len();
+        self.carried.push(at);
+        self.items.push(replicate);
+    }
+}
+
+/// An owner answered for the writes that its message carried.
+fn on_reply(
+    running: &mut [Running],
+    node: NodeId,
+    carried: &[usize],
+    reply: Result<Reply, PeerError>,
+) {
+    match reply {
+        Ok(Reply::ReplicatedBatch(items)) if items.len() == carried.len() => {
+            for (&at, item) in carried.iter().zip(items) {
+                match item {
+                    Ok(synced) => running[at].op.on_ack(node, synced),
+                    Err(error) => running[at].op.on_failure(node, cause_of_error(&error)),
+                }
+            }
+        }
+        other => {
+            let cause = cause_of(&other);
+            carried.iter().for_each(|&at| running[at].op.on_failure(node, cause));
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! `BatchGet` and `BatchPut`: many keys in one call.
+//!
+//! A unary call with a list, and not a stream of entries: what saves work is that entries come
+//! together, so that each shard and each owner hears of them once, and a list says where a batch
+//! ends. Whoever has more to send has several calls under way.
+//!
+//! Partial failure is an answer: the call succeeds, and each key has its outcome, in the order of
+//! the request. The call itself fails, with nothing done, when it makes no sense as a whole.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::v1;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::kv::{NodeParts, delete_needs_context, get_reply, operation_of, put_reply, repair_of};
+use super::status;
+use crate::coordinator::{GetBatch, PutBatch, PutEntry, PutRules};
+use crate::dynamo::key::{Key, NodeId};
+use crate::error::{RequestError, WriteError};
+use crate::telemetry::{Operation, OutcomeLabel};
+
+/// The most entries of a batch: past some hundred, more of them save nothing further, and one
+/// batch would hold its shards for long.
+const ENTRIES_MAX: usize = 1024;
+
+/// The most bytes of a batch of writes, unless it is a single one, which a put could be as well.
+const BYTES_MAX: usize = 4 << 20;
+
+/// So many entries weigh as much as one request by itself: of both, most is the cost per request.
+const ENTRIES_PER_PERMIT: usize = 16;
+
+/// Reads many keys.
+pub(super) async fn get(
+    node: &NodeParts,
+    message: v1::BatchGetRequest,
+    timeout: Duration,
+) -> Result<v1::BatchGetReply, Status> {
+    let started = Instant::now();
+    let weight = weight(message.keys.len());
+    let result = match (get_of(message, timeout), node.capacity.concurrency.enter_for(weight)) {
+        (Ok(batch), Ok(_permits)) => node.coordinator.get_batch(batch).await,
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    };
+    let failed = result.as_ref().map(|results| results.iter().find_map(|r| r.as_ref().err()));
+    let outcome = outcome(failed);
+    node.metrics.request(Operation::BatchGet, outcome, started.elapsed());
+    let results = result.map_err(|error| status::of_request(&error, &node.name))?;
+    let message = |result| {
+        use v1::batch_get_result::Result as Message;
+        let result = match result {
+            Ok(answer) => Message::Reply(get_reply(answer)),
+            Err(error) => Message::Error(status::of_batch_get(&error, &node.name)),
+        };
+        v1::BatchGetResult { result: Some(result) }
+    };
+    Ok(v1::BatchGetReply { results: results.into_iter().map(message).collect() })
+}
+
+/// Writes many keys, to the end even if the client goes away: what has a dot is for every owner.
+pub(super) async fn put(
+    node: &Arc<NodeParts>,
+    message: v1::BatchPutRequest,
+    timeout: Duration,
+) -> Result<v1::BatchPutReply, Status> {
+    let started = Instant::now();
+    let weight = weight(message.entries.len());
+    let result = match (put_of(message, timeout), node.capacity.concurrency.enter_for(weight)) {
+        (Ok(batch), Ok(permits)) => {
+            let coordinator = node.coordinator.clone();
+            let running = tokio::spawn(async move {
+                let result = coordinator.put_batch(batch).await;
+                drop(permits);
+                result
+            });
+            running.await.unwrap_or_else(|end| std::panic::resume_unwind(end.into_panic()))
+        }
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    };
+    let first = |outcomes: &'_ Vec<Result<_, WriteError>>| {
+        outcomes
+            .iter()
+            .find_map(|outcome| outcome.as_ref().err().map(|failed| failed.error.clone()))
+    };
+    let failed = result.as_ref().map(first);
+    let outcome = outcome(failed.as_ref().map(Option::as_ref).map_err(|error| *error));
+    node.metrics.request(Operation::BatchPut, outcome, started.elapsed());
+    let refused = |error| status::of_write(&WriteError::not_applied(error), &node.name);
+    let outcomes = result.map_err(refused)?;
+    let message = |outcome| {
+        use v1::batch_put_result::Result as Message;
+        let result = match outcome {
+            Ok(written) => Message::Reply(put_reply(written)),
+            Err(error) => Message::Error(status::of_batch_put(&error, &node.name)),
+        };
+        v1::BatchPutResult { result: Some(result) }
+    };
+    Ok(v1::BatchPutReply { results: outcomes.into_iter().map(message).collect() })
+}
+
+/// A batch's label: that of the call's error, else of the first key that failed.
+fn outcome(failed: Result<Option<&RequestError>, &RequestError>) -> OutcomeLabel {
+    match failed {
+        Ok(None) => OutcomeLabel::Ok,
+        Ok(Some(error)) | Err(error) => OutcomeLabel::from(error),
+    }
+}
+
+fn weight(entries: usize) -> usize {
+    entries.clamp(1, ENTRIES_MAX).div_ceil(ENTRIES_PER_PERMIT)
+}
+
+fn check_count(entries: usize) -> Result<(), RequestError> {
+    if (1..=ENTRIES_MAX).contains(&entries) {
+        return Ok(());
+    }
+    let reason = format!("a batch of {entries} keys; it has 1 to {ENTRIES_MAX}: split it");
+    Err(RequestError::Invalid { reason })
+}
+
+fn get_of(message: v1::BatchGetRequest, timeout: Duration) -> Result<GetBatch, RequestError> {
+    check_count(message.keys.len())?;
+    let repair = repair_of(message.repair());
+    let key = |bytes| Key::new(bytes).map_err(RequestError::invalid);
+    Ok(GetBatch {
+        namespace: message.namespace,
+        keys: message.keys.into_iter().map(key).collect(),
+        r: super::level(message.r)?,
+        repair,
+        replica: (message.replica != 0).then_some(NodeId(message.replica)),
+        timeout,
+    })
+}
+
+fn put_of(message: v1::BatchPutRequest, timeout: Duration) -> Result<PutBatch, RequestError> {
+    check_count(message.entries.len())?;
+    let size = |entry: &v1::BatchPutEntry| {
+        entry.key.len() + entry.value.as_ref().map_or(0, |v| v.len()) + entry.context.len()
+    };
+    let bytes: usize = message.entries.iter().map(size).sum();
+    if message.entries.len() > 1 && bytes > BYTES_MAX {
+        let reason = format!("a batch of {bytes} bytes; it has up to {BYTES_MAX}: split it");
+        return Err(RequestError::Invalid { reason });
+    }
+    let rules = PutRules {
+        w: super::level(message.w)?,
+        durability: super::durability(message.durability()),
+        at_least_once: message.retry() == v1::Retry::AtLeastOnce,
+    };
+    let entries = message.entries.into_iter().map(entry_of).collect();
+    Ok(PutBatch { namespace: message.namespace, entries, rules, timeout })
+}
+
+fn entry_of(entry: v1::BatchPutEntry) -> Result<PutEntry, RequestError> {
+    if entry.value.is_none() && entry.context.is_empty() {
+        return Err(delete_needs_context());
+    }
+    Ok(PutEntry {
+        key: Key::new(entry.key).map_err(RequestError::invalid)?,
+        value: entry.value,
+        context: entry.context,
+        operation: entry.operation_id.as_ref().map(operation_of),
+    })
+}

@@ -1,0 +1,133 @@
+//! Requests about keys, one by one; a batch is a list of these.
+
+use bytes::Bytes;
+use quorate_proto::peer as proto;
+
+use super::{WireError, decode_operation, encode_operation};
+use crate::dynamo::clock::Dot;
+use crate::dynamo::encoding::{Reader, Writer};
+use crate::dynamo::format::{EncodedObject, read_dot, read_operation, write_dot, write_operation};
+use crate::dynamo::key::{Key, NamespaceId, PartitionId};
+use crate::dynamo::operation::OperationId;
+use crate::transport::{ForwardGet, ForwardWrite, Read, Replicate, ScanPage};
+
+pub(super) fn encode_replicate(m: Replicate) -> proto::Replicate {
+    proto::Replicate {
+        namespace: m.namespace.0,
+        key: m.key.to_bytes(),
+        object: m.object.0,
+        synced: m.synced,
+        operation: m.operation.map_or_else(Bytes::new, encode_cause),
+        mend: m.mend,
+    }
+}
+
+pub(super) fn decode_replicate(m: proto::Replicate) -> Result<Replicate, WireError> {
+    Ok(Replicate {
+        namespace: NamespaceId(m.namespace),
+        key: Key::new(m.key)?,
+        object: EncodedObject(m.object),
+        synced: m.synced,
+        operation: decode_cause(m.operation)?,
+        mend: m.mend,
+    })
+}
+
+pub(super) fn encode_read(m: Read) -> proto::Read {
+    proto::Read { namespace: m.namespace.0, key: m.key.to_bytes(), digest: m.digest }
+}
+
+pub(super) fn decode_read(m: proto::Read) -> Result<Read, WireError> {
+    let (namespace, key) = (NamespaceId(m.namespace), Key::new(m.key)?);
+    Ok(Read { namespace, key, digest: m.digest })
+}
+
+pub(super) fn encode_forward_get(m: ForwardGet) -> proto::ForwardGet {
+    proto::ForwardGet {
+        namespace: m.namespace.0,
+        key: m.key.to_bytes(),
+        r: m.r.into(),
+        blocking_repair: m.blocking_repair,
+    }
+}
+
+pub(super) fn decode_forward_get(m: proto::ForwardGet) -> Result<ForwardGet, WireError> {
+    Ok(ForwardGet {
+        namespace: NamespaceId(m.namespace),
+        key: Key::new(m.key)?,
+        r: level("r", m.r)?,
+        blocking_repair: m.blocking_repair,
+    })
+}
+
+pub(super) fn encode_forward_write(m: ForwardWrite) -> proto::ForwardWrite {
+    proto::ForwardWrite {
+        namespace: m.namespace.0,
+        key: m.key.to_bytes(),
+        value: m.value,
+        context: m.context,
+        w: m.w.into(),
+        synced: m.synced,
+        operation: encode_operation(&m.operation),
+        at_least_once: m.at_least_once,
+    }
+}
+
+pub(super) fn decode_forward_write(m: proto::ForwardWrite) -> Result<ForwardWrite, WireError> {
+    Ok(ForwardWrite {
+        namespace: NamespaceId(m.namespace),
+        key: Key::new(m.key)?,
+        value: m.value,
+        context: m.context,
+        w: level("w", m.w)?,
+        synced: m.synced,
+        operation: decode_operation(m.operation)?,
+        at_least_once: m.at_least_once,
+    })
+}
+
+pub(super) fn encode_scan_page(m: ScanPage) -> proto::ScanPage {
+    proto::ScanPage {
+        namespace: m.namespace.0,
+        partition: m.partition.0.into(),
+        prefix: m.prefix,
+        after: m.after.map_or_else(Bytes::new, |key| key.to_bytes()),
+        limit: m.limit,
+    }
+}
+
+pub(super) fn decode_scan_page(m: proto::ScanPage) -> Result<ScanPage, WireError> {
+    let partition = u16::try_from(m.partition)
+        .map_err(|_| WireError::Value { field: "partition", value: m.partition.into() })?;
+    Ok(ScanPage {
+        namespace: NamespaceId(m.namespace),
+        partition: PartitionId(partition),
+        prefix: m.prefix,
+        after: if m.after.is_empty() { None } else { Some(Key::new(m.after)?) },
+        limit: m.limit,
+    })
+}
+
+/// A number of replicas: at least one, and N fits in a byte.
+fn level(field: &'static str, value: u32) -> Result<u8, WireError> {
+    let level = u8::try_from(value).ok().filter(|&level| level > 0);
+    level.ok_or(WireError::Value { field, value: value.into() })
+}
+
+/// Operation id and dot: 40 bytes, then 9 to 18.
+fn encode_cause((operation, dot): (OperationId, Dot)) -> Bytes {
+    let mut w = Writer::with_capacity(58);
+    write_operation(&mut w, &operation);
+    write_dot(&mut w, dot);
+    w.finish()
+}
+
+fn decode_cause(bytes: Bytes) -> Result<Option<(OperationId, Dot)>, WireError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let mut r = Reader::new(bytes);
+    let cause = (read_operation(&mut r, "operation")?, read_dot(&mut r, "operation dot")?);
+    r.finish("operation")?;
+    Ok(Some(cause))
+}
