@@ -8,6 +8,7 @@ mod grpc;
 mod hostile;
 mod import;
 mod manual;
+mod metrics;
 mod rebuild;
 mod resume;
 mod shell;
