@@ -183,17 +183,30 @@ impl SimCluster {
         self.trace.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Loses a node's store, and starts it over a new one, as `quorate serve --rebuild` does.
+    /// The metadata document that a running node has.
+    pub fn document(&self, index: usize) -> Result<Bytes> {
+        let running = self.running.get(&index).context("the node does not run")?;
+        let view = running.replica.cluster().view().context("there is no cluster")?;
+        Ok(view.document().encode())
+    }
+
+    /// Loses a node's store, and starts it over a new one, as `quorate serve --rebuild` does: with
+    /// the document that another node has.
     pub async fn rebuild(&mut self, index: usize) -> Result<()> {
+        let other = self.running.keys().copied().find(|&other| other != index);
+        let document = self.document(other.context("no other node runs")?)?;
+        self.rebuild_with(index, document).await
+    }
+
+    /// The same, with a document that may be an old one.
+    pub async fn rebuild_with(&mut self, index: usize, document: Bytes) -> Result<()> {
         self.kill(index);
         self.stores.remove(&index);
         let engine = Arc::new(MemoryEngine::new());
         standing::mark(&*engine)?;
         self.store_ids.insert(index, StoreId(1_000 + self.openings));
-        let anybody = self.running.values().next().context("no other node runs")?;
-        let view = anybody.replica.cluster().view().context("there is no cluster")?;
         self.run(index, engine)?;
-        self.running[&index].replica.cluster().learn(view.document().encode()).await?;
+        self.running[&index].replica.cluster().learn(document).await?;
         Ok(())
     }
 

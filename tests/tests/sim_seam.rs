@@ -273,6 +273,21 @@ fn bad_network() -> Faults {
     Faults { latency_ms: 1..=40, loss: 0.02, duplication: 0.1, ..Faults::default() }
 }
 
+/// How many seeds were run on a bad network, and what they add up to.
+fn over_seeds(trouble: Trouble) -> (u64, Ledger) {
+    let seeds = std::env::var("QUORATE_SIM_SEEDS").map_or(20, |n| n.parse().unwrap());
+    let mut sum = Ledger::default();
+    for seed in 0..seeds {
+        println!("QUORATE_SEED={seed}");
+        let (_, ledger) = run_with(seed, 150, bad_network(), trouble).unwrap();
+        sum.operations += ledger.operations;
+        sum.failures += ledger.failures;
+        sum.damaged += ledger.damaged;
+        sum.lost += ledger.lost;
+    }
+    (seeds, sum)
+}
+
 #[test]
 fn sim_the_same_seed_gives_the_same_trace_to_the_byte() {
     let (first, operations, _) = run(7, 120, bad_network()).unwrap();
@@ -318,28 +333,14 @@ fn sim_a_silent_owner_holds_up_neither_reads_nor_scans() {
 
 #[test]
 fn sim_strict_quorums_keep_every_acknowledged_write_while_a_node_dies_and_returns() {
-    let seeds: u64 = std::env::var("QUORATE_SIM_SEEDS").map_or(20, |n| n.parse().unwrap());
-    let (mut operations, mut failures) = (0, 0);
-    for seed in 0..seeds {
-        println!("QUORATE_SEED={seed}");
-        let (_, done, failed) = run(seed, 150, bad_network()).unwrap();
-        (operations, failures) = (operations + done, failures + failed);
-    }
+    let (seeds, Ledger { operations, failures, .. }) = over_seeds(Trouble::None);
     assert!(failures < operations / 4, "{failures} of {operations} operations failed");
     println!("seeds={seeds} operations={operations} failures={failures}");
 }
 
 #[test]
 fn sim_damaged_records_are_never_served_and_are_mended_without_losing_an_acknowledged_write() {
-    let seeds: u64 = std::env::var("QUORATE_SIM_SEEDS").map_or(20, |n| n.parse().unwrap());
-    let (mut operations, mut failures, mut damaged) = (0, 0, 0);
-    for seed in 0..seeds {
-        println!("QUORATE_SEED={seed}");
-        let (_, ledger) = run_with(seed, 150, bad_network(), Trouble::Rot).unwrap();
-        operations += ledger.operations;
-        failures += ledger.failures;
-        damaged += ledger.damaged;
-    }
+    let (seeds, Ledger { operations, failures, damaged, .. }) = over_seeds(Trouble::Rot);
     assert!(damaged >= seeds, "only {damaged} records were damaged");
     assert!(failures < operations / 3, "{failures} of {operations} operations failed");
     println!("seeds={seeds} operations={operations} failures={failures} damaged={damaged}");
@@ -412,15 +413,7 @@ fn sim_reads_scans_and_writes_get_over_a_damaged_record_and_mend_it() {
 
 #[test]
 fn sim_lost_stores_are_rebuilt_and_no_read_misses_an_acknowledged_write_meanwhile() {
-    let seeds: u64 = std::env::var("QUORATE_SIM_SEEDS").map_or(20, |n| n.parse().unwrap());
-    let (mut operations, mut failures, mut lost) = (0, 0, 0);
-    for seed in 0..seeds {
-        println!("QUORATE_SEED={seed}");
-        let (_, ledger) = run_with(seed, 150, bad_network(), Trouble::Loss).unwrap();
-        operations += ledger.operations;
-        failures += ledger.failures;
-        lost += ledger.lost;
-    }
+    let (seeds, Ledger { operations, failures, lost, .. }) = over_seeds(Trouble::Loss);
     assert!(lost >= seeds, "only {lost} stores were lost");
     assert!(failures < operations / 2, "{failures} of {operations} operations failed");
     println!("seeds={seeds} operations={operations} failures={failures} stores_lost={lost}");
@@ -488,4 +481,39 @@ fn sim_a_new_store_is_silent_until_every_other_owner_told_what_it_holds() {
         Ok(())
     })
     .unwrap();
+}
+
+/// The new store's first document may be older than a namespace in which the lost one had writes.
+#[test]
+fn sim_a_new_store_hears_of_every_namespace_before_it_counts() {
+    const WRITES: u64 = 64;
+    for seed in 0..20 {
+        println!("QUORATE_SEED={seed}");
+        simulate(async {
+            let mut cluster = SimCluster::start(NODES, seed).await?;
+            cluster.create_namespace(NewNamespace::named("earlier")).await?;
+            let old = cluster.document(0)?;
+            // Known to 0 and 1 alone, as its writes are.
+            cluster.kill(2);
+            cluster.create_namespace(NewNamespace::named("things")).await?;
+            let zero = cluster.coordinator(0).unwrap();
+            for number in 0..WRITES {
+                zero.put(put(number, "acknowledged".to_owned(), Bytes::new())).await?;
+            }
+            drop(zero);
+            cluster.restart(2)?;
+            cluster.set_faults(Faults { latency_ms: 1..=40, ..Faults::default() });
+            cluster.rebuild_with(0, old).await?;
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(cluster.rebuilding(0), None);
+            cluster.kill(1);
+            let zero = cluster.coordinator(0).unwrap();
+            for number in 0..WRITES {
+                let found = zero.get(get(number, None, Repair::Async)).await?.object;
+                assert_eq!(found.siblings().len(), 1, "key-{number} was acknowledged");
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
 }

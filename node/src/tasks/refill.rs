@@ -1,6 +1,7 @@
 //! Refills a store that is being rebuilt from the other owners of its partitions.
 //!
 //! ```text
+//!   each round, each other owner:      its metadata, so that no namespace of its is missed
 //!   each partition, each other owner:  page ► merge its objects ► next page ... ► it told all
 //!   every other owner told all, or was excused by the operator       ► the partition has standing
 //!   every partition has standing, and all members' metadata is known ► the store is whole
@@ -113,14 +114,14 @@ impl Refill {
         let Some(view) = self.parts.cluster.view() else { return Ok(AGAIN) };
         self.warn_of_what_nobody_else_has(&view);
         let started = Instant::now();
-        let source = match self.current.take() {
-            Some(source) => source,
+        match self.current.take() {
+            Some(source) => self.current = self.advance(&view, source).await?,
             None => match self.next_source(&view).await? {
-                Some(source) => source,
+                // The next step sees the namespaces that the round has learnt of.
+                Some(source) => self.current = Some(source),
                 None => return self.end_of_round(&view).await,
             },
-        };
-        self.current = self.advance(&view, source).await?;
+        }
         Ok(started.elapsed().clamp(PAUSE_MIN, AGAIN))
     }
 
@@ -155,7 +156,22 @@ impl Refill {
             }
         }
         self.tell(view, &away);
+        self.learn_of_namespaces(&queue).await?;
         Ok(queue)
+    }
+
+    /// Fetches what those who are to be asked know of the cluster. The lost store may have
+    /// acknowledged writes in a namespace that this one has not heard of, together with one of them;
+    /// an owner that told only the others has not told all.
+    async fn learn_of_namespaces(
+        &self,
+        queue: &VecDeque<(VnodeId, NodeId)>,
+    ) -> Result<(), RequestError> {
+        let owners: BTreeSet<NodeId> = queue.iter().map(|(_, owner)| *owner).collect();
+        for owner in owners {
+            self.parts.cluster.fetch_from(owner).await?;
+        }
+        Ok(())
     }
 
     fn tell(&self, view: &View, away: &BTreeSet<NodeId>) {
