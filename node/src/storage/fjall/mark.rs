@@ -11,7 +11,8 @@
 //!   the fields: number │ state     8 + 8 bytes
 //! ```
 //!
-//! The file is synced only when it condemns a store. A write or sync that *failed* is noted too, since the operating system may then hold as clean what is not on disk, for as long as it runs: what
+//! The file is synced only when it condemns a store. A write or sync that *failed* is noted too, since
+//! the operating system may then hold as clean what is not on disk, for as long as it runs: what
 //! the next opening reads from the journals is to be written again before anything rests on it.
 
 use std::io;
