@@ -278,7 +278,7 @@ fn over_seeds(trouble: Trouble) -> (u64, Ledger) {
     let seeds = std::env::var("QUORATE_SIM_SEEDS").map_or(20, |n| n.parse().unwrap());
     let mut sum = Ledger::default();
     for seed in 0..seeds {
-        println!("QUORATE_SEED={seed}");
+        eprintln!("QUORATE_SEED={seed}");
         let (_, ledger) = run_with(seed, 150, bad_network(), trouble).unwrap();
         sum.operations += ledger.operations;
         sum.failures += ledger.failures;
