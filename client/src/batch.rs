@@ -24,12 +24,11 @@ use crate::{
     connection::Connection,
     error::{Error, ErrorKind, Reach, WriteError},
     namespace::{Namespace, repair_to_wire},
-    operation::OperationId,
     options::{BatchEntry, BatchOptions, GetOptions},
     outcome::{Read, Written},
     retry::{Backoff, server_ms},
     route::Target,
-    write::{self, Change, Write, retry_to_wire},
+    write::{self, Attempt, Change, Write, retry_to_wire},
 };
 
 /// How much one call carries: enough to share its cost, and not so much that it holds up others
@@ -295,9 +294,9 @@ impl write::Send for Combiner<v1::BatchPutEntry, v1::PutReply> {
         &self,
         node: &Arc<Connection>,
         write: &Write,
-        operation: OperationId,
-        limit: Duration,
+        attempt: Attempt,
     ) -> Result<v1::PutReply, Error> {
+        let Attempt { operation, fresh, limit } = attempt;
         let value = match &write.change {
             Change::Put(value) => Some(value.clone()),
             Change::Delete => None,
@@ -307,6 +306,7 @@ impl write::Send for Combiner<v1::BatchPutEntry, v1::PutReply> {
             value,
             context: write.context_bytes(),
             operation_id: Some(operation.into()),
+            fresh,
         };
         self.submit(node, limit, entry).await
     }

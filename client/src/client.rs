@@ -20,6 +20,7 @@ use crate::{
     options::NamespaceSpec,
     retry::{Backoff, Deadline, server_ms},
     route::{Routes, Target, Tries},
+    throttle::RetryBudget,
     tls::TlsConfig,
     topology::{NamespaceDescription, Topology},
 };
@@ -187,6 +188,8 @@ pub(crate) struct Shared {
     refreshed: Mutex<Instant>,
     /// This client in operation ids.
     pub(crate) id: u64,
+    /// What retries of all requests share.
+    pub(crate) retries: RetryBudget,
     sequence: AtomicU64,
     turn: AtomicUsize,
 }
@@ -210,6 +213,7 @@ impl Shared {
             routes: ArcSwap::from_pointee(routes),
             refreshed: Mutex::new(Instant::now()),
             id: rand::random(),
+            retries: RetryBudget::default(),
             sequence: AtomicU64::new(0),
             turn: AtomicUsize::new(rand::random_range(0..1024)),
         }
@@ -262,7 +266,10 @@ impl Shared {
                 return Err(Error::new(ErrorKind::Unavailable, "the topology names no such node"));
             };
             let error = match call(Arc::clone(&node), deadline.share()).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.retries.on_success();
+                    return Ok(answer);
+                }
                 Err(error) => error,
             };
             tries.failed(&node, &error);
@@ -276,7 +283,8 @@ impl Shared {
                 tries.clear();
                 continue;
             }
-            if !error.is_retryable() || deadline.has_passed() || error.is_lasting_at(&target) {
+            let given_up = !error.is_retryable() || error.is_lasting_at(&target);
+            if given_up || deadline.has_passed() || !self.retries.allows(&error) {
                 return Err(tries.reason(error));
             }
             self.refresh_soon();

@@ -40,6 +40,7 @@ mod outcome;
 mod retry;
 mod route;
 mod scan;
+mod throttle;
 mod tls;
 mod token;
 mod topology;

@@ -83,7 +83,7 @@ impl Backoff {
     /// Sleeps before the next try, at least as long as the server asked; false if the deadline
     /// comes first, in which case it does not sleep.
     pub(crate) async fn pause(&mut self, deadline: Deadline, at_least: Duration) -> bool {
-        let pause = self.next_pause().max(at_least);
+        let pause = self.next_pause().max(spread(at_least));
         let in_time = pause < deadline.remaining();
         if in_time {
             tokio::time::sleep(pause).await;
@@ -96,6 +96,11 @@ impl Backoff {
         self.pauses += 1;
         longest.mul_f64(self.jitter.unwrap_or_else(Self::jitter))
     }
+}
+
+/// Up to half as long again: all that were refused at one moment were asked to wait the same time.
+fn spread(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(1.0..=1.5))
 }
 
 /// What to do after a failed attempt at a write.
@@ -132,9 +137,7 @@ impl Doubt {
         if error.detail() == Kind::Opening {
             return self.on_other_opening();
         }
-        let not_applied =
-            matches!(error.reach(), Reach::NotSent | Reach::Answered(Outcome::NotApplied));
-        if !not_applied {
+        if !did_nothing(error) {
             self.unknown = true;
             return self.again(error);
         }
@@ -166,6 +169,12 @@ impl Doubt {
     }
 }
 
+/// Whether the attempt, by itself, was certainly not applied.
+fn did_nothing(error: &Error) -> bool {
+    use Outcome::{NotApplied, Unread};
+    matches!(error.reach(), Reach::NotSent | Reach::Answered(NotApplied | Unread))
+}
+
 /// Whether a node may say so without having looked for the operation: it is then true of this
 /// attempt alone, not of the earlier one.
 fn refused_at_the_door(error: &Error) -> bool {
@@ -177,7 +186,8 @@ fn refused_at_the_door(error: &Error) -> bool {
         Kind::DiskFull,
         Kind::DiskFailed,
     ];
-    error.reach() == Reach::NotSent || door.contains(&error.detail())
+    let unread = matches!(error.reach(), Reach::NotSent | Reach::Answered(Outcome::Unread));
+    unread || door.contains(&error.detail())
 }
 
 #[cfg(test)]
@@ -203,6 +213,7 @@ mod tests {
         let not_sent = || lost().reaching(Reach::NotSent);
         let refused = |kind| answered(kind, Outcome::NotApplied);
         let unknown = |kind| answered(kind, Outcome::Unknown);
+        let unread = || answered(Kind::Overloaded, Outcome::Unread);
         let cases = [
             // retry, in doubt before, error, what next, in doubt after
             (ExactlyOnce, false, not_sent(), Next::Afresh, false),
@@ -218,6 +229,9 @@ mod tests {
             (ExactlyOnce, true, not_sent(), Next::SameNode, true),
             (ExactlyOnce, true, refused(Kind::Overloaded), Next::SameNode, true),
             (ExactlyOnce, true, refused(Kind::UnknownNamespace), Next::Stop, true),
+            (ExactlyOnce, false, unread(), Next::Afresh, false),
+            (ExactlyOnce, true, unread(), Next::SameNode, true),
+            (AtLeastOnce, true, unread(), Next::Elsewhere, true),
             (ExactlyOnce, false, refused(Kind::DiskFull), Next::Afresh, false),
             (ExactlyOnce, true, refused(Kind::DiskFailed), Next::SameNode, true),
             (ExactlyOnce, true, refused(Kind::Quorum), Next::Afresh, false),
@@ -246,6 +260,15 @@ mod tests {
         assert!(pauses.iter().all(|&pause| pause <= Backoff::FIRST * 64));
         assert!(pauses[19] >= Backoff::FIRST * 32);
         assert!(pauses[10..].windows(2).any(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn clients_refused_together_come_back_apart_and_none_too_early() {
+        let asked = Duration::from_millis(100);
+        let pauses: Vec<_> = (0..50).map(|_| spread(asked)).collect();
+        assert!(pauses.iter().all(|pause| (asked..=asked * 3 / 2).contains(pause)));
+        assert!(pauses.windows(2).any(|pair| pair[0] != pair[1]));
+        assert_eq!(spread(Duration::ZERO), Duration::ZERO);
     }
 
     #[test]

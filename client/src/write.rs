@@ -48,8 +48,7 @@ pub(crate) trait Send {
         &self,
         node: &Arc<Connection>,
         write: &Write,
-        operation: OperationId,
-        limit: Duration,
+        attempt: Attempt,
     ) -> impl Future<Output = Result<v1::PutReply, Error>> + std::marker::Send;
 }
 
@@ -81,6 +80,7 @@ impl Write {
             deadline,
             doubt: Doubt::new(self.retry, self.operation.is_some()),
             operation: self.operation,
+            sent: self.operation.is_some(),
             node: None,
             tries: Tries::default(),
             backoff,
@@ -112,9 +112,9 @@ impl Send for Alone {
         &self,
         node: &Arc<Connection>,
         write: &Write,
-        operation: OperationId,
-        limit: Duration,
+        attempt: Attempt,
     ) -> Result<v1::PutReply, Error> {
+        let Attempt { operation, fresh, limit } = attempt;
         let (namespace, key) = (write.namespace.to_string(), write.key.clone());
         let context = write.context_bytes();
         let (w, durability) = (write.w.to_wire(), write.durability.to_wire());
@@ -134,6 +134,7 @@ impl Send for Alone {
                     operation_id,
                     retry,
                     timeout_ms,
+                    fresh,
                 };
                 node.call(limit, kv.put(request)).await
             }
@@ -147,6 +148,7 @@ impl Send for Alone {
                     operation_id,
                     retry,
                     timeout_ms,
+                    fresh,
                 };
                 let reply = node.call(limit, kv.delete(request)).await?;
                 let v1::DeleteReply { context, siblings, receipt } = reply;
@@ -154,6 +156,15 @@ impl Send for Alone {
             }
         }
     }
+}
+
+/// One request for a write.
+pub(crate) struct Attempt {
+    pub(crate) operation: OperationId,
+    /// No request carried the id before.
+    pub(crate) fresh: bool,
+    /// How long it may take.
+    pub(crate) limit: Duration,
 }
 
 /// A write under way.
@@ -165,6 +176,8 @@ struct Run<'a, S> {
     doubt: Doubt,
     /// The present id; none if the next attempt is to have a new one.
     operation: Option<OperationId>,
+    /// Whether a request carried that id before.
+    sent: bool,
     /// Where the next attempt goes; none if it is to be chosen.
     node: Option<Arc<Connection>>,
     tries: Tries,
@@ -202,7 +215,10 @@ impl<S: Send> Run<'_, S> {
             Retry::AtLeastOnce => self.deadline.share(),
         };
         self.attempts += 1;
-        let reply = self.sender.send(&node, self.write, operation, limit).await?;
+        let attempt = Attempt { operation, fresh: !self.sent, limit };
+        self.sent = true;
+        let reply = self.sender.send(&node, self.write, attempt).await?;
+        self.shared.retries.on_success();
         let v1::PutReply { context, siblings, receipt } = reply;
         Ok(Written {
             context: Context::from_bytes(context),
@@ -233,6 +249,7 @@ impl<S: Send> Run<'_, S> {
             issued_ms: opening.now_ms(),
         };
         self.operation = Some(operation);
+        self.sent = false;
         Ok(operation)
     }
 
@@ -248,6 +265,9 @@ impl<S: Send> Run<'_, S> {
         // Who asks for the outcome of one operation is told it, and decides about another.
         let settled = next == Next::Afresh && self.write.operation.is_some();
         if next == Next::Stop || settled || self.deadline.has_passed() {
+            return Err(self.failed(error));
+        }
+        if !self.shared.retries.allows(&error) {
             return Err(self.failed(error));
         }
         if error.is_node_failure() {

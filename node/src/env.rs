@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -43,6 +43,7 @@ pub struct Env {
     clock: Arc<dyn Clock>,
     rng: Arc<Mutex<ChaCha8Rng>>,
     blocking: Blocking,
+    request_cost: Duration,
 }
 
 impl Env {
@@ -52,13 +53,25 @@ impl Env {
             clock: Arc::new(SystemClock),
             rng: Arc::new(Mutex::new(ChaCha8Rng::from_rng(&mut rand::rng()))),
             blocking: Blocking::Threads,
+            request_cost: Duration::ZERO,
         }
     }
 
     /// A repeatable world: `clock` and `seed` decide everything, on one thread.
     pub fn simulated(clock: Arc<dyn Clock>, seed: u64) -> Self {
         let rng = Arc::new(Mutex::new(ChaCha8Rng::seed_from_u64(seed)));
-        Self { clock, rng, blocking: Blocking::Inline }
+        Self { clock, rng, blocking: Blocking::Inline, request_cost: Duration::ZERO }
+    }
+
+    /// The same world, where each request takes a shard so long: machines of simulations have no
+    /// limits else.
+    pub fn with_request_cost(self, request_cost: Duration) -> Self {
+        Self { request_cost, ..self }
+    }
+
+    /// How long a request takes a shard, beside what it really takes.
+    pub fn request_cost(&self) -> Duration {
+        self.request_cost
     }
 
     /// Milliseconds since the Unix epoch.

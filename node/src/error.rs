@@ -203,6 +203,15 @@ impl WriteError {
         Self { error: error.into(), outcome: Outcome::NotApplied }
     }
 
+    /// A write refused before anybody looked whether it was done already. The refusal means this
+    /// request: of an operation that may have been sent before, `doubtful`, it says nothing.
+    pub fn at_the_door(doubtful: Option<OperationId>, error: impl Into<RequestError>) -> Self {
+        match doubtful {
+            None => Self::not_applied(error),
+            Some(id) => Self::unknown(id, error),
+        }
+    }
+
     /// A write that failed after it had a dot, or may have.
     pub fn unknown(operation: OperationId, error: impl Into<RequestError>) -> Self {
         Self { error: error.into(), outcome: Outcome::Unknown(operation) }

@@ -48,6 +48,7 @@ use crate::replica::{Ended, Replica, ReplicaParts, ReplicaSize};
 use crate::service::cluster::ClusterService;
 use crate::service::deadline::Timeouts;
 use crate::service::kv::{KvService, NodeParts};
+use crate::service::metered::Metered;
 use crate::standing::Progress;
 use crate::storage::EngineError;
 use crate::storage::data_dir::{DataDir, DataDirError, EngineKind};
@@ -193,9 +194,10 @@ impl Node {
         };
         let capacity = parts.capacity.clone();
         let replica = Replica::start(parts, size_of(&config), stop.clone())?;
+        let limits = Limits { budget: capacity.budget.clone(), ..Limits::default() };
         let identity = join::identity(&config, addresses, store);
         let bootstrap = join::Joining::new(identity.clone(), replica.cluster().clone());
-        let service = PeerService::new(Arc::new(bootstrap), Limits::default(), stop.clone());
+        let service = PeerService::new(Arc::new(bootstrap), limits.clone(), stop.clone());
         let (set_joined, joined) = watch::channel(Readiness::not_ready(join::WAITING));
         let serving = with_progress(joined, replica.coordinator().standings().progress());
         let (set_ready, ready) = watch::channel(Readiness::not_ready(join::WAITING));
@@ -206,16 +208,7 @@ impl Node {
         let stopped = stop.clone().cancelled_owned();
         let peer_server =
             tokio::spawn(peer_server.serve_with_incoming_shutdown(peer_incoming, stopped));
-        let parts = NodeParts {
-            name: config.node_name.clone(),
-            coordinator: replica.coordinator().clone(),
-            metrics,
-            capacity,
-            timeouts: Timeouts {
-                default: Duration::from_millis(config.request_timeout_ms),
-                longest: Duration::from_millis(config.request_timeout_max_ms),
-            },
-        };
+        let parts = service_parts(&config, &replica, metrics, capacity);
         let client_incoming =
             accept_clients(&config, client_incoming, security.client, &parts.metrics);
         let client_server = serve_clients(&config, parts, client_incoming, ready.clone(), &stop);
@@ -233,6 +226,7 @@ impl Node {
             cluster: replica.cluster().clone(),
             handler: Arc::downgrade(replica.handler()),
             service,
+            limits,
             peers,
             ready: set_joined,
             stop: stop.clone(),
@@ -372,8 +366,10 @@ fn serve_clients(
 ) -> JoinHandle<Result<(), tonic::transport::Error>> {
     let incoming = incoming.map_ok(Greeted::new);
     let parts = Arc::new(parts);
-    let limit = config.message_max_bytes as usize;
+    let limit = parts.message_max_bytes;
+    let (budget, patience) = (parts.capacity.budget.clone(), parts.timeouts.longest);
     let kv = KvServer::new(KvService::new(parts.clone())).max_decoding_message_size(limit);
+    let kv = Metered::new(kv, budget, patience, parts.name.clone());
     let cluster = ClusterServer::new(ClusterService::new(parts)).max_decoding_message_size(limit);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
@@ -460,5 +456,25 @@ impl Peers for LatePeers {
 
     fn connected(&self, node: NodeId) -> bool {
         self.0.get().is_some_and(|peers| peers.connected(node))
+    }
+}
+
+/// What the handlers of client requests share.
+fn service_parts(
+    config: &Config,
+    replica: &Replica,
+    metrics: Arc<Metrics>,
+    capacity: Capacity,
+) -> NodeParts {
+    NodeParts {
+        name: config.node_name.clone(),
+        coordinator: replica.coordinator().clone(),
+        metrics,
+        capacity,
+        message_max_bytes: config.message_max_bytes as usize,
+        timeouts: Timeouts {
+            default: Duration::from_millis(config.request_timeout_ms),
+            longest: Duration::from_millis(config.request_timeout_max_ms),
+        },
     }
 }

@@ -130,6 +130,7 @@ impl Replica {
             engine: engine.clone(),
             disk: disk.clone(),
             env: env.clone(),
+            budget: capacity.budget.clone(),
             observer,
         };
         let (shards, shards_end) = Shards::start(context, size.shards, size.queue);
@@ -152,20 +153,10 @@ impl Replica {
             stop: stop.clone(),
             tasks: TaskTracker::new(),
             shards_end: Some(shards_end),
-            disk: disk.clone(),
+            disk,
             failure,
         };
-        if let Some(probe) = probe {
-            replica.spawn(WatchDisk::new(disk.clone(), probe, env.clone(), metrics.clone()));
-        }
-        replica.spawn(Flush {
-            engine: engine.clone(),
-            disk,
-            dirty,
-            every: size.sync_every,
-            env: env.clone(),
-            metrics: metrics.clone(),
-        });
+        replica.spawn_disk_tasks(probe, dirty, size.sync_every, &metrics);
         replica.spawn(ForgetOperations::new(shards.clone()));
         replica.spawn(Sweep::new(cluster.clone(), shards.clone()));
         replica.spawn(Refill::new(RefillParts {
@@ -183,6 +174,28 @@ impl Replica {
         replica.spawn(Observe::new(observed, env, metrics));
         replica.spawn_recovery();
         Ok(replica)
+    }
+
+    /// What keeps the disk in step with what was applied, and an eye on its room.
+    fn spawn_disk_tasks(
+        &self,
+        probe: Option<DiskProbe>,
+        dirty: Arc<AtomicBool>,
+        every: Duration,
+        metrics: &Arc<Metrics>,
+    ) {
+        if let Some(probe) = probe {
+            let (disk, env) = (self.disk.clone(), self.env.clone());
+            self.spawn(WatchDisk::new(disk, probe, env, metrics.clone()));
+        }
+        self.spawn(Flush {
+            engine: self.engine.clone(),
+            disk: self.disk.clone(),
+            dirty,
+            every,
+            env: self.env.clone(),
+            metrics: metrics.clone(),
+        });
     }
 
     /// Runs client requests.
@@ -294,6 +307,10 @@ impl ShardObserver for Observer {
 
     fn crowded(&self) {
         self.metrics.sibling_refused();
+    }
+
+    fn expired(&self, requests: u64) {
+        self.metrics.limits().expired(requests);
     }
 
     fn panicked(&self, shard: usize) {

@@ -18,20 +18,26 @@
 mod batch;
 mod sweep;
 
+mod queue;
+
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
+use self::queue::{Queued, ShardQueue};
 use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{KEY_MAX_BYTES, Key, KeyHash, NamespaceId, NodeId, PartitionId, VnodeId};
 use crate::dynamo::operation::{Admitting, Opening, OperationId};
 use crate::env::{Blocking, Env};
 use crate::error::{RequestError, WriteError};
+use crate::limits::budget::{Budget, Kind};
 use crate::storage::disk::Disk;
 use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
@@ -40,9 +46,6 @@ use crate::vnode::{Address, Mended, Merge, Turn, Vnode, Write, Written};
 /// The most requests of one turn, keys of batches counted: bounds the engine's batch, and what a
 /// failed one takes with it. Only a single job may be larger.
 const TURN_MAX: usize = 256;
-
-/// How long a client is told to wait after a full queue, in milliseconds: many turns.
-const RETRY_AFTER_MS: u32 = 50;
 
 /// A page ends once it holds so many bytes: it is one message between nodes, and one of several
 /// that a scan merges in memory.
@@ -68,6 +71,15 @@ impl Page {
     /// Up to where the page speaks; none if it lists no key.
     pub fn last(&self) -> Option<&Key> {
         self.items.last().map(|(key, _)| key).max(self.damaged.last())
+    }
+
+    /// The same page, its objects counted as long as they are kept.
+    pub fn held(self, budget: &Arc<Budget>) -> Result<Self, RequestError> {
+        let held = |(key, object): (Key, EncodedObject)| {
+            Ok((key, EncodedObject(budget.hold(Kind::Scans, object.0)?)))
+        };
+        let items = self.items.into_iter().map(held).collect::<Result<_, RequestError>>()?;
+        Ok(Self { items, ..self })
     }
 }
 
@@ -198,6 +210,8 @@ pub trait ShardObserver: Send + Sync + 'static {
     fn mended(&self, mended: Mended);
     /// A write was refused, since its key has too many siblings.
     fn crowded(&self);
+    /// So many requests left the queue undone, since they would have come too late.
+    fn expired(&self, requests: u64);
     /// A shard panicked and has ended: nobody serves its partitions any more.
     fn panicked(&self, shard: usize);
 }
@@ -229,6 +243,8 @@ pub struct ShardContext {
     pub disk: Arc<Disk>,
     /// Its world.
     pub env: Env,
+    /// For the objects that it reads.
+    pub budget: Arc<Budget>,
     /// Who hears of it.
     pub observer: Arc<dyn ShardObserver>,
 }
@@ -241,16 +257,27 @@ struct Shard {
     vnodes: BTreeMap<VnodeId, Vnode>,
     rng: ChaCha8Rng,
     clock: Hlc,
+    /// How long a job takes, in nanoseconds, averaged.
+    pace: Arc<AtomicU64>,
 }
 
 impl Shard {
     fn new(context: ShardContext, index: usize, count: usize) -> Self {
-        let rng = context.env.rng();
-        Self { context, index, count, vnodes: BTreeMap::new(), rng, clock: Hlc::default() }
+        let (rng, pace) = (context.env.rng(), Arc::default());
+        Self { context, index, count, vnodes: BTreeMap::new(), rng, clock: Hlc::default(), pace }
     }
 
     fn owns(&self, vnode: VnodeId) -> bool {
         shard_of(vnode.partition, self.count) == self.index
+    }
+
+    /// Does all jobs, in as many turns as they need.
+    fn turns(&mut self, jobs: &mut Vec<Job>, began: Instant) {
+        let count = jobs.len();
+        while !jobs.is_empty() {
+            self.turn(jobs);
+        }
+        self.learn_pace(began, count);
     }
 
     /// One group commit, of the first jobs that fit.
@@ -276,6 +303,7 @@ impl Shard {
             touched: BTreeSet::new(),
             answers: Vec::with_capacity(count),
             to_sync: Vec::new(),
+            budget: &self.context.budget,
             observer: &*self.context.observer,
         };
         let mut alone = Vec::new();
@@ -345,7 +373,7 @@ impl Shard {
             }
         }
         self.distrust(range.vnode, &damaged)?;
-        Ok(page)
+        page.held(&self.context.budget)
     }
 
     /// Records are damaged: their vnode goes on under another actor, and without the frontier that
@@ -410,6 +438,7 @@ struct Staging<'a> {
     answers: Vec<Answer>,
     /// Answered once it is on disk.
     to_sync: Vec<Answer>,
+    budget: &'a Arc<Budget>,
     observer: &'a dyn ShardObserver,
 }
 
@@ -487,7 +516,8 @@ impl Staging<'_> {
             Err(error) => Err(RequestError::from(error)),
         };
         self.touched.insert(address.vnode);
-        found
+        let held = found.and_then(|object| self.budget.hold(Kind::Reads, object.0));
+        held.map(EncodedObject)
     }
 
     fn answer(&mut self, synced: bool, answer: Answer) {
@@ -551,7 +581,8 @@ impl Staging<'_> {
 /// The node's shards.
 #[derive(Clone)]
 pub struct Shards {
-    queues: Arc<[mpsc::Sender<Job>]>,
+    queues: Arc<[ShardQueue]>,
+    budget: Arc<Budget>,
     disk: Arc<Disk>,
 }
 
@@ -559,48 +590,71 @@ impl Shards {
     /// Starts `count` shards whose queues hold `queue` requests each. They end when the last
     /// handle is dropped, after what is queued; the second value becomes ready then.
     pub fn start(context: ShardContext, count: usize, queue: usize) -> (Self, ShardsEnd) {
-        let mut ends = Vec::new();
+        let (mut ends, budget) = (Vec::new(), context.budget.clone());
         let count = count.max(1);
         let queues = (0..count).map(|index| {
             let (sender, receiver) = mpsc::channel(queue);
             let (ended, end) = oneshot::channel();
             ends.push(end);
-            start_shard(index, Shard::new(context.clone(), index, count), receiver, ended);
-            sender
+            let shard = Shard::new(context.clone(), index, count);
+            let pace = shard.pace.clone();
+            start_shard(index, shard, receiver, ended);
+            ShardQueue { sender, pace }
         });
         let queues = queues.collect();
-        (Self { queues, disk: context.disk }, ShardsEnd(ends))
+        (Self { queues, budget, disk: context.disk }, ShardsEnd(ends))
+    }
+
+    /// What counts the objects that are read.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
     /// Coordinates a write; `synced`: answers once it is on disk.
-    pub async fn write(&self, write: Write, synced: bool) -> Result<Written, WriteError> {
-        self.take_writes().map_err(WriteError::not_applied)?;
-        let (vnode, operation) = (write.address.vnode, write.operation);
+    pub async fn write(
+        &self,
+        write: Write,
+        synced: bool,
+        deadline: Instant,
+    ) -> Result<Written, WriteError> {
+        let (vnode, operation, doubtful) = (write.address.vnode, write.operation, write.doubtful);
+        self.take_writes().map_err(|error| WriteError::at_the_door(doubtful, error))?;
         let (answer, wait) = oneshot::channel();
         let job = Job::Write { write, synced, answer };
-        self.queue(vnode.partition, job).map_err(WriteError::not_applied)?;
+        let queued = self.queue(vnode.partition, job, deadline);
+        queued.map_err(|error| WriteError::at_the_door(doubtful, error))?;
         wait.await.unwrap_or_else(|_| Err(WriteError::unknown(operation, gone())))
     }
 
     /// Merges another replica's object; `synced`: answers once it is on disk.
-    pub async fn merge(&self, merge: Merge, synced: bool) -> Result<(), RequestError> {
+    pub async fn merge(
+        &self,
+        merge: Merge,
+        synced: bool,
+        deadline: Instant,
+    ) -> Result<(), RequestError> {
         self.take_writes()?;
         let (answer, wait) = oneshot::channel();
-        self.queue(merge.address.vnode.partition, Job::Merge { merge, synced, answer })?;
+        let partition = merge.address.vnode.partition;
+        self.queue(partition, Job::Merge { merge, synced, answer }, deadline)?;
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
 
     /// What is held under a key.
-    pub async fn read(&self, address: Address) -> Result<EncodedObject, RequestError> {
+    pub async fn read(
+        &self,
+        address: Address,
+        deadline: Instant,
+    ) -> Result<EncodedObject, RequestError> {
         let (answer, wait) = oneshot::channel();
-        self.queue(address.vnode.partition, Job::Read { address, answer })?;
+        self.queue(address.vnode.partition, Job::Read { address, answer }, deadline)?;
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
 
     /// A part of a partition.
-    pub async fn page(&self, range: PageRange) -> Result<Page, RequestError> {
+    pub async fn page(&self, range: PageRange, deadline: Instant) -> Result<Page, RequestError> {
         let (answer, wait) = oneshot::channel();
-        self.queue(range.vnode.partition, Job::Page { range, answer })?;
+        self.queue(range.vnode.partition, Job::Page { range, answer }, deadline)?;
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
 
@@ -612,7 +666,7 @@ impl Shards {
             while let Some(from) = next {
                 let (answer, wait) = oneshot::channel();
                 let job = Job::Sweep { live: live.clone(), from, answer };
-                queue.send(job).await.map_err(|_| gone())?;
+                queue.wait_for_room(job).await?;
                 let (objects, rest) = wait.await.unwrap_or_else(|_| Err(gone()))?;
                 (total, next) = (total + objects, rest);
             }
@@ -627,7 +681,7 @@ impl Shards {
 
     /// How many requests wait, by shard.
     pub fn queued(&self) -> impl Iterator<Item = usize> + '_ {
-        self.queues.iter().map(|queue| queue.max_capacity() - queue.capacity())
+        self.queues.iter().map(|queue| queue.sender.max_capacity() - queue.sender.capacity())
     }
 
     async fn everywhere(
@@ -637,31 +691,20 @@ impl Shards {
         let mut total = 0;
         for queue in self.queues.iter() {
             let (answer, wait) = oneshot::channel();
-            queue.send(job(answer)).await.map_err(|_| gone())?;
+            queue.wait_for_room(job(answer)).await?;
             total += wait.await.unwrap_or_else(|_| Err(gone()))?;
         }
         Ok(total)
     }
 
-    /// Refuses what would be written to a disk that takes nothing, before it has a dot.
-    fn take_writes(&self) -> Result<(), RequestError> {
-        let Some(state) = self.disk.refusal() else { return Ok(()) };
-        let reason = state.to_string();
-        Err(match state.is_for_space() {
-            true => RequestError::DiskFull { reason },
-            false => RequestError::DiskFailed { reason },
-        })
-    }
-
-    fn queue(&self, partition: PartitionId, job: Job) -> Result<(), RequestError> {
+    fn queue(
+        &self,
+        partition: PartitionId,
+        job: Job,
+        deadline: Instant,
+    ) -> Result<(), RequestError> {
         let queue = &self.queues[shard_of(partition, self.queues.len())];
-        queue.try_send(job).map_err(|error| match error {
-            mpsc::error::TrySendError::Closed(_) => gone(),
-            mpsc::error::TrySendError::Full(_) => {
-                let what = "a shard's queue".to_owned();
-                RequestError::Overloaded { what, retry_after_ms: RETRY_AFTER_MS }
-            }
-        })
+        queue.offer(job, deadline)
     }
 }
 
@@ -685,18 +728,22 @@ fn gone() -> RequestError {
 fn start_shard(
     index: usize,
     mut shard: Shard,
-    mut queue: mpsc::Receiver<Job>,
+    mut queue: mpsc::Receiver<Queued>,
     ended: oneshot::Sender<()>,
 ) {
-    let mut jobs = Vec::with_capacity(TURN_MAX);
+    let (mut queued, mut jobs) = (Vec::with_capacity(TURN_MAX), Vec::with_capacity(TURN_MAX));
     let watch = PanicWatch { shard: index, observer: shard.context.observer.clone() };
     if shard.context.env.blocking() == Blocking::Inline {
         tokio::spawn(async move {
             let _watch = watch;
-            while queue.recv_many(&mut jobs, TURN_MAX).await > 0 {
-                while !jobs.is_empty() {
-                    shard.turn(&mut jobs);
+            let cost = shard.context.env.request_cost();
+            while queue.recv_many(&mut queued, TURN_MAX).await > 0 {
+                let began = shard.worthwhile(&mut queued, &mut jobs);
+                if !cost.is_zero() {
+                    let requests: usize = jobs.iter().map(Job::requests).sum();
+                    tokio::time::sleep(cost * requests as u32).await;
                 }
+                shard.turns(&mut jobs, began);
             }
             let _ = ended.send(());
         });
@@ -704,10 +751,9 @@ fn start_shard(
     }
     let run = move || {
         let _watch = watch;
-        while queue.blocking_recv_many(&mut jobs, TURN_MAX) > 0 {
-            while !jobs.is_empty() {
-                shard.turn(&mut jobs);
-            }
+        while queue.blocking_recv_many(&mut queued, TURN_MAX) > 0 {
+            let began = shard.worthwhile(&mut queued, &mut jobs);
+            shard.turns(&mut jobs, began);
         }
         let _ = ended.send(());
     };

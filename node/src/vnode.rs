@@ -34,7 +34,7 @@ use crate::dynamo::format::{
 };
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, VnodeId};
-use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX, SIBLINGS_MAX_BYTES};
+use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX, siblings_max_bytes};
 use crate::dynamo::operation::{Admission, Admitting, OperationId, Recorded};
 use crate::error::{RequestError, WriteError};
 use crate::storage::record::{self, RecordError};
@@ -75,6 +75,9 @@ pub struct Write {
     pub operation: OperationId,
     /// Coordinate it even if the id names another node or opening.
     pub at_least_once: bool,
+    /// The id, if an earlier request may have carried it: who refuses this one without looking it
+    /// up knows nothing of that one.
+    pub doubtful: Option<OperationId>,
     /// Why it is to be refused, if it is new.
     pub refusal: Option<RequestError>,
 }
@@ -241,8 +244,9 @@ impl Vnode {
         let found = self.object(turn, &write.address, &stored);
         let mut object = found.map_err(WriteError::not_applied)?;
         let left = object.uncovered(&write.context.version);
-        let full = || object.uncovered_bytes(&write.context.version) >= SIBLINGS_MAX_BYTES;
-        if write.value.is_some() && (left >= SIBLINGS_MAX || full()) {
+        let with = |value: &Bytes| object.uncovered_bytes(&write.context.version) + value.len();
+        let full = |value| left > 0 && with(value) > siblings_max_bytes(self.id.n);
+        if write.value.as_ref().is_some_and(|value| left >= SIBLINGS_MAX || full(value)) {
             let crowded = RequestError::TooManySiblings { count: left as u32 };
             return Err(refuse(turn, write.operation, write.address.hash(), index, crowded));
         }

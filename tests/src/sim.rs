@@ -23,6 +23,8 @@ use quorate_node::limits::Capacity;
 use quorate_node::limits::budget::Budget;
 use quorate_node::limits::concurrency::Concurrency;
 use quorate_node::replica::{Replica, ReplicaParts, ReplicaSize};
+use quorate_node::service::deadline::Timeouts;
+use quorate_node::service::kv::{KvService, NodeParts};
 use quorate_node::standing::{self, Progress};
 use quorate_node::storage::memory::MemoryEngine;
 use quorate_node::storage::{Batch, Engine as _, Space, record};
@@ -47,9 +49,29 @@ impl Clock for SimClock {
     }
 }
 
+/// What each node of a simulation can take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SimSize {
+    /// How long a request takes a shard.
+    pub request_cost: Duration,
+    /// The default deadline of requests.
+    pub timeout: Duration,
+    /// Memory for requests, in bytes.
+    pub memory: u64,
+}
+
+impl Default for SimSize {
+    /// Machines without limits that matter.
+    fn default() -> Self {
+        let (request_cost, timeout) = (Duration::ZERO, Duration::from_secs(5));
+        Self { request_cost, timeout, memory: 1 << 30 }
+    }
+}
+
 /// A node that runs.
 struct Running {
     replica: Replica,
+    capacity: Capacity,
     engine: Arc<MemoryEngine>,
     stop: CancellationToken,
 }
@@ -59,6 +81,7 @@ pub struct SimCluster {
     network: MemoryNetwork,
     clock: Arc<SimClock>,
     seed: u64,
+    size: SimSize,
     running: BTreeMap<usize, Running>,
     /// The stores of nodes that were killed.
     stores: BTreeMap<usize, Arc<MemoryEngine>>,
@@ -81,6 +104,11 @@ pub fn node(index: usize) -> NodeId {
 impl SimCluster {
     /// A cluster of `nodes`, all of which know its first document. Called on a paused runtime.
     pub async fn start(nodes: usize, seed: u64) -> Result<Self> {
+        Self::sized(nodes, seed, SimSize::default()).await
+    }
+
+    /// The same, with choices.
+    pub async fn sized(nodes: usize, seed: u64, size: SimSize) -> Result<Self> {
         let network = MemoryNetwork::seeded(seed);
         let trace = Arc::new(Mutex::new(Vec::new()));
         let recorded = trace.clone();
@@ -91,7 +119,7 @@ impl SimCluster {
         let (running, stores) = (BTreeMap::new(), BTreeMap::new());
         let (openings, store_ids) = (0, BTreeMap::new());
         let mut cluster =
-            Self { network, clock, seed, running, stores, openings, store_ids, trace };
+            Self { network, clock, seed, size, running, stores, openings, store_ids, trace };
         for index in 0..nodes {
             cluster.run(index, Arc::new(MemoryEngine::new()))?;
         }
@@ -112,6 +140,35 @@ impl SimCluster {
     /// Runs requests on the `index`-th node.
     pub fn coordinator(&self, index: usize) -> Option<Arc<Coordinator>> {
         self.running.get(&index).map(|running| running.replica.coordinator().clone())
+    }
+
+    /// The handlers of the `index`-th node, as its clients meet them.
+    pub fn service(&self, index: usize) -> Option<KvService> {
+        let running = self.running.get(&index)?;
+        let (default, longest) = (self.size.timeout, Duration::from_secs(60));
+        Some(KvService::new(Arc::new(NodeParts {
+            name: name(index),
+            coordinator: running.replica.coordinator().clone(),
+            metrics: Arc::new(Metrics::new()),
+            capacity: running.capacity.clone(),
+            timeouts: Timeouts { default, longest },
+            message_max_bytes: 16 << 20,
+        })))
+    }
+
+    /// How many requests the `index`-th node runs at once.
+    pub fn concurrency(&self, index: usize) -> Option<Arc<Concurrency>> {
+        Some(self.running.get(&index)?.capacity.concurrency.clone())
+    }
+
+    /// What they hold in memory there.
+    pub fn budget(&self, index: usize) -> Option<Arc<Budget>> {
+        Some(self.running.get(&index)?.capacity.budget.clone())
+    }
+
+    /// The wall clock of every node.
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
     }
 
     /// Changes what the network does to messages.
@@ -224,22 +281,23 @@ impl SimCluster {
             store: self.store_ids.get(&index).copied().unwrap_or(StoreId(index as u64 + 1)),
             engine: engine.clone(),
             peers: self.network.peers(node(index)),
-            env: Env::simulated(self.clock.clone(), seed),
+            env: Env::simulated(self.clock.clone(), seed).with_request_cost(self.size.request_cost),
             metrics: Arc::new(Metrics::new()),
             excused: BTreeSet::new(),
             capacity: Capacity {
-                concurrency: Concurrency::new(1024, Duration::from_secs(1)),
-                budget: Budget::new(64 << 20),
+                concurrency: Concurrency::new(1024, self.size.timeout / 2),
+                budget: Budget::new(self.size.memory),
                 engine_bytes: 0,
             },
             probe: None,
         };
+        let capacity = parts.capacity.clone();
         let sync_every = Duration::from_millis(100);
         let size = ReplicaSize { shards: 2, queue: 1024, sync_every };
         let stop = CancellationToken::new();
         let replica = Replica::start(parts, size, stop.clone())?;
         self.network.attach(node(index), replica.handler());
-        self.running.insert(index, Running { replica, engine, stop });
+        self.running.insert(index, Running { replica, capacity, engine, stop });
         Ok(())
     }
 }

@@ -93,7 +93,7 @@ fn put_batch(entries: Vec<PutEntry>) -> PutBatch {
 
 fn blind(number: u64, value: &str) -> PutEntry {
     let value = Some(Bytes::from(value.to_owned()));
-    PutEntry { key: key(number), value, context: Bytes::new(), operation: None }
+    PutEntry { key: key(number), value, context: Bytes::new(), operation: None, fresh: false }
 }
 
 /// What of a write's outcome does not depend on who issued its dot.
@@ -146,7 +146,8 @@ fn entry(intent: &Intent, contexts: &BTreeMap<u64, Bytes>) -> PutEntry {
         ContextOf::Other(other) => contexts[&other].clone(),
         ContextOf::Garbage => Bytes::from_static(b"garbage"),
     };
-    PutEntry { key: key(intent.key), value: intent.value.clone(), context, operation: None }
+    let (key, value) = (key(intent.key), intent.value.clone());
+    PutEntry { key, value, context, operation: None, fresh: false }
 }
 
 /// Rounds of writes, some nodes away, as batches or one by one: what was answered, what stands.
@@ -169,7 +170,7 @@ fn transcript(seed: u64, batched: bool) -> Result<Vec<String>> {
                 coordinator.put_batch(put_batch(entries)).await?
             } else {
                 let mut outcomes = Vec::new();
-                for PutEntry { key, value, context, operation } in entries {
+                for PutEntry { key, value, context, operation, fresh } in entries {
                     let put = Put {
                         namespace: NAMESPACE.to_owned(),
                         key,
@@ -179,6 +180,7 @@ fn transcript(seed: u64, batched: bool) -> Result<Vec<String>> {
                         durability: None,
                         operation,
                         at_least_once: false,
+                        fresh,
                         timeout: TIMEOUT,
                     };
                     outcomes.push(coordinator.put(put).await);

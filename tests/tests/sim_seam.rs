@@ -31,6 +31,7 @@ fn put(key: u64, value: String, context: Bytes) -> Put {
         durability: None,
         operation: None,
         at_least_once: false,
+        fresh: false,
         timeout: Duration::from_secs(2),
     }
 }

@@ -2,6 +2,7 @@
 
 mod batch;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -21,6 +22,7 @@ use crate::dynamo::quorum::{Cause, Level, Verdict};
 use crate::dynamo::read::{Digester, Effect, ReadOp, ReadPlan, Repair};
 use crate::dynamo::standing::Standing;
 use crate::error::RequestError;
+use crate::limits::budget::{Budget, Kind};
 use crate::transport::{ForwardGet, Held, PeerError, Read, Replicate, Reply, Request};
 use crate::vnode::{Address, Merge};
 
@@ -117,7 +119,8 @@ impl Coordinator {
             let request = Request::ForwardGet(forward.clone());
             match self.peers.request(node, request, remaining(deadline)).await {
                 Ok(Reply::GetResult(result)) => {
-                    let object = result.object.decode().map_err(RequestError::internal)?;
+                    let bytes = self.shards.budget().hold(Kind::Reads, result.object.0)?;
+                    let object = EncodedObject(bytes).decode().map_err(RequestError::internal)?;
                     return Ok((object, result.replicas));
                 }
                 Ok(Reply::Failed(error @ RequestError::NotReady { .. })) => last = error,
@@ -238,7 +241,8 @@ impl Coordinator {
             let standing = self.standings.of(address.vnode);
             let cluster_key = target.view.document().cluster_key;
             return async move {
-                let heard = match shards.read(address.clone()).await.map(|held| held.decode()) {
+                let held = shards.read(address.clone(), deadline).await;
+                let heard = match held.map(|held| held.decode()) {
                     Ok(Ok(object)) if digest => {
                         let (namespace, key) = (address.namespace, &address.key);
                         Heard::Digest(object.digest(&cluster_key, namespace, key), standing)
@@ -253,7 +257,9 @@ impl Coordinator {
         }
         let Address { namespace, key, .. } = target.address.clone();
         let request = Request::Read(Read { namespace, key, digest });
-        self.request(node, request, deadline).map(|(node, reply)| (node, heard(&reply))).boxed()
+        let budget = self.shards.budget().clone();
+        let reply = self.request(node, request, deadline);
+        reply.map(move |(node, reply)| (node, heard(reply.and_then(|r| held(&budget, r))))).boxed()
     }
 
     /// Has an owner merge an object.
@@ -269,7 +275,7 @@ impl Coordinator {
             let (shards, address) = (self.shards.clone(), target.address.clone());
             return async move {
                 let merge = Merge { address, object, operation: None, mend };
-                let heard = match shards.merge(merge, false).await {
+                let heard = match shards.merge(merge, false, deadline).await {
                     Ok(()) => Heard::Repaired,
                     Err(error) => Heard::Failed(cause_of_error(&error)),
                 };
@@ -280,7 +286,7 @@ impl Coordinator {
         let Address { namespace, key, .. } = target.address.clone();
         let replicate = Replicate { namespace, key, object, synced: false, operation: None, mend };
         let sent = self.request(node, Request::Replicate(replicate), deadline);
-        sent.map(|(node, reply)| (node, heard(&reply))).boxed()
+        sent.map(|(node, reply)| (node, heard(reply))).boxed()
     }
 
     /// Sends the answer to owners that hold something else, after it was given.
@@ -338,8 +344,17 @@ fn tell(op: &mut ReadOp, node: NodeId, heard: Heard) -> Vec<Effect> {
     }
 }
 
-fn heard(reply: &Result<Reply, PeerError>) -> Heard {
-    match reply {
+/// The reply, its object counted as long as it is kept.
+fn held(budget: &Arc<Budget>, reply: Reply) -> Result<Reply, PeerError> {
+    let Reply::Held { held: Held::Object(object), standing } = reply else { return Ok(reply) };
+    match budget.hold(Kind::Reads, object.0) {
+        Ok(bytes) => Ok(Reply::Held { held: Held::Object(EncodedObject(bytes)), standing }),
+        Err(full) => Ok(Reply::Failed(full)),
+    }
+}
+
+fn heard(reply: Result<Reply, PeerError>) -> Heard {
+    match &reply {
         Ok(Reply::Held { held: Held::Digest(digest), standing }) => {
             Heard::Digest(*digest, *standing)
         }

@@ -235,7 +235,8 @@ impl Coordinator {
         if node == self.node {
             let (shards, range) = (self.shards.clone(), range.clone());
             let standing = self.standings.of(range.vnode);
-            let page = async move { shards.page(range).await.map_err(|e| cause_of_error(&e)) };
+            let page =
+                async move { shards.page(range, deadline).await.map_err(|e| cause_of_error(&e)) };
             return page.map(move |page| (node, page.map(|page| (page, standing)))).boxed();
         }
         let request = Request::ScanPage(ScanPage {
@@ -245,14 +246,17 @@ impl Coordinator {
             after: range.after.clone(),
             limit: range.limit as u32,
         });
+        let budget = self.shards.budget().clone();
         let reply = self.request(node, request, deadline);
         reply
-            .map(|(node, reply)| match reply {
+            .map(move |(node, reply)| match reply {
                 // An unfinished page without keys would not say how far it got.
                 Ok(Reply::ScanPage(ScanPageReply { items, damaged, complete, standing }))
                     if complete || !items.is_empty() || !damaged.is_empty() =>
                 {
-                    (node, Ok((Page { items, damaged, complete }, standing)))
+                    let page = Page { items, damaged, complete }.held(&budget);
+                    let page = page.map(|page| (page, standing));
+                    (node, page.map_err(|error| cause_of_error(&error)))
                 }
                 other => (node, Err(cause_of(&other))),
             })

@@ -40,8 +40,18 @@ pub struct Put {
     pub operation: Option<OperationId>,
     /// Coordinate it even if the id names another node or opening.
     pub at_least_once: bool,
+    /// No earlier request carried the id.
+    pub fresh: bool,
     /// How long it may take.
     pub timeout: Duration,
+}
+
+impl Put {
+    fn split(self) -> (PutEntry, PutRules) {
+        let Put { key, value, context, w, durability, operation, at_least_once, fresh, .. } = self;
+        let entry = PutEntry { key, value, context, operation, fresh };
+        (entry, PutRules { w, durability, at_least_once })
+    }
 }
 
 /// What is written under one key.
@@ -55,6 +65,15 @@ pub struct PutEntry {
     pub context: Bytes,
     /// The client's id of the write; none: the coordinator chooses one.
     pub operation: Option<OperationId>,
+    /// No earlier request carried the id.
+    pub fresh: bool,
+}
+
+impl PutEntry {
+    /// The id, if an earlier request may have carried it.
+    pub fn doubtful(&self) -> Option<OperationId> {
+        self.operation.filter(|_| !self.fresh)
+    }
 }
 
 /// How it is written.
@@ -73,12 +92,12 @@ impl Coordinator {
     pub async fn put(&self, put: Put) -> Result<WriteResult, WriteError> {
         let deadline = Instant::now() + put.timeout;
         let target = self.target(&put.namespace, put.key.clone(), deadline).await;
-        let target = target.map_err(WriteError::not_applied)?;
-        let Put { key, value, context, w, durability, operation, at_least_once, .. } = put;
-        let entry = PutEntry { key, value, context, operation };
-        let rules = PutRules { w, durability, at_least_once };
-        let forward = self.admit(entry, rules, &target).map_err(WriteError::not_applied)?;
-        let to = self.coordinator_of(&target, &forward).map_err(WriteError::not_applied)?;
+        let (entry, rules) = put.split();
+        let doubtful = entry.doubtful();
+        let refused = |error| WriteError::at_the_door(doubtful, error);
+        let target = target.map_err(refused)?;
+        let forward = self.admit(entry, rules, &target).map_err(refused)?;
+        let to = self.coordinator_of(&target, &forward).map_err(refused)?;
         if to == self.node {
             self.run(&target, forward, deadline).await
         } else {
@@ -94,7 +113,8 @@ impl Coordinator {
     ) -> Result<WriteResult, WriteError> {
         let deadline = Instant::now() + timeout;
         let target = self.forwarded_target(forward.namespace, forward.key.clone());
-        self.run(&target.map_err(WriteError::not_applied)?, forward, deadline).await
+        let target = target.map_err(|error| WriteError::at_the_door(forward.doubtful(), error))?;
+        self.run(&target, forward, deadline).await
     }
 
     /// Checks a client's write, and fills in what it left to the namespace.
@@ -121,6 +141,7 @@ impl Coordinator {
             w: resolve(rules.w, namespace.w, namespace.n)?,
             synced: durability == Durability::Synced,
             at_least_once: rules.at_least_once || put.operation.is_none(),
+            fresh: put.fresh || put.operation.is_none(),
             operation: match put.operation {
                 Some(id) => id,
                 None => self.new_operation(target)?,
@@ -168,11 +189,11 @@ impl Coordinator {
         forward: ForwardWrite,
         deadline: Instant,
     ) -> Result<WriteResult, WriteError> {
-        let id = forward.operation;
+        let (id, doubtful) = (forward.operation, forward.doubtful());
         let request = Request::ForwardWrite(forward);
         match self.peers.request(to, request, remaining(deadline)).await {
             Ok(Reply::WriteResult(result)) => Ok(result),
-            other => Err(forward_failed(to, id, &other)),
+            other => Err(forward_failed(to, id, doubtful, &other)),
         }
     }
 
@@ -183,10 +204,12 @@ impl Coordinator {
         forward: ForwardWrite,
         deadline: Instant,
     ) -> Result<WriteResult, WriteError> {
-        let preference = target.preference().map_err(WriteError::not_applied)?;
+        let doubtful = forward.doubtful();
+        let refused = |error| WriteError::at_the_door(doubtful, error);
+        let preference = target.preference().map_err(refused)?;
         let owners = preference.owners().to_vec();
         let (id, w, synced) = (forward.operation, forward.w, forward.synced);
-        let mut write = self.prepare(target, forward).map_err(WriteError::not_applied)?;
+        let mut write = self.prepare(target, forward).map_err(refused)?;
         write.refusal = self.too_few_reachable(target, &owners, w);
         let written = match self.write_here(write.clone(), synced, deadline).await {
             Err(WriteError { error: RequestError::Damaged { .. }, .. }) => {
@@ -209,10 +232,12 @@ impl Coordinator {
         deadline: Instant,
     ) -> Result<Written, WriteError> {
         let id = write.operation;
-        timeout_at(deadline, self.shards.write(write, synced)).await.unwrap_or_else(|_| {
-            let waiting_for = "waiting for the node's own storage".to_owned();
-            Err(WriteError::unknown(id, RequestError::Timeout { waiting_for }))
-        })
+        timeout_at(deadline, self.shards.write(write, synced, deadline)).await.unwrap_or_else(
+            |_| {
+                let waiting_for = "waiting for the node's own storage".to_owned();
+                Err(WriteError::unknown(id, RequestError::Timeout { waiting_for }))
+            },
+        )
     }
 
     /// The record of the key is damaged here: mends it first. Where it cannot be, the write is
@@ -237,10 +262,12 @@ impl Coordinator {
             true => Context::default(),
             false => Context::open(&forward.context, target.binding())?,
         };
+        let doubtful = forward.doubtful();
         Ok(Write {
             address: target.address.clone(),
             value: forward.value,
             context,
+            doubtful,
             operation: forward.operation,
             at_least_once: forward.at_least_once,
             refusal: None,
@@ -323,8 +350,14 @@ fn conclude(
     })
 }
 
-/// What is known of a write that another node was to coordinate, and gave no result of.
-fn forward_failed(to: NodeId, id: OperationId, reply: &Result<Reply, PeerError>) -> WriteError {
+/// What is known of a write that another node was to coordinate, and gave no result of; `doubtful`
+/// is its id if an earlier request may have carried it.
+fn forward_failed(
+    to: NodeId,
+    id: OperationId,
+    doubtful: Option<OperationId>,
+    reply: &Result<Reply, PeerError>,
+) -> WriteError {
     match reply {
         Ok(Reply::WriteFailed(error)) => match error.outcome {
             Outcome::NotApplied => error.clone(),
@@ -337,8 +370,12 @@ fn forward_failed(to: NodeId, id: OperationId, reply: &Result<Reply, PeerError>)
             WriteError::unknown(id, RequestError::Timeout { waiting_for })
         }
         Err(error) => {
-            let reason = error.to_string();
-            WriteError::unknown(id, RequestError::CoordinatorUnreachable { node: to, reason })
+            let (nothing_sent, reason) = (error.nothing_sent(), error.to_string());
+            let error = RequestError::CoordinatorUnreachable { node: to, reason };
+            match nothing_sent {
+                true => WriteError::at_the_door(doubtful, error),
+                false => WriteError::unknown(id, error),
+            }
         }
     }
 }

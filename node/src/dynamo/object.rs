@@ -31,9 +31,19 @@ use super::operation::OperationId;
 /// would carry the lot: the coordinator refuses the write. Merges never refuse.
 pub const SIBLINGS_MAX: usize = 100;
 
-/// The most payload bytes that a write may leave beside its own: objects travel whole, and a
-/// message between nodes holds twice that. Past it the coordinator refuses, as with too many.
-pub const SIBLINGS_MAX_BYTES: usize = 128 << 20;
+/// The most payload bytes of an object, however it came about: objects travel whole, in one message
+/// between nodes, and merges never refuse.
+const OBJECT_MAX_BYTES: usize = 240 << 20;
+
+/// The most payload bytes of siblings that a write may leave, its own included, where a key has `n`
+/// owners; past it the coordinator refuses, as with too many.
+///
+/// Owners that do not hear of each other may each admit so much, and what they merge to afterwards
+/// must still fit in a message: what one owner wrote and nobody covered is among its own siblings, so
+/// the merge has at most `n` times as much. One part is left for a value that stands alone.
+pub const fn siblings_max_bytes(n: u8) -> usize {
+    OBJECT_MAX_BYTES / (n as usize + 1)
+}
 
 /// One value: what a write wrote, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -117,6 +117,7 @@ pub(super) struct Join {
     pub(super) cluster: Arc<Cluster>,
     pub(super) handler: Weak<dyn Handler>,
     pub(super) service: PeerService,
+    pub(super) limits: Limits,
     pub(super) peers: Arc<LatePeers>,
     pub(super) ready: watch::Sender<Readiness>,
     pub(super) stop: CancellationToken,
@@ -255,7 +256,7 @@ impl Join {
         let peers = GrpcPeers::new(
             local.clone(),
             self.dialer.clone(),
-            Limits::default(),
+            self.limits.clone(),
             self.stop.clone(),
         );
         local.answer_with(&handler);

@@ -12,14 +12,20 @@ use std::time::Duration;
 
 use quorate_proto::v1;
 use tokio::time::Instant;
-use tonic::Status;
+use tonic::{Response, Status};
 
-use super::kv::{NodeParts, delete_needs_context, get_reply, operation_of, put_reply, repair_of};
+use super::kv::{
+    NodeParts, delete_needs_context, doubtful, get_reply, operation_of, put_reply, repair_of,
+    reply_with_its_memory, value_bytes,
+};
 use super::status;
 use crate::coordinator::{GetBatch, PutBatch, PutEntry, PutRules};
 use crate::dynamo::key::{Key, NodeId};
+use crate::dynamo::operation::OperationId;
 use crate::error::{RequestError, WriteError};
+use crate::limits::budget::{Budget, Kind};
 use crate::telemetry::{Operation, OutcomeLabel};
+use crate::transport::WriteResult;
 
 /// The most entries of a batch: past some hundred, more of them save nothing further, and one
 /// batch would hold its shards for long.
@@ -36,7 +42,7 @@ pub(super) async fn get(
     node: &NodeParts,
     message: v1::BatchGetRequest,
     timeout: Duration,
-) -> Result<v1::BatchGetReply, Status> {
+) -> Result<Response<v1::BatchGetReply>, Status> {
     let started = Instant::now();
     let weight = weight(message.keys.len());
     let result = match (get_of(message, timeout), node.capacity.concurrency.enter_for(weight)) {
@@ -55,7 +61,14 @@ pub(super) async fn get(
         };
         v1::BatchGetResult { result: Some(result) }
     };
-    Ok(v1::BatchGetReply { results: results.into_iter().map(message).collect() })
+    let reply = v1::BatchGetReply { results: results.into_iter().map(message).collect() };
+    let bytes = reply.results.iter().filter_map(|result| match &result.result {
+        Some(v1::batch_get_result::Result::Reply(reply)) => Some(value_bytes(reply)),
+        _ => None,
+    });
+    let bytes = bytes.sum();
+    reply_with_its_memory(&node.capacity.budget, reply, bytes)
+        .map_err(|error| status::of_request(&error, &node.name))
 }
 
 /// Writes many keys, to the end even if the client goes away: what has a dot is for every owner.
@@ -66,7 +79,10 @@ pub(super) async fn put(
 ) -> Result<v1::BatchPutReply, Status> {
     let started = Instant::now();
     let weight = weight(message.entries.len());
-    let result = match (put_of(message, timeout), node.capacity.concurrency.enter_for(weight)) {
+    let named = message.entries.iter();
+    let named: Vec<_> = named.map(|e| doubtful(e.operation_id.as_ref(), e.fresh)).collect();
+    let batch = put_of(message, timeout, &node.capacity.budget);
+    let result = match (batch, node.capacity.concurrency.enter_for(weight)) {
         (Ok(batch), Ok(permits)) => {
             let coordinator = node.coordinator.clone();
             let running = tokio::spawn(async move {
@@ -86,8 +102,7 @@ pub(super) async fn put(
     let failed = result.as_ref().map(first);
     let outcome = outcome(failed.as_ref().map(Option::as_ref).map_err(|error| *error));
     node.metrics.request(Operation::BatchPut, outcome, started.elapsed());
-    let refused = |error| status::of_write(&WriteError::not_applied(error), &node.name);
-    let outcomes = result.map_err(refused)?;
+    let outcomes = result.or_else(|error| refused(node, error, &named))?;
     let message = |outcome| {
         use v1::batch_put_result::Result as Message;
         let result = match outcome {
@@ -97,6 +112,20 @@ pub(super) async fn put(
         v1::BatchPutResult { result: Some(result) }
     };
     Ok(v1::BatchPutReply { results: outcomes.into_iter().map(message).collect() })
+}
+
+/// A batch refused as a whole. If some entry may have been sent before, its refusal says nothing of
+/// that, so that each entry has an outcome of its own; else the call fails.
+fn refused(
+    node: &NodeParts,
+    error: RequestError,
+    named: &[Option<OperationId>],
+) -> Result<Vec<Result<WriteResult, WriteError>>, Status> {
+    if named.iter().all(Option::is_none) {
+        return Err(status::of_write(&WriteError::not_applied(error), &node.name));
+    }
+    let each = |&doubtful: &_| Err(WriteError::at_the_door(doubtful, error.clone()));
+    Ok(named.iter().map(each).collect())
 }
 
 /// A batch's label: that of the call's error, else of the first key that failed.
@@ -133,7 +162,11 @@ fn get_of(message: v1::BatchGetRequest, timeout: Duration) -> Result<GetBatch, R
     })
 }
 
-fn put_of(message: v1::BatchPutRequest, timeout: Duration) -> Result<PutBatch, RequestError> {
+fn put_of(
+    message: v1::BatchPutRequest,
+    timeout: Duration,
+    budget: &Arc<Budget>,
+) -> Result<PutBatch, RequestError> {
     check_count(message.entries.len())?;
     let size = |entry: &v1::BatchPutEntry| {
         entry.key.len() + entry.value.as_ref().map_or(0, |v| v.len()) + entry.context.len()
@@ -148,18 +181,23 @@ fn put_of(message: v1::BatchPutRequest, timeout: Duration) -> Result<PutBatch, R
         durability: super::durability(message.durability()),
         at_least_once: message.retry() == v1::Retry::AtLeastOnce,
     };
-    let entries = message.entries.into_iter().map(entry_of).collect();
+    let entry = |entry: v1::BatchPutEntry| {
+        let doubtful = doubtful(entry.operation_id.as_ref(), entry.fresh);
+        entry_of(entry, budget).map_err(|error| WriteError::at_the_door(doubtful, error))
+    };
+    let entries = message.entries.into_iter().map(entry).collect();
     Ok(PutBatch { namespace: message.namespace, entries, rules, timeout })
 }
 
-fn entry_of(entry: v1::BatchPutEntry) -> Result<PutEntry, RequestError> {
+fn entry_of(entry: v1::BatchPutEntry, budget: &Arc<Budget>) -> Result<PutEntry, RequestError> {
     if entry.value.is_none() && entry.context.is_empty() {
         return Err(delete_needs_context());
     }
     Ok(PutEntry {
         key: Key::new(entry.key).map_err(RequestError::invalid)?,
-        value: entry.value,
+        value: entry.value.map(|value| budget.hold(Kind::Requests, value)).transpose()?,
         context: entry.context,
         operation: entry.operation_id.as_ref().map(operation_of),
+        fresh: entry.fresh,
     })
 }

@@ -13,6 +13,9 @@ use crate::dynamo::metadata::document::{Conflict, Durability, Member, Namespace,
 use crate::error::RequestError;
 use crate::standing::Progress;
 
+/// What a message holds beside the value, amply: a key, a context, names.
+const MESSAGE_BESIDE_VALUE_BYTES: usize = 32 << 10;
+
 /// The handlers.
 #[derive(Clone)]
 pub struct ClusterService {
@@ -30,6 +33,19 @@ impl ClusterService {
             RequestError::not_ready("this node belongs to no cluster yet; `quorate init` makes one")
         };
         self.node.coordinator.cluster().view().ok_or_else(|| self.status(&missing()))
+    }
+
+    /// A namespace whose values this node could not receive would promise what does not hold.
+    fn fitting(&self, new: NewNamespace) -> Result<NewNamespace, RequestError> {
+        let most = self.node.message_max_bytes - MESSAGE_BESIDE_VALUE_BYTES;
+        if new.value_max_bytes as usize <= most {
+            return Ok(new);
+        }
+        Err(RequestError::invalid(format!(
+            "value_max_bytes = {} is more than node {} can receive: at most {most}, by its \
+             message_max_bytes = {}",
+            new.value_max_bytes, self.node.name, self.node.message_max_bytes
+        )))
     }
 
     fn status(&self, error: &RequestError) -> Status {
@@ -82,7 +98,8 @@ impl Cluster for ClusterService {
     ) -> Result<Response<v1::CreateNamespaceReply>, Status> {
         let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
         let message = request.into_inner();
-        let new = new_namespace(message).map_err(|error| self.status(&error))?;
+        let new = new_namespace(message);
+        let new = new.and_then(|new| self.fitting(new)).map_err(|error| self.status(&error))?;
         let created = self.node.coordinator.cluster().create_namespace(new, timeout).await;
         let (namespace, unreachable) = created.map_err(|error| self.status(&error))?;
         let namespace = Some(namespace_message(&namespace));

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::deadline::Timeouts;
+use super::metered::ReplyCharge;
 use super::{batch, status};
 use crate::coordinator::{Coordinator, Get, Put, ReadAnswer, ScanCursor, ScanRequest, binding};
 use crate::dynamo::context::Context;
@@ -19,6 +20,7 @@ use crate::dynamo::operation::{Opening, OperationId};
 use crate::dynamo::read::Repair;
 use crate::error::{RequestError, WriteError};
 use crate::limits::Capacity;
+use crate::limits::budget::{Budget, Kind, SMALL_BYTES};
 use crate::limits::concurrency::Permit;
 use crate::telemetry::{Metrics, Operation, OutcomeLabel};
 use crate::transport::WriteResult;
@@ -44,6 +46,8 @@ pub struct NodeParts {
     pub capacity: Capacity,
     /// How long a request may take.
     pub timeouts: Timeouts,
+    /// The largest message that a client may send, in bytes.
+    pub message_max_bytes: usize,
 }
 
 type ScanStream = Pin<Box<dyn Stream<Item = Result<v1::ScanReply, Status>> + Send>>;
@@ -54,7 +58,13 @@ impl KvService {
         Self { node }
     }
 
-    async fn write(&self, put: Result<Put, RequestError>) -> Result<WriteResult, Status> {
+    /// Runs a write. One that is refused at the door was not applied, unless an earlier request
+    /// under its id may have been.
+    async fn write(
+        &self,
+        put: Result<Put, RequestError>,
+        doubtful: Option<OperationId>,
+    ) -> Result<WriteResult, Status> {
         let started = Instant::now();
         let operation = match &put {
             Ok(Put { value: None, .. }) => Operation::Delete,
@@ -62,7 +72,7 @@ impl KvService {
         };
         let result = match (put, self.node.capacity.concurrency.enter()) {
             (Ok(put), Ok(permit)) => self.run(put, permit).await,
-            (Err(error), _) | (_, Err(error)) => Err(WriteError::not_applied(error)),
+            (Err(error), _) | (_, Err(error)) => Err(WriteError::at_the_door(doubtful, error)),
         };
         let outcome = OutcomeLabel::of(&result.as_ref().map_err(|failed| failed.error.clone()));
         self.node.metrics.request(operation, outcome, started.elapsed());
@@ -102,8 +112,13 @@ impl Kv for KvService {
         };
         let outcome = OutcomeLabel::of(&result);
         self.node.metrics.request(Operation::Get, outcome, started.elapsed());
-        let answer = result.map_err(|error| status::of_request(&error, &self.node.name))?;
-        Ok(Response::new(get_reply(answer)))
+        let budget = &self.node.capacity.budget;
+        let answer = result.and_then(|answer| {
+            let reply = get_reply(answer);
+            let bytes = value_bytes(&reply);
+            reply_with_its_memory(budget, reply, bytes)
+        });
+        answer.map_err(|error| status::of_request(&error, &self.node.name))
     }
 
     async fn put(
@@ -111,7 +126,10 @@ impl Kv for KvService {
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutReply>, Status> {
         let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
-        let written = self.write(put_of(request.into_inner(), timeout)).await?;
+        let message = request.into_inner();
+        let doubtful = doubtful(message.operation_id.as_ref(), message.fresh);
+        let put = put_of(message, timeout, &self.node.capacity.budget);
+        let written = self.write(put, doubtful).await?;
         Ok(Response::new(put_reply(written)))
     }
 
@@ -120,7 +138,9 @@ impl Kv for KvService {
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteReply>, Status> {
         let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
-        let written = self.write(delete_of(request.into_inner(), timeout)).await?;
+        let message = request.into_inner();
+        let doubtful = doubtful(message.operation_id.as_ref(), message.fresh);
+        let written = self.write(delete_of(message, timeout), doubtful).await?;
         let v1::PutReply { context, siblings, receipt } = put_reply(written);
         Ok(Response::new(v1::DeleteReply { context, siblings, receipt }))
     }
@@ -130,7 +150,7 @@ impl Kv for KvService {
         request: Request<v1::BatchGetRequest>,
     ) -> Result<Response<v1::BatchGetReply>, Status> {
         let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
-        batch::get(&self.node, request.into_inner(), timeout).await.map(Response::new)
+        batch::get(&self.node, request.into_inner(), timeout).await
     }
 
     async fn batch_put(
@@ -232,16 +252,46 @@ fn get_of(message: v1::GetRequest, timeout: Duration) -> Result<Get, RequestErro
     })
 }
 
-fn put_of(message: v1::PutRequest, timeout: Duration) -> Result<Put, RequestError> {
+/// The bytes of its values.
+pub(super) fn value_bytes(reply: &v1::GetReply) -> usize {
+    reply.siblings.iter().map(|sibling| sibling.value.len()).sum()
+}
+
+/// The client's id, if an earlier request may have carried it.
+pub(super) fn doubtful(id: Option<&v1::OperationId>, fresh: bool) -> Option<OperationId> {
+    id.filter(|_| !fresh).map(operation_of)
+}
+
+/// The reply, with its part of the node's memory if it is large; [`Metered`](super::metered::Metered)
+/// keeps that until it is sent.
+pub(super) fn reply_with_its_memory<T>(
+    budget: &Arc<Budget>,
+    reply: T,
+    bytes: usize,
+) -> Result<Response<T>, RequestError> {
+    let mut response = Response::new(reply);
+    if bytes >= SMALL_BYTES {
+        let charge = budget.take(Kind::Replies, bytes)?;
+        response.extensions_mut().insert(ReplyCharge(Arc::new(charge)));
+    }
+    Ok(response)
+}
+
+fn put_of(
+    message: v1::PutRequest,
+    timeout: Duration,
+    budget: &Arc<Budget>,
+) -> Result<Put, RequestError> {
     Ok(Put {
         durability: super::durability(message.durability()),
         at_least_once: message.retry() == v1::Retry::AtLeastOnce,
         namespace: message.namespace,
         key: Key::new(message.key).map_err(RequestError::invalid)?,
-        value: Some(message.value),
+        value: Some(budget.hold(Kind::Requests, message.value)?),
         context: message.context,
         w: super::level(message.w)?,
         operation: message.operation_id.as_ref().map(operation_of),
+        fresh: message.fresh,
         timeout,
     })
 }
@@ -259,6 +309,7 @@ fn delete_of(message: v1::DeleteRequest, timeout: Duration) -> Result<Put, Reque
         context: message.context,
         w: super::level(message.w)?,
         operation: message.operation_id.as_ref().map(operation_of),
+        fresh: message.fresh,
         timeout,
     })
 }

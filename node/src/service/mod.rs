@@ -7,6 +7,7 @@ pub mod batch;
 pub mod cluster;
 pub mod deadline;
 pub mod kv;
+pub mod metered;
 pub mod peer;
 pub mod status;
 

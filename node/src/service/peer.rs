@@ -15,6 +15,7 @@ use crate::dynamo::metadata::document::{ClusterKey, Namespace};
 use crate::dynamo::object::Digest;
 use crate::dynamo::standing::Standing;
 use crate::error::{RequestError, WriteError};
+use crate::limits::budget::Kind;
 use crate::shard::{Page, PageRange};
 use crate::telemetry::{Metrics, Operation, OutcomeLabel};
 use crate::transport::{
@@ -81,8 +82,8 @@ impl Shared {
     async fn answer(&self, _from: NodeId, request: Request, wait: Duration) -> Reply {
         let cluster = self.coordinator.cluster();
         let answered = match request {
-            Request::Replicate(replicate) => self.replicate(replicate).await,
-            Request::Read(read) => self.read(read).await,
+            Request::Replicate(replicate) => self.replicate(replicate, wait).await,
+            Request::Read(read) => self.read(read, wait).await,
             Request::ForwardGet(forward) => {
                 let read = self.coordinator.get_forwarded(forward, wait).await;
                 read.map(|(object, replicas)| {
@@ -90,21 +91,30 @@ impl Shared {
                     Reply::GetResult(GetResult { object, replicas })
                 })
             }
-            Request::ForwardWrite(forward) => {
+            Request::ForwardWrite(mut forward) => {
+                let budget = self.coordinator.shards().budget();
+                let held = forward.value.take().map(|value| budget.hold(Kind::Replicas, value));
+                forward.value = match held.transpose() {
+                    Ok(value) => value,
+                    Err(full) => {
+                        let refused = WriteError::at_the_door(forward.doubtful(), full);
+                        return Reply::WriteFailed(refused);
+                    }
+                };
                 return match self.coordinator.put_forwarded(forward, wait).await {
                     Ok(result) => Reply::WriteResult(result),
                     Err(error) => Reply::WriteFailed(error),
                 };
             }
-            Request::ReplicateBatch(items) => Ok(self.replicate_batch(items).await),
-            Request::ReadBatch(items) => self.read_batch(items).await,
+            Request::ReplicateBatch(items) => Ok(self.replicate_batch(items, wait).await),
+            Request::ReadBatch(items) => self.read_batch(items, wait).await,
             Request::ForwardGetBatch(items) => {
                 Ok(Reply::GetBatch(self.coordinator.get_batch_forwarded(items, wait).await))
             }
             Request::ForwardWriteBatch(items) => {
                 Ok(Reply::WriteBatch(self.coordinator.put_batch_forwarded(items, wait).await))
             }
-            Request::ScanPage(page) => self.page(page).await,
+            Request::ScanPage(page) => self.page(page, wait).await,
             Request::Document => Ok(Reply::Document(cluster.newest_document().await)),
             Request::Learn(document) => {
                 cluster.learn(document).await.map(|version| Reply::Learned { version })
@@ -114,20 +124,24 @@ impl Shared {
         answered.unwrap_or_else(Reply::Failed)
     }
 
-    async fn replicate(&self, replicate: Replicate) -> Result<Reply, RequestError> {
+    async fn replicate(&self, replicate: Replicate, wait: Duration) -> Result<Reply, RequestError> {
+        let deadline = Instant::now() + wait;
         let Replicate { namespace, key, object, synced, operation, mend } = replicate;
         let address = self.address(namespace, key)?;
+        let shards = self.coordinator.shards();
+        let object = EncodedObject(shards.budget().hold(Kind::Replicas, object.0)?);
         let merge = Merge { address, object, operation, mend };
-        self.coordinator.shards().merge(merge, synced).await?;
+        shards.merge(merge, synced, deadline).await?;
         Ok(Reply::Replicated { synced })
     }
 
-    async fn read(&self, read: Read) -> Result<Reply, RequestError> {
+    async fn read(&self, read: Read, wait: Duration) -> Result<Reply, RequestError> {
+        let deadline = Instant::now() + wait;
         let Read { namespace, key, digest } = read;
         let address = self.address(namespace, key)?;
         // Before the object is read: what becomes complete meanwhile may not be in it.
         let standing = self.coordinator.standings().of(address.vnode);
-        let object = self.coordinator.shards().read(address.clone()).await?;
+        let object = self.coordinator.shards().read(address.clone(), deadline).await?;
         if !digest {
             return Ok(Reply::Held { held: Held::Object(object), standing });
         }
@@ -137,21 +151,27 @@ impl Shared {
     }
 
     /// One job for each shard, and an answer for each object.
-    async fn replicate_batch(&self, items: Vec<Replicate>) -> Reply {
+    async fn replicate_batch(&self, items: Vec<Replicate>, wait: Duration) -> Reply {
+        let (deadline, shards) = (Instant::now() + wait, self.coordinator.shards());
         let synced = items.iter().any(|item| item.synced);
         let mut answers: Vec<Result<bool, RequestError>> = vec![Ok(synced); items.len()];
         let mut merges = Vec::with_capacity(items.len());
         for (place, item) in items.into_iter().enumerate() {
             let Replicate { namespace, key, object, operation, mend, .. } = item;
-            match self.address(namespace, key) {
-                Ok(address) => merges.push((place, Merge { address, object, operation, mend })),
+            let held = self.address(namespace, key).and_then(|address| {
+                Ok((address, EncodedObject(shards.budget().hold(Kind::Replicas, object.0)?)))
+            });
+            match held {
+                Ok((address, object)) => {
+                    merges.push((place, Merge { address, object, operation, mend }));
+                }
                 Err(error) => answers[place] = Err(error),
             }
         }
-        let parts = self.coordinator.shards().split(merges, |(_, merge)| &merge.address);
+        let parts = shards.split(merges, |(_, merge)| &merge.address);
         let merge = parts.into_iter().map(|part| async {
             let (places, merges): (Vec<_>, Vec<_>) = part.items.into_iter().unzip();
-            let merged = self.coordinator.shards().merge_batch(merges, synced).await;
+            let merged = shards.merge_batch(merges, synced, deadline).await;
             places.into_iter().zip(merged)
         });
         for (place, merged) in join_all(merge).await.into_iter().flatten() {
@@ -162,7 +182,8 @@ impl Shared {
         Reply::ReplicatedBatch(answers)
     }
 
-    async fn read_batch(&self, items: Vec<Read>) -> Result<Reply, RequestError> {
+    async fn read_batch(&self, items: Vec<Read>, wait: Duration) -> Result<Reply, RequestError> {
+        let deadline = Instant::now() + wait;
         let cluster_key = self.view()?.document().cluster_key;
         let mut held: Vec<Result<(Held, Standing), RequestError>> = Vec::with_capacity(items.len());
         let mut reads = Vec::with_capacity(items.len());
@@ -180,7 +201,7 @@ impl Shared {
         let parts = self.coordinator.shards().split(reads, |(_, _, address)| address);
         let read = parts.into_iter().map(|part| async {
             let addresses = part.items.iter().map(|(_, _, address)| address.clone()).collect();
-            let objects = self.coordinator.shards().read_batch(addresses).await;
+            let objects = self.coordinator.shards().read_batch(addresses, deadline).await;
             part.items.into_iter().zip(objects)
         });
         for ((place, asked, address), object) in join_all(read).await.into_iter().flatten() {
@@ -198,7 +219,8 @@ impl Shared {
         Ok(Reply::HeldBatch(first_fitting(held, bytes)))
     }
 
-    async fn page(&self, page: ScanPage) -> Result<Reply, RequestError> {
+    async fn page(&self, page: ScanPage, wait: Duration) -> Result<Reply, RequestError> {
+        let deadline = Instant::now() + wait;
         let (_, namespace) = self.namespace(page.namespace)?;
         let range = PageRange {
             vnode: VnodeId { n: namespace.n, partition: page.partition },
@@ -209,7 +231,7 @@ impl Shared {
         };
         self.owned(range.vnode)?;
         let standing = self.coordinator.standings().of(range.vnode);
-        let page = self.coordinator.shards().page(range).await?;
+        let page = self.coordinator.shards().page(range, deadline).await?;
         let Page { items, damaged, complete } = page;
         Ok(Reply::ScanPage(ScanPageReply { items, damaged, complete, standing }))
     }

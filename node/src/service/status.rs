@@ -14,9 +14,17 @@ use crate::error::{Outcome, RequestError, WriteError};
 
 const DETAIL_TYPE: &str = "type.googleapis.com/quorate.v1.ErrorDetail";
 
+const RETRY_TYPE: &str = "type.googleapis.com/google.rpc.RetryInfo";
+
 /// The status of a failed request that was no write; `node` is the name of this node.
 pub fn of_request(error: &RequestError, node: &str) -> Status {
     status(error, detail(error, node))
+}
+
+/// The status of a request that was refused before anybody could know what it was.
+pub fn of_unread(error: &RequestError, node: &str) -> Status {
+    let detail = ErrorDetail { outcome: OutcomeMessage::Unread.into(), ..detail(error, node) };
+    status(error, detail)
 }
 
 /// The status of a failed write.
@@ -64,13 +72,24 @@ pub fn operation_message(id: &OperationId) -> OperationMessage {
 fn status(error: &RequestError, detail: ErrorDetail) -> Status {
     let code = code_of(error);
     let message = error.to_string();
-    let any = prost_types_any(&detail);
-    let details = pb::Status { code: code.into(), message: message.clone(), details: vec![any] };
+    let mut details = vec![prost_types_any(&detail)];
+    // For clients that know gRPC's own details and not ours.
+    if let RequestError::Overloaded { retry_after_ms, .. } = error {
+        details.push(retry_info(*retry_after_ms));
+    }
+    let details = pb::Status { code: code.into(), message: message.clone(), details };
     Status::with_details(code, message, details.encode_to_vec().into())
 }
 
 fn prost_types_any(detail: &ErrorDetail) -> prost_types::Any {
     prost_types::Any { type_url: DETAIL_TYPE.to_owned(), value: detail.encode_to_vec() }
+}
+
+fn retry_info(retry_after_ms: u32) -> prost_types::Any {
+    let nanos = (retry_after_ms % 1000) as i32 * 1_000_000;
+    let delay = prost_types::Duration { seconds: (retry_after_ms / 1000).into(), nanos };
+    let info = pb::RetryInfo { retry_delay: Some(delay) };
+    prost_types::Any { type_url: RETRY_TYPE.to_owned(), value: info.encode_to_vec() }
 }
 
 fn code_of(error: &RequestError) -> Code {
@@ -156,5 +175,15 @@ mod tests {
         let status = of_write(&WriteError::not_applied(error.clone()), "node-1");
         assert_eq!(decoded(&status).outcome(), OutcomeMessage::NotApplied);
         assert_eq!(decoded(&of_request(&error, "n")).outcome(), OutcomeMessage::None);
+    }
+
+    #[test]
+    fn overload_says_when_to_come_back_in_both_ways() {
+        let error = RequestError::Overloaded { what: "a queue".into(), retry_after_ms: 1250 };
+        let status = of_request(&error, "node-1");
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(decoded(&status).retry_after_ms, 1250);
+        let delay = tonic_types::StatusExt::get_details_retry_info(&status).unwrap().retry_delay;
+        assert_eq!(delay, Some(std::time::Duration::from_millis(1250)));
     }
 }

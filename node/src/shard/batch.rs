@@ -5,6 +5,7 @@
 //! ```
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::{Job, Shards, Staging, gone, shard_of};
 use crate::dynamo::format::EncodedObject;
@@ -121,15 +122,17 @@ impl Shards {
         &self,
         writes: Vec<Write>,
         synced: bool,
+        deadline: Instant,
     ) -> Vec<Result<Written, WriteError>> {
         let partition = self.shared_partition(writes.iter().map(|write| &write.address));
-        let ids: Vec<_> = writes.iter().map(|write| write.operation).collect();
+        let ids: Vec<_> = writes.iter().map(|write| (write.operation, write.doubtful)).collect();
         let (answer, wait) = oneshot::channel();
         let job = Job::WriteBatch { writes, synced, answer };
-        if let Err(error) = self.take_writes().and_then(|()| self.queue(partition, job)) {
-            return ids.iter().map(|_| Err(WriteError::not_applied(error.clone()))).collect();
+        if let Err(error) = self.take_writes().and_then(|()| self.queue(partition, job, deadline)) {
+            let refused = |&(_, doubtful)| Err(WriteError::at_the_door(doubtful, error.clone()));
+            return ids.iter().map(refused).collect();
         }
-        let lost = |_| ids.iter().map(|&id| Err(WriteError::unknown(id, gone()))).collect();
+        let lost = |_| ids.iter().map(|&(id, _)| Err(WriteError::unknown(id, gone()))).collect();
         wait.await.unwrap_or_else(lost)
     }
 
@@ -138,12 +141,13 @@ impl Shards {
         &self,
         merges: Vec<Merge>,
         synced: bool,
+        deadline: Instant,
     ) -> Vec<Result<(), RequestError>> {
         let partition = self.shared_partition(merges.iter().map(|merge| &merge.address));
         let count = merges.len();
         let (answer, wait) = oneshot::channel();
         let job = Job::MergeBatch { merges, synced, answer };
-        if let Err(error) = self.take_writes().and_then(|()| self.queue(partition, job)) {
+        if let Err(error) = self.take_writes().and_then(|()| self.queue(partition, job, deadline)) {
             return vec![Err(error); count];
         }
         wait.await.unwrap_or_else(|_| vec![Err(gone()); count])
@@ -153,11 +157,12 @@ impl Shards {
     pub async fn read_batch(
         &self,
         addresses: Vec<Address>,
+        deadline: Instant,
     ) -> Vec<Result<EncodedObject, RequestError>> {
         let partition = self.shared_partition(addresses.iter());
         let count = addresses.len();
         let (answer, wait) = oneshot::channel();
-        if let Err(error) = self.queue(partition, Job::ReadBatch { addresses, answer }) {
+        if let Err(error) = self.queue(partition, Job::ReadBatch { addresses, answer }, deadline) {
             return vec![Err(error); count];
         }
         wait.await.unwrap_or_else(|_| vec![Err(gone()); count])

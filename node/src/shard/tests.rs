@@ -1,6 +1,7 @@
 //! Shards over an engine in memory: what a turn, a sweep or a page must not do.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -9,6 +10,7 @@ use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::context::Context;
 use crate::dynamo::operation::OPERATION_KEPT_MS;
 use crate::env::Clock;
+use crate::error::Outcome;
 use crate::storage::memory::MemoryEngine;
 
 const NOW_MS: u64 = 3 * OPERATION_KEPT_MS;
@@ -25,6 +27,7 @@ impl Clock for Still {
 #[derive(Default)]
 struct Heard {
     applied: Mutex<u32>,
+    expired: Mutex<u64>,
     panicked: Mutex<Vec<usize>>,
     corrupt: Mutex<u64>,
 }
@@ -39,6 +42,9 @@ impl ShardObserver for Heard {
     }
     fn mended(&self, _: Mended) {}
     fn crowded(&self) {}
+    fn expired(&self, requests: u64) {
+        *self.expired.lock().unwrap() += requests;
+    }
     fn panicked(&self, shard: usize) {
         self.panicked.lock().unwrap().push(shard);
     }
@@ -54,18 +60,29 @@ const NODE: NodeId = NodeId(1);
 const OPENING: Opening = Opening(5);
 const VNODE: VnodeId = VnodeId { n: 3, partition: PartitionId(7) };
 
+/// A deadline that does not matter.
+fn late() -> Instant {
+    Instant::now() + Duration::from_secs(600)
+}
+
 /// Two shards that run as tasks.
 fn bench() -> Bench {
+    of_cost(Duration::ZERO, 64)
+}
+
+/// The same, whose requests take so long, and whose queues hold so many.
+fn of_cost(cost: Duration, queue: usize) -> Bench {
     let (engine, heard) = (Arc::new(MemoryEngine::new()), Arc::new(Heard::default()));
     let context = ShardContext {
         node: NODE,
         opening: OPENING,
         engine: engine.clone(),
         disk: Arc::default(),
-        env: Env::simulated(Arc::new(Still), 1),
+        env: Env::simulated(Arc::new(Still), 1).with_request_cost(cost),
+        budget: Budget::unbounded(),
         observer: heard.clone(),
     };
-    let (shards, _) = Shards::start(context, 2, 64);
+    let (shards, _) = Shards::start(context, 2, queue);
     Bench { shards, engine, heard }
 }
 
@@ -78,28 +95,36 @@ fn put(address: Address, sequence: u64, value: Bytes) -> Write {
     let operation =
         OperationId { issued_ms: NOW_MS, coordinator: NODE, opening: OPENING, client: 1, sequence };
     let (value, context) = (Some(value), Context::default());
-    Write { address, value, context, operation, at_least_once: false, refusal: None }
+    Write {
+        address,
+        value,
+        context,
+        operation,
+        at_least_once: false,
+        doubtful: None,
+        refusal: None,
+    }
 }
 
 impl Bench {
     async fn put(&self, namespace: u64, key: &str, sequence: u64) -> Result<Written, WriteError> {
         let write = put(address(namespace, key), sequence, Bytes::from_static(b"value"));
-        self.shards.write(write, false).await
+        self.shards.write(write, false, late()).await
     }
 
     async fn page(&self, prefix: Vec<u8>, after: Option<Key>, limit: usize) -> Page {
         let (namespace, prefix) = (NamespaceId(1), prefix.into());
         let range = PageRange { vnode: VNODE, namespace, prefix, after, limit };
-        self.shards.page(range).await.unwrap()
+        self.shards.page(range, late()).await.unwrap()
     }
 
     async fn actor_of(&self, namespace: u64, key: &str) -> Actor {
-        let held = self.shards.read(address(namespace, key)).await.unwrap();
+        let held = self.shards.read(address(namespace, key), late()).await.unwrap();
         held.decode().unwrap().version().iter().next().unwrap().actor
     }
 
     async fn holds(&self, namespace: u64, key: &str) -> bool {
-        let held = self.shards.read(address(namespace, key)).await.unwrap();
+        let held = self.shards.read(address(namespace, key), late()).await.unwrap();
         !held.decode().unwrap().is_absent()
     }
 }
@@ -135,7 +160,7 @@ async fn after_a_failed_batch_writes_are_refused_and_reads_go_on() {
         operation: None,
         mend: false,
     };
-    let refused = bench.shards.merge(merge, false).await.unwrap_err();
+    let refused = bench.shards.merge(merge, false, late()).await.unwrap_err();
     assert!(matches!(refused, RequestError::DiskFailed { .. }), "no ack is counted: {refused}");
     assert!(bench.holds(1, "key").await);
 }
@@ -145,7 +170,7 @@ async fn after_a_failed_sync_of_a_shard_writes_are_refused_too() {
     let bench = bench();
     bench.engine.fail_next_sync();
     let write = put(address(1, "key"), 1, Bytes::from_static(b"value"));
-    let failed = bench.shards.write(write, true).await.unwrap_err();
+    let failed = bench.shards.write(write, true, late()).await.unwrap_err();
     assert!(matches!(failed.outcome, crate::error::Outcome::Unknown(_)));
     assert!(matches!(failed.error, RequestError::DiskFailed { .. }), "{failed}");
     let refused = bench.put(1, "key", 2).await.unwrap_err();
@@ -162,7 +187,7 @@ async fn a_shard_that_panics_is_told_of() {
     let next = Dot { actor: bench.actor_of(1, "key").await, n: u64::MAX };
     broken.operation.sequence = 2;
     broken.context.version = [next].into_iter().collect();
-    bench.shards.write(broken, false).await.unwrap_err();
+    bench.shards.write(broken, false, late()).await.unwrap_err();
     assert_eq!(*bench.heard.panicked.lock().unwrap(), [1]);
 }
 
@@ -172,7 +197,7 @@ async fn pages_are_bounded_in_bytes_and_add_up() {
     for key in 0..5 {
         let value = Bytes::from(vec![0; 700 << 10]);
         let write = put(address(1, &format!("key-{key}")), key, value);
-        bench.shards.write(write, false).await.unwrap();
+        bench.shards.write(write, false, late()).await.unwrap();
     }
     let (mut found, mut after) = (0, None);
     loop {
@@ -205,11 +230,11 @@ async fn operations_are_forgotten_where_no_object_is_left() {
     old.operation.issued_ms = 0;
     let merge = Merge {
         address: old.address.clone(),
-        object: bench.shards.read(address(1, "key")).await.unwrap(),
+        object: bench.shards.read(address(1, "key"), late()).await.unwrap(),
         operation: Some((old.operation, Dot { actor: Actor(1), n: 1 })),
         mend: false,
     };
-    bench.shards.merge(merge, false).await.unwrap();
+    bench.shards.merge(merge, false, late()).await.unwrap();
     let live = LiveNamespaces { known: BTreeSet::new(), next: NamespaceId(2) };
     bench.shards.sweep(live).await.unwrap();
     assert_eq!(bench.shards.forget_operations().await, Ok(1));
@@ -247,7 +272,7 @@ async fn a_damaged_record_that_a_scan_meets_ends_the_actor_and_the_frontier() {
     let (namespace, prefix) = (NamespaceId(1), Bytes::new());
     let range = PageRange { vnode: VNODE, namespace, prefix, after: None, limit: 9 };
     for _ in 0..2 {
-        let page = bench.shards.page(range.clone()).await.unwrap();
+        let page = bench.shards.page(range.clone(), late()).await.unwrap();
         let damaged = Key::new("key-2").unwrap();
         assert_eq!((page.items.len(), page.damaged), (1, vec![damaged]), "never a shorter list");
     }
@@ -256,4 +281,65 @@ async fn a_damaged_record_that_a_scan_meets_ends_the_actor_and_the_frontier() {
     let third = bench.put(1, "key-3", 3).await.unwrap();
     assert_ne!(third.dot.actor, first.dot.actor);
     assert!(bench.holds(1, "key-1").await);
+}
+
+fn write_of(sequence: u64) -> Write {
+    put(address(1, &format!("key-{sequence}")), sequence, Bytes::from_static(b"value"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_too_late_leaves_the_queue_undone() {
+    let bench = of_cost(Duration::from_millis(100), 64);
+    let in_ms = |ms| Instant::now() + Duration::from_millis(ms);
+    let first = bench.shards.write(write_of(1), false, in_ms(900));
+    let second = async {
+        // While the first turn runs.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let retried = Write { doubtful: Some(write_of(3).operation), ..write_of(3) };
+        futures::join!(
+            bench.shards.write(write_of(2), false, in_ms(60)),
+            bench.shards.write(retried, false, in_ms(150)),
+            bench.shards.read(address(1, "key-1"), in_ms(150)),
+            bench.shards.write(write_of(5), false, in_ms(900)),
+        )
+    };
+    let (first, (expired, hopeless, read, last)) = futures::join!(first, second);
+    assert!(first.is_ok() && last.is_ok());
+    let expired = expired.unwrap_err();
+    assert_eq!((expired.error.kind(), expired.outcome), ("timeout", Outcome::NotApplied));
+    let hopeless = hopeless.unwrap_err();
+    assert_eq!(hopeless.error.kind(), "overloaded", "the other owners' queues come after this one");
+    assert_eq!(hopeless.outcome, Outcome::Unknown(write_of(3).operation), "it was sent before");
+    assert!(!read.unwrap().0.is_empty(), "a read need not wait twice");
+    assert_eq!(*bench.heard.expired.lock().unwrap(), 2);
+    assert!(bench.shards.read(address(1, "key-2"), late()).await.unwrap().0.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_writes_leave_room_for_what_others_have_begun() {
+    let bench = of_cost(Duration::from_millis(10), 8);
+    let writes = (0..20).map(|n| bench.shards.write(write_of(n), false, late()));
+    let writes = futures::future::join_all(writes);
+    let merges = async {
+        let object = EncodedObject::default();
+        let merge = |n: u64| Merge {
+            address: address(1, &format!("key-{n}")),
+            object: object.clone(),
+            operation: None,
+            mend: false,
+        };
+        let merges = (0..20).map(|n| bench.shards.merge(merge(n), false, late()));
+        futures::future::join_all(merges).await
+    };
+    let (writes, merges) = futures::join!(writes, merges);
+    let refused: Vec<_> = writes.into_iter().filter_map(Result::err).collect();
+    assert_eq!((refused.len(), merges.iter().filter(|merged| merged.is_ok()).count()), (14, 2));
+    assert!(refused.iter().all(|refused| refused.outcome == Outcome::NotApplied));
+    assert!(refused.iter().all(|refused| refused.error.kind() == "overloaded"));
+
+    // A client is told to come back when what waits is done: six requests of 10 ms, on average.
+    let writes = (0..20).map(|n| bench.shards.write(write_of(n + 20), false, late()));
+    let refused = futures::future::join_all(writes).await.pop().unwrap().unwrap_err();
+    let RequestError::Overloaded { retry_after_ms, .. } = refused.error else { panic!() };
+    assert!((10..=60).contains(&retry_after_ms), "{retry_after_ms}");
 }

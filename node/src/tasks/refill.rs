@@ -356,7 +356,7 @@ impl Refill {
 async fn merge_patiently(shards: &Shards, merge: Merge) -> Result<(), RequestError> {
     let mut tries = 1;
     loop {
-        match shards.merge(merge.clone(), false).await {
+        match shards.merge(merge.clone(), false, Instant::now() + PAGE_TIMEOUT).await {
             Err(RequestError::Overloaded { retry_after_ms, .. }) if tries < MERGE_TRIES => {
                 tries += 1;
                 sleep(Duration::from_millis(retry_after_ms.into())).await;

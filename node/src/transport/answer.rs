@@ -8,7 +8,7 @@ use quorate_proto::peer::message::Body;
 use tokio::time::Instant;
 
 use super::wire::{self, WireError};
-use super::{Handler, Reply, Request};
+use super::{ForwardWrite, Handler, Reply, Request};
 use crate::dynamo::key::NodeId;
 use crate::error::{RequestError, WriteError};
 
@@ -19,15 +19,22 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Answers a request of `from`.
 ///
 /// Newer metadata that the message tells of is fetched first. A message that makes no sense is
-/// answered with its flaw, so that it harms no other on the same stream.
-pub(super) async fn answer(handler: Arc<dyn Handler>, from: NodeId, message: Message) -> Message {
+/// answered with its flaw, so that it harms no other on the same stream. One whose time, counted from
+/// when it `arrived`, is over is answered so, undone.
+pub(super) async fn answer(
+    handler: Arc<dyn Handler>,
+    from: NodeId,
+    message: Message,
+    arrived: Instant,
+) -> Message {
     let id = message.id;
-    let reply = respond(&*handler, from, message).await;
+    let reply = respond(&*handler, from, message, arrived).await;
     wire::reply_message(id, handler.metadata_version(), reply)
 }
 
-async fn respond(handler: &dyn Handler, from: NodeId, message: Message) -> Reply {
+async fn respond(handler: &dyn Handler, from: NodeId, message: Message, arrived: Instant) -> Reply {
     let timeout = Duration::from_millis(message.timeout_ms.into());
+    let timeout = timeout.saturating_sub(arrived.elapsed());
     let write = matches!(message.body, Some(Body::ForwardWrite(_) | Body::ForwardWriteBatch(_)));
     let request = match wire::decode_request(message.body) {
         Ok(request) => request,
@@ -37,6 +44,9 @@ async fn respond(handler: &dyn Handler, from: NodeId, message: Message) -> Reply
         Request::ForwardWrite(write) => Some(write.operation),
         _ => None,
     };
+    if timeout.is_zero() {
+        return expired(&request);
+    }
     let work = handle(handler, from, message.version, (request, timeout));
     tokio::time::timeout(timeout.saturating_add(GRACE), work).await.unwrap_or_else(|_| {
         let error = RequestError::Timeout { waiting_for: "a peer's request ran".to_owned() };
@@ -45,6 +55,23 @@ async fn respond(handler: &dyn Handler, from: NodeId, message: Message) -> Reply
             Some(operation) => Reply::WriteFailed(WriteError::unknown(operation, error)),
         }
     })
+}
+
+/// The answer to a request that waited for too long.
+fn expired(request: &Request) -> Reply {
+    let error = RequestError::Timeout { waiting_for: "a peer's request waited".to_owned() };
+    match request {
+        Request::ForwardWrite(write) => {
+            Reply::WriteFailed(WriteError::at_the_door(write.doubtful(), error))
+        }
+        Request::ForwardWriteBatch(writes) => {
+            let refused = |write: &ForwardWrite| {
+                Err(WriteError::at_the_door(write.doubtful(), error.clone()))
+            };
+            Reply::WriteBatch(writes.iter().map(refused).collect())
+        }
+        _ => Reply::Failed(error),
+    }
 }
 
 async fn handle(

@@ -35,6 +35,7 @@ use super::Handler;
 use super::wire::PROTOCOL;
 use crate::dynamo::key::NodeId;
 use crate::dynamo::operation::Opening;
+use crate::limits::budget::Budget;
 
 mod accept;
 mod connection;
@@ -52,9 +53,13 @@ pub use dial::GrpcPeers;
 pub use dialer::Dialer;
 pub use introduce::{Bootstrap, Identity, IntroduceError};
 
-/// The longest frame. It must hold the largest object, and merges never refuse: a key may have a
-/// hundred siblings of 1 MiB by default, and a few more after a partition.
+/// The longest frame. It must hold the largest object, and merges never refuse: see
+/// [`siblings_max_bytes`](crate::dynamo::object::siblings_max_bytes).
 pub const FRAME_MAX_BYTES: usize = 256 << 20;
+
+/// The longest message. It may share a frame with others, which end before a batch is full, and
+/// breaks the stream for all if the frame is too long.
+const MESSAGE_MAX_BYTES: usize = FRAME_MAX_BYTES - 2 * queue::BATCH_BYTES;
 
 /// How much may be under way before the other side takes it: a few of the largest values.
 const WINDOW_BYTES: u32 = 4 << 20;
@@ -68,7 +73,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What may wait and run at once, per peer and direction.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// Requests that wait to be sent.
     pub queued: usize,
@@ -76,12 +81,14 @@ pub struct Limits {
     pub queued_bytes: usize,
     /// Requests of a peer that run at the same time.
     pub running: usize,
+    /// The memory of all peers together.
+    pub budget: Arc<Budget>,
 }
 
 impl Default for Limits {
     /// Deep enough for a burst, shallow enough that what waits can still meet its deadline.
     fn default() -> Self {
-        Self { queued: 4096, queued_bytes: 64 << 20, running: 1024 }
+        Self { queued: 4096, queued_bytes: 64 << 20, running: 1024, budget: Budget::unbounded() }
     }
 }
 

@@ -250,7 +250,7 @@ impl MemoryNetwork {
 
     async fn on_request(&self, from: NodeId, to: NodeId, message: Message) {
         let Some(handler) = self.lock().handler(to) else { return };
-        let answer = answer(handler, from, message).await;
+        let answer = answer(handler, from, message, Instant::now()).await;
         self.send(to, from, answer);
     }
 

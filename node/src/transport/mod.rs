@@ -181,6 +181,15 @@ pub struct ForwardWrite {
     pub operation: OperationId,
     /// Coordinate it even if the id names another node or opening.
     pub at_least_once: bool,
+    /// No earlier request carried the id.
+    pub fresh: bool,
+}
+
+impl ForwardWrite {
+    /// The id, if an earlier request may have carried it.
+    pub fn doubtful(&self) -> Option<OperationId> {
+        (!self.fresh).then_some(self.operation)
+    }
 }
 
 /// The outcome of a write that succeeded.

@@ -81,8 +81,12 @@ pub enum WireError {
 
 /// A request as a message; `timeout` is how long its sender waits, rounded up to a millisecond.
 pub fn request_message(id: u64, version: u64, timeout: Duration, request: Request) -> Message {
-    let timeout_ms = u32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(u32::MAX);
-    Message { id, version, timeout_ms, body: Some(encode_request(request)) }
+    Message { id, version, timeout_ms: timeout_ms(timeout), body: Some(encode_request(request)) }
+}
+
+/// A time in a message: milliseconds, rounded up, so that some is not none.
+pub fn timeout_ms(timeout: Duration) -> u32 {
+    u32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(u32::MAX)
 }
 
 /// The answer to the request of this id as a message.

@@ -36,7 +36,15 @@ fn operation(sequence: u64) -> OperationId {
 fn put(key: u8, sequence: u64, context: Context) -> Write {
     let value = Some(Bytes::from(format!("value {sequence}")));
     let operation = operation(sequence);
-    Write { address: address(key), value, context, operation, at_least_once: false, refusal: None }
+    Write {
+        address: address(key),
+        value,
+        context,
+        operation,
+        at_least_once: false,
+        doubtful: None,
+        refusal: None,
+    }
 }
 
 impl Store {
@@ -372,7 +380,7 @@ fn only_the_named_coordinator_says_not_applied_and_others_may_be_asked_again() {
 #[test]
 fn siblings_are_bounded_in_bytes_so_that_the_object_can_travel() {
     let mut store = Store::new(1);
-    let large = Bytes::from(vec![0; SIBLINGS_MAX_BYTES / 2]);
+    let large = Bytes::from(vec![0; siblings_max_bytes(ID.n) / 2]);
     for sequence in 1..=2 {
         let value = Some(large.clone());
         store.write(Write { value, ..put(1, sequence, Context::default()) }).unwrap();

@@ -20,7 +20,7 @@ async fn channel(node: &Node) -> Channel {
     endpoint.expect("it is a URI").connect().await.expect("the node listens")
 }
 
-async fn kv(node: &Node) -> KvClient<Channel> {
+pub(super) async fn kv(node: &Node) -> KvClient<Channel> {
     KvClient::new(channel(node).await)
 }
 
@@ -47,7 +47,7 @@ fn level(kind: level::Kind) -> Option<Level> {
 }
 
 #[track_caller]
-fn detail(status: &Status) -> ErrorDetail {
+pub(super) fn detail(status: &Status) -> ErrorDetail {
     let details = tonic_types::pb::Status::decode(status.details()).expect("there are details");
     let ours = details.details.iter().find(|any| any.type_url == DETAIL);
     let ours = ours.unwrap_or_else(|| panic!("no ErrorDetail: {status:?}"));

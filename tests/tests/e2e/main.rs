@@ -7,6 +7,7 @@ mod dev;
 mod grpc;
 mod hostile;
 mod import;
+mod limits;
 mod manual;
 mod metrics;
 mod rebuild;

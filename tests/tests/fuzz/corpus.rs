@@ -175,6 +175,7 @@ pub(crate) fn frames() -> Vec<Bytes> {
             synced: false,
             operation: operation(2),
             at_least_once: true,
+            fresh: true,
         }),
         transport::Request::ScanPage(ScanPage {
             namespace,

@@ -19,19 +19,19 @@ const MODULES: [(&str, &[&str]); 24] = [
     ("error", &["dynamo", "storage"]),
     ("limits", &["error"]),
     // Carrying bytes.
-    ("transport", &["dynamo", "error"]),
+    ("transport", &["dynamo", "error", "limits"]),
     // What an operator chooses and sees.
     ("config", &["storage"]),
     ("telemetry", &["config", "error"]),
     ("http", &["telemetry"]),
     // Running requests.
     ("vnode", &["dynamo", "error", "storage"]),
-    ("shard", &["dynamo", "env", "error", "storage", "vnode"]),
+    ("shard", &["dynamo", "env", "error", "limits", "storage", "vnode"]),
     ("cluster", &["dynamo", "env", "error", "storage", "transport"]),
     ("standing", &["dynamo", "storage"]),
     (
         "coordinator",
-        &["cluster", "dynamo", "env", "error", "shard", "standing", "transport", "vnode"],
+        &["cluster", "dynamo", "env", "error", "limits", "shard", "standing", "transport", "vnode"],
     ),
     // Answering, and working in the background.
     (

@@ -16,7 +16,7 @@ use futures::future::{BoxFuture, join_all};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{Heard, ReadAnswer, answer, heard, tell};
+use super::{Heard, ReadAnswer, answer, heard, held, tell};
 use crate::cluster::view::View;
 use crate::coordinator::{
     Coordinator, SLOW_AFTER, Target, cause_of, cause_of_error, not_reached, remaining, resolve,
@@ -29,6 +29,7 @@ use crate::dynamo::quorum::{Cause, Level, Verdict};
 use crate::dynamo::read::{Digester, Effect, ReadOp, ReadPlan, Repair};
 use crate::dynamo::standing::Standing;
 use crate::error::RequestError;
+use crate::limits::budget::{Budget, Kind};
 use crate::shard::Shards;
 use crate::transport::{
     ForwardGet, GetResult, Held, PeerError, Peers, Read, Reply, Request, first_fitting,
@@ -286,7 +287,8 @@ impl Coordinator {
                 let Address { namespace, key, .. } = readings[at].target.address.clone();
                 (at, Read { namespace, key, digest })
             };
-            return ask_peer(self.peers.clone(), node, asked.iter().map(read).collect(), deadline);
+            let (peers, budget) = (self.peers.clone(), self.shards.budget().clone());
+            return ask_peer(peers, budget, node, asked.iter().map(read).collect(), deadline);
         }
         let Some(&(first, _)) = asked.first() else { return async { Vec::new() }.boxed() };
         let cluster_key = readings[first].target.view.document().cluster_key;
@@ -296,7 +298,7 @@ impl Coordinator {
             (at, (digest, self.standings.of(address.vnode)), address)
         };
         let asked: Vec<_> = asked.into_iter().map(of).collect();
-        ask_shards(self.shards.clone(), node, asked, cluster_key).boxed()
+        ask_shards(self.shards.clone(), node, asked, cluster_key, deadline).boxed()
     }
 
     /// Sends each key on to the first of its owners that takes it.
@@ -346,7 +348,7 @@ impl Coordinator {
         };
         let request = Request::ForwardGetBatch(group.iter().map(forward).collect());
         let reply = self.peers.request(to, request, remaining(rules.deadline)).await;
-        let (mut done, mut again) = (Vec::new(), Vec::new());
+        let (mut done, mut again, budget) = (Vec::new(), Vec::new(), self.shards.budget());
         let mut results = match reply {
             Ok(Reply::GetBatch(results)) if !results.is_empty() => results.into_iter(),
             other => {
@@ -371,7 +373,9 @@ impl Coordinator {
                 }
                 Some(result) => {
                     let decode = |result: GetResult| {
-                        let object = result.object.decode().map_err(RequestError::internal)?;
+                        let bytes = budget.hold(Kind::Reads, result.object.0)?;
+                        let object = EncodedObject(bytes).decode();
+                        let object = object.map_err(RequestError::internal)?;
                         Ok((object, result.replicas))
                     };
                     done.push((forwarding.placed.place, result.and_then(decode)));
@@ -453,6 +457,7 @@ async fn hear_out(
 /// Asks a peer until it has answered for every key. The first request is queued at once.
 fn ask_peer(
     peers: Arc<dyn Peers>,
+    budget: Arc<Budget>,
     node: NodeId,
     mut asked: Vec<(usize, Read)>,
     deadline: Instant,
@@ -468,7 +473,8 @@ fn ask_peer(
             match sent.await {
                 Ok(Reply::HeldBatch(items)) if (1..=asked.len()).contains(&items.len()) => {
                     let answered = asked.drain(..items.len()).zip(items);
-                    told.extend(answered.map(|((at, _), item)| (at, node, heard_item(item))));
+                    let heard = |((at, _), item)| (at, node, heard_item(&budget, item));
+                    told.extend(answered.map(heard));
                 }
                 other => {
                     let cause = cause_of(&other);
@@ -485,9 +491,9 @@ fn ask_peer(
     .boxed()
 }
 
-fn heard_item(item: Result<(Held, Standing), RequestError>) -> Heard {
+fn heard_item(budget: &Arc<Budget>, item: Result<(Held, Standing), RequestError>) -> Heard {
     match item {
-        Ok((held, standing)) => heard(&Ok(Reply::Held { held, standing })),
+        Ok((object, standing)) => heard(held(budget, Reply::Held { held: object, standing })),
         Err(error) => Heard::Failed(cause_of_error(&error)),
     }
 }
@@ -498,12 +504,13 @@ async fn ask_shards(
     node: NodeId,
     asked: Vec<(usize, (bool, Standing), Address)>,
     cluster_key: ClusterKey,
+    deadline: Instant,
 ) -> Vec<(usize, NodeId, Heard)> {
     let read = shards.split(asked, |(_, _, address)| address).into_iter().map(|part| {
         let shards = &shards;
         async move {
             let addresses = part.items.iter().map(|(_, _, address)| address.clone()).collect();
-            let held = shards.read_batch(addresses).await;
+            let held = shards.read_batch(addresses, deadline).await;
             part.items.into_iter().zip(held)
         }
     });

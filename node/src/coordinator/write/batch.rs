@@ -27,6 +27,7 @@ use crate::dynamo::operation::OperationId;
 use crate::dynamo::quorum::Verdict;
 use crate::dynamo::write::WriteOp;
 use crate::error::{RequestError, WriteError};
+use crate::limits::budget::Kind;
 use crate::transport::{ForwardWrite, PeerError, Replicate, Reply, Request, WriteResult};
 use crate::vnode::{Address, Write, Written};
 
@@ -38,8 +39,8 @@ const MESSAGE_BYTES: usize = 1 << 20;
 pub struct PutBatch {
     /// The namespace's name.
     pub namespace: String,
-    /// What is written; or why that is no write, which is then not applied.
-    pub entries: Vec<Result<PutEntry, RequestError>>,
+    /// What is written; or why that is refused.
+    pub entries: Vec<Result<PutEntry, WriteError>>,
     /// How all of it is written.
     pub rules: PutRules,
     /// How long it may take.
@@ -93,14 +94,16 @@ impl Coordinator {
         let (mut groups, mut outcomes) = (BTreeMap::<_, Vec<Placed>>::new(), Vec::new());
         for (place, entry) in batch.entries.into_iter().enumerate() {
             let routed = entry.and_then(|entry| {
+                let doubtful = entry.doubtful();
+                let refused = |error| WriteError::at_the_door(doubtful, error);
                 let target = Target::new(view.clone(), namespace.clone(), entry.key.clone());
-                let forward = self.admit(entry, batch.rules, &target)?;
-                let to = self.coordinator_of(&target, &forward)?;
+                let forward = self.admit(entry, batch.rules, &target).map_err(refused)?;
+                let to = self.coordinator_of(&target, &forward).map_err(refused)?;
                 Ok((to, Placed { place, target, forward }))
             });
             match routed {
                 Ok((to, placed)) => groups.entry(to).or_default().push(placed),
-                Err(error) => outcomes.push((place, Err(WriteError::not_applied(error)))),
+                Err(error) => outcomes.push((place, Err(error))),
             }
         }
         let run = |(to, group)| self.run_group(to, group, deadline);
@@ -119,9 +122,12 @@ impl Coordinator {
         let deadline = Instant::now() + timeout;
         let (mut group, mut outcomes) = (Vec::new(), Vec::new());
         for (place, forward) in forwards.into_iter().enumerate() {
-            match self.forwarded_target(forward.namespace, forward.key.clone()) {
-                Ok(target) => group.push(Placed { place, target, forward }),
-                Err(error) => outcomes.push((place, Err(WriteError::not_applied(error)))),
+            let doubtful = forward.doubtful();
+            match self.receive(forward) {
+                Ok((target, forward)) => group.push(Placed { place, target, forward }),
+                Err(error) => {
+                    outcomes.push((place, Err(WriteError::at_the_door(doubtful, error))));
+                }
             }
         }
         outcomes.extend(self.run_batch(group, deadline).await);
@@ -129,18 +135,28 @@ impl Coordinator {
         outcomes.into_iter().map(|(_, outcome)| outcome).collect()
     }
 
+    /// Finds who owns the key of a forwarded write, and counts its value as long as it is kept.
+    fn receive(&self, mut forward: ForwardWrite) -> Result<(Target, ForwardWrite), RequestError> {
+        let target = self.forwarded_target(forward.namespace, forward.key.clone())?;
+        let budget = self.shards.budget();
+        let held = forward.value.take().map(|value| budget.hold(Kind::Replicas, value));
+        forward.value = held.transpose()?;
+        Ok((target, forward))
+    }
+
     async fn run_group(&self, to: NodeId, group: Vec<Placed>, deadline: Instant) -> Vec<Outcome> {
         if to == self.node {
             return self.run_batch(group, deadline).await;
         }
-        let named: Vec<_> = group.iter().map(|p| (p.place, p.forward.operation)).collect();
+        let named: Vec<_> = group.iter().map(named_of).collect();
         let request = Request::ForwardWriteBatch(group.into_iter().map(|p| p.forward).collect());
         match self.peers.request(to, request, remaining(deadline)).await {
             Ok(Reply::WriteBatch(outcomes)) if outcomes.len() == named.len() => {
-                named.into_iter().map(|(place, _)| place).zip(outcomes).collect()
+                named.into_iter().map(|(place, ..)| place).zip(outcomes).collect()
             }
             other => {
-                let failed = |(place, id)| (place, Err(forward_failed(to, id, &other)));
+                let failed =
+                    |(place, id, doubtful)| (place, Err(forward_failed(to, id, doubtful, &other)));
                 named.into_iter().map(failed).collect()
             }
         }
@@ -151,10 +167,12 @@ impl Coordinator {
         let synced = group.iter().any(|placed| placed.forward.synced);
         let (mut prepared, mut outcomes) = (Vec::with_capacity(group.len()), Vec::new());
         for placed in group {
-            let place = placed.place;
+            let (place, doubtful) = (placed.place, placed.forward.doubtful());
             match self.prepare_placed(placed) {
                 Ok(ready) => prepared.push(ready),
-                Err(error) => outcomes.push((place, Err(WriteError::not_applied(error)))),
+                Err(error) => {
+                    outcomes.push((place, Err(WriteError::at_the_door(doubtful, error))));
+                }
             }
         }
         let parts = self.shards.split(prepared, |prepared| &prepared.write.address);
@@ -198,7 +216,8 @@ impl Coordinator {
     ) -> Vec<(Running, Applied)> {
         let split = |prepared: Prepared| (prepared.write, prepared.running);
         let (writes, running): (Vec<_>, Vec<_>) = part.into_iter().map(split).unzip();
-        match timeout_at(deadline, self.shards.write_batch(writes.clone(), synced)).await {
+        match timeout_at(deadline, self.shards.write_batch(writes.clone(), synced, deadline)).await
+        {
             Ok(written) => {
                 let applied =
                     written.into_iter().zip(writes).map(|(written, write)| match written {
@@ -299,6 +318,11 @@ impl Coordinator {
         })
         .collect()
     }
+}
+
+/// The place of a write, its id, and the id again if an earlier request may have carried it.
+fn named_of(placed: &Placed) -> (usize, OperationId, Option<OperationId>) {
+    (placed.place, placed.forward.operation, placed.forward.doubtful())
 }
 
 /// A message to an owner that fills.

@@ -245,6 +245,12 @@ pub enum DocumentError {
     /// Values of no bytes at all.
     #[error("namespace {name:?}: value_max_bytes is 0; the least is 1")]
     ValueMaxBytes { name: String },
+    /// Values of which two would not fit in an object.
+    #[error(
+        "namespace {name:?}: value_max_bytes is {asked}; with n = {n} the most is {most}, so that an \
+         object with its siblings fits in a message between nodes"
+    )]
+    ValueTooLarge { name: String, n: u8, asked: u32, most: usize },
     /// A namespace id that is 0, or was not given out yet.
     #[error("namespace id {id} is not in 1..{next}")]
     NamespaceId { id: u64, next: u64 },

@@ -7,7 +7,6 @@
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -15,15 +14,19 @@ use futures::{FutureExt as _, Stream, StreamExt as _};
 use quorate_proto::peer as proto;
 use quorate_proto::peer::peer_server::{Peer, PeerServer};
 use quorate_proto::peer::{Frame, Hello, Message};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::introduce::{Bootstrap, encode_identity};
-use super::queue::{Batch, Measured, hello_frame};
-use super::{FRAME_MAX_BYTES, HANDSHAKE_TIMEOUT, Incarnation, Limits, Local, Presence, Refusal};
+use super::queue::{Batch, Measured, Sending, hello_frame};
+use super::{
+    FRAME_MAX_BYTES, HANDSHAKE_TIMEOUT, Incarnation, Limits, Local, MESSAGE_MAX_BYTES, Presence,
+    Refusal,
+};
 use crate::error::RequestError;
+use crate::limits::budget::{Budget, Kind};
 use crate::transport::answer::answer;
 use crate::transport::tls::{ConnectInfo, Throttle};
 use crate::transport::{Reply, wire};
@@ -88,7 +91,7 @@ impl PeerService {
 
     /// Both ends are told.
     fn refused(&self, refusal: &Refusal, from: Option<&ConnectInfo>) -> Status {
-        if let Some(unlogged) = self.0.throttle.admit(Instant::now()) {
+        if let Some(unlogged) = self.0.throttle.admit(std::time::Instant::now()) {
             let address = from.and_then(|info| info.remote);
             let address = address.map_or_else(|| "?".to_owned(), |address| address.to_string());
             tracing::warn!(address, unlogged, "refused a peer: {refusal}");
@@ -123,15 +126,19 @@ impl Peer for PeerService {
         let mut inbound = request.into_inner();
         let (local, presence) = self.greet(&mut inbound, info.as_ref()).await?;
         let handler = local.handler().ok_or_else(|| Status::unavailable("not ready yet"))?;
-        let from = presence.node;
+        let (from, budget) = (presence.node, self.0.limits.budget.clone());
         let answers = Answers {
             hello: Some(local.incarnation.hello(from)),
             inbound,
             unread: Vec::new().into_iter(),
             ended: false,
-            start: move |message| {
-                answer(handler.clone(), from, message).map(|answer| fitting(Measured::new(answer)))
+            arrived: Instant::now(),
+            start: move |message, arrived| {
+                let budget = budget.clone();
+                answer(handler.clone(), from, message, arrived)
+                    .map(move |answer| fitting(Measured::new(answer), &budget))
             },
+            sending: Vec::new(),
             running: FuturesUnordered::new(),
             running_max: self.0.limits.running,
             stop: self.0.stop.clone().cancelled_owned().boxed(),
@@ -166,15 +173,18 @@ impl Peer for PeerService {
     }
 }
 
-/// The answer, or that it is too long to be sent: one frame too long would break the stream for
-/// all. Only reads have long answers.
-fn fitting(answer: Measured) -> Measured {
-    if answer.bytes < FRAME_MAX_BYTES {
-        return answer;
-    }
-    let reason = format!("an answer of {} bytes; the most is {FRAME_MAX_BYTES}", answer.bytes);
-    let reply = Reply::Failed(RequestError::Data { reason });
-    Measured::new(wire::reply_message(answer.message.id, answer.message.version, reply))
+/// The answer, or that it is too long to be sent, or has no room here: one frame too long would
+/// break the stream for all. Only reads have long answers.
+fn fitting(answer: Measured, budget: &Arc<Budget>) -> Measured {
+    let (id, version, bytes) = (answer.message.id, answer.message.version, answer.bytes);
+    let charged = if bytes < MESSAGE_MAX_BYTES {
+        answer.charged(budget, Kind::Replicas)
+    } else {
+        let reason = format!("an answer of {bytes} bytes; the most is {MESSAGE_MAX_BYTES}");
+        Err(RequestError::Data { reason })
+    };
+    let failed = |error| Measured::new(wire::reply_message(id, version, Reply::Failed(error)));
+    charged.unwrap_or_else(failed)
 }
 
 /// The frames of the accepting side. `F` starts the work on a request.
@@ -183,11 +193,14 @@ struct Answers<F, W: Future<Output = Measured> + Send + 'static> {
     inbound: Streaming<Frame>,
     /// What is left of the last frame.
     unread: std::vec::IntoIter<Message>,
+    /// When that came: its requests' time runs while they wait here.
+    arrived: Instant,
     /// No more requests will come.
     ended: bool,
     start: F,
     running: FuturesUnordered<W>,
     running_max: usize,
+    sending: Sending,
     stop: BoxFuture<'static, ()>,
     orphans: TaskTracker,
     _presence: Presence,
@@ -206,7 +219,7 @@ enum Reading {
 
 impl<F, W> Answers<F, W>
 where
-    F: FnMut(Message) -> W,
+    F: FnMut(Message, Instant) -> W,
     W: Future<Output = Measured> + Send + 'static,
 {
     /// Starts what has come, as far as there is room.
@@ -214,7 +227,7 @@ where
         loop {
             while self.running.len() < self.running_max {
                 let Some(message) = self.unread.next() else { break };
-                self.running.push((self.start)(message));
+                self.running.push((self.start)(message, self.arrived));
             }
             if self.running.len() >= self.running_max {
                 return Ok(Reading::Full);
@@ -224,7 +237,10 @@ where
             }
             match self.inbound.poll_next_unpin(cx) {
                 Poll::Pending => return Ok(Reading::Waiting),
-                Poll::Ready(Some(frame)) => self.unread = frame?.messages.into_iter(),
+                Poll::Ready(Some(frame)) => {
+                    self.unread = frame?.messages.into_iter();
+                    self.arrived = Instant::now();
+                }
                 Poll::Ready(None) => self.ended = true,
             }
         }
@@ -233,7 +249,7 @@ where
 
 impl<F, W> Stream for Answers<F, W>
 where
-    F: FnMut(Message) -> W + Unpin,
+    F: FnMut(Message, Instant) -> W + Unpin,
     W: Future<Output = Measured> + Send + 'static,
 {
     type Item = Result<Frame, Status>;
@@ -246,6 +262,7 @@ where
         if this.stop.poll_unpin(cx).is_ready() {
             return Poll::Ready(Some(Err(Status::unavailable("stopping"))));
         }
+        this.sending.clear();
         let mut batch = Batch::default();
         let mut reading = Reading::Full;
         loop {
@@ -259,16 +276,16 @@ where
             match this.running.poll_next_unpin(cx) {
                 Poll::Ready(Some(answer)) => batch.push(answer),
                 Poll::Ready(None) if reading == Reading::Ended => {
-                    return Poll::Ready(batch.take().map(Ok));
+                    return Poll::Ready(batch.take(&mut this.sending).map(Ok));
                 }
                 _ => {
                     return batch
-                        .take()
+                        .take(&mut this.sending)
                         .map_or(Poll::Pending, |frame| Poll::Ready(Some(Ok(frame))));
                 }
             }
             if batch.is_full() {
-                return Poll::Ready(batch.take().map(Ok));
+                return Poll::Ready(batch.take(&mut this.sending).map(Ok));
             }
         }
     }

@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use quorate_proto::peer::message::Body;
 use quorate_proto::peer::{Hello, Message};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::queue::{Measured, Outgoing};
-use super::{FRAME_MAX_BYTES, Limits};
+use super::queue::{Measured, Outgoing, Waiting};
+use super::{Limits, MESSAGE_MAX_BYTES};
+use crate::limits::budget::{Budget, Kind};
 use crate::transport::wire;
 use crate::transport::{PeerError, Reply};
 
@@ -22,11 +22,12 @@ pub(super) struct Connection {
     open: Mutex<Option<Open>>,
     queued_bytes: Arc<AtomicUsize>,
     queued_bytes_max: usize,
+    budget: Arc<Budget>,
 }
 
 #[derive(Debug)]
 struct Open {
-    queue: mpsc::Sender<Measured>,
+    queue: mpsc::Sender<Waiting>,
     next: u64,
     /// By id. Its order is never used.
     waiting: HashMap<u64, oneshot::Sender<Option<Body>>>,
@@ -37,29 +38,37 @@ struct Open {
 pub(super) struct Ticket {
     connection: Arc<Connection>,
     id: u64,
+    deadline: Instant,
     answer: oneshot::Receiver<Option<Body>>,
 }
 
 impl Connection {
     /// A connection, and what it sends, beginning with `hello`.
-    pub(super) fn new(hello: Hello, limits: Limits) -> (Arc<Self>, Outgoing) {
+    pub(super) fn new(hello: Hello, limits: &Limits) -> (Arc<Self>, Outgoing) {
         let (sender, queue) = mpsc::channel(limits.queued);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let outgoing = Outgoing { hello: Some(hello), queue, bytes: queued_bytes.clone() };
+        let (bytes, sending) = (queued_bytes.clone(), Vec::new());
+        let outgoing = Outgoing { hello: Some(hello), queue, bytes, sending };
         let open = Open { queue: sender, next: 0, waiting: HashMap::new() };
-        let queued_bytes_max = limits.queued_bytes;
+        let (queued_bytes_max, budget) = (limits.queued_bytes, limits.budget.clone());
         let open = Mutex::new(Some(open));
-        (Arc::new(Self { open, queued_bytes, queued_bytes_max }), outgoing)
+        (Arc::new(Self { open, queued_bytes, queued_bytes_max, budget }), outgoing)
     }
 
     /// Queues a request, whose id is given to it here.
-    pub(super) fn send(self: &Arc<Self>, message: Message) -> Result<Ticket, PeerError> {
-        let mut measured = Measured::new(message);
+    pub(super) fn send(
+        self: &Arc<Self>,
+        message: Message,
+        deadline: Instant,
+    ) -> Result<Ticket, PeerError> {
+        let measured = Measured::new(message);
         let bytes = measured.bytes;
-        if bytes >= FRAME_MAX_BYTES {
-            let reason = format!("a request of {bytes} bytes; the most is {FRAME_MAX_BYTES}");
+        if bytes >= MESSAGE_MAX_BYTES {
+            let reason = format!("a request of {bytes} bytes; the most is {MESSAGE_MAX_BYTES}");
             return Err(PeerError::Disconnected { reason });
         }
+        let measured = measured.charged(&self.budget, Kind::Peers);
+        let mut measured = measured.map_err(|_| PeerError::QueueFull)?;
         let (sender, answer) = oneshot::channel();
         let mut guard = self.lock();
         let open = guard.as_mut().ok_or_else(broke_before)?;
@@ -73,10 +82,10 @@ impl Connection {
         let id = open.next;
         measured.message.id = id;
         self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        permit.send(measured);
+        permit.send(Waiting { measured, deadline });
         open.waiting.insert(id, sender);
         open.next += 1;
-        Ok(Ticket { connection: self.clone(), id, answer })
+        Ok(Ticket { connection: self.clone(), id, deadline, answer })
     }
 
     /// Hands an answer to who waits for it, if anybody still does.
@@ -104,14 +113,9 @@ fn broke_before() -> PeerError {
 }
 
 impl Ticket {
-    /// Waits for the answer, at most until `timeout` after `sent`.
-    pub(super) async fn answer(
-        mut self,
-        sent: Instant,
-        timeout: Duration,
-    ) -> Result<Reply, PeerError> {
-        let left = timeout.saturating_sub(sent.elapsed());
-        let body = match tokio::time::timeout(left, &mut self.answer).await {
+    /// Waits for the answer, at most until the deadline.
+    pub(super) async fn answer(mut self) -> Result<Reply, PeerError> {
+        let body = match tokio::time::timeout_at(self.deadline, &mut self.answer).await {
             Err(_) => return Err(PeerError::TimedOut),
             Ok(Err(_)) => return Err(PeerError::Broken),
             Ok(Ok(body)) => body,

@@ -111,7 +111,7 @@ impl GrpcPeers {
         let link = Arc::new(Link {
             local: self.local.clone(),
             dialer: self.dialer.clone(),
-            limits: self.limits,
+            limits: self.limits.clone(),
             node,
             address: address.to_owned(),
             state: ArcSwap::from_pointee(State::Down("connecting".to_owned())),
@@ -121,13 +121,13 @@ impl GrpcPeers {
         link
     }
 
-    fn send(&self, to: NodeId, message: Message) -> Result<Ticket, PeerError> {
+    fn send(&self, to: NodeId, message: Message, deadline: Instant) -> Result<Ticket, PeerError> {
         let links = self.links.load();
         let link = links.get(&to).ok_or_else(|| PeerError::Disconnected {
             reason: format!("node {to} is no other member"),
         })?;
         match &**link.state.load() {
-            State::Up(connection) => connection.send(message),
+            State::Up(connection) => connection.send(message, deadline),
             State::Down(reason) => Err(PeerError::Disconnected { reason: reason.clone() }),
         }
     }
@@ -140,9 +140,9 @@ impl Peers for GrpcPeers {
         request: Request,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<Reply, PeerError>> {
-        let version = self.local.metadata_version();
-        match self.send(to, wire::request_message(0, version, timeout, request)) {
-            Ok(ticket) => ticket.answer(Instant::now(), timeout).boxed(),
+        let (version, deadline) = (self.local.metadata_version(), Instant::now() + timeout);
+        match self.send(to, wire::request_message(0, version, timeout, request), deadline) {
+            Ok(ticket) => ticket.answer().boxed(),
             Err(error) => std::future::ready(Err(error)).boxed(),
         }
     }
@@ -183,7 +183,7 @@ impl Link {
     /// One stream from its opening to its end; returns why it ended, or never began.
     async fn session(&self) -> String {
         let hello = self.local.incarnation.hello(self.node);
-        let (connection, outgoing) = Connection::new(hello, self.limits);
+        let (connection, outgoing) = Connection::new(hello, &self.limits);
         let opening = timeout(2 * HANDSHAKE_TIMEOUT, self.open(outgoing)).await;
         let (inbound, _presence) = match opening {
             Err(_) => return "no answer while connecting".to_owned(),

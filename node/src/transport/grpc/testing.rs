@@ -111,7 +111,7 @@ impl Node {
         let dynamic: Arc<dyn Handler> = handler.clone();
         local.answer_with(&dynamic);
         let stop = CancellationToken::new();
-        let service = PeerService::new(Arc::new(Newcomer), limits, stop.clone());
+        let service = PeerService::new(Arc::new(Newcomer), limits.clone(), stop.clone());
         service.join(local.clone());
         let (incoming, address) = listener::bind(address).await.unwrap();
         let incoming = tls::secured(incoming, tls.clone(), seen);

@@ -70,6 +70,7 @@ pub(super) fn encode_forward_write(m: ForwardWrite) -> proto::ForwardWrite {
         synced: m.synced,
         operation: encode_operation(&m.operation),
         at_least_once: m.at_least_once,
+        fresh: m.fresh,
     }
 }
 
@@ -83,6 +84,7 @@ pub(super) fn decode_forward_write(m: proto::ForwardWrite) -> Result<ForwardWrit
         synced: m.synced,
         operation: decode_operation(m.operation)?,
         at_least_once: m.at_least_once,
+        fresh: m.fresh,
     })
 }
 

@@ -70,16 +70,19 @@ fn forward_get() -> impl Strategy<Value = ForwardGet> {
 }
 
 fn forward_write() -> impl Strategy<Value = ForwardWrite> {
-    (place(), option::of(bytes()), bytes(), 1..=u8::MAX, any::<[bool; 2]>(), operation()).prop_map(
-        |((namespace, key), value, context, w, [synced, at_least_once], operation)| ForwardWrite {
-            namespace,
-            key,
-            value,
-            context,
-            w,
-            synced,
-            operation,
-            at_least_once,
+    (place(), option::of(bytes()), bytes(), 1..=u8::MAX, any::<[bool; 3]>(), operation()).prop_map(
+        |((namespace, key), value, context, w, [synced, at_least_once, fresh], operation)| {
+            ForwardWrite {
+                namespace,
+                key,
+                value,
+                context,
+                w,
+                synced,
+                operation,
+                at_least_once,
+                fresh,
+            }
         },
     )
 }

@@ -7,6 +7,7 @@ use super::{
     Member, Namespace, Voter,
 };
 use crate::dynamo::key::{NamespaceId, NodeId, PartitionCount};
+use crate::dynamo::object::siblings_max_bytes;
 use crate::dynamo::quorum::Level;
 
 /// What a cluster is made of.
@@ -109,6 +110,10 @@ impl Document {
             sloppy: false,
         };
         namespace.validate()?;
+        let (asked, most) = (new.value_max_bytes, siblings_max_bytes(n));
+        if asked as usize > most {
+            return Err(DocumentError::ValueTooLarge { name: namespace.name, n, asked, most });
+        }
         let mut successor = self.successor();
         successor.namespaces.push(namespace);
         successor.next_namespace += 1;

@@ -1,0 +1,215 @@
+//! Counts what clients send and are sent, in the node's memory, while it is on its way.
+//!
+//! A message of a client is complete before a handler sees it, and one that comes slowly would hold
+//! what has come for as long as it likes; an answer waits in the connection until its client reads
+//! it. So the bodies themselves are wrapped:
+//!
+//! ```text
+//!   request  ─ Arriving ─► charged as it comes, refused if there is no room or no end ─► handler
+//!   answer   ◄─ Leaving ── charged until HTTP/2 has taken it ◄─ handler (large ones: charged there)
+//! ```
+//!
+//! The wrappers stand inside the boxes that tonic makes anyway, and small messages are not charged,
+//! so that the common request pays for a comparison.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Sleep, sleep};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+use tonic::codegen::{Body as HttpBody, Service};
+use tonic::server::NamedService;
+
+use super::status;
+use crate::error::RequestError;
+use crate::limits::budget::{Budget, Charge, Kind, SMALL_BYTES};
+
+/// The memory of a large answer, among the extensions of its response.
+#[derive(Clone, Debug)]
+pub struct ReplyCharge(pub Arc<Charge>);
+
+/// What the bodies of all requests share.
+#[derive(Debug)]
+struct Meter {
+    budget: Arc<Budget>,
+    /// How long a message may take to arrive.
+    patience: Duration,
+    /// The node's name, for error messages.
+    node: String,
+}
+
+/// A gRPC service whose messages are counted.
+#[derive(Clone, Debug)]
+pub struct Metered<S> {
+    service: S,
+    meter: Arc<Meter>,
+}
+
+impl<S> Metered<S> {
+    /// Counts the messages of `service` in `budget`, and gives each `patience` to arrive; `node`
+    /// is this node's name.
+    pub fn new(service: S, budget: Arc<Budget>, patience: Duration, node: String) -> Self {
+        Self { service, meter: Arc::new(Meter { budget, patience, node }) }
+    }
+}
+
+impl<S: NamedService> NamedService for Metered<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Metered<S>
+where
+    S: Service<Request<Arriving<Body>>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Unpin,
+{
+    type Response = Response<Leaving<Body>>;
+    type Error = Infallible;
+    type Future = Answering<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let meter = self.meter.clone();
+        let request =
+            request.map(|body| Arriving { body, meter, seen: 0, charge: None, ends: None });
+        Answering { answer: self.service.call(request), budget: self.meter.budget.clone() }
+    }
+}
+
+/// An answer that is being made.
+#[derive(Debug)]
+pub struct Answering<F> {
+    answer: F,
+    budget: Arc<Budget>,
+}
+
+impl<F> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>> + Unpin,
+{
+    type Output = Result<Response<Leaving<Body>>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Ok(mut response) = ready!(Pin::new(&mut self.answer).poll(cx));
+        let whole = response.extensions_mut().remove::<ReplyCharge>();
+        let budget = self.budget.clone();
+        Poll::Ready(Ok(response.map(|body| Leaving { body, budget, whole, frame: None })))
+    }
+}
+
+/// The body of a request.
+#[derive(Debug)]
+pub struct Arriving<B> {
+    body: B,
+    meter: Arc<Meter>,
+    seen: usize,
+    charge: Option<Charge>,
+    /// When it must have come; set when it has to be waited for.
+    ends: Option<Pin<Box<Sleep>>>,
+}
+
+impl<B> Arriving<B> {
+    fn count(&mut self, bytes: usize) -> Result<(), RequestError> {
+        self.seen += bytes;
+        match &mut self.charge {
+            Some(charge) => charge.grow(bytes),
+            None if self.seen < SMALL_BYTES => Ok(()),
+            None => {
+                self.charge = Some(self.meter.budget.take(Kind::Receiving, self.seen)?);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl<B> HttpBody for Arriving<B>
+where
+    B: HttpBody<Data = Bytes, Error = Status> + Unpin,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if polled.is_pending() {
+            let patience = this.meter.patience;
+            let ends = this.ends.get_or_insert_with(|| Box::pin(sleep(patience)));
+            ready!(ends.as_mut().poll(cx));
+            let waiting_for = "the request arrived".to_owned();
+            let late = RequestError::Timeout { waiting_for };
+            return Poll::Ready(Some(Err(status::of_unread(&late, &this.meter.node))));
+        }
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+            && let Err(full) = this.count(data.len())
+        {
+            this.charge = None;
+            return Poll::Ready(Some(Err(status::of_unread(&full, &this.meter.node))));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub struct Leaving<B> {
+    body: B,
+    budget: Arc<Budget>,
+    /// Of the whole answer, if its handler took it.
+    whole: Option<ReplyCharge>,
+    /// Of the frame that HTTP/2 is sending: it asks for the next when it has.
+    frame: Option<Charge>,
+}
+
+impl<B> HttpBody for Leaving<B>
+where
+    B: HttpBody<Data = Bytes, Error = Status> + Unpin,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        this.frame = None;
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if let (Poll::Ready(Some(Ok(frame))), None) = (&polled, &this.whole)
+            && let Some(data) = frame.data_ref()
+            && data.len() >= SMALL_BYTES
+        {
+            this.frame = Some(this.budget.take_anyway(Kind::Replies, data.len()));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,102 @@
+//! Who asks for more than a node has is refused, told why, and harms nobody else.
+
+use std::io::Read as _;
+use std::net::TcpStream;
+
+use quorate_proto::v1::PutRequest;
+use quorate_proto::v1::error_detail::{Kind, Outcome};
+use quorate_tests::{Cluster, Node, until};
+use tonic::Status;
+
+use super::grpc::{detail, kv};
+
+/// Of which a twelfth is more than clients may send at once.
+const MEMORY: &str = "cache_bytes = 67108864\nmemory_max_bytes = 251658240\n\
+                      message_max_bytes = 67108864";
+
+/// One node with these lines in its configuration, and a namespace.
+fn node_with(lines: &str, namespace: &str) -> Cluster {
+    let mut cluster = Cluster::uninitialised(1);
+    cluster.node(1).configure(lines);
+    cluster.form(16);
+    cluster.cli().line(&format!("namespace create {namespace} --n 1")).ok();
+    cluster
+}
+
+/// The value of a metric without labels.
+fn metric(node: &Node, name: &str) -> Option<f64> {
+    let (_, page) = node.page("/metrics")?;
+    let row = page.lines().find(|line| line.starts_with(&format!("{name} ")))?;
+    row.rsplit_once(' ')?.1.parse().ok()
+}
+
+/// How a node refuses a put of so much.
+async fn refusal(node: &Node, value: Vec<u8>) -> Status {
+    let (namespace, key) = ("big".to_owned(), "huge".into());
+    let put = PutRequest { namespace, key, value: value.into(), ..PutRequest::default() };
+    kv(node).await.put(put).await.expect_err("there is no room for it")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_for_which_there_is_no_memory_is_refused_and_others_are_not() {
+    let cluster = node_with(MEMORY, "big --value-max-bytes 50331648");
+    let (cli, node) = (cluster.cli(), &cluster.nodes()[0]);
+    cli.line("put big small hello").ok();
+    let huge = vec![b'x'; 44 << 20];
+    let put = ["--timeout", "20s", "put", "big", "huge", "-"];
+    let refused = cli.run_with(["--timeout", "3s", "put", "big", "huge", "-"], &huge);
+    refused.fails_with(&["node-1", "the node's memory for receiving is full", "try again"]);
+    let told = detail(&refusal(node, huge.clone()).await);
+    assert_eq!((told.kind(), told.outcome()), (Kind::Overloaded, Outcome::Unread));
+    assert!(told.retry_after_ms > 0 && told.node == "node-1", "{told:?}");
+    assert_eq!(cli.line("get big small").ok().text(), "hello\n");
+    cli.line("get big huge").exits(1);
+    until("the refusal is counted", || {
+        (metric(node, "quorate_memory_refused")? >= 1.0).then_some(())
+    });
+    // There is room for a smaller one, and what was refused is given back.
+    cli.run_with(put, &huge[..20 << 20]).ok();
+    assert_eq!(cli.line("get big huge").ok().text().len(), (20 << 20) + 1);
+    until("nothing is held any more", || {
+        let (_, page) = node.page("/metrics")?;
+        let mut held = page.lines().filter(|line| line.starts_with("quorate_memory_bytes{"));
+        held.all(|line| line.contains("engine") || line.ends_with(" 0")).then_some(())
+    });
+}
+
+#[test]
+fn connections_over_the_limit_are_closed_and_those_within_it_served() {
+    let cluster = node_with("connections_max = 3", "users");
+    let node = &cluster.nodes()[0];
+    cluster.cli().line("put users alice hello").ok();
+    // Silent ones, which hold their places until they are closed.
+    let idle: Vec<_> = until("three connections stand", || {
+        let idle: Vec<_> =
+            (0..3).filter_map(|_| TcpStream::connect(node.client_address()).ok()).collect();
+        (metric(node, "quorate_connections")? >= 3.0).then_some(idle)
+    });
+    let refused = cluster.cli().line("--timeout 2s get users alice");
+    refused.fails_with(&["127.0.0.1:"]);
+    until("the refusal is counted", || {
+        (metric(node, "quorate_connections_refused_total")? >= 1.0).then_some(())
+    });
+    let mut over = TcpStream::connect(node.client_address()).expect("the port listens");
+    assert_eq!(over.read(&mut [0; 1]).unwrap_or(0), 0, "it is closed, and told nothing");
+    drop(idle);
+    until("there is a place again", || {
+        let got = cluster.cli().line("--timeout 2s get users alice");
+        (got.text() == "hello\n").then_some(())
+    });
+}
+
+#[test]
+fn values_and_batches_over_their_limit_are_refused_by_name() {
+    let cluster = node_with("", "tiny --value-max-bytes 10");
+    let cli = cluster.cli();
+    cli.line("put tiny key 0123456789").ok();
+    let over = cli.line("put tiny other 0123456789a");
+    over.fails_with(&["11 bytes", "10", "tiny"]);
+    cli.line("get tiny other").exits(1);
+    let key = "k".repeat(4097);
+    cli.line(&format!("put tiny {key} x")).fails_with(&["4096"]);
+}
