@@ -14,7 +14,7 @@ use quorate_proto::v1::{self, error_detail::Kind};
 use tokio::sync::Mutex;
 
 use crate::{
-    connection::Connection,
+    connection::{Calling, Connection},
     error::{Error, ErrorKind, Reach},
     namespace::Namespace,
     options::NamespaceSpec,
@@ -34,6 +34,8 @@ pub struct ClientConfig {
     pub timeout: Duration,
     /// TLS with every node; none: without.
     pub tls: Option<TlsConfig>,
+    /// Names every request of the client in the nodes' log lines: 1 to 64 visible ASCII characters.
+    pub request_id: Option<String>,
 }
 
 impl ClientConfig {
@@ -45,9 +47,10 @@ impl ClientConfig {
 }
 
 impl Default for ClientConfig {
-    /// No endpoints, no TLS, and 5 s: as long as a server takes at most by default.
+    /// No endpoints, no TLS, no id, and 5 s: as long as a server takes at most by default.
     fn default() -> Self {
-        Self { endpoints: Vec::new(), timeout: Duration::from_secs(5), tls: None }
+        let timeout = Duration::from_secs(5);
+        Self { endpoints: Vec::new(), timeout, tls: None, request_id: None }
     }
 }
 
@@ -68,21 +71,22 @@ impl Client {
     /// Learns the topology from the first endpoint that answers, in turn, within the timeout.
     pub async fn connect(config: ClientConfig) -> Result<Self, Error> {
         let deadline = Deadline::after(config.timeout);
-        let ClientConfig { endpoints, timeout, tls } = config;
-        let seed = |address: &String| Connection::new(address, address, tls.as_ref());
+        let ClientConfig { endpoints, timeout, tls, request_id } = config;
+        let calling = Calling::new(tls, request_id)?;
+        let seed = |address: &String| Connection::new(address, address, &calling);
         let seeds = endpoints.iter().map(seed).collect::<Result<Vec<_>, _>>()?;
         let (mut reasons, mut advice) = (Vec::new(), None);
         for (at, node) in seeds.iter().enumerate() {
             let limit = deadline.remaining() / (seeds.len() - at) as u32;
             match learn(node, limit)
                 .await
-                .and_then(|topology| Routes::new(topology, &seeds, tls.as_ref()))
+                .and_then(|topology| Routes::new(topology, &seeds, &calling))
             {
                 Ok(routes) => {
-                    return Ok(Self(Arc::new(Shared::new(timeout, tls, seeds, routes))));
+                    return Ok(Self(Arc::new(Shared::new(timeout, calling, seeds, routes))));
                 }
                 Err(error) => {
-                    let error = if tls.is_some() { error.after_handshake() } else { error };
+                    let error = if calling.tls.is_some() { error.after_handshake() } else { error };
                     advice = error.advice();
                     reasons.push(format!("{}: {}", node.address, error.message()));
                 }
@@ -180,7 +184,7 @@ impl fmt::Debug for Client {
 /// What all clones of a client share.
 pub(crate) struct Shared {
     timeout: Duration,
-    tls: Option<TlsConfig>,
+    calling: Calling,
     seeds: Vec<Arc<Connection>>,
     routes: ArcSwap<Routes>,
     /// When the last refresh began. Held while one runs, so that those who find the topology
@@ -202,13 +206,13 @@ impl Shared {
 
     fn new(
         timeout: Duration,
-        tls: Option<TlsConfig>,
+        calling: Calling,
         seeds: Vec<Arc<Connection>>,
         routes: Routes,
     ) -> Self {
         Self {
             timeout,
-            tls,
+            calling,
             seeds,
             routes: ArcSwap::from_pointee(routes),
             refreshed: Mutex::new(Instant::now()),
@@ -435,7 +439,7 @@ impl Shared {
         }
         if topology.version >= routes.topology.version {
             let known = [&self.seeds[..], &routes.nodes].concat();
-            let routes = Routes::new(Arc::clone(&topology), &known, self.tls.as_ref())?;
+            let routes = Routes::new(Arc::clone(&topology), &known, &self.calling)?;
             self.routes.store(Arc::new(routes));
         }
         Ok(topology)

@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -17,7 +18,14 @@ use arc_swap::ArcSwapOption;
 use quorate_proto::v1::{
     DescribeReply, DescribeRequest, cluster_client::ClusterClient, kv_client::KvClient,
 };
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    body::Body,
+    codegen::{
+        Service,
+        http::{HeaderValue, Request},
+    },
+    transport::{Channel, Endpoint},
+};
 
 use crate::{
     error::{Error, ErrorKind, Reach},
@@ -35,6 +43,11 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
 /// 100 siblings of the largest value fit many times over.
 const REPLY_MAX_BYTES: usize = 1 << 30;
+
+/// Nodes show it in their lines about the request.
+const REQUEST_ID_HEADER: &str = "x-request-id";
+/// What nodes accept.
+const REQUEST_ID_MAX_BYTES: usize = 64;
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_DOUBLINGS_MAX: u32 = 4;
@@ -61,24 +74,72 @@ impl Opening {
     }
 }
 
+/// How nodes are called.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Calling {
+    /// TLS with every node; none: without.
+    pub(crate) tls: Option<TlsConfig>,
+    request_id: Option<HeaderValue>,
+}
+
+impl Calling {
+    /// With the id that every request carries, if there is one: 1 to 64 visible ASCII characters.
+    pub(crate) fn new(tls: Option<TlsConfig>, request_id: Option<String>) -> Result<Self, Error> {
+        let header = |id: String| {
+            let sound = (1..=REQUEST_ID_MAX_BYTES).contains(&id.len())
+                && id.bytes().all(|byte| byte.is_ascii_graphic());
+            let refused = || {
+                let message = format!(
+                    "{id:?} is no request id: 1 to {REQUEST_ID_MAX_BYTES} visible ASCII characters"
+                );
+                Error::new(ErrorKind::Invalid, message)
+            };
+            let value = sound.then(|| HeaderValue::from_str(&id).ok()).flatten();
+            value.ok_or_else(refused)
+        };
+        Ok(Self { tls, request_id: request_id.map(header).transpose()? })
+    }
+}
+
+/// A channel that names the requests on it, if they have a name.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    channel: Channel,
+    request_id: Option<HeaderValue>,
+}
+
+impl Service<Request<Body>> for Named {
+    type Response = <Channel as Service<Request<Body>>>::Response;
+    type Error = <Channel as Service<Request<Body>>>::Error;
+    type Future = <Channel as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.channel.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if let Some(id) = &self.request_id {
+            request.headers_mut().insert(REQUEST_ID_HEADER, id.clone());
+        }
+        self.channel.call(request)
+    }
+}
+
 /// The way to one node.
 #[derive(Debug)]
 pub(crate) struct Connection {
     /// The node's name; its address as long as the name is unknown.
     pub(crate) name: String,
     pub(crate) address: String,
-    channel: Channel,
+    channel: Named,
     opening: ArcSwapOption<Opening>,
     health: Health,
 }
 
 impl Connection {
     /// Prepares a connection to `address`, which is HOST:PORT; the first call makes it.
-    pub(crate) fn new(
-        name: &str,
-        address: &str,
-        tls: Option<&TlsConfig>,
-    ) -> Result<Arc<Self>, Error> {
+    pub(crate) fn new(name: &str, address: &str, calling: &Calling) -> Result<Arc<Self>, Error> {
+        let tls = calling.tls.as_ref();
         let scheme = if tls.is_some() { "https" } else { "http" };
         let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(|error| {
             let message = format!("{address:?} is no HOST:PORT: {error}");
@@ -97,6 +158,7 @@ impl Connection {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .connect_lazy();
+        let channel = Named { channel, request_id: calling.request_id.clone() };
         Ok(Arc::new(Self {
             name: name.to_owned(),
             address: address.to_owned(),
@@ -117,11 +179,11 @@ impl Connection {
         })
     }
 
-    pub(crate) fn kv(&self) -> KvClient<Channel> {
+    pub(crate) fn kv(&self) -> KvClient<Named> {
         KvClient::new(self.channel.clone()).max_decoding_message_size(REPLY_MAX_BYTES)
     }
 
-    pub(crate) fn cluster(&self) -> ClusterClient<Channel> {
+    pub(crate) fn cluster(&self) -> ClusterClient<Named> {
         ClusterClient::new(self.channel.clone()).max_decoding_message_size(REPLY_MAX_BYTES)
     }
 
@@ -259,7 +321,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_must_be_one() {
-        let error = Connection::new("n1", "not an address", None).unwrap_err();
+        let error = Connection::new("n1", "not an address", &Calling::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
     }
 }

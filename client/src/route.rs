@@ -14,9 +14,8 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::{
-    connection::Connection,
+    connection::{Calling, Connection},
     error::{Error, Reach},
-    tls::TlsConfig,
     topology::Topology,
 };
 
@@ -49,14 +48,14 @@ impl Routes {
     pub(crate) fn new(
         topology: Arc<Topology>,
         connections: &[Arc<Connection>],
-        tls: Option<&TlsConfig>,
+        calling: &Calling,
     ) -> Result<Self, Error> {
         let present: HashMap<&str, &Arc<Connection>> =
             connections.iter().map(|node| (node.address.as_str(), node)).collect();
         let connection = |member: &crate::Member| match present.get(&*member.client_address) {
             Some(node) if node.name == member.name => Ok(Arc::clone(node)),
             Some(node) => Ok(node.renamed(&member.name)),
-            None => Connection::new(&member.name, &member.client_address, tls),
+            None => Connection::new(&member.name, &member.client_address, calling),
         };
         let nodes = topology.members.iter().map(connection).collect::<Result<_, _>>()?;
         Ok(Self { topology, nodes, learnt: Instant::now() })

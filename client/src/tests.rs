@@ -10,7 +10,7 @@ use tokio::{io::AsyncReadExt as _, net::TcpListener};
 use crate::{
     Client, ClientConfig, DeleteOptions, Deleted, ErrorKind, GetOptions, Namespace, NamespaceSpec,
     PutOptions, Retry, ScanOptions, UpdateOptions, Updated, WriteError,
-    connection::Connection,
+    connection::{Calling, Connection},
     error::Reach,
     fake::{Act, Asked, Fakes, NAMESPACE, NOW_MS, OPENING},
 };
@@ -331,7 +331,7 @@ async fn a_dead_endpoint_was_not_sent_to_and_a_broken_one_was() {
         let (mut socket, _) = listener.accept().await.unwrap();
         socket.read_exact(&mut [0; 60]).await.unwrap();
     });
-    let node = Connection::new("n1", &address, None).unwrap();
+    let node = Connection::new("n1", &address, &Calling::default()).unwrap();
     let error = node.describe(SECOND).await.unwrap_err();
     assert_eq!(error.reach(), Reach::Lost, "{error}");
     slam.await.unwrap();

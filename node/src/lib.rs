@@ -27,5 +27,6 @@ pub mod standing;
 pub mod storage;
 pub mod tasks;
 pub mod telemetry;
+pub mod trace;
 pub mod transport;
 pub mod vnode;

@@ -16,6 +16,7 @@ mod store;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -472,6 +473,7 @@ fn service_parts(
         metrics,
         capacity,
         message_max_bytes: config.message_max_bytes as usize,
+        requests: AtomicU64::new(0),
         timeouts: Timeouts {
             default: Duration::from_millis(config.request_timeout_ms),
             longest: Duration::from_millis(config.request_timeout_max_ms),

@@ -153,6 +153,7 @@ impl SimCluster {
             capacity: running.capacity.clone(),
             timeouts: Timeouts { default, longest },
             message_max_bytes: 16 << 20,
+            requests: Default::default(),
         })))
     }
 

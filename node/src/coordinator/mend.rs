@@ -28,6 +28,7 @@ use crate::dynamo::object::Object;
 use crate::dynamo::quorum::{Cause, Failure};
 use crate::dynamo::standing::Standing;
 use crate::error::RequestError;
+use crate::trace::{Trace, hashed};
 
 /// How long a record is left alone after it could not be mended: reads of a busy key must not make
 /// its other owners answer twice for as long as one of them is away.
@@ -52,19 +53,19 @@ impl Coordinator {
                 continue;
             }
             let (coordinator, target, node) = (self.clone(), target.clone(), failure.node);
-            tokio::spawn(async move {
+            tokio::spawn(Trace::current().run(async move {
                 let deadline = Instant::now() + REPAIR_TIMEOUT;
                 if let Err(error) = coordinator.mend(&target, node, IfAbsent::Keep, deadline).await
                 {
-                    let hash = target.address.hash().0;
-                    tracing::warn!(%node, key_hash = format_args!("{hash:016x}"), %error, "a damaged record stays");
+                    let key_hash = hashed(target.address.hash().0);
+                    tracing::warn!(%node, key_hash, %error, "a damaged record stays");
                     sleep(AGAIN_AFTER).await;
                 }
                 let mut mending =
                     coordinator.mending.lock().unwrap_or_else(PoisonError::into_inner);
                 mending.remove(&place);
                 drop(permit);
-            });
+            }));
         }
     }
 

@@ -23,6 +23,7 @@ use crate::dynamo::read::{Digester, Effect, ReadOp, ReadPlan, Repair};
 use crate::dynamo::standing::Standing;
 use crate::error::RequestError;
 use crate::limits::budget::{Budget, Kind};
+use crate::trace::Trace;
 use crate::transport::{ForwardGet, Held, PeerError, Read, Replicate, Reply, Request};
 use crate::vnode::{Address, Merge};
 
@@ -299,12 +300,12 @@ impl Coordinator {
             let Ok(permit) = self.repairs.clone().try_acquire_owned() else { return };
             let deadline = Instant::now() + super::REPAIR_TIMEOUT;
             let repair = self.send_object(target, repair.clone(), node, deadline);
-            tokio::spawn(async move {
+            tokio::spawn(Trace::current().run(async move {
                 if let (node, Heard::Failed(cause)) = repair.await {
                     tracing::debug!(%node, %cause, "a read repair failed");
                 }
                 drop(permit);
-            });
+            }));
         }
     }
 }

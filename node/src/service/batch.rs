@@ -24,7 +24,8 @@ use crate::dynamo::key::{Key, NodeId};
 use crate::dynamo::operation::OperationId;
 use crate::error::{RequestError, WriteError};
 use crate::limits::budget::{Budget, Kind};
-use crate::telemetry::{Operation, OutcomeLabel};
+use crate::telemetry::Operation;
+use crate::trace::Trace;
 use crate::transport::WriteResult;
 
 /// The most entries of a batch: past some hundred, more of them save nothing further, and one
@@ -37,7 +38,7 @@ const BYTES_MAX: usize = 4 << 20;
 /// So many entries weigh as much as one request by itself: of both, most is the cost per request.
 const ENTRIES_PER_PERMIT: usize = 16;
 
-/// Reads many keys.
+/// Reads many keys. Of a batch that failed in part, metrics and lines tell the first failure.
 pub(super) async fn get(
     node: &NodeParts,
     message: v1::BatchGetRequest,
@@ -50,8 +51,7 @@ pub(super) async fn get(
         (Err(error), _) | (_, Err(error)) => Err(error),
     };
     let failed = result.as_ref().map(|results| results.iter().find_map(|r| r.as_ref().err()));
-    let outcome = outcome(failed);
-    node.metrics.request(Operation::BatchGet, outcome, started.elapsed());
+    node.ended(Operation::BatchGet, started, failed.unwrap_or_else(Some));
     let results = result.map_err(|error| status::of_request(&error, &node.name))?;
     let message = |result| {
         use v1::batch_get_result::Result as Message;
@@ -85,23 +85,18 @@ pub(super) async fn put(
     let result = match (batch, node.capacity.concurrency.enter_for(weight)) {
         (Ok(batch), Ok(permits)) => {
             let coordinator = node.coordinator.clone();
-            let running = tokio::spawn(async move {
+            let running = tokio::spawn(Trace::current().run(async move {
                 let result = coordinator.put_batch(batch).await;
                 drop(permits);
                 result
-            });
+            }));
             running.await.unwrap_or_else(|end| std::panic::resume_unwind(end.into_panic()))
         }
         (Err(error), _) | (_, Err(error)) => Err(error),
     };
-    let first = |outcomes: &'_ Vec<Result<_, WriteError>>| {
-        outcomes
-            .iter()
-            .find_map(|outcome| outcome.as_ref().err().map(|failed| failed.error.clone()))
-    };
-    let failed = result.as_ref().map(first);
-    let outcome = outcome(failed.as_ref().map(Option::as_ref).map_err(|error| *error));
-    node.metrics.request(Operation::BatchPut, outcome, started.elapsed());
+    let failed = result.as_ref().map(|outcomes| outcomes.iter().find_map(|o| o.as_ref().err()));
+    let failed = failed.map(|failed| failed.map(|failed| &failed.error));
+    node.ended(Operation::BatchPut, started, failed.unwrap_or_else(Some));
     let outcomes = result.or_else(|error| refused(node, error, &named))?;
     let message = |outcome| {
         use v1::batch_put_result::Result as Message;
@@ -126,14 +121,6 @@ fn refused(
     }
     let each = |&doubtful: &_| Err(WriteError::at_the_door(doubtful, error.clone()));
     Ok(named.iter().map(each).collect())
-}
-
-/// A batch's label: that of the call's error, else of the first key that failed.
-fn outcome(failed: Result<Option<&RequestError>, &RequestError>) -> OutcomeLabel {
-    match failed {
-        Ok(None) => OutcomeLabel::Ok,
-        Ok(Some(error)) | Err(error) => OutcomeLabel::from(error),
-    }
 }
 
 fn weight(entries: usize) -> usize {

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures::stream::{self, Stream, StreamExt as _};
@@ -11,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::deadline::Timeouts;
 use super::metered::ReplyCharge;
+use super::traced::Asked;
 use super::{batch, status};
 use crate::coordinator::{Coordinator, Get, Put, ReadAnswer, ScanCursor, ScanRequest, binding};
 use crate::dynamo::context::Context;
@@ -22,7 +24,8 @@ use crate::error::{RequestError, WriteError};
 use crate::limits::Capacity;
 use crate::limits::budget::{Budget, Kind, SMALL_BYTES};
 use crate::limits::concurrency::Permit;
-use crate::telemetry::{Metrics, Operation, OutcomeLabel};
+use crate::telemetry::{Metrics, Operation};
+use crate::trace::Trace;
 use crate::transport::WriteResult;
 
 /// How long a scan looks for a live key before it says how far it is: well within any timeout.
@@ -48,6 +51,8 @@ pub struct NodeParts {
     pub timeouts: Timeouts,
     /// The largest message that a client may send, in bytes.
     pub message_max_bytes: usize,
+    /// How many requests were given an id here.
+    pub requests: AtomicU64,
 }
 
 type ScanStream = Pin<Box<dyn Stream<Item = Result<v1::ScanReply, Status>> + Send>>;
@@ -56,6 +61,27 @@ impl KvService {
     /// Handlers of one node.
     pub fn new(node: Arc<NodeParts>) -> Self {
         Self { node }
+    }
+
+    async fn read(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::GetReply>, Status> {
+        let started = Instant::now();
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
+        let permit = self.node.capacity.concurrency.enter();
+        let result = match (get_of(request.into_inner(), timeout), permit) {
+            (Ok(get), Ok(_permit)) => self.node.coordinator.get(get).await,
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        };
+        self.node.ended(Operation::Get, started, result.as_ref().err());
+        let budget = &self.node.capacity.budget;
+        let answer = result.and_then(|answer| {
+            let reply = get_reply(answer);
+            let bytes = value_bytes(&reply);
+            reply_with_its_memory(budget, reply, bytes)
+        });
+        answer.map_err(|error| status::of_request(&error, &self.node.name))
     }
 
     /// Runs a write. One that is refused at the door was not applied, unless an earlier request
@@ -74,8 +100,7 @@ impl KvService {
             (Ok(put), Ok(permit)) => self.run(put, permit).await,
             (Err(error), _) | (_, Err(error)) => Err(WriteError::at_the_door(doubtful, error)),
         };
-        let outcome = OutcomeLabel::of(&result.as_ref().map_err(|failed| failed.error.clone()));
-        self.node.metrics.request(operation, outcome, started.elapsed());
+        self.node.ended(operation, started, result.as_ref().err().map(|failed| &failed.error));
         result.map_err(|error| status::of_write(&error, &self.node.name))
     }
 
@@ -83,11 +108,11 @@ impl KvService {
     /// are to have it.
     async fn run(&self, put: Put, permit: Permit) -> Result<WriteResult, WriteError> {
         let coordinator = self.node.coordinator.clone();
-        let running = tokio::spawn(async move {
+        let running = tokio::spawn(Trace::current().run(async move {
             let result = coordinator.put(put).await;
             drop(permit);
             result
-        });
+        }));
         match running.await {
             Ok(result) => result,
             Err(ended) => std::panic::resume_unwind(ended.into_panic()),
@@ -103,22 +128,9 @@ impl Kv for KvService {
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetReply>, Status> {
-        let started = Instant::now();
-        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
-        let permit = self.node.capacity.concurrency.enter();
-        let result = match (get_of(request.into_inner(), timeout), permit) {
-            (Ok(get), Ok(_permit)) => self.node.coordinator.get(get).await,
-            (Err(error), _) | (_, Err(error)) => Err(error),
-        };
-        let outcome = OutcomeLabel::of(&result);
-        self.node.metrics.request(Operation::Get, outcome, started.elapsed());
-        let budget = &self.node.capacity.budget;
-        let answer = result.and_then(|answer| {
-            let reply = get_reply(answer);
-            let bytes = value_bytes(&reply);
-            reply_with_its_memory(budget, reply, bytes)
-        });
-        answer.map_err(|error| status::of_request(&error, &self.node.name))
+        let asked = Asked::key(&request.get_ref().namespace, &request.get_ref().key);
+        let trace = self.node.trace(Operation::Get, request.metadata(), asked);
+        trace.run(self.read(request)).await
     }
 
     async fn put(
@@ -126,10 +138,12 @@ impl Kv for KvService {
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutReply>, Status> {
         let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
+        let asked = Asked::key(&request.get_ref().namespace, &request.get_ref().key);
+        let trace = self.node.trace(Operation::Put, request.metadata(), asked);
         let message = request.into_inner();
         let doubtful = doubtful(message.operation_id.as_ref(), message.fresh);
         let put = put_of(message, timeout, &self.node.capacity.budget);
-        let written = self.write(put, doubtful).await?;
+        let written = trace.run(self.write(put, doubtful)).await?;
         Ok(Response::new(put_reply(written)))
     }
 
@@ -138,9 +152,11 @@ impl Kv for KvService {
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteReply>, Status> {
         let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
+        let asked = Asked::key(&request.get_ref().namespace, &request.get_ref().key);
+        let trace = self.node.trace(Operation::Delete, request.metadata(), asked);
         let message = request.into_inner();
         let doubtful = doubtful(message.operation_id.as_ref(), message.fresh);
-        let written = self.write(delete_of(message, timeout), doubtful).await?;
+        let written = trace.run(self.write(delete_of(message, timeout), doubtful)).await?;
         let v1::PutReply { context, siblings, receipt } = put_reply(written);
         Ok(Response::new(v1::DeleteReply { context, siblings, receipt }))
     }
@@ -150,7 +166,9 @@ impl Kv for KvService {
         request: Request<v1::BatchGetRequest>,
     ) -> Result<Response<v1::BatchGetReply>, Status> {
         let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
-        batch::get(&self.node, request.into_inner(), timeout).await
+        let asked = Asked::keys(&request.get_ref().namespace, request.get_ref().keys.len());
+        let trace = self.node.trace(Operation::BatchGet, request.metadata(), asked);
+        trace.run(batch::get(&self.node, request.into_inner(), timeout)).await
     }
 
     async fn batch_put(
@@ -158,7 +176,10 @@ impl Kv for KvService {
         request: Request<v1::BatchPutRequest>,
     ) -> Result<Response<v1::BatchPutReply>, Status> {
         let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
-        batch::put(&self.node, request.into_inner(), timeout).await.map(Response::new)
+        let asked = Asked::keys(&request.get_ref().namespace, request.get_ref().entries.len());
+        let trace = self.node.trace(Operation::BatchPut, request.metadata(), asked);
+        let put = batch::put(&self.node, request.into_inner(), timeout);
+        trace.run(put).await.map(Response::new)
     }
 
     async fn scan(
@@ -166,6 +187,8 @@ impl Kv for KvService {
         request: Request<v1::ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
         let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
+        let asked = Asked::scan(&request.get_ref().namespace);
+        let trace = self.node.trace(Operation::Scan, request.metadata(), asked);
         let message = request.into_inner();
         let status = |error: RequestError| status::of_request(&error, &self.node.name);
         let scan = ScanRequest {
@@ -174,11 +197,12 @@ impl Kv for KvService {
             r: super::level(message.r).map_err(status)?,
             timeout,
         };
-        let cursor =
-            self.node.coordinator.scan_from(&scan, message.cursor).await.map_err(status)?;
+        let from = self.node.coordinator.scan_from(&scan, message.cursor);
+        let cursor = trace.clone().run(from).await.map_err(status)?;
         let left = if message.limit == 0 { u64::MAX } else { message.limit };
         let walk = ScanWalk { node: self.node.clone(), scan, next: Some(cursor), left };
-        let parts = stream::try_unfold(walk, ScanWalk::step);
+        let step = move |walk: ScanWalk| trace.clone().run(walk.step());
+        let parts = stream::try_unfold(walk, step);
         Ok(Response::new(parts.boxed()))
     }
 }
@@ -201,8 +225,7 @@ impl ScanWalk {
         while let Some(cursor) = self.next.take() {
             let started = Instant::now();
             let result = self.page(cursor).await;
-            let outcome = OutcomeLabel::of(&result);
-            self.node.metrics.request(Operation::Scan, outcome, started.elapsed());
+            self.node.ended(Operation::Scan, started, result.as_ref().err());
             let page = result.map_err(|error| status::of_request(&error, &self.node.name))?;
             if !page.items.is_empty() || begun.elapsed() >= QUIET {
                 return Ok(Some((page, self)));

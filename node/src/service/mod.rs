@@ -10,6 +10,7 @@ pub mod kv;
 pub mod metered;
 pub mod peer;
 pub mod status;
+mod traced;
 
 use quorate_proto::v1;
 

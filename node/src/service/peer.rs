@@ -7,6 +7,7 @@ use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
 use tokio::time::{Instant, timeout};
 
+use super::traced::{ended, trace_of_peer};
 use crate::cluster::view::View;
 use crate::coordinator::Coordinator;
 use crate::dynamo::format::EncodedObject;
@@ -17,7 +18,8 @@ use crate::dynamo::standing::Standing;
 use crate::error::{RequestError, WriteError};
 use crate::limits::budget::Kind;
 use crate::shard::{Page, PageRange};
-use crate::telemetry::{Metrics, Operation, OutcomeLabel};
+use crate::telemetry::{Metrics, Operation};
+use crate::trace::Trace;
 use crate::transport::{
     GetResult, Handler, Held, Read, Replicate, Reply, Request, ScanPage, ScanPageReply,
     first_fitting,
@@ -42,10 +44,14 @@ impl PeerHandler {
 impl Handler for PeerHandler {
     fn handle(&self, from: NodeId, request: Request, wait: Duration) -> BoxFuture<'static, Reply> {
         let shared = self.0.clone();
-        async move {
+        let operation = operation_of(&request);
+        let trace = match operation {
+            Some(operation) => trace_of_peer(&shared.coordinator, from, operation, &request),
+            None => Trace::off(),
+        };
+        let answering = async move {
             let started = Instant::now();
-            let operation = operation_of(&request);
-            let reply = match timeout(wait, shared.answer(from, request, wait)).await {
+            let reply = match timeout(wait, shared.answer(request, wait)).await {
                 Ok(reply) => reply,
                 Err(_) => {
                     let waiting_for = "running the request of another node".to_owned();
@@ -53,11 +59,11 @@ impl Handler for PeerHandler {
                 }
             };
             if let Some(operation) = operation {
-                shared.metrics.request(operation, outcome_of(&reply), started.elapsed());
+                ended(&shared.metrics, operation, started, failure_of(&reply));
             }
             reply
-        }
-        .boxed()
+        };
+        trace.run(answering).boxed()
     }
 
     fn metadata_version(&self) -> u64 {
@@ -79,7 +85,7 @@ impl Handler for PeerHandler {
 }
 
 impl Shared {
-    async fn answer(&self, _from: NodeId, request: Request, wait: Duration) -> Reply {
+    async fn answer(&self, request: Request, wait: Duration) -> Reply {
         let cluster = self.coordinator.cluster();
         let answered = match request {
             Request::Replicate(replicate) => self.replicate(replicate, wait).await,
@@ -287,11 +293,9 @@ fn operation_of(request: &Request) -> Option<Operation> {
     }
 }
 
-fn outcome_of(reply: &Reply) -> OutcomeLabel {
+fn failure_of(reply: &Reply) -> Option<&RequestError> {
     match reply {
-        Reply::Failed(error) | Reply::WriteFailed(WriteError { error, .. }) => {
-            OutcomeLabel::of::<()>(&Err(error.clone()))
-        }
-        _ => OutcomeLabel::of::<()>(&Ok(())),
+        Reply::Failed(error) | Reply::WriteFailed(WriteError { error, .. }) => Some(error),
+        _ => None,
     }
 }

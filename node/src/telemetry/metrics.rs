@@ -50,6 +50,11 @@ pub enum Operation {
 impl Operation {
     const ALL: [&str; 9] =
         ["get", "put", "delete", "batch_get", "batch_put", "scan", "forward", "replicate", "read"];
+
+    /// As metrics and log lines say it.
+    pub const fn name(self) -> &'static str {
+        Self::ALL[self as usize]
+    }
 }
 
 /// How it ended, coarsely enough to alarm on.
@@ -77,9 +82,9 @@ impl OutcomeLabel {
     const ALL: [&str; 8] =
         ["ok", "invalid", "conflict", "unavailable", "timeout", "overloaded", "data", "internal"];
 
-    /// The label of a result.
-    pub fn of<T>(result: &Result<T, RequestError>) -> Self {
-        result.as_ref().err().map_or(Self::Ok, Self::from)
+    /// As metrics and log lines say it.
+    pub const fn name(self) -> &'static str {
+        Self::ALL[self as usize]
     }
 }
 
@@ -259,10 +264,7 @@ impl Metrics {
     pub fn request(&self, operation: Operation, outcome: OutcomeLabel, took: Duration) {
         let (row, column) = (operation as usize, outcome as usize);
         let handles = self.handles[row][column].get_or_init(|| {
-            let labels = RequestLabels {
-                operation: Operation::ALL[row],
-                outcome: OutcomeLabel::ALL[column],
-            };
+            let labels = RequestLabels { operation: operation.name(), outcome: outcome.name() };
             RequestHandles {
                 count: self.requests.get_or_create_owned(&labels),
                 seconds: self.request_seconds.get_or_create_owned(&labels),
@@ -427,8 +429,8 @@ mod tests {
         let took = Duration::from_micros(80);
         metrics.request(Operation::Put, OutcomeLabel::Ok, took);
         metrics.request(Operation::Put, OutcomeLabel::Ok, took);
-        let failed: Result<(), _> = Err(RequestError::not_ready("no cluster"));
-        metrics.request(Operation::Get, OutcomeLabel::of(&failed), took);
+        let failed = RequestError::not_ready("no cluster");
+        metrics.request(Operation::Get, OutcomeLabel::from(&failed), took);
         let page = metrics.encode();
         for line in [
             r#"quorate_requests_total{operation="put",outcome="ok"} 2"#,

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_proto::peer::Message;
-use quorate_proto::peer::message::Body;
 use tokio::time::Instant;
 
 use super::wire::{self, WireError};
 use super::{ForwardWrite, Handler, Reply, Request};
 use crate::dynamo::key::NodeId;
 use crate::error::{RequestError, WriteError};
+use crate::trace::{self, RequestId};
 
 /// How much longer than its sender waits a request may take: a handler ends by itself in time, and
 /// one that does not must not hold its place for ever.
@@ -35,10 +35,10 @@ pub(super) async fn answer(
 async fn respond(handler: &dyn Handler, from: NodeId, message: Message, arrived: Instant) -> Reply {
     let timeout = Duration::from_millis(message.timeout_ms.into());
     let timeout = timeout.saturating_sub(arrived.elapsed());
-    let write = matches!(message.body, Some(Body::ForwardWrite(_) | Body::ForwardWriteBatch(_)));
+    let request_id = RequestId::new(&message.request_id);
     let request = match wire::decode_request(message.body) {
         Ok(request) => request,
-        Err(flaw) => return malformed(write, flaw),
+        Err(flaw) => return malformed(&flaw),
     };
     let operation = match &request {
         Request::ForwardWrite(write) => Some(write.operation),
@@ -48,6 +48,7 @@ async fn respond(handler: &dyn Handler, from: NodeId, message: Message, arrived:
         return expired(&request);
     }
     let work = handle(handler, from, message.version, (request, timeout));
+    let work = trace::scoped(request_id, work);
     tokio::time::timeout(timeout.saturating_add(GRACE), work).await.unwrap_or_else(|_| {
         let error = RequestError::Timeout { waiting_for: "a peer's request ran".to_owned() };
         match operation {
@@ -88,10 +89,8 @@ async fn handle(
     handler.handle(from, request, timeout.saturating_sub(started.elapsed())).await
 }
 
-fn malformed(write: bool, flaw: WireError) -> Reply {
-    let error = RequestError::Invalid { reason: format!("malformed request: {flaw}") };
-    match write {
-        false => Reply::Failed(error),
-        true => Reply::WriteFailed(WriteError::not_applied(error)),
-    }
+/// Nothing was done. Of a write this says no more than that: whether an earlier request under its id
+/// was, its flaw may hide.
+fn malformed(flaw: &WireError) -> Reply {
+    Reply::Failed(RequestError::Invalid { reason: format!("malformed request: {flaw}") })
 }

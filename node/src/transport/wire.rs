@@ -27,6 +27,7 @@ use crate::dynamo::encoding::{DecodeError, Reader, Writer};
 use crate::dynamo::format::{read_operation, write_operation};
 use crate::dynamo::key::KeyError;
 use crate::dynamo::operation::OperationId;
+use crate::trace;
 
 mod batch;
 mod failure;
@@ -79,9 +80,12 @@ pub enum WireError {
     Encoding(#[from] DecodeError),
 }
 
-/// A request as a message; `timeout` is how long its sender waits, rounded up to a millisecond.
+/// A request as a message; `timeout` is how long its sender waits, rounded up to a millisecond. It
+/// names the client's request that the present task works for.
 pub fn request_message(id: u64, version: u64, timeout: Duration, request: Request) -> Message {
-    Message { id, version, timeout_ms: timeout_ms(timeout), body: Some(encode_request(request)) }
+    let request_id = trace::current().map(|id| id.as_str().to_owned()).unwrap_or_default();
+    let (timeout_ms, body) = (timeout_ms(timeout), Some(encode_request(request)));
+    Message { id, version, timeout_ms, request_id, body }
 }
 
 /// A time in a message: milliseconds, rounded up, so that some is not none.
@@ -91,7 +95,8 @@ pub fn timeout_ms(timeout: Duration) -> u32 {
 
 /// The answer to the request of this id as a message.
 pub fn reply_message(id: u64, version: u64, reply: Reply) -> Message {
-    Message { id, version, timeout_ms: 0, body: Some(encode_reply(reply)) }
+    let body = Some(encode_reply(reply));
+    Message { id, version, body, ..Message::default() }
 }
 
 /// A frame's bytes.

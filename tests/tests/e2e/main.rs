@@ -15,3 +15,4 @@ mod resume;
 mod shell;
 mod shutdown;
 mod tls;
+mod trace;

@@ -8,18 +8,19 @@ use super::source::{Source, names_after, read, rust};
 
 /// The modules of the node, bottom up: each may use those named beside it, all of which stand above
 /// it in this table. So no circle can be written down here, and the order is the architecture.
-const MODULES: [(&str, &[&str]); 24] = [
+const MODULES: [(&str, &[&str]); 25] = [
     // The protocol uses nothing.
     ("dynamo", &[]),
     // What everybody may see.
     ("env", &[]),
+    ("trace", &[]),
     // Keeping bytes.
     ("storage", &["dynamo"]),
     // Why requests fail, and who may ask for leave.
     ("error", &["dynamo", "storage"]),
     ("limits", &["error"]),
     // Carrying bytes.
-    ("transport", &["dynamo", "error", "limits"]),
+    ("transport", &["dynamo", "error", "limits", "trace"]),
     // What an operator chooses and sees.
     ("config", &["storage"]),
     ("telemetry", &["config", "error"]),
@@ -31,7 +32,18 @@ const MODULES: [(&str, &[&str]); 24] = [
     ("standing", &["dynamo", "storage"]),
     (
         "coordinator",
-        &["cluster", "dynamo", "env", "error", "limits", "shard", "standing", "transport", "vnode"],
+        &[
+            "cluster",
+            "dynamo",
+            "env",
+            "error",
+            "limits",
+            "shard",
+            "standing",
+            "trace",
+            "transport",
+            "vnode",
+        ],
     ),
     // Answering, and working in the background.
     (
@@ -45,6 +57,7 @@ const MODULES: [(&str, &[&str]); 24] = [
             "shard",
             "standing",
             "telemetry",
+            "trace",
             "transport",
             "vnode",
         ],

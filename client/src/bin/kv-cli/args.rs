@@ -60,6 +60,9 @@ pub(crate) struct Global {
     /// Colours; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: ColorChoice,
+    /// Name of this run's requests in the nodes' log lines: 1 to 64 visible ASCII characters
+    #[arg(long, global = true, value_name = "ID")]
+    pub(crate) request_id: Option<String>,
     // Last, since its heading would go on over what follows.
     #[command(flatten)]
     pub(crate) tls: Tls,

@@ -30,9 +30,10 @@ pub(crate) struct Session {
 impl Session {
     /// Connects.
     pub(crate) async fn open(global: &Global) -> Result<Self> {
-        let Global { endpoints, tls, output, timeout, color } = global.clone();
+        let Global { endpoints, tls, output, timeout, color, request_id } = global.clone();
         let tls = tls.load()?;
-        let client = Client::connect(ClientConfig { endpoints, timeout, tls }).await?;
+        let config = ClientConfig { endpoints, timeout, tls, request_id };
+        let client = Client::connect(config).await?;
         Ok(Self { client, output: Output::new(output, color), timeout })
     }
 

@@ -44,6 +44,9 @@ pub(super) struct Options {
     /// How long each operation may take [default: the shell's]
     #[arg(long, global = true, value_name = "TIME", value_parser = parse::duration)]
     pub(super) timeout: Option<Duration>,
+    /// Name of the line's requests in the nodes' log lines [default: the shell's]
+    #[arg(long, global = true, value_name = "ID")]
+    pub(super) request_id: Option<String>,
 }
 
 /// What a line asks for.

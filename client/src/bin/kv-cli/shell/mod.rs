@@ -126,9 +126,10 @@ impl Shell {
         let mut global = self.global.clone();
         global.output = options.output.unwrap_or(global.output);
         self.set_style(&global);
-        if let Some(timeout) = options.timeout {
-            // The SDK's client has one timeout for all that it does.
-            global.timeout = timeout;
+        if options.timeout.is_some() || options.request_id.is_some() {
+            // The SDK's client has one timeout, and one id, for all that it does.
+            global.timeout = options.timeout.unwrap_or(global.timeout);
+            global.request_id = options.request_id.or(global.request_id);
             return Session::open(&global).await?.run(command).await;
         }
         self.session.with_output(&global).run(command).await
