@@ -125,7 +125,7 @@ impl Client {
             n: spec.n.unwrap_or(0),
             r: spec.r.to_wire(),
             w: spec.w.to_wire(),
-            conflict: v1::ConflictRule::Siblings.into(),
+            conflict: spec.conflict.to_wire(),
             durability: spec.durability.to_wire(),
             value_max_bytes: spec.value_max_bytes.unwrap_or(0),
             timeout_ms: 0,

@@ -167,7 +167,7 @@ impl Error {
             Kind::Unspecified => kind_of_code(code),
             Kind::Invalid | Kind::Context => ErrorKind::Invalid,
             Kind::UnknownNamespace => ErrorKind::NotFound,
-            Kind::Quorum | Kind::Coordinator | Kind::Opening | Kind::NotReady => {
+            Kind::Quorum | Kind::Coordinator | Kind::Opening | Kind::NotReady | Kind::ClockSkew => {
                 ErrorKind::Unavailable
             }
             Kind::Timeout => ErrorKind::Timeout,
@@ -264,6 +264,7 @@ impl Error {
             (Kind::Quorum, _) => "try again, bring nodes back, or ask for fewer replicas",
             (Kind::Context, _) => "read the key again and use the context of that read",
             (Kind::Siblings, _) => "read the key and write with the context of that read",
+            (Kind::ClockSkew, _) => "set that node's clock right (NTP), or write by way of others",
             (Kind::DiskFull | Kind::DiskFailed, _) => {
                 "see to that node's disk; other owners may take it"
             }

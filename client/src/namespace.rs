@@ -43,7 +43,7 @@ impl Namespace {
     }
 
     /// Writes a value. It replaces exactly what its context covers; without one it stands beside
-    /// whatever is there.
+    /// whatever is there. In an `lww` namespace it replaces whatever is older.
     pub async fn put(
         &self,
         key: impl Into<Bytes>,
@@ -123,6 +123,9 @@ impl Namespace {
     /// add to them. With no answer the key is left as it is.
     ///
     /// When the deadline passes between two rounds, the last write stands, with its siblings.
+    ///
+    /// In an `lww` namespace `f` is shown one value at most, and what it answers wins over that. But
+    /// nothing tells of a concurrent write: of two updates at once one is lost.
     pub async fn update(
         &self,
         key: impl Into<Bytes>,

@@ -8,6 +8,7 @@ use crate::{
     level::{Durability, Level},
     operation::OperationId,
     token::{Context, Cursor},
+    topology::ConflictRule,
 };
 
 /// What is done about replicas whose answers differ.
@@ -46,7 +47,8 @@ pub struct GetOptions {
 /// How to write.
 #[derive(Clone, Debug, Default)]
 pub struct PutOptions {
-    /// What the write replaces. Without one it stands beside whatever is there.
+    /// What the write replaces. Without one it stands beside whatever is there. In an `lww`
+    /// namespace: what it must be newer than, whatever the clocks say.
     pub context: Option<Context>,
     /// How many replicas must acknowledge.
     pub w: Level,
@@ -158,6 +160,8 @@ pub struct NamespaceSpec {
     pub r: Level,
     /// The default level of writes; itself by default `quorum`.
     pub w: Level,
+    /// What happens to concurrent writes of one key, for ever; by default siblings.
+    pub conflict: ConflictRule,
     /// The default durability; itself by default buffered.
     pub durability: Durability,
     /// The largest value, in bytes; `None`: 1 MiB.

@@ -103,6 +103,12 @@ async fn errors_that_no_retry_helps_return_at_once() {
 #[tokio::test]
 async fn a_write_not_applied_is_tried_elsewhere_under_a_new_id() {
     let (fakes, carts) = started(&[]).await;
+    fakes.script(0, [Act::Fail(Kind::ClockSkew, Outcome::NotApplied)]);
+    let written = carts.put("k", "v", PutOptions::default()).await.unwrap();
+    assert_eq!(written.attempts, 2, "another owner's clock may be right");
+    assert_eq!((fakes.operations(0).len(), fakes.operations(1)[0].coordinator), (1, 2));
+
+    let (fakes, carts) = started(&[]).await;
     fakes.script(0, [Act::Fail(Kind::Quorum, Outcome::NotApplied)]);
     let written = carts.put("k", "v", PutOptions::default()).await.unwrap();
     assert_eq!(written.attempts, 2);

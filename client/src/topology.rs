@@ -40,12 +40,25 @@ pub enum ConflictRule {
     /// All are kept until a client resolves them.
     #[default]
     Siblings,
+    /// The last write wins, by the clocks of the nodes that coordinate; the others are dropped.
+    Lww,
+}
+
+impl ConflictRule {
+    pub(crate) fn to_wire(self) -> i32 {
+        match self {
+            Self::Siblings => v1::ConflictRule::Siblings,
+            Self::Lww => v1::ConflictRule::Lww,
+        }
+        .into()
+    }
 }
 
 impl fmt::Display for ConflictRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Siblings => f.pad("siblings"),
+            Self::Lww => f.pad("lww"),
         }
     }
 }
@@ -63,7 +76,7 @@ pub struct NamespaceDescription {
     pub r: Level,
     /// The default level of writes.
     pub w: Level,
-    /// What happens to concurrent writes.
+    /// What happens to concurrent writes; fixed when the namespace is made.
     pub conflict: ConflictRule,
     /// The default durability.
     pub durability: Durability,
@@ -82,6 +95,7 @@ impl From<v1::Namespace> for NamespaceDescription {
             w: Level::from_wire(wire.w),
             conflict: match conflict {
                 v1::ConflictRule::Siblings => ConflictRule::Siblings,
+                v1::ConflictRule::Lww => ConflictRule::Lww,
             },
             durability: Durability::from_wire(durability),
             value_max_bytes: wire.value_max_bytes,
@@ -129,6 +143,9 @@ pub struct Topology {
     pub opening: u64,
     /// That node's clock: milliseconds since the Unix epoch.
     pub now_ms: u64,
+    /// How far it is ahead of the median of the members' clocks, in milliseconds; negative: behind.
+    /// `None` as long as that node knows no other clock.
+    pub clock_ahead_ms: Option<i64>,
     /// Set while that node's store is being rebuilt.
     pub rebuild: Option<Rebuild>,
     groups: Vec<v1::PlacementGroup>,
@@ -209,6 +226,7 @@ impl Topology {
             node: reply.node,
             opening: reply.opening,
             now_ms: reply.now_ms,
+            clock_ahead_ms: reply.clock_ahead_ms,
             rebuild: reply.rebuild.map(Rebuild::from),
             groups: reply.groups,
         })

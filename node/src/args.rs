@@ -207,6 +207,9 @@ pub struct Overrides {
     /// How long a buffered write may wait for the disk, 1..=100
     #[arg(long, value_name = "MS")]
     sync_interval_ms: Option<u64>,
+    /// How far the clock may be off for this node to order writes in lww namespaces
+    #[arg(long, value_name = "MS")]
+    clock_skew_max_ms: Option<u64>,
     /// Deadline of requests that name none
     #[arg(long, value_name = "MS")]
     request_timeout_ms: Option<u64>,

@@ -100,6 +100,9 @@ pub struct Config {
     pub shard_queue: u32,
     /// How long a buffered write may wait for the disk, in milliseconds, 1..=100. Default 100.
     pub sync_interval_ms: u64,
+    /// How far this node's clock may be off from the others' for it to order writes in `lww`
+    /// namespaces, in milliseconds. Default 500.
+    pub clock_skew_max_ms: u64,
     /// Deadline of requests that name none, in milliseconds. Default 5000.
     pub request_timeout_ms: u64,
     /// The longest deadline that a client may ask for, in milliseconds. Default 60000.
@@ -146,6 +149,7 @@ impl Default for Config {
             shards: 0,
             shard_queue: 1024,
             sync_interval_ms: 100,
+            clock_skew_max_ms: 500,
             request_timeout_ms: 5000,
             request_timeout_max_ms: 60_000,
             requests_max: 1024,
@@ -206,13 +210,14 @@ impl Config {
     }
 
     fn validate_numbers(&self, found: &mut Vec<(&'static str, String)>) {
-        let ranges: [(&'static str, u64, RangeInclusive<u64>); 12] = [
+        let ranges: [(&'static str, u64, RangeInclusive<u64>); 13] = [
             ("weight", self.weight.into(), 1..=100),
             ("cache_bytes", self.cache_bytes, 1 << 20..=1 << 40),
             ("disk_reserve_bytes", self.disk_reserve_bytes, 0..=1 << 50),
             ("shards", self.shards.into(), 0..=64),
             ("shard_queue", self.shard_queue.into(), 1..=65_536),
             ("sync_interval_ms", self.sync_interval_ms, 1..=100),
+            ("clock_skew_max_ms", self.clock_skew_max_ms, 1..=60_000),
             ("request_timeout_ms", self.request_timeout_ms, 1..=600_000),
             ("request_timeout_max_ms", self.request_timeout_max_ms, 1..=3_600_000),
             ("requests_max", self.requests_max.into(), 1..=1_000_000),

@@ -31,6 +31,7 @@ use tokio::time::Instant;
 pub use self::read::{Get, GetBatch, ReadAnswer};
 pub use self::scan::{ScanCursor, ScanPart, ScanRequest};
 pub use self::write::{Put, PutBatch, PutEntry, PutRules};
+use crate::clocks::{Clocks, Trust};
 use crate::cluster::Cluster;
 use crate::cluster::view::View;
 use crate::dynamo::context::ContextBinding;
@@ -67,6 +68,7 @@ pub struct Coordinator {
     standings: Arc<Standings>,
     peers: Arc<dyn Peers>,
     env: Env,
+    clocks: Arc<Clocks>,
     repairs: Arc<Semaphore>,
     /// Damaged records that are being mended, each with its owner; as many as repairs at most.
     mending: Arc<Mutex<BTreeSet<(Address, NodeId)>>>,
@@ -88,6 +90,8 @@ pub struct CoordinatorParts {
     pub peers: Arc<dyn Peers>,
     /// Its world.
     pub env: Env,
+    /// Whether its clock may order writes.
+    pub clocks: Arc<Clocks>,
 }
 
 /// One key in one namespace, with all that a request needs to know of it.
@@ -101,10 +105,11 @@ struct Target {
 impl Coordinator {
     /// A coordinator with nothing under way.
     pub fn new(parts: CoordinatorParts) -> Self {
-        let CoordinatorParts { node, opening, cluster, shards, standings, peers, env } = parts;
+        let CoordinatorParts { node, opening, cluster, shards, standings, peers, env, clocks } =
+            parts;
         let repairs = Arc::new(Semaphore::new(REPAIRS_MAX));
         let mending = Arc::default();
-        Self { node, opening, cluster, shards, standings, peers, env, repairs, mending }
+        Self { node, opening, cluster, shards, standings, peers, env, clocks, repairs, mending }
     }
 
     /// This node.
@@ -140,6 +145,11 @@ impl Coordinator {
     /// This node's world.
     pub fn env(&self) -> &Env {
         &self.env
+    }
+
+    /// This node's clocks, as the others see them.
+    pub fn clocks(&self) -> &Arc<Clocks> {
+        &self.clocks
     }
 
     /// The namespace called `name`, by the newest metadata that can be had.
@@ -269,6 +279,7 @@ fn cause_of_error(error: &RequestError) -> Cause {
         | RequestError::DiskFailed { .. } => Cause::Storage,
         RequestError::Damaged { .. } => Cause::Damaged,
         RequestError::Timeout { .. } => Cause::Timeout,
+        RequestError::ClockSkew { .. } => Cause::Future,
         _ => Cause::Refused,
     }
 }

@@ -39,6 +39,19 @@ pub enum RequestError {
         /// How many.
         count: u32,
     },
+    /// A clock is off by more than it may be where clocks order writes, in `lww` namespaces.
+    #[error(
+        "{what} is {} ms {} the cluster's time, and may be off by {max_ms} ms at most",
+        .ahead_ms.unsigned_abs(), if *.ahead_ms < 0 { "behind" } else { "ahead of" }
+    )]
+    ClockSkew {
+        /// Whose clock, or what was written by it.
+        what: String,
+        /// How far it is ahead, in milliseconds; negative: behind.
+        ahead_ms: i64,
+        /// How far it may be off.
+        max_ms: u64,
+    },
     /// Too few replicas answered before the deadline. Try again, or ask for a lower level.
     #[error("{got} of the {needed} replicas needed answered{detail}")]
     QuorumNotReached {
@@ -147,6 +160,7 @@ impl RequestError {
             Self::UnknownNamespace { .. } => "unknown_namespace",
             Self::Context(_) => "context",
             Self::TooManySiblings { .. } => "siblings",
+            Self::ClockSkew { .. } => "clock_skew",
             Self::QuorumNotReached { .. } => "quorum",
             Self::Timeout { .. } => "timeout",
             Self::Overloaded { .. } => "overloaded",

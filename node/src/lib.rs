@@ -7,6 +7,7 @@
 
 pub mod args;
 pub mod certs;
+pub mod clocks;
 pub mod cluster;
 pub mod commands;
 pub mod config;

@@ -13,6 +13,7 @@ use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clocks::Clocks;
 use crate::cluster::{Cluster, OpenError};
 use crate::coordinator::{Coordinator, CoordinatorParts};
 use crate::dynamo::key::NodeId;
@@ -26,7 +27,8 @@ use crate::standing::Standings;
 use crate::storage::disk::{Disk, DiskProbe};
 use crate::storage::{Engine, Space};
 use crate::tasks::{
-    self, Flush, ForgetOperations, Observe, Observed, Refill, RefillParts, Sweep, WatchDisk, Worker,
+    self, CompareClocks, Flush, ForgetOperations, Observe, Observed, Refill, RefillParts, Sweep,
+    WatchDisk, Worker,
 };
 use crate::telemetry::{Metrics, ShardMetrics};
 use crate::transport::{Handler, Peers};
@@ -63,6 +65,8 @@ pub struct ReplicaSize {
     pub queue: usize,
     /// How long a buffered write may wait for the disk.
     pub sync_every: Duration,
+    /// By how much a clock that orders writes may be off.
+    pub clock_skew_max: Duration,
 }
 
 /// A running replica.
@@ -124,6 +128,7 @@ impl Replica {
         let failure = Failure { reason: Arc::default(), stop: stop.clone() };
         let observer = Observer::new(metrics.clone(), dirty.clone(), size.shards, failure.clone());
         let observer = Arc::new(observer);
+        let skew_max_ms = u64::try_from(size.clock_skew_max.as_millis()).unwrap_or(u64::MAX);
         let context = ShardContext {
             node,
             opening,
@@ -131,6 +136,7 @@ impl Replica {
             disk: disk.clone(),
             env: env.clone(),
             budget: capacity.budget.clone(),
+            skew_max_ms,
             observer,
         };
         let (shards, shards_end) = Shards::start(context, size.shards, size.queue);
@@ -142,6 +148,7 @@ impl Replica {
             standings: standings.clone(),
             peers: peers.clone(),
             env: env.clone(),
+            clocks: Arc::new(Clocks::new(env.clone(), skew_max_ms)),
         }));
         let handler = Arc::new(PeerHandler::new(coordinator.clone(), metrics.clone()));
         let replica = Self {
@@ -159,6 +166,7 @@ impl Replica {
         replica.spawn_disk_tasks(probe, dirty, size.sync_every, &metrics);
         replica.spawn(ForgetOperations::new(shards.clone()));
         replica.spawn(Sweep::new(cluster.clone(), shards.clone()));
+        replica.spawn_clocks(peers.clone(), metrics.clone());
         replica.spawn(Refill::new(RefillParts {
             node,
             cluster: cluster.clone(),
@@ -196,6 +204,11 @@ impl Replica {
             env: self.env.clone(),
             metrics: metrics.clone(),
         });
+    }
+
+    fn spawn_clocks(&self, peers: Arc<dyn Peers>, metrics: Arc<Metrics>) {
+        let (clocks, cluster) = (self.coordinator.clocks().clone(), self.cluster.clone());
+        self.spawn(CompareClocks::new(clocks, cluster, peers, metrics));
     }
 
     /// Runs client requests.
@@ -303,6 +316,10 @@ impl ShardObserver for Observer {
     fn mended(&self, Mended { mended, lost }: Mended) {
         self.metrics.mended_records(mended);
         self.metrics.lost_records(lost);
+    }
+
+    fn future(&self, writes: u64) {
+        self.metrics.lww_from_the_future(writes);
     }
 
     fn crowded(&self) {

@@ -208,6 +208,8 @@ pub trait ShardObserver: Send + Sync + 'static {
     fn corrupt(&self, space: Space, records: u64);
     /// Damaged records were replaced.
     fn mended(&self, mended: Mended);
+    /// So many last writes of `lww` namespaces lie in the future by more than clocks may be ahead.
+    fn future(&self, writes: u64);
     /// A write was refused, since its key has too many siblings.
     fn crowded(&self);
     /// So many requests left the queue undone, since they would have come too late.
@@ -245,6 +247,8 @@ pub struct ShardContext {
     pub env: Env,
     /// For the objects that it reads.
     pub budget: Arc<Budget>,
+    /// By how much a clock that orders writes may be ahead, in milliseconds.
+    pub skew_max_ms: u64,
     /// Who hears of it.
     pub observer: Arc<dyn ShardObserver>,
 }
@@ -298,6 +302,8 @@ impl Shard {
                 clock: &mut self.clock,
                 corrupt: BTreeMap::new(),
                 mended: Mended::default(),
+                skew_max_ms: self.context.skew_max_ms,
+                future: 0,
             },
             vnodes: &mut self.vnodes,
             touched: BTreeSet::new(),
@@ -547,6 +553,9 @@ impl Staging<'_> {
         }
         for (space, records) in std::mem::take(&mut self.turn.corrupt) {
             context.observer.corrupt(space, records);
+        }
+        if self.turn.future > 0 {
+            context.observer.future(self.turn.future);
         }
         let mended = self.turn.mended;
         let engine = self.turn.engine;

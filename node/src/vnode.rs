@@ -34,7 +34,8 @@ use crate::dynamo::format::{
 };
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, VnodeId};
-use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX, siblings_max_bytes};
+use crate::dynamo::metadata::document::Conflict;
+use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX, Stamp, siblings_max_bytes};
 use crate::dynamo::operation::{Admission, Admitting, OperationId, Recorded};
 use crate::error::{RequestError, WriteError};
 use crate::storage::record::{self, RecordError};
@@ -73,6 +74,8 @@ pub struct Write {
     pub context: Context,
     /// The client's id of the write.
     pub operation: OperationId,
+    /// The namespace's rule.
+    pub conflict: Conflict,
     /// Coordinate it even if the id names another node or opening.
     pub at_least_once: bool,
     /// The id, if an earlier request may have carried it: who refuses this one without looking it
@@ -128,6 +131,10 @@ pub struct Turn<'a> {
     pub corrupt: BTreeMap<Space, u64>,
     /// How many were replaced.
     pub mended: Mended,
+    /// By how much a clock that orders writes may be ahead, in milliseconds.
+    pub skew_max_ms: u64,
+    /// How many last writes were met that lie in the future by more than that.
+    pub future: u64,
 }
 
 /// How many damaged records were replaced by what every other owner held.
@@ -150,6 +157,19 @@ impl Turn<'_> {
     fn put(&mut self, space: Space, key: Bytes, body: &[u8]) {
         let sealed = record::seal(&key, body);
         self.batch.put(space, key, sealed);
+    }
+
+    /// How far the last write of an `lww` object lies in the future, if by more than clocks may be
+    /// ahead: then some clock was wrong when it was written.
+    fn future_of(&mut self, object: &Object) -> Option<RequestError> {
+        let ahead_ms = object.last()?.time.wall_ms().saturating_sub(self.admitting.now_ms);
+        if ahead_ms <= self.skew_max_ms {
+            return None;
+        }
+        self.future += 1;
+        let what = "the key's last write".to_owned();
+        let ahead_ms = i64::try_from(ahead_ms).unwrap_or(i64::MAX);
+        Some(RequestError::ClockSkew { what, ahead_ms, max_ms: self.skew_max_ms })
     }
 }
 
@@ -234,38 +254,28 @@ impl Vnode {
     fn write_new(
         &mut self,
         turn: &mut Turn<'_>,
-        write: Write,
+        mut write: Write,
         index: Bytes,
     ) -> Result<Written, WriteError> {
-        if let Some(refusal) = write.refusal {
+        if let Some(refusal) = write.refusal.take() {
             return Err(refuse(turn, write.operation, write.address.hash(), index, refusal));
         }
         let stored = write.address.stored();
         let found = self.object(turn, &write.address, &stored);
         let mut object = found.map_err(WriteError::not_applied)?;
-        let left = object.uncovered(&write.context.version);
-        let with = |value: &Bytes| object.uncovered_bytes(&write.context.version) + value.len();
-        let full = |value| left > 0 && with(value) > siblings_max_bytes(self.id.n);
-        if write.value.as_ref().is_some_and(|value| left >= SIBLINGS_MAX || full(value)) {
-            let crowded = RequestError::TooManySiblings { count: left as u32 };
+        if let Some(crowded) = refused_by(self.id.n, &object, &write, turn) {
             return Err(refuse(turn, write.operation, write.address.hash(), index, crowded));
         }
         let dot = self.next_dot(turn);
-        match write.value {
-            None => object.delete(dot, &write.context.version),
-            Some(payload) => {
-                let seen = object.time().max(write.context.time);
-                let time = turn.clock.next(turn.admitting.now_ms, seen);
-                *turn.clock = time;
-                let operation = write.operation;
-                let entry = Entry { payload, time, deadline_ms: None, operation, origin: dot };
-                object.write(dot, &write.context.version, entry);
-            }
+        let (hash, operation) = (write.address.hash(), write.operation);
+        match write.conflict {
+            Conflict::Siblings => write_sibling(&mut object, turn, write, dot),
+            Conflict::Lww => write_last(&mut object, turn, write, dot),
         }
         let object_encoded = self.stage(turn, stored, &object);
-        let recorded = Recorded { key: write.address.hash(), dot: Some(dot) };
+        let recorded = Recorded { key: hash, dot: Some(dot) };
         turn.put(Space::Operations, index, &encode_recorded(recorded));
-        Ok(written(dot, &object, object_encoded, &write.operation))
+        Ok(written(dot, &object, object_encoded, &operation))
     }
 
     /// The write was done before: its object is replicated again, whatever it is by now. If the
@@ -288,22 +298,33 @@ impl Vnode {
 
     /// Takes in another replica's object. Nothing is staged if it is malformed, or the record here
     /// is damaged and the object is no mend.
+    ///
+    /// A merge is never refused, but its acknowledgement may be: if a write comes to nothing here
+    /// since a wrong clock wrote the key in the future, its client is not to take it for done. One
+    /// that has seen the key's time, by its context, is above that.
     pub fn merge(&mut self, turn: &mut Turn<'_>, merge: Merge) -> Result<(), RequestError> {
         let stored = merge.address.stored();
         let received = merge.object.decode().map_err(RequestError::invalid)?;
-        match self.object(turn, &merge.address, &stored) {
+        let object = match self.object(turn, &merge.address, &stored) {
             Ok(mut object) => {
                 if object.merge(&received) {
                     self.stage(turn, stored, &object);
                 }
+                object
             }
-            Err(RequestError::Damaged { .. }) if merge.mend => self.mend(turn, stored, &received),
+            Err(RequestError::Damaged { .. }) if merge.mend => {
+                self.mend(turn, stored, &received);
+                received
+            }
             Err(error) => return Err(error),
-        }
+        };
         if let Some((id, dot)) = merge.operation {
             let recorded = Recorded { key: merge.address.hash(), dot: Some(dot) };
             let index = record::operation_key(self.id, &id);
             turn.put(Space::Operations, index, &encode_recorded(recorded));
+            let lost = turn.future_of(&object);
+            let wins = object.last().is_some_and(|last| last.dot == dot);
+            return lost.filter(|_| !wins).map_or(Ok(()), Err);
         }
         Ok(())
     }
@@ -455,6 +476,51 @@ fn refuse(
     }
     turn.put(Space::Operations, index, &encode_recorded(Recorded { key, dot: None }));
     WriteError::not_applied(refusal)
+}
+
+/// Why a new write of this key is refused, whoever can be reached; it has `n` owners.
+fn refused_by(n: u8, object: &Object, write: &Write, turn: &mut Turn<'_>) -> Option<RequestError> {
+    match write.conflict {
+        Conflict::Siblings => {
+            let left = object.uncovered(&write.context.version);
+            let with = |value: &Bytes| object.uncovered_bytes(&write.context.version) + value.len();
+            let full = |value| left > 0 && with(value) > siblings_max_bytes(n);
+            let crowded = |value| left >= SIBLINGS_MAX || full(value);
+            let count = left as u32;
+            let refusal = || RequestError::TooManySiblings { count };
+            write.value.as_ref().is_some_and(crowded).then(refusal)
+        }
+        Conflict::Lww => {
+            // Counted, and written above: refusing would leave the key as the wrong clock did.
+            turn.future_of(object);
+            let ended = || RequestError::invalid("the key was written at the end of time");
+            next_time(object, write, turn).is_none().then(ended)
+        }
+    }
+}
+
+fn write_sibling(object: &mut Object, turn: &mut Turn<'_>, write: Write, dot: Dot) {
+    let Write { value, context, operation, .. } = write;
+    let Some(payload) = value else { return object.delete(dot, &context.version) };
+    let seen = object.time().max(context.time);
+    let time = turn.clock.next(turn.admitting.now_ms, seen);
+    *turn.clock = time;
+    let entry = Entry { payload, time, deadline_ms: None, operation, origin: dot };
+    object.write(dot, &context.version, entry);
+}
+
+fn write_last(object: &mut Object, turn: &mut Turn<'_>, write: Write, dot: Dot) {
+    let time = next_time(object, &write, turn).expect("a write without a time is refused");
+    let Write { value, context, operation, .. } = write;
+    let entry = |payload| Entry { payload, time, deadline_ms: None, operation, origin: dot };
+    object.write_last(Stamp { time, dot }, &context.version, value.map(entry));
+}
+
+/// When a write of an `lww` namespace happens: after what its client and this replica have seen of
+/// the key. The clock of the shard has no part in it, so that one key in the future leaves the others
+/// alone. None at the end of time.
+fn next_time(object: &Object, write: &Write, turn: &Turn<'_>) -> Option<Hlc> {
+    object.time().max(write.context.time).after(turn.admitting.now_ms)
 }
 
 fn written(dot: Dot, object: &Object, encoded: EncodedObject, operation: &OperationId) -> Written {

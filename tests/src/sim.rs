@@ -7,6 +7,7 @@
 //! Left out: faults as data, histories and checkers, which come with the simulator proper.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,15 +39,20 @@ use tokio_util::sync::CancellationToken;
 /// Half a year into 2026, in milliseconds since the Unix epoch: when every simulation begins.
 const EPOCH_MS: u64 = 1_782_000_000_000;
 
-/// A wall clock that follows the runtime's paused time.
+/// A node's wall clock: it follows the runtime's paused time, and is right unless a test sets it.
 struct SimClock {
     started: Instant,
+    ahead_ms: AtomicI64,
 }
 
 impl Clock for SimClock {
     fn now_ms(&self) -> u64 {
-        EPOCH_MS + self.started.elapsed().as_millis() as u64
+        right_ms(self.started).saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed))
     }
+}
+
+fn right_ms(started: Instant) -> u64 {
+    EPOCH_MS + started.elapsed().as_millis() as u64
 }
 
 /// What each node of a simulation can take.
@@ -79,7 +85,9 @@ struct Running {
 /// A simulated cluster.
 pub struct SimCluster {
     network: MemoryNetwork,
-    clock: Arc<SimClock>,
+    started: Instant,
+    /// They outlive their nodes' processes.
+    clocks: BTreeMap<usize, Arc<SimClock>>,
     seed: u64,
     size: SimSize,
     running: BTreeMap<usize, Running>,
@@ -115,11 +123,21 @@ impl SimCluster {
         network.record(move |delivery| {
             recorded.lock().unwrap_or_else(PoisonError::into_inner).push(delivery.to_string());
         });
-        let clock = Arc::new(SimClock { started: Instant::now() });
         let (running, stores) = (BTreeMap::new(), BTreeMap::new());
         let (openings, store_ids) = (0, BTreeMap::new());
-        let mut cluster =
-            Self { network, clock, seed, size, running, stores, openings, store_ids, trace };
+        let (started, clocks) = (Instant::now(), BTreeMap::new());
+        let mut cluster = Self {
+            network,
+            started,
+            clocks,
+            seed,
+            size,
+            running,
+            stores,
+            openings,
+            store_ids,
+            trace,
+        };
         for index in 0..nodes {
             cluster.run(index, Arc::new(MemoryEngine::new()))?;
         }
@@ -167,14 +185,25 @@ impl SimCluster {
         Some(self.running.get(&index)?.capacity.budget.clone())
     }
 
-    /// The wall clock of every node.
+    /// The right time, which every wall clock shows that no test has set.
     pub fn now_ms(&self) -> u64 {
-        self.clock.now_ms()
+        right_ms(self.started)
     }
 
     /// Changes what the network does to messages.
     pub fn set_faults(&self, faults: Faults) {
         self.network.set_faults(faults);
+    }
+
+    /// Sets a node's wall clock to so much ahead of the right time, or behind it.
+    pub fn set_clock(&mut self, index: usize, ahead_ms: i64) {
+        self.clock(index).ahead_ms.store(ahead_ms, Ordering::Relaxed);
+    }
+
+    fn clock(&mut self, index: usize) -> Arc<SimClock> {
+        let (started, ahead_ms) = (self.started, AtomicI64::new(0));
+        let clock = self.clocks.entry(index);
+        clock.or_insert_with(|| Arc::new(SimClock { started, ahead_ms })).clone()
     }
 
     /// Swallows all that two nodes send each other, without their noticing.
@@ -231,7 +260,7 @@ impl SimCluster {
 
     /// Adds a line to the trace.
     pub fn note(&self, line: String) {
-        let at = self.clock.started.elapsed().as_millis();
+        let at = self.started.elapsed().as_millis();
         let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
         trace.push(format!("{at} ms  {line}"));
     }
@@ -282,7 +311,7 @@ impl SimCluster {
             store: self.store_ids.get(&index).copied().unwrap_or(StoreId(index as u64 + 1)),
             engine: engine.clone(),
             peers: self.network.peers(node(index)),
-            env: Env::simulated(self.clock.clone(), seed).with_request_cost(self.size.request_cost),
+            env: Env::simulated(self.clock(index), seed).with_request_cost(self.size.request_cost),
             metrics: Arc::new(Metrics::new()),
             excused: BTreeSet::new(),
             capacity: Capacity {
@@ -294,7 +323,8 @@ impl SimCluster {
         };
         let capacity = parts.capacity.clone();
         let sync_every = Duration::from_millis(100);
-        let size = ReplicaSize { shards: 2, queue: 1024, sync_every };
+        let clock_skew_max = Duration::from_millis(500);
+        let size = ReplicaSize { shards: 2, queue: 1024, sync_every, clock_skew_max };
         let stop = CancellationToken::new();
         let replica = Replica::start(parts, size, stop.clone())?;
         self.network.attach(node(index), replica.handler());

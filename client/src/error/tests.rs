@@ -61,6 +61,7 @@ fn every_kind_has_its_own() {
         (Kind::Timeout, ErrorKind::Timeout, true),
         (Kind::Overloaded, ErrorKind::Overloaded, true),
         (Kind::NotReady, ErrorKind::Unavailable, true),
+        (Kind::ClockSkew, ErrorKind::Unavailable, true),
         (Kind::Conflict, ErrorKind::Conflict, false),
         (Kind::Siblings, ErrorKind::Conflict, false),
         (Kind::Data, ErrorKind::Data, true),

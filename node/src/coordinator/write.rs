@@ -10,10 +10,10 @@ use tokio::time::{Instant, timeout_at};
 
 pub use self::batch::PutBatch;
 use super::mend::IfAbsent;
-use super::{Coordinator, Target, cause_of, not_reached, remaining, resolve};
+use super::{Coordinator, Target, Trust, cause_of, not_reached, remaining, resolve};
 use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NodeId};
-use crate::dynamo::metadata::document::Durability;
+use crate::dynamo::metadata::document::{Conflict, Durability};
 use crate::dynamo::operation::{Opening, OperationId};
 use crate::dynamo::quorum::{Level, Verdict};
 use crate::dynamo::write::WriteOp;
@@ -210,7 +210,7 @@ impl Coordinator {
         let owners = preference.owners().to_vec();
         let (id, w, synced) = (forward.operation, forward.w, forward.synced);
         let mut write = self.prepare(target, forward).map_err(refused)?;
-        write.refusal = self.too_few_reachable(target, &owners, w);
+        write.refusal = self.refused(target, &owners, w);
         let written = match self.write_here(write.clone(), synced, deadline).await {
             Err(WriteError { error: RequestError::Damaged { .. }, .. }) => {
                 self.write_mended(target, write, synced, deadline).await?
@@ -269,12 +269,18 @@ impl Coordinator {
             context,
             doubtful,
             operation: forward.operation,
+            conflict: target.namespace.conflict,
             at_least_once: forward.at_least_once,
             refusal: None,
         })
     }
 
-    /// Why a new write is refused before it has a dot: too few owners could acknowledge it.
+    /// Why a new write, alone or of a batch, is refused before it has a dot.
+    fn refused(&self, target: &Target, owners: &[NodeId], w: u8) -> Option<RequestError> {
+        self.too_few_reachable(target, owners, w).or_else(|| self.wrong_clock(target, owners))
+    }
+
+    /// Too few owners could acknowledge it.
     fn too_few_reachable(&self, target: &Target, owners: &[NodeId], w: u8) -> Option<RequestError> {
         let away = |node: &&NodeId| **node != self.node && !self.peers.connected(**node);
         let reachable = owners.len() - owners.iter().filter(away).count();
@@ -285,6 +291,26 @@ impl Coordinator {
             owners.iter().filter(away).map(|&node| target.view.name_of(node)).collect();
         let detail = format!("; not connected: {}", away.join(", "));
         Some(RequestError::QuorumNotReached { needed: w.into(), got: reachable as u32, detail })
+    }
+
+    /// Why this node may not order writes of an `lww` namespace: a clock that is ahead would hide
+    /// what others write later, one that is behind would lose what it acknowledges.
+    fn wrong_clock(&self, target: &Target, owners: &[NodeId]) -> Option<RequestError> {
+        if target.namespace.conflict != Conflict::Lww {
+            return None;
+        }
+        let in_touch = owners.iter().any(|&node| node != self.node && self.peers.connected(node));
+        match self.clocks.trust(in_touch) {
+            Trust::Right => None,
+            Trust::Unknown => Some(RequestError::not_ready(
+                "this node has not compared its clock with another one since it started; try again",
+            )),
+            Trust::Off { ahead_ms } => Some(RequestError::ClockSkew {
+                what: format!("the clock of {}", target.view.name_of(self.node)),
+                ahead_ms,
+                max_ms: self.clocks.max_ms(),
+            }),
+        }
     }
 
     fn replicate(

@@ -154,9 +154,10 @@ pub struct Hlc(pub u64);
 impl Hlc {
     const LOGICAL_BITS: u32 = 16;
 
-    /// The first timestamp of a millisecond since the Unix epoch.
+    /// The first timestamp of a millisecond since the Unix epoch; of the last one that fits, for a
+    /// clock beyond the year 10889.
     pub fn from_ms(wall_ms: u64) -> Self {
-        Self(wall_ms << Self::LOGICAL_BITS)
+        Self(wall_ms.min(u64::MAX >> Self::LOGICAL_BITS) << Self::LOGICAL_BITS)
     }
 
     /// Milliseconds since the Unix epoch.
@@ -168,6 +169,12 @@ impl Hlc {
     pub fn next(self, now_ms: u64, seen: Self) -> Self {
         let last = self.max(seen);
         Self::from_ms(now_ms).max(Self(last.0.saturating_add(1)))
+    }
+
+    /// A timestamp at `now_ms` by the wall clock that exceeds this one, whatever the clock says; none
+    /// if this is the last one that there is.
+    pub fn after(self, now_ms: u64) -> Option<Self> {
+        self.0.checked_add(1).map(|next| Self::from_ms(now_ms).max(Self(next)))
     }
 }
 
@@ -222,6 +229,20 @@ mod tests {
                 prop_assert!(clock > before && clock > seen && clock >= Hlc::from_ms(now));
             }
         }
+
+        #[test]
+        fn what_comes_after_exceeds_what_was_seen_whatever_the_clock_says(seen in any::<u64>(), now in any::<u64>()) {
+            match Hlc(seen).after(now) {
+                Some(after) => prop_assert!(after > Hlc(seen) && after >= Hlc::from_ms(now)),
+                None => prop_assert_eq!(seen, u64::MAX),
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_comes_after_the_end_of_time() {
+        assert_eq!(Hlc(u64::MAX).after(0), None);
+        assert_eq!(Hlc::default().after(u64::MAX), Some(Hlc(u64::MAX << 16)));
     }
 
     #[test]

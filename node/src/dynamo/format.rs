@@ -3,6 +3,7 @@
 //! ```text
 //!   object   01 │ V: count, (actor, n)* │ entries: count, (dot, flags, time, operation id,
 //!            [deadline], [origin], length, payload)*
+//!   lww      02 │ V │ one such entry; or dot, flag "deleted", time
 //! ```
 //!
 //! The format byte at the front changes when the rest does. Decoding checks every invariant that
@@ -14,12 +15,16 @@ use super::clock::{Actor, Dot, Hlc, VersionVector};
 use super::encoding::{DecodeError, Flaw, Reader, Writer};
 use super::frontier::Intervals;
 use super::key::{KeyHash, NodeId};
-use super::object::{Entry, Object};
+use super::object::{Entry, Object, Stamp};
 use super::operation::{Opening, OperationId, Recorded};
 
 const OBJECT_FORMAT: u8 = 1;
 const HAS_DEADLINE: u8 = 1;
 const HAS_ORIGIN: u8 = 2;
+
+/// An object of an `lww` namespace.
+const LAST_FORMAT: u8 = 2;
+const DELETED: u8 = 4;
 
 impl Object {
     /// At least as many bytes as the encoding has: sizes the buffer once.
@@ -27,7 +32,8 @@ impl Object {
         const DOT_BYTES_MAX: usize = 18;
         const ENTRY_BYTES_MAX: usize = 2 * DOT_BYTES_MAX + 1 + 8 + 40 + 8 + 10;
         let payloads: usize = self.entries().iter().map(|(_, e)| e.payload.len()).sum();
-        let entries = ENTRY_BYTES_MAX * self.entries().len();
+        // The last write of an `lww` namespace takes the place of an entry even if it deleted.
+        let entries = ENTRY_BYTES_MAX * self.entries().len().max(self.last().is_some().into());
         1 + 20 + DOT_BYTES_MAX * self.version().len() + entries + payloads
     }
 }
@@ -56,29 +62,55 @@ impl EncodedObject {
 
 /// Appends the canonical encoding of an object that is not absent.
 pub fn write_object(w: &mut Writer, object: &Object) {
+    if let Some(last) = object.last() {
+        return write_last(w, object, last);
+    }
     w.u8(OBJECT_FORMAT);
     write_version(w, object.version());
     w.count(object.entries().len());
-    for (dot, entry) in object.entries() {
-        write_dot(w, *dot);
-        let copied = entry.origin != *dot;
-        let deadline = if entry.deadline_ms.is_some() { HAS_DEADLINE } else { 0 };
-        w.u8(deadline | if copied { HAS_ORIGIN } else { 0 });
-        w.u64(entry.time.0);
-        write_operation(w, &entry.operation);
-        if let Some(deadline_ms) = entry.deadline_ms {
-            w.u64(deadline_ms);
+    object.entries().iter().for_each(|(dot, entry)| write_entry(w, *dot, entry));
+}
+
+fn write_last(w: &mut Writer, object: &Object, last: Stamp) {
+    w.u8(LAST_FORMAT);
+    write_version(w, object.version());
+    match object.entries().first() {
+        Some((dot, entry)) => write_entry(w, *dot, entry),
+        None => {
+            write_dot(w, last.dot);
+            w.u8(DELETED);
+            w.u64(last.time.0);
         }
-        if copied {
-            write_dot(w, entry.origin);
-        }
-        w.bytes(&entry.payload);
     }
+}
+
+fn write_entry(w: &mut Writer, dot: Dot, entry: &Entry) {
+    write_dot(w, dot);
+    let copied = entry.origin != dot;
+    let deadline = if entry.deadline_ms.is_some() { HAS_DEADLINE } else { 0 };
+    w.u8(deadline | if copied { HAS_ORIGIN } else { 0 });
+    w.u64(entry.time.0);
+    write_operation(w, &entry.operation);
+    if let Some(deadline_ms) = entry.deadline_ms {
+        w.u64(deadline_ms);
+    }
+    if copied {
+        write_dot(w, entry.origin);
+    }
+    w.bytes(&entry.payload);
 }
 
 fn decode_object(bytes: Bytes) -> Result<Object, DecodeError> {
     let mut r = Reader::new(bytes);
-    r.format(OBJECT_FORMAT, "object format")?;
+    let unknown = r.clone();
+    match r.u8("object format")? {
+        OBJECT_FORMAT => decode_siblings(r),
+        LAST_FORMAT => decode_last(r),
+        other => Err(unknown.error("object format", Flaw::Value(other.into()))),
+    }
+}
+
+fn decode_siblings(mut r: Reader) -> Result<Object, DecodeError> {
     let version = read_version(&mut r, "object version")?;
     let count = r.count(59, "entries")?;
     let entries = (0..count).map(|_| read_entry(&mut r)).collect::<Result<_, _>>()?;
@@ -87,9 +119,28 @@ fn decode_object(bytes: Bytes) -> Result<Object, DecodeError> {
     Object::from_parts(entries, version).ok_or(unsound)
 }
 
+fn decode_last(mut r: Reader) -> Result<Object, DecodeError> {
+    let version = read_version(&mut r, "object version")?;
+    let dot = read_dot(&mut r, "last dot")?;
+    let flags = r.u8("last flags")?;
+    let (time, entry) = if flags == DELETED {
+        (Hlc(r.u64("last time")?), None)
+    } else {
+        let entry = read_entry_after(&mut r, dot, flags)?;
+        (entry.time, Some(entry))
+    };
+    let unsound = r.error("object", Flaw::Value(dot.n));
+    r.finish("object")?;
+    Object::from_last(Stamp { time, dot }, entry, version).ok_or(unsound)
+}
+
 fn read_entry(r: &mut Reader) -> Result<(Dot, Entry), DecodeError> {
     let dot = read_dot(r, "entry dot")?;
     let flags = r.u8("entry flags")?;
+    Ok((dot, read_entry_after(r, dot, flags)?))
+}
+
+fn read_entry_after(r: &mut Reader, dot: Dot, flags: u8) -> Result<Entry, DecodeError> {
     if flags & !(HAS_DEADLINE | HAS_ORIGIN) != 0 {
         return Err(r.error("entry flags", Flaw::Value(flags.into())));
     }
@@ -98,7 +149,7 @@ fn read_entry(r: &mut Reader) -> Result<(Dot, Entry), DecodeError> {
     let deadline_ms = if flags & HAS_DEADLINE != 0 { Some(r.u64("entry deadline")?) } else { None };
     let origin = if flags & HAS_ORIGIN != 0 { read_origin(r, dot)? } else { dot };
     let payload = r.bytes("entry payload")?;
-    Ok((dot, Entry { payload, time, deadline_ms, operation, origin }))
+    Ok(Entry { payload, time, deadline_ms, operation, origin })
 }
 
 /// Another entry's dot: an entry that is its own origin does not say so, lest it have two encodings.
@@ -220,6 +271,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::dynamo::object::last::testing::last_histories;
     use crate::dynamo::object::testing::{dots, histories};
 
     proptest! {
@@ -231,16 +283,26 @@ mod tests {
         }
 
         #[test]
+        fn last_writes_come_back_as_written(history in last_histories()) {
+            for object in history.replicas {
+                prop_assert_eq!(EncodedObject::new(&object).decode(), Ok(object));
+            }
+        }
+
+        #[test]
         fn damaged_objects_are_refused_or_sound(
-            history in histories(), at in any::<prop::sample::Index>(), byte in any::<u8>()
+            history in histories(), lasts in last_histories(),
+            at in any::<prop::sample::Index>(), byte in any::<u8>()
         ) {
-            for object in history.replicas.iter().filter(|o| !o.is_absent()) {
+            let both = history.replicas.iter().chain(&lasts.replicas);
+            for object in both.filter(|o| !o.is_absent()) {
                 let mut bytes = EncodedObject::new(object).0.to_vec();
                 let at = at.index(bytes.len());
                 bytes[at] = byte;
                 let damaged = EncodedObject(bytes.into());
                 if let Ok(decoded) = damaged.decode() {
                     prop_assert!(decoded.entries().iter().all(|(d, _)| decoded.version().covers(*d)));
+                    prop_assert!(decoded.last().is_none_or(|l| decoded.version().covers(l.dot)));
                     prop_assert_eq!(EncodedObject::new(&decoded), damaged);
                 }
             }
@@ -282,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn format_1_is_read_for_ever() {
+    fn formats_are_read_for_ever() {
         let (a1, b2) = dots();
         let entry = |payload: &'static [u8], origin| Entry {
             payload: Bytes::from_static(payload),
@@ -299,8 +361,17 @@ mod tests {
         };
         let entries = vec![(a1, entry(b"x", a1)), (b2, entry(b"yz", a1))];
         let object = Object::from_parts(entries, [a1, b2].into_iter().collect()).unwrap();
-        let hex: String =
-            EncodedObject::new(&object).0.iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, include_str!("fixtures/object-1.hex").trim());
+        assert_eq!(hex(&object), include_str!("fixtures/object-1.hex").trim());
+
+        let last = Stamp { time: Hlc(0x0102_0304_0506), dot: b2 };
+        let version = || [a1, b2].into_iter().collect();
+        let live = Object::from_last(last, Some(entry(b"yz", a1)), version()).unwrap();
+        let deleted = Object::from_last(last, None, version()).unwrap();
+        let fixture = format!("{}\n{}\n", hex(&live), hex(&deleted));
+        assert_eq!(fixture, include_str!("fixtures/object-2.hex"));
+    }
+
+    fn hex(object: &Object) -> String {
+        EncodedObject::new(object).0.iter().map(|b| format!("{b:02x}")).collect()
     }
 }

@@ -16,6 +16,9 @@
 //! gaps, over which a compact encoding (contiguous ranges per actor) would bring deleted values
 //! back. Since V speaks of whole objects only, replicas send whole objects.
 //!
+//! All of that is of namespaces that keep siblings. In `lww` namespaces an object keeps its last
+//! write alone: see [`last`].
+//!
 //! Source: Preguiça et al., "Brief announcement: efficient causality tracking in distributed
 //! storage systems with dotted version vectors" (PODC 2012). Left out: deltas, typed values.
 
@@ -26,6 +29,10 @@ use super::clock::{Causality, Dot, Hlc, VersionVector};
 use super::key::{Key, NamespaceId};
 use super::metadata::document::ClusterKey;
 use super::operation::OperationId;
+
+pub mod last;
+
+pub use self::last::Stamp;
 
 /// The most siblings a key may have. Past it something writes without contexts, and every read
 /// would carry the lot: the coordinator refuses the write. Merges never refuse.
@@ -67,6 +74,8 @@ pub struct Object {
     /// Sorted by dot; most objects have one.
     entries: Vec<(Dot, Entry)>,
     version: VersionVector,
+    /// In `lww` namespaces, the last write; then `entries` has its value, or nothing if it deleted.
+    last: Option<Stamp>,
 }
 
 impl Object {
@@ -75,7 +84,7 @@ impl Object {
     pub fn from_parts(entries: Vec<(Dot, Entry)>, version: VersionVector) -> Option<Self> {
         let ascending = entries.is_sorted_by(|(x, _), (y, _)| x < y);
         let covered = entries.iter().all(|(dot, _)| version.covers(*dot));
-        (ascending && covered).then_some(Self { entries, version })
+        (ascending && covered).then_some(Self { entries, version, last: None })
     }
 
     /// The live entries by dot.
@@ -103,8 +112,11 @@ impl Object {
         self.entries.binary_search_by_key(&dot, |(d, _)| *d).is_ok()
     }
 
-    /// The newest time of a live entry.
+    /// The time of the last write in an `lww` namespace; else the newest of a live entry.
     pub fn time(&self) -> Hlc {
+        if let Some(last) = self.last {
+            return last.time;
+        }
         self.entries.iter().map(|(_, entry)| entry.time).max().unwrap_or_default()
     }
 
@@ -156,6 +168,9 @@ impl Object {
     /// Takes in what `other` knows: an entry survives if both hold it, or if one holds it and the
     /// other's version does not cover it. Tells whether anything changed here.
     pub fn merge(&mut self, other: &Self) -> bool {
+        if self.last.is_some() || other.last.is_some() {
+            return self.merge_last(other);
+        }
         if self.version.compare(&other.version) == Causality::Before && self.entries.is_empty() {
             self.clone_from(other);
             return true;
@@ -176,7 +191,8 @@ impl Object {
     }
 }
 
-/// The hash of what an object says: 16 bytes for its values, 16 for its version.
+/// The hash of what an object says: 16 bytes for its values, 16 for its version, and with it for the
+/// stamp of a last write.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Digest(pub [u8; 32]);
 
@@ -190,6 +206,12 @@ impl Object {
             hasher.update(b"version");
             for dot in self.version.iter() {
                 hasher.update(&dot_bytes(dot));
+            }
+            if let Some(last) = self.last {
+                hasher.update(b"last");
+                hasher.update(&last.time.0.to_le_bytes());
+                hasher.update(&dot_bytes(last.dot));
+                hasher.update(&[self.is_empty().into()]);
             }
             digest[16..].copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         }

@@ -179,6 +179,10 @@ pub enum Cause {
     /// Its record of the key is damaged: it knows nothing of the key, and took nothing for it.
     #[error("has a damaged record of the key")]
     Damaged,
+    /// It holds a later write of the key, by a clock that is ahead of its own: see
+    /// [`last`](super::object::last).
+    #[error("holds a write that lies in the future; read the key and write with its context")]
+    Future,
     /// Its silence is not believed, since its store is being rebuilt; what it told was merged.
     #[error("does not count while it is being rebuilt")]
     Rebuilding,

@@ -88,6 +88,7 @@ impl Cluster for ClusterService {
             node: coordinator.node().0,
             opening: coordinator.opening().0,
             now_ms: coordinator.env().now_ms(),
+            clock_ahead_ms: coordinator.clocks().ahead_ms(),
             rebuild: coordinator.standings().progress().borrow().as_ref().map(rebuild_message),
         }))
     }
@@ -172,6 +173,7 @@ fn namespace_message(namespace: &Namespace) -> v1::Namespace {
         w: Some(level_message(namespace.w)),
         conflict: match namespace.conflict {
             Conflict::Siblings => v1::ConflictRule::Siblings.into(),
+            Conflict::Lww => v1::ConflictRule::Lww.into(),
         },
         durability: match namespace.durability {
             Durability::Buffered => v1::Durability::Buffered.into(),
@@ -181,10 +183,22 @@ fn namespace_message(namespace: &Namespace) -> v1::Namespace {
     }
 }
 
+/// A rule that this release does not know would be another one for ever: it is refused.
+fn conflict(rule: i32) -> Result<Conflict, RequestError> {
+    match v1::ConflictRule::try_from(rule) {
+        Ok(v1::ConflictRule::Siblings) => Ok(Conflict::Siblings),
+        Ok(v1::ConflictRule::Lww) => Ok(Conflict::Lww),
+        Err(_) => Err(RequestError::invalid(format!(
+            "conflict rule {rule} is not known here; there are siblings and lww"
+        ))),
+    }
+}
+
 fn new_namespace(message: v1::CreateNamespaceRequest) -> Result<NewNamespace, RequestError> {
     let asked = durability(message.durability());
+    let conflict = conflict(message.conflict)?;
     let v1::CreateNamespaceRequest { name, n, r, w, value_max_bytes, .. } = message;
-    let mut new = NewNamespace::named(name);
+    let mut new = NewNamespace { conflict, ..NewNamespace::named(name) };
     if n != 0 {
         let too_many =
             |_| RequestError::invalid(format!("n = {n}: a key has at most 255 replicas"));

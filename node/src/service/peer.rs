@@ -125,6 +125,9 @@ impl Shared {
             Request::Learn(document) => {
                 cluster.learn(document).await.map(|version| Reply::Learned { version })
             }
+            Request::Clock => {
+                return Reply::Clock { now_ms: self.coordinator.clocks().read().wall_ms };
+            }
             Request::Register(message) => cluster.on_register(message).await.map(Reply::Register),
         };
         answered.unwrap_or_else(Reply::Failed)

@@ -99,7 +99,8 @@ fn code_of(error: &RequestError) -> Code {
         RequestError::TooManySiblings { .. }
         | RequestError::EarlierOpening { .. }
         | RequestError::DiskFailed { .. } => Code::FailedPrecondition,
-        RequestError::QuorumNotReached { .. }
+        RequestError::ClockSkew { .. }
+        | RequestError::QuorumNotReached { .. }
         | RequestError::CoordinatorUnreachable { .. }
         | RequestError::NotReady { .. } => Code::Unavailable,
         RequestError::Timeout { .. } => Code::DeadlineExceeded,
@@ -117,6 +118,10 @@ fn detail(error: &RequestError, node: &str) -> ErrorDetail {
         RequestError::UnknownNamespace { .. } => Kind::UnknownNamespace,
         RequestError::Context(_) => Kind::Context,
         RequestError::TooManySiblings { .. } => Kind::Siblings,
+        RequestError::ClockSkew { ahead_ms, max_ms, .. } => {
+            (detail.clock_ahead_ms, detail.clock_skew_max_ms) = (*ahead_ms, *max_ms);
+            Kind::ClockSkew
+        }
         RequestError::QuorumNotReached { needed, got, .. } => {
             (detail.needed, detail.got) = (*needed, *got);
             Kind::Quorum

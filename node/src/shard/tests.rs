@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::*;
 use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::context::Context;
+use crate::dynamo::metadata::document::Conflict;
 use crate::dynamo::operation::OPERATION_KEPT_MS;
 use crate::env::Clock;
 use crate::error::Outcome;
@@ -41,6 +42,7 @@ impl ShardObserver for Heard {
         *self.corrupt.lock().unwrap() += records;
     }
     fn mended(&self, _: Mended) {}
+    fn future(&self, _: u64) {}
     fn crowded(&self) {}
     fn expired(&self, requests: u64) {
         *self.expired.lock().unwrap() += requests;
@@ -80,6 +82,7 @@ fn of_cost(cost: Duration, queue: usize) -> Bench {
         disk: Arc::default(),
         env: Env::simulated(Arc::new(Still), 1).with_request_cost(cost),
         budget: Budget::unbounded(),
+        skew_max_ms: 500,
         observer: heard.clone(),
     };
     let (shards, _) = Shards::start(context, 2, queue);
@@ -100,6 +103,7 @@ fn put(address: Address, sequence: u64, value: Bytes) -> Write {
         value,
         context,
         operation,
+        conflict: Conflict::Siblings,
         at_least_once: false,
         doubtful: None,
         refusal: None,

@@ -4,6 +4,7 @@
 //! stopped between steps and never starves requests. Left out: pausing and listing workers, which
 //! come with the tasks that need a pace.
 
+mod clocks;
 mod disk;
 mod flush;
 mod forget;
@@ -14,6 +15,7 @@ mod sweep;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+pub use self::clocks::CompareClocks;
 pub use self::disk::WatchDisk;
 pub use self::flush::Flush;
 pub use self::forget::ForgetOperations;

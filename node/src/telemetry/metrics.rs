@@ -10,6 +10,7 @@
 //! arrays, made at first use so that the page lists only what has happened.
 
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -97,7 +98,8 @@ impl From<&RequestError> for OutcomeLabel {
             RequestError::TooManySiblings { .. }
             | RequestError::Conflict { .. }
             | RequestError::EarlierOpening { .. } => Self::Conflict,
-            RequestError::QuorumNotReached { .. }
+            RequestError::ClockSkew { .. }
+            | RequestError::QuorumNotReached { .. }
             | RequestError::CoordinatorUnreachable { .. }
             | RequestError::NotReady { .. } => Self::Unavailable,
             RequestError::Timeout { .. } => Self::Timeout,
@@ -122,9 +124,17 @@ struct ShardLabels {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct PeerLabels {
+    peer: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct SpaceLabels {
     space: &'static str,
 }
+
+/// A gauge of something that is no whole number.
+type Fraction = Gauge<f64, AtomicU64>;
 
 /// A family of histograms, all with the same buckets.
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -145,6 +155,7 @@ pub struct Metrics {
     handles: [[OnceLock<RequestHandles>; OutcomeLabel::ALL.len()]; Operation::ALL.len()],
     queue_depth: Family<ShardLabels, Gauge>,
     batch_size: Histograms<ShardLabels>,
+    clock_offsets: Family<PeerLabels, Fraction>,
     limits: LimitMetrics,
     disk: DiskMetrics,
     single: Single,
@@ -159,6 +170,9 @@ struct Single {
     engine_disk_bytes: Gauge,
     engine_keys: Gauge,
     siblings_refused: Counter,
+    lww_from_the_future: Counter,
+    clock_offset_max: Fraction,
+    clock_ahead: Fraction,
     corrupt_records: Family<SpaceLabels, Counter>,
     mended_records: Counter,
     lost_records: Counter,
@@ -185,6 +199,9 @@ impl Single {
             engine_disk_bytes: Gauge::default(),
             engine_keys: Gauge::default(),
             siblings_refused: Counter::default(),
+            lww_from_the_future: Counter::default(),
+            clock_offset_max: Fraction::default(),
+            clock_ahead: Fraction::default(),
             corrupt_records: Family::default(),
             mended_records: Counter::default(),
             lost_records: Counter::default(),
@@ -203,6 +220,15 @@ impl Single {
         registry.register("engine_keys", help, single.engine_keys.clone());
         let help = "Writes refused because the key has as many siblings as it may";
         registry.register("siblings_refused", help, single.siblings_refused.clone());
+        let help =
+            "Last writes met in lww namespaces that lie in the future by more than the bound";
+        registry.register("lww_from_the_future", help, single.lww_from_the_future.clone());
+        let help = "The largest difference between this node's clock and another member's";
+        let furthest = single.clock_offset_max.clone();
+        registry.register_with_unit("clock_offset_max", help, Unit::Seconds, furthest);
+        let help =
+            "How far this node's clock is certainly ahead of the median of the members' clocks";
+        registry.register_with_unit("clock_ahead", help, Unit::Seconds, single.clock_ahead.clone());
         let help = "Damaged records met, each once per opening of the store, by space";
         registry.register("corrupt_records", help, single.corrupt_records.clone());
         let help = "Damaged records replaced by what all other owners hold";
@@ -241,6 +267,9 @@ impl Metrics {
         let batch_size: Histograms<ShardLabels> = Family::new_with_constructor(sizes);
         let help = "Requests that share one batch of the engine";
         registry.register("shard_batch_size", help, batch_size.clone());
+        let clock_offsets = Family::default();
+        let help = "How far the other member's clock is ahead of this node's";
+        registry.register_with_unit("clock_offset", help, Unit::Seconds, clock_offsets.clone());
         let limits = LimitMetrics::register(&mut registry);
         let disk = DiskMetrics::register(&mut registry);
         let single = Single::register(&mut registry);
@@ -253,6 +282,7 @@ impl Metrics {
             handles,
             queue_depth,
             batch_size,
+            clock_offsets,
             limits,
             disk,
             single,
@@ -326,6 +356,27 @@ impl Metrics {
     /// Counts a write that was refused for its key's siblings.
     pub fn sibling_refused(&self) {
         self.single.siblings_refused.inc();
+    }
+
+    /// Counts last writes of `lww` namespaces that lie in the future by more than the bound.
+    pub fn lww_from_the_future(&self, count: u64) {
+        self.single.lww_from_the_future.inc_by(count);
+    }
+
+    /// How far the clock of a member is ahead of this node's.
+    pub fn clock_offset(&self, peer: &str, seconds: f64) {
+        let labels = PeerLabels { peer: peer.to_owned() };
+        self.clock_offsets.get_or_create_owned(&labels).set(seconds);
+    }
+
+    /// The largest of those, either way.
+    pub fn clock_offset_max(&self, seconds: f64) {
+        self.single.clock_offset_max.set(seconds);
+    }
+
+    /// How far this node's clock is ahead of the median clock.
+    pub fn clock_ahead(&self, seconds: f64) {
+        self.single.clock_ahead.set(seconds);
     }
 
     /// Counts damaged records of a space.
@@ -455,6 +506,10 @@ mod tests {
         metrics.engine_keys(10);
         metrics.metadata_version(2);
         metrics.sibling_refused();
+        metrics.lww_from_the_future(2);
+        metrics.clock_offset("node-2", -0.25);
+        metrics.clock_offset_max(0.25);
+        metrics.clock_ahead(0.125);
         metrics.corrupt_records("objects", 3);
         metrics.mended_records(2);
         metrics.lost_records(1);
@@ -474,6 +529,10 @@ mod tests {
             "quorate_engine_keys 10",
             "quorate_metadata_version 2",
             "quorate_siblings_refused_total 1",
+            "quorate_lww_from_the_future_total 2",
+            r#"quorate_clock_offset_seconds{peer="node-2"} -0.25"#,
+            "quorate_clock_offset_max_seconds 0.25",
+            "quorate_clock_ahead_seconds 0.125",
             r#"quorate_corrupt_records_total{space="objects"} 3"#,
             "quorate_mended_records_total 2",
             "quorate_lost_records_total 1",

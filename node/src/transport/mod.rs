@@ -56,6 +56,8 @@ pub enum Request {
     Learn(Bytes),
     /// A message of the metadata register, in its canonical encoding.
     Register(Bytes),
+    /// Tell your wall clock.
+    Clock,
 }
 
 /// The answer to the [`Request`] of the same name.
@@ -97,6 +99,11 @@ pub enum Reply {
     },
     /// An answer of the metadata register, in its canonical encoding.
     Register(Bytes),
+    /// The wall clock.
+    Clock {
+        /// Milliseconds since the Unix epoch.
+        now_ms: u64,
+    },
     /// The request failed; it was no write.
     Failed(RequestError),
     /// The write failed.

@@ -125,6 +125,7 @@ pub fn kind(body: Option<&Body>) -> &'static str {
         Some(Body::DocumentRequest(_)) => "document_request",
         Some(Body::Learn(_)) => "learn",
         Some(Body::Register(_)) => "register",
+        Some(Body::ClockRequest(_)) => "clock_request",
         Some(Body::Replicated(_)) => "replicated",
         Some(Body::ReadReply(_)) => "read_reply",
         Some(Body::GetResult(_)) => "get_result",
@@ -137,6 +138,7 @@ pub fn kind(body: Option<&Body>) -> &'static str {
         Some(Body::DocumentReply(_)) => "document_reply",
         Some(Body::Learned(_)) => "learned",
         Some(Body::Registered(_)) => "registered",
+        Some(Body::ClockReply(_)) => "clock_reply",
         Some(Body::Failure(_)) => "failure",
     }
 }
@@ -156,7 +158,8 @@ pub fn is_request(body: Option<&Body>) -> bool {
             | Body::ScanPage(_)
             | Body::DocumentRequest(_)
             | Body::Learn(_)
-            | Body::Register(_),
+            | Body::Register(_)
+            | Body::ClockRequest(_),
         ) => true,
         None | Some(_) => false,
     }
@@ -189,6 +192,7 @@ pub fn encode_request(request: Request) -> Body {
         Request::Document => Body::DocumentRequest(proto::DocumentRequest {}),
         Request::Learn(document) => Body::Learn(proto::Learn { document }),
         Request::Register(message) => Body::Register(proto::Register { message }),
+        Request::Clock => Body::ClockRequest(proto::ClockRequest {}),
     }
 }
 
@@ -213,6 +217,7 @@ pub fn decode_request(body: Option<Body>) -> Result<Request, WireError> {
         Some(Body::DocumentRequest(_)) => Request::Document,
         Some(Body::Learn(m)) => Request::Learn(m.document),
         Some(Body::Register(m)) => Request::Register(m.message),
+        Some(Body::ClockRequest(_)) => Request::Clock,
         other => return Err(unexpected(other.as_ref(), "request")),
     })
 }
@@ -240,6 +245,7 @@ pub fn encode_reply(reply: Reply) -> Body {
         Reply::Document(document) => Body::DocumentReply(proto::DocumentReply { document }),
         Reply::Learned { version } => Body::Learned(proto::Learned { version }),
         Reply::Register(message) => Body::Registered(proto::Register { message }),
+        Reply::Clock { now_ms } => Body::ClockReply(proto::ClockReply { now_ms }),
         Reply::Failed(error) => Body::Failure(encode_failure(error, None)),
         Reply::WriteFailed(error) => {
             Body::Failure(encode_failure(error.error, Some(error.outcome)))
@@ -265,6 +271,7 @@ pub fn decode_reply(body: Option<Body>) -> Result<Reply, WireError> {
         Some(Body::DocumentReply(m)) => Reply::Document(m.document),
         Some(Body::Learned(m)) => Reply::Learned { version: m.version },
         Some(Body::Registered(m)) => Reply::Register(m.message),
+        Some(Body::ClockReply(m)) => Reply::Clock { now_ms: m.now_ms },
         Some(Body::Failure(m)) => failure::decode_failed(m)?,
         other => return Err(unexpected(other.as_ref(), "reply")),
     })

@@ -10,9 +10,13 @@ use crate::dynamo::key::{NodeId, PartitionId};
 use crate::dynamo::operation::Opening;
 use crate::storage::memory::MemoryEngine;
 
+mod lww;
+
 const ID: VnodeId = VnodeId { n: 3, partition: PartitionId(7) };
 const NAMESPACE: NamespaceId = NamespaceId(1);
 const ADMITTING: Admitting = Admitting { node: NodeId(1), opening: Opening(1), now_ms: 1_000 };
+
+const SKEW_MAX_MS: u64 = 500;
 
 /// A vnode in its store.
 struct Store {
@@ -21,6 +25,10 @@ struct Store {
     rng: ChaCha8Rng,
     clock: Hlc,
     corrupt: u64,
+    /// The wall clock.
+    now_ms: u64,
+    /// Last writes in the future.
+    future: u64,
     mended: Mended,
 }
 
@@ -41,6 +49,7 @@ fn put(key: u8, sequence: u64, context: Context) -> Write {
         value,
         context,
         operation,
+        conflict: Conflict::Siblings,
         at_least_once: false,
         doubtful: None,
         refusal: None,
@@ -54,22 +63,27 @@ impl Store {
 
     fn open(engine: MemoryEngine, rng: ChaCha8Rng) -> Self {
         let vnode = Vnode::open(ID, &engine).unwrap();
-        Self { engine, vnode, rng, clock: Hlc::default(), corrupt: 0, mended: Mended::default() }
+        let (clock, now_ms) = (Hlc::default(), ADMITTING.now_ms);
+        let mended = Mended::default();
+        Self { engine, vnode, rng, clock, corrupt: 0, now_ms, future: 0, mended }
     }
 
     fn turn<T>(&mut self, work: impl FnOnce(&mut Vnode, &mut Turn<'_>) -> T) -> T {
         let mut turn = Turn {
             engine: &self.engine,
             batch: Batch::new(),
-            admitting: ADMITTING,
+            admitting: Admitting { now_ms: self.now_ms, ..ADMITTING },
             rng: &mut self.rng,
             clock: &mut self.clock,
             corrupt: BTreeMap::new(),
             mended: Mended::default(),
+            skew_max_ms: SKEW_MAX_MS,
+            future: 0,
         };
         let result = work(&mut self.vnode, &mut turn);
         self.corrupt += self.vnode.stage_frontier(&mut turn.batch);
         self.corrupt += turn.corrupt.values().sum::<u64>();
+        self.future += turn.future;
         self.mended = turn.mended;
         let batch = turn.batch;
         self.engine.apply(batch).unwrap();

@@ -8,6 +8,7 @@ mod grpc;
 mod hostile;
 mod import;
 mod limits;
+mod lww;
 mod manual;
 mod metrics;
 mod rebuild;

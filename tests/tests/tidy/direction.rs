@@ -8,12 +8,13 @@ use super::source::{Source, names_after, read, rust};
 
 /// The modules of the node, bottom up: each may use those named beside it, all of which stand above
 /// it in this table. So no circle can be written down here, and the order is the architecture.
-const MODULES: [(&str, &[&str]); 25] = [
+const MODULES: [(&str, &[&str]); 26] = [
     // The protocol uses nothing.
     ("dynamo", &[]),
     // What everybody may see.
     ("env", &[]),
     ("trace", &[]),
+    ("clocks", &["dynamo", "env"]),
     // Keeping bytes.
     ("storage", &["dynamo"]),
     // Why requests fail, and who may ask for leave.
@@ -33,6 +34,7 @@ const MODULES: [(&str, &[&str]); 25] = [
     (
         "coordinator",
         &[
+            "clocks",
             "cluster",
             "dynamo",
             "env",
@@ -65,6 +67,7 @@ const MODULES: [(&str, &[&str]); 25] = [
     (
         "tasks",
         &[
+            "clocks",
             "cluster",
             "dynamo",
             "env",
@@ -82,6 +85,7 @@ const MODULES: [(&str, &[&str]); 25] = [
     (
         "replica",
         &[
+            "clocks",
             "cluster",
             "coordinator",
             "dynamo",

@@ -356,7 +356,7 @@ pub(crate) struct CreateArgs {
     /// How many replicas must acknowledge a write
     #[arg(short, long, value_name = "LEVEL", default_value = "quorum")]
     pub(crate) w: Level,
-    /// What happens to concurrent writes of one key
+    /// What happens to concurrent writes of one key, for ever
     #[arg(long, value_enum, default_value = "siblings")]
     pub(crate) conflict: Conflict,
     /// When a replica may acknowledge
@@ -371,6 +371,8 @@ pub(crate) struct CreateArgs {
 pub(crate) enum Conflict {
     /// All are kept until a client resolves them
     Siblings,
+    /// The last one wins, by the nodes' clocks; the others are dropped
+    Lww,
 }
 
 /// What the rows of a file look like.

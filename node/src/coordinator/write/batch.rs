@@ -202,7 +202,7 @@ impl Coordinator {
         let Placed { place, target, forward } = placed;
         let owners = target.preference()?.owners();
         let (id, w) = (forward.operation, forward.w);
-        let (op, refusal) = (WriteOp::new(w, owners), self.too_few_reachable(&target, owners, w));
+        let (op, refusal) = (WriteOp::new(w, owners), self.refused(&target, owners, w));
         let write = Write { refusal, ..self.prepare(&target, forward)? };
         Ok(Prepared { running: Running { place, target, id, op }, write })
     }

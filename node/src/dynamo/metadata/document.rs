@@ -116,12 +116,15 @@ pub struct Member {
     pub client_address: String,
 }
 
-/// How concurrent values of a namespace's keys are treated.
+/// How concurrent values of a namespace's keys are treated. A namespace has one rule for ever: its
+/// objects are of that kind, and no change of a document alters a namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Conflict {
     /// All are kept until a write replaces them.
     #[default]
     Siblings,
+    /// The last write stands alone, by the clocks of its coordinators.
+    Lww,
 }
 
 /// When a write counts as stored by a replica.

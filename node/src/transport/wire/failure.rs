@@ -60,6 +60,10 @@ fn encode_error(error: RequestError) -> proto::Failure {
             let number = count.into();
             proto::Failure { number, ..with(Code::TooManySiblings, String::new()) }
         }
+        RequestError::ClockSkew { what, ahead_ms, max_ms } => {
+            let number = ahead_ms.cast_unsigned();
+            proto::Failure { number, limit: max_ms, ..with(Code::ClockSkew, what) }
+        }
         RequestError::QuorumNotReached { needed, got, detail } => {
             proto::Failure { needed, got, ..with(Code::QuorumNotReached, detail) }
         }
@@ -95,6 +99,10 @@ fn decode_error(m: proto::Failure) -> Result<RequestError, WireError> {
             let count = u32::try_from(value);
             let count = count.map_err(|_| WireError::Value { field: "siblings", value })?;
             RequestError::TooManySiblings { count }
+        }
+        Ok(Code::ClockSkew) => {
+            let ahead_ms = m.number.cast_signed();
+            RequestError::ClockSkew { what: text, ahead_ms, max_ms: m.limit }
         }
         Ok(Code::QuorumNotReached) => {
             RequestError::QuorumNotReached { needed: m.needed, got: m.got, detail: text }

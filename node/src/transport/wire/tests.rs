@@ -115,6 +115,7 @@ fn requests() -> impl Strategy<Value = Request> {
         1 => Just(Request::Document),
         1 => bytes().prop_map(Request::Learn),
         1 => bytes().prop_map(Request::Register),
+        1 => Just(Request::Clock),
     ]
 }
 
@@ -125,6 +126,9 @@ fn errors() -> impl Strategy<Value = RequestError> {
         Just(RequestError::Context(ContextError::Malformed)),
         Just(RequestError::Context(ContextError::Foreign)),
         any::<u32>().prop_map(|count| RequestError::TooManySiblings { count }),
+        (".*", any::<i64>(), any::<u64>()).prop_map(|(what, ahead_ms, max_ms)| {
+            RequestError::ClockSkew { what, ahead_ms, max_ms }
+        }),
         (any::<u32>(), any::<u32>(), ".*").prop_map(|(needed, got, detail)| {
             RequestError::QuorumNotReached { needed, got, detail }
         }),
@@ -206,6 +210,7 @@ fn replies() -> impl Strategy<Value = Reply> {
     prop_oneof![
         3 => failures(),
         1 => any::<bool>().prop_map(|synced| Reply::Replicated { synced }),
+        1 => any::<u64>().prop_map(|now_ms| Reply::Clock { now_ms }),
         2 => (held(), standing())
             .prop_map(|(held, standing)| Reply::Held { held, standing }),
         1 => get_result().prop_map(Reply::GetResult),

@@ -51,6 +51,8 @@ struct MemberJson<'a> {
     reachable: bool,
     /// Of the cluster's metadata, as the member itself has it.
     version: Option<u64>,
+    /// How far its clock is ahead of the median of the members' clocks, as it says itself.
+    clock_ahead_ms: Option<i64>,
     /// While its store is being rebuilt.
     rebuild: Option<RebuildJson>,
     error: Option<String>,
@@ -90,11 +92,12 @@ async fn status(session: &Session, topology: &Topology) -> Result<()> {
 async fn probe<'a>(session: &Session, member: &'a Member) -> MemberJson<'a> {
     let limit = PROBE_MAX.min(session.timeout);
     let asked = tokio::time::timeout(limit, session.client.describe_from(&member.name)).await;
-    let (version, rebuild, error) = match asked {
-        Ok(Ok(topology)) => (Some(topology.version), topology.rebuild.map(Into::into), None),
-        Ok(Err(error)) => (None, None, Some(error.to_string())),
-        Err(_) => (None, None, Some(format!("no answer within {} ms", limit.as_millis()))),
+    let (topology, error) = match asked {
+        Ok(Ok(topology)) => (Some(topology), None),
+        Ok(Err(error)) => (None, Some(error.to_string())),
+        Err(_) => (None, Some(format!("no answer within {} ms", limit.as_millis()))),
     };
+    let version = topology.as_ref().map(|topology| topology.version);
     MemberJson {
         name: &member.name,
         id: format!("{:016x}", member.id),
@@ -106,14 +109,24 @@ async fn probe<'a>(session: &Session, member: &'a Member) -> MemberJson<'a> {
         voter: member.voter,
         reachable: version.is_some(),
         version,
-        rebuild,
+        clock_ahead_ms: topology.as_ref().and_then(|topology| topology.clock_ahead_ms),
+        rebuild: topology.and_then(|topology| topology.rebuild).map(Into::into),
         error,
     }
 }
 
 fn status_text(output: Output, status: &StatusJson<'_>) -> String {
-    let header =
-        ["NODE", "ZONE", "WEIGHT", "ADDRESS", "VOTER", "CONNECTED", "REACHABLE", "VERSION"];
+    let header = [
+        "NODE",
+        "ZONE",
+        "WEIGHT",
+        "ADDRESS",
+        "VOTER",
+        "CONNECTED",
+        "REACHABLE",
+        "VERSION",
+        "CLOCK",
+    ];
     let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
     let row = |m: &MemberJson<'_>| {
         vec![
@@ -125,6 +138,7 @@ fn status_text(output: Output, status: &StatusJson<'_>) -> String {
             yes(m.connected),
             yes(m.reachable),
             m.version.map_or("-".to_owned(), |version| version.to_string()),
+            m.clock_ahead_ms.map_or("-".to_owned(), |ahead_ms| format!("{ahead_ms:+} ms")),
         ]
     };
     let mut lines = vec![

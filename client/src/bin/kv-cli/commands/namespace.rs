@@ -1,7 +1,7 @@
 //! `namespace create`, `list`, `describe` and `drop`.
 
 use anyhow::Result;
-use quorate_client::{Error, ErrorKind, NamespaceDescription, NamespaceSpec};
+use quorate_client::{ConflictRule, Error, ErrorKind, NamespaceDescription, NamespaceSpec};
 use serde::Serialize;
 
 use super::Session;
@@ -64,12 +64,15 @@ pub(super) async fn run(session: &Session, command: NamespaceCommand) -> Result<
 }
 
 async fn create(session: &Session, args: CreateArgs) -> Result<Exit> {
-    // The only rule that there is, and the SDK's own.
-    let Conflict::Siblings = args.conflict;
+    let conflict = match args.conflict {
+        Conflict::Siblings => ConflictRule::Siblings,
+        Conflict::Lww => ConflictRule::Lww,
+    };
     let spec = NamespaceSpec {
         n: Some(args.n),
         r: args.r,
         w: args.w,
+        conflict,
         durability: args.durability,
         value_max_bytes: args.value_max_bytes,
         ..NamespaceSpec::new(args.name)

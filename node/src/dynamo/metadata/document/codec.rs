@@ -143,6 +143,7 @@ fn write_namespace(writer: &mut Writer, namespace: &Namespace) {
     write_level(writer, namespace.w);
     writer.u8(match namespace.conflict {
         Conflict::Siblings => 0,
+        Conflict::Lww => 1,
     });
     writer.u8(match namespace.durability {
         Durability::Buffered => 0,
@@ -159,7 +160,7 @@ fn read_namespace(reader: &mut Reader) -> Result<Namespace, DecodeError> {
         n: reader.u8("namespace n")?,
         r: read_level(reader, "namespace r")?,
         w: read_level(reader, "namespace w")?,
-        conflict: choice(reader, "namespace conflict rule", &[Conflict::Siblings])?,
+        conflict: choice(reader, "namespace conflict rule", &[Conflict::Siblings, Conflict::Lww])?,
         durability: choice(
             reader,
             "namespace durability",

@@ -1,0 +1,131 @@
+//! Writes of `lww` namespaces at one replica.
+
+use super::*;
+use crate::error::Outcome;
+
+/// A put into an `lww` namespace.
+fn last(key: u8, sequence: u64, context: Context) -> Write {
+    Write { conflict: Conflict::Lww, ..put(key, sequence, context) }
+}
+
+fn values(object: &Object) -> Vec<Bytes> {
+    object.siblings().into_iter().map(|entry| entry.payload.clone()).collect()
+}
+
+/// What a coordinator sends the other owners.
+fn replicated(sequence: u64, written: &Written) -> Merge {
+    let operation = Some((operation(sequence), written.dot));
+    Merge { address: address(1), object: written.object.clone(), operation, mend: false }
+}
+
+#[test]
+fn of_blind_writes_the_last_one_stands_alone_and_each_answers_a_token() {
+    let mut store = Store::new(1);
+    for sequence in 0..2 * SIBLINGS_MAX as u64 {
+        let written = store.write(last(1, sequence, Context::default())).unwrap();
+        assert_eq!(written.siblings, 1, "never refused for siblings");
+        assert_eq!(written.context, Some(Context::of_read(&store.read(1))));
+    }
+    assert_eq!(values(&store.read(1)), ["value 199"]);
+}
+
+#[test]
+fn a_delete_leaves_a_stamp_that_older_values_do_not_pass() {
+    let (mut home, mut other) = (Store::new(1), Store::new(2));
+    let old = other.write(last(1, 1, Context::default())).unwrap();
+    home.write(last(1, 2, Context::default())).unwrap();
+    home.now_ms += 10;
+    let context = Context::of_read(&home.read(1));
+    let delete = Write { value: None, ..last(1, 3, context) };
+    let deleted = home.write(delete).unwrap();
+    assert_eq!((deleted.siblings, deleted.context.is_some()), (0, true));
+    home.turn(|vnode, turn| vnode.merge(turn, replicated(1, &old))).unwrap();
+    assert!(home.read(1).is_empty(), "an older write comes late");
+    assert!(home.vnode.frontier().contains(old.dot), "and was seen");
+    home.write(last(1, 4, Context::default())).unwrap();
+    assert_eq!(values(&home.read(1)), ["value 4"]);
+}
+
+/// The clock of a replica that restarts may be behind what it wrote before, and behind what its
+/// client was shown elsewhere.
+#[test]
+fn a_write_exceeds_what_is_here_and_what_was_shown_though_the_clock_is_behind() {
+    let (mut home, mut ahead) = (Store::new(1), Store::new(2));
+    ahead.now_ms = 5_000;
+    let shown = ahead.write(last(1, 1, Context::default())).unwrap();
+    let replaced = home.write(last(1, 2, shown.context.unwrap())).unwrap();
+    assert!(home.read(1).time() > Hlc::from_ms(5_000));
+
+    let mut home = Store::open(home.engine.kill(), home.rng);
+    home.now_ms = 900;
+    let again = home.write(last(1, 3, Context::default())).unwrap();
+    ahead.turn(|vnode, turn| vnode.merge(turn, replicated(2, &replaced))).unwrap();
+    ahead.turn(|vnode, turn| vnode.merge(turn, replicated(3, &again))).unwrap();
+    assert_eq!(values(&ahead.read(1)), ["value 3"]);
+}
+
+#[test]
+fn one_key_in_the_future_leaves_the_others_alone() {
+    let mut store = Store::new(1);
+    store.now_ms = 3_600_000;
+    store.write(last(1, 1, Context::default())).unwrap();
+    store.now_ms = 1_000;
+    store.write(last(1, 2, Context::default())).unwrap();
+    store.write(last(2, 3, Context::default())).unwrap();
+    assert_eq!(values(&store.read(1)), ["value 2"], "it can be written, above its time");
+    assert_eq!(store.future, 1, "and is counted");
+    assert_eq!(store.read(2).time(), Hlc::from_ms(1_000));
+}
+
+/// A wrong clock wrote a key in the future; who has not seen that writes below it, and would wait
+/// for ever to be right. The write is merged, and not acknowledged; with what a read shows it wins.
+#[test]
+fn a_write_that_a_wrong_clock_hides_is_not_acknowledged() {
+    let (mut wrong, mut home, mut other) = (Store::new(1), Store::new(2), Store::new(3));
+    wrong.now_ms += SKEW_MAX_MS + 1;
+    let future = wrong.write(last(1, 1, Context::default())).unwrap();
+    home.turn(|vnode, turn| vnode.merge(turn, replicated(1, &future))).unwrap();
+
+    let hidden = other.write(last(1, 2, Context::default())).unwrap();
+    let refused = home.turn(|vnode, turn| vnode.merge(turn, replicated(2, &hidden)));
+    assert_eq!(refused.unwrap_err().kind(), "clock_skew");
+    assert!(home.read(1).version().covers(hidden.dot), "merged all the same");
+    assert_eq!(values(&home.read(1)), ["value 1"]);
+
+    let shown = Context::of_read(&home.read(1));
+    let above = other.write(last(1, 3, shown)).unwrap();
+    home.turn(|vnode, turn| vnode.merge(turn, replicated(3, &above))).unwrap();
+    assert_eq!(values(&home.read(1)), ["value 3"]);
+
+    home.now_ms += SKEW_MAX_MS + 2;
+    let late = replicated(2, &hidden);
+    home.turn(|vnode, turn| vnode.merge(turn, late)).unwrap();
+}
+
+#[test]
+fn the_end_of_time_is_an_error_and_no_panic() {
+    let mut store = Store::new(1);
+    let dot = Dot { actor: Actor(9), n: 1 };
+    let stamp = Stamp { time: Hlc(u64::MAX), dot };
+    let object = Object::from_last(stamp, None, [dot].into_iter().collect()).unwrap();
+    let merge = Merge {
+        address: address(1),
+        object: EncodedObject::new(&object),
+        operation: None,
+        mend: false,
+    };
+    store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
+    let refused = store.write(last(1, 1, Context::default())).unwrap_err();
+    assert_eq!((refused.error.kind(), refused.outcome), ("invalid", Outcome::NotApplied));
+}
+
+#[test]
+fn a_retry_is_answered_with_its_dot_and_without_a_token_once_it_was_replaced() {
+    let mut store = Store::new(1);
+    let first = store.write(last(1, 1, Context::default())).unwrap();
+    assert_eq!(store.write(last(1, 1, Context::default())).unwrap(), first);
+    store.write(last(1, 2, Context::default())).unwrap();
+    let again = store.write(last(1, 1, Context::default())).unwrap();
+    assert_eq!((again.dot, again.context), (first.dot, None), "its holder was never shown this");
+    assert_eq!(values(&store.read(1)), ["value 2"]);
+}

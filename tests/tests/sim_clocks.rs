@@ -1,0 +1,217 @@
+//! Clocks that are off, and the `lww` namespaces whose writes they order.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::time::Duration;
+
+use anyhow::Result;
+use bytes::Bytes;
+use quorate_node::coordinator::{Get, Put, PutBatch, PutEntry, PutRules, ReadAnswer};
+use quorate_node::dynamo::key::Key;
+use quorate_node::dynamo::metadata::document::{Conflict, NewNamespace};
+use quorate_node::dynamo::read::Repair;
+use quorate_node::error::{Outcome, RequestError, WriteError};
+use quorate_node::transport::WriteResult;
+use quorate_tests::sim::{SimCluster, simulate, workload_rng};
+use rand::RngExt as _;
+
+const NODES: usize = 3;
+const TEN_MINUTES_MS: i64 = 600_000;
+
+async fn started(seed: u64) -> Result<SimCluster> {
+    let cluster = SimCluster::start(NODES, seed).await?;
+    let things = NewNamespace { conflict: Conflict::Lww, ..NewNamespace::named("things") };
+    cluster.create_namespace(things).await?;
+    let siblings = NewNamespace::named("siblings");
+    cluster.create_namespace(siblings).await?;
+    // Every node has heard the others' clocks by then.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    Ok(cluster)
+}
+
+async fn put(
+    cluster: &SimCluster,
+    at: usize,
+    value: &str,
+    context: Bytes,
+) -> Result<WriteResult, WriteError> {
+    put_into(cluster, at, "things", value, context).await
+}
+
+async fn put_into(
+    cluster: &SimCluster,
+    at: usize,
+    namespace: &str,
+    value: &str,
+    context: Bytes,
+) -> Result<WriteResult, WriteError> {
+    let put = Put {
+        namespace: namespace.to_owned(),
+        key: Key::new("key").unwrap(),
+        value: Some(Bytes::copy_from_slice(value.as_bytes())),
+        context,
+        w: None,
+        durability: None,
+        operation: None,
+        at_least_once: false,
+        fresh: true,
+        timeout: Duration::from_secs(2),
+    };
+    cluster.coordinator(at).unwrap().put(put).await
+}
+
+/// Blind writes of the one key, in one batch.
+async fn put_batch(
+    cluster: &SimCluster,
+    at: usize,
+    values: [&'static str; 2],
+) -> Result<Vec<Result<WriteResult, WriteError>>, RequestError> {
+    let entry = |value: &'static str| {
+        let (key, value) = (Key::new("key").unwrap(), Some(Bytes::from_static(value.as_bytes())));
+        Ok(PutEntry { key, value, context: Bytes::new(), operation: None, fresh: true })
+    };
+    let batch = PutBatch {
+        namespace: "things".to_owned(),
+        entries: values.into_iter().map(entry).collect(),
+        rules: PutRules { w: None, durability: None, at_least_once: false },
+        timeout: Duration::from_secs(2),
+    };
+    cluster.coordinator(at).unwrap().put_batch(batch).await
+}
+
+async fn get(cluster: &SimCluster, at: usize) -> Result<ReadAnswer, RequestError> {
+    let get = Get {
+        namespace: "things".to_owned(),
+        key: Key::new("key").unwrap(),
+        r: None,
+        repair: Repair::Async,
+        replica: None,
+        timeout: Duration::from_secs(2),
+    };
+    cluster.coordinator(at).unwrap().get(get).await
+}
+
+fn values(answer: &ReadAnswer) -> Vec<&[u8]> {
+    answer.object.siblings().into_iter().map(|entry| &entry.payload[..]).collect()
+}
+
+/// What a refused write says of the clock.
+fn skew(refused: Result<WriteResult, WriteError>) -> i64 {
+    match refused.unwrap_err() {
+        WriteError { error: RequestError::ClockSkew { what, ahead_ms, max_ms }, outcome } => {
+            assert_eq!((what.as_str(), max_ms), ("the clock of node-1", 500));
+            assert_eq!(outcome, Outcome::NotApplied);
+            ahead_ms
+        }
+        other => panic!("refused for another reason: {other}"),
+    }
+}
+
+#[test]
+fn sim_the_writes_of_a_batch_are_ordered_and_refused_as_single_ones() {
+    simulate(async {
+        let mut cluster = started(11).await?;
+        for off in [TEN_MINUTES_MS, -TEN_MINUTES_MS] {
+            cluster.set_clock(1, off);
+            let outcomes = put_batch(&cluster, 1, ["refused", "refused too"]).await?;
+            assert_eq!(outcomes.len(), 2);
+            for refused in outcomes {
+                let ahead_ms = skew(refused);
+                assert!((ahead_ms - off).abs() < 50, "{ahead_ms} is not about {off}");
+            }
+            for taken in put_batch(&cluster, 0, ["first", "last"]).await? {
+                assert_eq!(taken?.siblings, 1, "a batch keeps one value of an lww key");
+            }
+            assert_eq!(values(&get(&cluster, 2).await?), [b"last"]);
+            cluster.set_clock(1, 0);
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn sim_a_node_whose_clock_is_ten_minutes_off_coordinates_no_lww_write() {
+    simulate(async {
+        let mut cluster = started(1).await?;
+        for off in [TEN_MINUTES_MS, -TEN_MINUTES_MS] {
+            cluster.set_clock(1, off);
+            // At once, before anybody was asked again, and after.
+            for pause in [0, 3_000] {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+                let ahead_ms = skew(put(&cluster, 1, "refused", Bytes::new()).await);
+                assert!((ahead_ms - off).abs() < 50, "{ahead_ms} is not about {off}");
+            }
+            for at in [0, 2] {
+                put(&cluster, at, "taken", Bytes::new()).await?;
+            }
+            put_into(&cluster, 1, "siblings", "taken", Bytes::new()).await?;
+            assert_eq!(values(&get(&cluster, 1).await?), [b"taken"], "it reads all the same");
+            cluster.set_clock(1, 0);
+            put(&cluster, 1, "taken again", Bytes::new()).await?;
+        }
+        // A process that starts under a wrong clock was never right, and finds out.
+        cluster.kill(1);
+        cluster.set_clock(1, TEN_MINUTES_MS);
+        cluster.restart(1)?;
+        let early = put(&cluster, 1, "refused", Bytes::new()).await.unwrap_err();
+        assert_eq!((early.error.kind(), early.outcome), ("not_ready", Outcome::NotApplied));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(skew(put(&cluster, 1, "refused", Bytes::new()).await) > 0);
+        assert_eq!(values(&get(&cluster, 0).await?), [b"taken again"]);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// One client reads and replaces, at a random node each time, while the clocks are set at random
+/// within the bound: every read shows what was written last.
+#[test]
+fn sim_within_the_bound_a_write_never_loses_to_what_its_client_had_read() {
+    let seeds: u64 = std::env::var("QUORATE_SIM_SEEDS").map_or(20, |n| n.parse().unwrap());
+    for seed in 0..seeds {
+        println!("QUORATE_SEED={seed}");
+        simulate(async {
+            let (mut cluster, mut rng) = (started(seed).await?, workload_rng(seed));
+            put(&cluster, 0, "value-0", Bytes::new()).await?;
+            for step in 1..40 {
+                cluster.set_clock(rng.random_range(0..NODES), rng.random_range(-200..=200));
+                let read = get(&cluster, rng.random_range(0..NODES)).await?;
+                assert_eq!(values(&read), [format!("value-{}", step - 1).as_bytes()]);
+                let context = read.context.clone().unwrap();
+                let at = rng.random_range(0..NODES);
+                put(&cluster, at, &format!("value-{step}"), context).await?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+}
+
+/// All clocks were wrong together, so nobody could notice; then they are set right. Node 1, which
+/// was away, writes below what they wrote: it hears so, and what a read shows it lifts it above.
+#[test]
+fn sim_a_key_written_in_the_future_refuses_to_lose_writes_silently() {
+    simulate(async {
+        let mut cluster = started(5).await?;
+        (0..NODES).for_each(|at| cluster.set_clock(at, TEN_MINUTES_MS));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        cluster.kill(1);
+        put(&cluster, 0, "future", Bytes::new()).await?;
+        (0..NODES).for_each(|at| cluster.set_clock(at, 0));
+        cluster.restart(1)?;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+
+        let hidden = put(&cluster, 1, "hidden", Bytes::new()).await.unwrap_err();
+        assert!(matches!(hidden.outcome, Outcome::Unknown(_)), "{hidden}");
+        assert!(hidden.to_string().contains("holds a write that lies in the future"), "{hidden}");
+        let read = get(&cluster, 1).await?;
+        assert_eq!(values(&read), [b"future"]);
+        put(&cluster, 1, "above", read.context.unwrap()).await?;
+        assert_eq!(values(&get(&cluster, 2).await?), [b"above"]);
+        put(&cluster, 0, "blind, where the key is known", Bytes::new()).await?;
+        assert_eq!(values(&get(&cluster, 1).await?), [b"blind, where the key is known"]);
+        Ok(())
+    })
+    .unwrap();
+}
