@@ -225,7 +225,8 @@ impl Coordinator {
 impl Target {
     fn new(view: Arc<View>, namespace: Namespace, key: Key) -> Self {
         let vnode = view.vnode(&namespace, &key);
-        let address = Address { vnode, namespace: namespace.id, key };
+        let conflict = namespace.conflict;
+        let address = Address { vnode, namespace: namespace.id, key, conflict };
         Self { view, namespace, address }
     }
 

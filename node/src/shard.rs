@@ -34,6 +34,7 @@ use self::queue::{Queued, ShardQueue};
 use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{KEY_MAX_BYTES, Key, KeyHash, NamespaceId, NodeId, PartitionId, VnodeId};
+use crate::dynamo::metadata::document::Conflict;
 use crate::dynamo::operation::{Admitting, Opening, OperationId};
 use crate::env::{Blocking, Env};
 use crate::error::{RequestError, WriteError};
@@ -96,6 +97,8 @@ pub struct PageRange {
     pub after: Option<Key>,
     /// At most so many; fewer if they are large, but one if there is any.
     pub limit: usize,
+    /// The namespace's rule: a record of the other kind is damaged.
+    pub conflict: Conflict,
 }
 
 /// The namespaces of one version of the metadata.
@@ -208,7 +211,7 @@ pub trait ShardObserver: Send + Sync + 'static {
     fn corrupt(&self, space: Space, records: u64);
     /// Damaged records were replaced.
     fn mended(&self, mended: Mended);
-    /// So many last writes of `lww` namespaces lie in the future by more than clocks may be ahead.
+    /// So many last writes of `lww` namespaces lie in the future by more than clocks may differ.
     fn future(&self, writes: u64);
     /// A write was refused, since its key has too many siblings.
     fn crowded(&self);
@@ -247,7 +250,7 @@ pub struct ShardContext {
     pub env: Env,
     /// For the objects that it reads.
     pub budget: Arc<Budget>,
-    /// By how much a clock that orders writes may be ahead, in milliseconds.
+    /// By how much a clock that orders writes may be off, in milliseconds.
     pub skew_max_ms: u64,
     /// Who hears of it.
     pub observer: Arc<dyn ShardObserver>,
@@ -369,9 +372,9 @@ impl Shard {
                 damaged.push((stored, KeyHash(0)));
                 continue;
             };
-            match record::open(&stored, &sealed) {
-                Ok(body) => page.items.push((key, EncodedObject(body))),
-                Err(RecordError::Damaged) => {
+            match record::open(&stored, &sealed).map(EncodedObject) {
+                Ok(object) if object.is_of(range.conflict) => page.items.push((key, object)),
+                Ok(_) | Err(RecordError::Damaged) => {
                     damaged.push((stored, key.hash(range.namespace)));
                     page.damaged.push(key);
                 }

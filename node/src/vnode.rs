@@ -50,6 +50,8 @@ pub struct Address {
     pub namespace: NamespaceId,
     /// The key.
     pub key: Key,
+    /// The namespace's rule, by which its objects are told from garbage.
+    pub conflict: Conflict,
 }
 
 impl Address {
@@ -74,8 +76,6 @@ pub struct Write {
     pub context: Context,
     /// The client's id of the write.
     pub operation: OperationId,
-    /// The namespace's rule.
-    pub conflict: Conflict,
     /// Coordinate it even if the id names another node or opening.
     pub at_least_once: bool,
     /// The id, if an earlier request may have carried it: who refuses this one without looking it
@@ -131,7 +131,7 @@ pub struct Turn<'a> {
     pub corrupt: BTreeMap<Space, u64>,
     /// How many were replaced.
     pub mended: Mended,
-    /// By how much a clock that orders writes may be ahead, in milliseconds.
+    /// By how much a clock that orders writes may be off, in milliseconds.
     pub skew_max_ms: u64,
     /// How many last writes were met that lie in the future by more than that.
     pub future: u64,
@@ -159,17 +159,18 @@ impl Turn<'_> {
         self.batch.put(space, key, sealed);
     }
 
-    /// How far the last write of an `lww` object lies in the future, if by more than clocks may be
-    /// ahead: then some clock was wrong when it was written.
+    /// How far the last write of an `lww` object lies in the future, if by more than the clock that
+    /// wrote it may have been ahead and the one here behind: then one of the two was wrong.
     fn future_of(&mut self, object: &Object) -> Option<RequestError> {
         let ahead_ms = object.last()?.time.wall_ms().saturating_sub(self.admitting.now_ms);
-        if ahead_ms <= self.skew_max_ms {
+        let max_ms = self.skew_max_ms.saturating_mul(2);
+        if ahead_ms <= max_ms {
             return None;
         }
         self.future += 1;
         let what = "the key's last write".to_owned();
         let ahead_ms = i64::try_from(ahead_ms).unwrap_or(i64::MAX);
-        Some(RequestError::ClockSkew { what, ahead_ms, max_ms: self.skew_max_ms })
+        Some(RequestError::ClockSkew { what, ahead_ms, max_ms })
     }
 }
 
@@ -268,7 +269,7 @@ impl Vnode {
         }
         let dot = self.next_dot(turn);
         let (hash, operation) = (write.address.hash(), write.operation);
-        match write.conflict {
+        match write.address.conflict {
             Conflict::Siblings => write_sibling(&mut object, turn, write, dot),
             Conflict::Lww => write_last(&mut object, turn, write, dot),
         }
@@ -288,7 +289,8 @@ impl Vnode {
     ) -> Result<Written, WriteError> {
         let unknown = |error: RequestError| WriteError::unknown(write.operation, error);
         let encoded = self.read(turn, &write.address).map_err(unknown)?;
-        let object = encoded.decode().map_err(|error| unknown(RequestError::internal(error)))?;
+        let object = encoded.decode(write.address.conflict);
+        let object = object.map_err(|error| unknown(RequestError::internal(error)))?;
         if !object.version().covers(dot) {
             let reason = format!("the write was applied as {dot}, and lost here since");
             return Err(unknown(RequestError::Data { reason }));
@@ -304,7 +306,9 @@ impl Vnode {
     /// that has seen the key's time, by its context, is above that.
     pub fn merge(&mut self, turn: &mut Turn<'_>, merge: Merge) -> Result<(), RequestError> {
         let stored = merge.address.stored();
-        let received = merge.object.decode().map_err(RequestError::invalid)?;
+        let received =
+            merge.object.decode(merge.address.conflict).map_err(RequestError::invalid)?;
+        self.check_dots(&received)?;
         let object = match self.object(turn, &merge.address, &stored) {
             Ok(mut object) => {
                 if object.merge(&received) {
@@ -327,6 +331,19 @@ impl Vnode {
             return lost.filter(|_| !wins).map_or(Ok(()), Err);
         }
         Ok(())
+    }
+
+    /// Whether another's object names a write of this vnode's actor that was never made, which this
+    /// one would then make a second time.
+    fn check_dots(&self, received: &Object) -> Result<(), RequestError> {
+        let Some(issued) = self.issued else { return Ok(()) };
+        let named = Dot { n: received.version().last(issued.actor), ..issued };
+        if named.n <= issued.n {
+            return Ok(());
+        }
+        Err(RequestError::invalid(format!(
+            "the object names write {named} of this vnode, whose last one is {issued}"
+        )))
     }
 
     /// Ends the actor, since objects were dropped.
@@ -408,9 +425,9 @@ impl Vnode {
             Err(EngineError::Corrupt { .. }) => return Err(self.damaged(turn, address, stored)),
             Err(error) => return Err(RequestError::from(error)),
         };
-        match record::open(stored, &sealed) {
-            Ok(body) => Ok(EncodedObject(body)),
-            Err(RecordError::Damaged) => Err(self.damaged(turn, address, stored)),
+        match record::open(stored, &sealed).map(EncodedObject) {
+            Ok(object) if object.is_of(address.conflict) => Ok(object),
+            Ok(_) | Err(RecordError::Damaged) => Err(self.damaged(turn, address, stored)),
             Err(newer @ RecordError::Format(_)) => {
                 Err(RequestError::Data { reason: newer.to_string() })
             }
@@ -423,7 +440,7 @@ impl Vnode {
         address: &Address,
         stored: &Bytes,
     ) -> Result<Object, RequestError> {
-        let decoded = self.find(turn, address, stored)?.decode();
+        let decoded = self.find(turn, address, stored)?.decode(address.conflict);
         decoded.map_err(|DecodeError { .. }| self.damaged(turn, address, stored))
     }
 
@@ -480,7 +497,7 @@ fn refuse(
 
 /// Why a new write of this key is refused, whoever can be reached; it has `n` owners.
 fn refused_by(n: u8, object: &Object, write: &Write, turn: &mut Turn<'_>) -> Option<RequestError> {
-    match write.conflict {
+    match write.address.conflict {
         Conflict::Siblings => {
             let left = object.uncovered(&write.context.version);
             let with = |value: &Bytes| object.uncovered_bytes(&write.context.version) + value.len();

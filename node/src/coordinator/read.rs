@@ -17,6 +17,7 @@ use super::{
 use crate::dynamo::context::Context;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NodeId};
+use crate::dynamo::metadata::document::Conflict;
 use crate::dynamo::object::{Digest, Object};
 use crate::dynamo::quorum::{Cause, Level, Verdict};
 use crate::dynamo::read::{Digester, Effect, ReadOp, ReadPlan, Repair};
@@ -121,7 +122,8 @@ impl Coordinator {
             match self.peers.request(node, request, remaining(deadline)).await {
                 Ok(Reply::GetResult(result)) => {
                     let bytes = self.shards.budget().hold(Kind::Reads, result.object.0)?;
-                    let object = EncodedObject(bytes).decode().map_err(RequestError::internal)?;
+                    let object = EncodedObject(bytes).decode(target.namespace.conflict);
+                    let object = object.map_err(RequestError::internal)?;
                     return Ok((object, result.replicas));
                 }
                 Ok(Reply::Failed(error @ RequestError::NotReady { .. })) => last = error,
@@ -243,7 +245,7 @@ impl Coordinator {
             let cluster_key = target.view.document().cluster_key;
             return async move {
                 let held = shards.read(address.clone(), deadline).await;
-                let heard = match held.map(|held| held.decode()) {
+                let heard = match held.map(|held| held.decode(address.conflict)) {
                     Ok(Ok(object)) if digest => {
                         let (namespace, key) = (address.namespace, &address.key);
                         Heard::Digest(object.digest(&cluster_key, namespace, key), standing)
@@ -256,11 +258,14 @@ impl Coordinator {
             }
             .boxed();
         }
-        let Address { namespace, key, .. } = target.address.clone();
+        let Address { namespace, key, conflict, .. } = target.address.clone();
         let request = Request::Read(Read { namespace, key, digest });
         let budget = self.shards.budget().clone();
         let reply = self.request(node, request, deadline);
-        reply.map(move |(node, reply)| (node, heard(reply.and_then(|r| held(&budget, r))))).boxed()
+        let heard = move |reply: Result<Reply, PeerError>| {
+            heard(reply.and_then(|reply| held(&budget, reply)), conflict)
+        };
+        reply.map(move |(node, reply)| (node, heard(reply))).boxed()
     }
 
     /// Has an owner merge an object.
@@ -284,10 +289,10 @@ impl Coordinator {
             }
             .boxed();
         }
-        let Address { namespace, key, .. } = target.address.clone();
+        let Address { namespace, key, conflict, .. } = target.address.clone();
         let replicate = Replicate { namespace, key, object, synced: false, operation: None, mend };
         let sent = self.request(node, Request::Replicate(replicate), deadline);
-        sent.map(|(node, reply)| (node, heard(reply))).boxed()
+        sent.map(move |(node, reply)| (node, heard(reply, conflict))).boxed()
     }
 
     /// Sends the answer to owners that hold something else, after it was given.
@@ -354,12 +359,12 @@ fn held(budget: &Arc<Budget>, reply: Reply) -> Result<Reply, PeerError> {
     }
 }
 
-fn heard(reply: Result<Reply, PeerError>) -> Heard {
+fn heard(reply: Result<Reply, PeerError>, rule: Conflict) -> Heard {
     match &reply {
         Ok(Reply::Held { held: Held::Digest(digest), standing }) => {
             Heard::Digest(*digest, *standing)
         }
-        Ok(Reply::Held { held: Held::Object(object), standing }) => match object.decode() {
+        Ok(Reply::Held { held: Held::Object(object), standing }) => match object.decode(rule) {
             Ok(object) => Heard::Object(object, *standing),
             Err(_) => Heard::Failed(Cause::Storage),
         },

@@ -27,6 +27,7 @@ use super::{
 use crate::dynamo::encoding::{Reader, Writer};
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{KEY_MAX_BYTES, Key, NamespaceId, NodeId, PartitionId, VnodeId};
+use crate::dynamo::metadata::document::Conflict;
 use crate::dynamo::object::Object;
 use crate::dynamo::quorum::{Cause, Failure, Level, Tally, Verdict};
 use crate::dynamo::read::Repair;
@@ -34,7 +35,6 @@ use crate::dynamo::standing::Standing;
 use crate::error::RequestError;
 use crate::shard::{Page, PageRange};
 use crate::transport::{Reply, Request, ScanPage, ScanPageReply};
-use crate::vnode::Address;
 
 /// Keys per page: at 1 KiB each, a quarter of a mebibyte a message.
 const PAGE_KEYS: usize = 256;
@@ -155,14 +155,14 @@ impl Coordinator {
             prefix: request.prefix.clone(),
             after: cursor.after,
             limit: PAGE_KEYS,
+            conflict: namespace.conflict,
         };
         let owners = self.owners_by_reach(preference(&view, vnode)?);
         let pages = self.pages(&range, &owners, r, deadline).await;
         let pages = pages.map_err(|(tally, failures)| not_reached(&view, tally, &failures, &[]))?;
-        let MergedPages { mut items, damaged, after } = merge_pages(pages)?;
+        let MergedPages { mut items, damaged, after } = merge_pages(pages, namespace.conflict)?;
         for key in damaged {
-            let address = Address { vnode, namespace: namespace.id, key: key.clone() };
-            let target = Target { view: view.clone(), namespace: namespace.clone(), address };
+            let target = Target::new(view.clone(), namespace.clone(), key.clone());
             let (read, _) = self.read_owners(&target, r, Repair::Async, deadline).await?;
             items.entry(key).or_default().merge(&read);
         }
@@ -277,14 +277,14 @@ struct MergedPages {
     after: Option<Key>,
 }
 
-fn merge_pages(pages: Vec<Page>) -> Result<MergedPages, RequestError> {
+fn merge_pages(pages: Vec<Page>, rule: Conflict) -> Result<MergedPages, RequestError> {
     let unfinished = pages.iter().filter(|page| !page.complete);
     let after: Option<Key> = unfinished.filter_map(Page::last).min().cloned();
     let certain = |key: &Key| after.as_ref().is_none_or(|after| key <= after);
     let (mut items, mut damaged) = (BTreeMap::<Key, Object>::new(), BTreeSet::new());
     for page in pages {
         for (key, encoded) in page.items.into_iter().filter(|(key, _)| certain(key)) {
-            let object = decode(&encoded)?;
+            let object = decode(&encoded, rule)?;
             items.entry(key).or_default().merge(&object);
         }
         damaged.extend(page.damaged.into_iter().filter(|key| certain(key)));
@@ -292,8 +292,8 @@ fn merge_pages(pages: Vec<Page>) -> Result<MergedPages, RequestError> {
     Ok(MergedPages { items, damaged, after })
 }
 
-fn decode(encoded: &EncodedObject) -> Result<Object, RequestError> {
-    encoded.decode().map_err(|error| RequestError::Data { reason: error.to_string() })
+fn decode(encoded: &EncodedObject, rule: Conflict) -> Result<Object, RequestError> {
+    encoded.decode(rule).map_err(|error| RequestError::Data { reason: error.to_string() })
 }
 
 #[cfg(test)]
@@ -334,7 +334,8 @@ mod tests {
                     let items = all.iter().take(limit).cloned().collect();
                     Page { items, damaged: Vec::new(), complete: all.len() <= limit }
                 };
-                let merged = merge_pages(replicas.iter().map(page).collect()).unwrap();
+                let pages = replicas.iter().map(page).collect();
+                let merged = merge_pages(pages, Conflict::Siblings).unwrap();
                 found.extend(merged.items.into_iter().filter(|(_, object)| !object.is_empty()));
                 let Some(next) = merged.after else { break };
                 after = Some(next);

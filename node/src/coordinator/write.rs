@@ -269,7 +269,6 @@ impl Coordinator {
             context,
             doubtful,
             operation: forward.operation,
-            conflict: target.namespace.conflict,
             at_least_once: forward.at_least_once,
             refusal: None,
         })

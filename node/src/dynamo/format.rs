@@ -7,7 +7,9 @@
 //! ```
 //!
 //! The format byte at the front changes when the rest does. Decoding checks every invariant that
-//! the types promise, and payloads share the input's memory.
+//! the types promise, and payloads share the input's memory. An object is decoded as its namespace's
+//! conflict rule wants it: what is of the other kind, from a disk or a peer, is as malformed as
+//! garbage, so that two kinds never meet in a merge.
 
 use bytes::Bytes;
 
@@ -15,6 +17,7 @@ use super::clock::{Actor, Dot, Hlc, VersionVector};
 use super::encoding::{DecodeError, Flaw, Reader, Writer};
 use super::frontier::Intervals;
 use super::key::{KeyHash, NodeId};
+use super::metadata::document::Conflict;
 use super::object::{Entry, Object, Stamp};
 use super::operation::{Opening, OperationId, Recorded};
 
@@ -54,9 +57,22 @@ impl EncodedObject {
         Self(w.finish())
     }
 
-    /// Decodes it; no bytes are the absent object. Payloads share the encoding's memory.
-    pub fn decode(&self) -> Result<Object, DecodeError> {
-        if self.0.is_empty() { Ok(Object::default()) } else { decode_object(self.0.clone()) }
+    /// Decodes an object of a namespace with this rule; no bytes are the absent object. Payloads
+    /// share the encoding's memory.
+    pub fn decode(&self, rule: Conflict) -> Result<Object, DecodeError> {
+        if self.0.is_empty() { Ok(Object::default()) } else { decode_object(self.0.clone(), rule) }
+    }
+
+    /// Whether it claims to be of a namespace with this rule, which costs no decoding.
+    pub fn is_of(&self, rule: Conflict) -> bool {
+        self.0.first().is_none_or(|&format| format == format_of(rule))
+    }
+}
+
+fn format_of(rule: Conflict) -> u8 {
+    match rule {
+        Conflict::Siblings => OBJECT_FORMAT,
+        Conflict::Lww => LAST_FORMAT,
     }
 }
 
@@ -100,13 +116,12 @@ fn write_entry(w: &mut Writer, dot: Dot, entry: &Entry) {
     w.bytes(&entry.payload);
 }
 
-fn decode_object(bytes: Bytes) -> Result<Object, DecodeError> {
+fn decode_object(bytes: Bytes, rule: Conflict) -> Result<Object, DecodeError> {
     let mut r = Reader::new(bytes);
-    let unknown = r.clone();
-    match r.u8("object format")? {
-        OBJECT_FORMAT => decode_siblings(r),
-        LAST_FORMAT => decode_last(r),
-        other => Err(unknown.error("object format", Flaw::Value(other.into()))),
+    r.format(format_of(rule), "object format of the namespace's conflict rule")?;
+    match rule {
+        Conflict::Siblings => decode_siblings(r),
+        Conflict::Lww => decode_last(r),
     }
 }
 
@@ -278,14 +293,14 @@ mod tests {
         #[test]
         fn objects_come_back_as_written(history in histories()) {
             for object in history.replicas {
-                prop_assert_eq!(EncodedObject::new(&object).decode(), Ok(object));
+                prop_assert_eq!(EncodedObject::new(&object).decode(Conflict::Siblings), Ok(object));
             }
         }
 
         #[test]
         fn last_writes_come_back_as_written(history in last_histories()) {
             for object in history.replicas {
-                prop_assert_eq!(EncodedObject::new(&object).decode(), Ok(object));
+                prop_assert_eq!(EncodedObject::new(&object).decode(Conflict::Lww), Ok(object));
             }
         }
 
@@ -294,13 +309,16 @@ mod tests {
             history in histories(), lasts in last_histories(),
             at in any::<prop::sample::Index>(), byte in any::<u8>()
         ) {
-            let both = history.replicas.iter().chain(&lasts.replicas);
-            for object in both.filter(|o| !o.is_absent()) {
+            let siblings = history.replicas.iter().map(|object| (object, Conflict::Siblings));
+            let both = siblings.chain(lasts.replicas.iter().map(|object| (object, Conflict::Lww)));
+            for (object, rule) in both.filter(|(object, _)| !object.is_absent()) {
                 let mut bytes = EncodedObject::new(object).0.to_vec();
                 let at = at.index(bytes.len());
                 bytes[at] = byte;
                 let damaged = EncodedObject(bytes.into());
-                if let Ok(decoded) = damaged.decode() {
+                if let Ok(decoded) = damaged.decode(rule) {
+                    let is_last = decoded.last().is_some();
+                    prop_assert_eq!(is_last, rule == Conflict::Lww && !decoded.is_absent());
                     prop_assert!(decoded.entries().iter().all(|(d, _)| decoded.version().covers(*d)));
                     prop_assert!(decoded.last().is_none_or(|l| decoded.version().covers(l.dot)));
                     prop_assert_eq!(EncodedObject::new(&decoded), damaged);
@@ -311,7 +329,9 @@ mod tests {
         #[test]
         fn garbage_never_panics(garbage in prop::collection::vec(any::<u8>(), 0..200)) {
             let garbage = Bytes::from(garbage);
-            let _ = EncodedObject(garbage.clone()).decode();
+            for rule in [Conflict::Siblings, Conflict::Lww] {
+                let _ = EncodedObject(garbage.clone()).decode(rule);
+            }
             let _ = decode_intervals(garbage.clone());
             let _ = decode_recorded(garbage);
         }
@@ -339,7 +359,7 @@ mod tests {
         w.raw(&[0; 48]);
         write_dot(&mut w, Dot { actor: Actor(1), n: 2 });
         w.bytes(b"value");
-        let error = EncodedObject(w.finish()).decode().unwrap_err();
+        let error = EncodedObject(w.finish()).decode(Conflict::Siblings).unwrap_err();
         assert_eq!((error.what, error.flaw), ("entry origin", Flaw::Value(2)));
     }
 
@@ -369,6 +389,29 @@ mod tests {
         let deleted = Object::from_last(last, None, version()).unwrap();
         let fixture = format!("{}\n{}\n", hex(&live), hex(&deleted));
         assert_eq!(fixture, include_str!("fixtures/object-2.hex"));
+    }
+
+    #[test]
+    fn an_object_is_of_its_namespaces_kind_or_of_none() {
+        let (dot, time) = (dots().0, Hlc(5));
+        let version: VersionVector = [dot].into_iter().collect();
+        let siblings =
+            EncodedObject::new(&Object::from_parts(Vec::new(), version.clone()).unwrap());
+        let last = Object::from_last(Stamp { time, dot }, None, version).unwrap();
+        let last = EncodedObject::new(&last);
+        for (object, own, other) in [
+            (siblings, Conflict::Siblings, Conflict::Lww),
+            (last, Conflict::Lww, Conflict::Siblings),
+        ] {
+            assert!(object.is_of(own) && object.decode(own).is_ok());
+            assert!(!object.is_of(other));
+            let error = object.decode(other).unwrap_err();
+            assert_eq!((error.at, error.flaw), (0, Flaw::Value(object.0[0].into())));
+        }
+        for rule in [Conflict::Siblings, Conflict::Lww] {
+            assert!(EncodedObject::default().is_of(rule), "nothing is of every kind");
+            assert_eq!(EncodedObject::default().decode(rule), Ok(Object::default()));
+        }
     }
 
     fn hex(object: &Object) -> String {

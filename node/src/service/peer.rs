@@ -237,6 +237,7 @@ impl Shared {
             prefix: page.prefix,
             after: page.after,
             limit: page.limit as usize,
+            conflict: namespace.conflict,
         };
         self.owned(range.vnode)?;
         let standing = self.coordinator.standings().of(range.vnode);
@@ -249,7 +250,7 @@ impl Shared {
         let (view, namespace) = self.namespace(id)?;
         let vnode = view.vnode(&namespace, &key);
         self.owned(vnode)?;
-        Ok(Address { vnode, namespace: id, key })
+        Ok(Address { vnode, namespace: id, key, conflict: namespace.conflict })
     }
 
     fn namespace(&self, id: NamespaceId) -> Result<(Arc<View>, Namespace), RequestError> {
@@ -279,7 +280,7 @@ fn digest_of(
     address: &Address,
     object: EncodedObject,
 ) -> Result<Held, RequestError> {
-    let object = object.decode();
+    let object = object.decode(address.conflict);
     let object = object.map_err(|error| RequestError::Data { reason: error.to_string() })?;
     Ok(Held::Digest(object.digest(cluster_key, address.namespace, &address.key)))
 }

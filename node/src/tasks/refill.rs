@@ -29,6 +29,7 @@ use crate::cluster::Cluster;
 use crate::cluster::view::View;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
+use crate::dynamo::metadata::document::Namespace;
 use crate::dynamo::standing::unheard;
 use crate::env::Env;
 use crate::error::RequestError;
@@ -207,15 +208,19 @@ impl Refill {
         view: &View,
         mut source: Source,
     ) -> Result<Option<Source>, RequestError> {
-        let untold = view.document().namespaces.iter().map(|namespace| (namespace.id, namespace.n));
-        let mut untold = untold.filter(|(id, n)| *n == source.vnode.n && !source.told.contains(id));
-        let Some((namespace, _)) = untold.next() else {
+        let mut untold = view.document().namespaces.iter().filter(|namespace| {
+            namespace.n == source.vnode.n && !source.told.contains(&namespace.id)
+        });
+        let Some(&Namespace { id: namespace, conflict, .. }) = untold.next() else {
             return self.told_all(view, source).await.map(|()| None);
         };
         let page = self.page(view, &source, namespace).await?;
         let last = page.items.last().map(|(key, _)| key).max(page.damaged.last()).cloned();
         let objects = page.items.len() as u64;
-        self.merge(source.vnode, namespace, page.items).await?;
+        let items = page.items.into_iter().map(|(key, object)| {
+            (Address { vnode: source.vnode, namespace, key, conflict }, object)
+        });
+        self.merge(items).await?;
         self.parts.metrics.rebuild_objects(objects);
         let failed = std::mem::take(&mut self.failing);
         self.parts.standings.tell(|progress| {
@@ -269,12 +274,9 @@ impl Refill {
 
     async fn merge(
         &self,
-        vnode: VnodeId,
-        namespace: NamespaceId,
-        items: Vec<(Key, EncodedObject)>,
+        items: impl Iterator<Item = (Address, EncodedObject)>,
     ) -> Result<(), RequestError> {
-        let merges = items.into_iter().map(|(key, object)| {
-            let address = Address { vnode, namespace, key };
+        let merges = items.map(|(address, object)| {
             let merge = Merge { address, object, operation: None, mend: false };
             Ok(merge_patiently(&self.parts.shards, merge))
         });

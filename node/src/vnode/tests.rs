@@ -33,7 +33,8 @@ struct Store {
 }
 
 fn address(key: u8) -> Address {
-    Address { vnode: ID, namespace: NAMESPACE, key: Key::new(vec![key]).unwrap() }
+    let (key, conflict) = (Key::new(vec![key]).unwrap(), Conflict::Siblings);
+    Address { vnode: ID, namespace: NAMESPACE, key, conflict }
 }
 
 fn operation(sequence: u64) -> OperationId {
@@ -49,7 +50,6 @@ fn put(key: u8, sequence: u64, context: Context) -> Write {
         value,
         context,
         operation,
-        conflict: Conflict::Siblings,
         at_least_once: false,
         doubtful: None,
         refusal: None,
@@ -95,7 +95,12 @@ impl Store {
     }
 
     fn read(&mut self, key: u8) -> Object {
-        self.turn(|vnode, turn| vnode.read(turn, &address(key))).unwrap().decode().unwrap()
+        self.read_at(&address(key)).unwrap()
+    }
+
+    fn read_at(&mut self, address: &Address) -> Result<Object, RequestError> {
+        let held = self.turn(|vnode, turn| vnode.read(turn, address))?;
+        Ok(held.decode(address.conflict).unwrap())
     }
 
     /// For every dot in F, the object for its key holds or covers it; the index says which key.
@@ -171,7 +176,7 @@ proptest! {
             let written = store.write(write).unwrap();
             prop_assert!(issued.insert(written.dot), "{} was issued twice", written.dot);
             let after = store.read(key);
-            prop_assert_eq!(written.object.decode().unwrap(), after.clone());
+            prop_assert_eq!(written.object.decode(Conflict::Siblings).unwrap(), after.clone());
             prop_assert_eq!(after.holds(written.dot), value);
             let expected = usize::from(value) + if blind { before.entries().len() } else { 0 };
             prop_assert_eq!(after.entries().len(), expected);
@@ -322,6 +327,22 @@ fn a_malformed_object_of_a_peer_stages_nothing() {
     let refused = store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap_err();
     assert_eq!(refused.kind(), "invalid");
     assert!(store.read(1).is_absent());
+}
+
+/// What a peer says of writes of this very vnode is wrong if they were not made yet; to believe it
+/// would be to make them twice.
+#[test]
+fn an_object_that_names_writes_which_were_never_made_is_refused() {
+    let mut store = Store::new(1);
+    let written = store.write(put(1, 1, Context::default())).unwrap();
+    let next = Dot { n: written.dot.n + 1, ..written.dot };
+    let object = Object::from_parts(Vec::new(), [next].into_iter().collect()).unwrap();
+    let object = EncodedObject::new(&object);
+    let merge = Merge { address: address(1), object, operation: None, mend: false };
+    let refused = store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap_err();
+    assert_eq!(refused.kind(), "invalid", "{refused}");
+    assert!(store.read(1).holds(written.dot), "nothing was merged");
+    assert_eq!(store.write(put(1, 2, Context::default())).unwrap().dot, next);
 }
 
 #[test]

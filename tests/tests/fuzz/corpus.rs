@@ -8,15 +8,16 @@ use quorate_node::dynamo::format::{EncodedObject, encode_intervals, encode_recor
 use quorate_node::dynamo::frontier::Intervals;
 use quorate_node::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionCount, PartitionId};
 use quorate_node::dynamo::metadata::document::{
-    ClusterId, FirstDocument, Member, NewNamespace, StoreId, Voter,
+    ClusterId, Conflict, FirstDocument, Member, NewNamespace, StoreId, Voter,
 };
 use quorate_node::dynamo::metadata::register::{
     Answer, Ballot, Refusal, Reply, Request, Step, Votes,
 };
 use quorate_node::dynamo::metadata::{ClusterKey, Document};
-use quorate_node::dynamo::object::{Entry, Object};
+use quorate_node::dynamo::object::{Entry, Object, Stamp};
 use quorate_node::dynamo::operation::{Opening, OperationId, Recorded};
 use quorate_node::dynamo::standing::Standing;
+use quorate_node::error::RequestError;
 use quorate_node::storage::record;
 use quorate_node::transport::wire::{self, Frame};
 use quorate_node::transport::{self, Held, ScanPage, ScanPageReply};
@@ -53,7 +54,8 @@ fn versions() -> [VersionVector; 3] {
     [VersionVector::new(), [a].into_iter().collect(), [a, b, c].into_iter().collect()]
 }
 
-/// A value, a tombstone, and siblings with everything an entry can have.
+/// A value, a tombstone, and siblings with everything an entry can have; and last writes of `lww`
+/// namespaces, one of them a delete.
 pub(crate) fn objects() -> Vec<Bytes> {
     let (mut value, mut siblings) = (Object::default(), Object::default());
     value.write(dot(1, 1), &VersionVector::new(), entry(dot(1, 1), None, b"value".to_vec()));
@@ -61,7 +63,13 @@ pub(crate) fn objects() -> Vec<Bytes> {
     siblings.write(dot(2, 300), &VersionVector::new(), entry(dot(1, 2), None, Vec::new()));
     let mut tombstone = siblings.clone();
     tombstone.delete(dot(9, 1), siblings.version());
-    [value, siblings, tombstone].iter().map(|object| EncodedObject::new(object).0).collect()
+    let (mut last, [_, one, three]) = (Object::default(), versions());
+    let written = entry(dot(2, 300), Some(5), vec![7; 200]);
+    last.write_last(Stamp { time: written.time, dot: dot(2, 300) }, &one, Some(written));
+    let mut deleted = last.clone();
+    deleted.write_last(Stamp { time: Hlc(u64::MAX), dot: dot(9, 1) }, &three, None);
+    let all = [value, siblings, tombstone, last, deleted];
+    all.iter().map(|object| EncodedObject::new(object).0).collect()
 }
 
 pub(crate) fn intervals() -> Vec<Bytes> {
@@ -127,7 +135,7 @@ fn chain() -> Vec<Document> {
     .expect("a sound cluster");
     let place = |n: u8| (0..8).flat_map(|_| (0..n.into()).map(|i| member(i).node)).collect();
     let second = first.with_namespace(NewNamespace::named("carts"), place).expect("a sound one");
-    let new = NewNamespace { n: 1, ..NewNamespace::named("users") };
+    let new = NewNamespace { n: 1, conflict: Conflict::Lww, ..NewNamespace::named("users") };
     let third = second.with_namespace(new, place).expect("a sound one");
     vec![first, second, third]
 }
@@ -186,6 +194,7 @@ pub(crate) fn frames() -> Vec<Bytes> {
         }),
         transport::Request::Learn(documents().remove(1)),
         transport::Request::Register(register().remove(2)),
+        transport::Request::Clock,
     ];
     let replies = [
         transport::Reply::Held {
@@ -206,6 +215,12 @@ pub(crate) fn frames() -> Vec<Bytes> {
             standing: Standing::Good,
         }),
         transport::Reply::Document(Some(documents().remove(0))),
+        transport::Reply::Clock { now_ms: 1_782_000_000_000 },
+        transport::Reply::Failed(RequestError::ClockSkew {
+            what: "the clock of node-1".to_owned(),
+            ahead_ms: -600_000,
+            max_ms: 500,
+        }),
     ];
     let timeout = std::time::Duration::from_millis(900);
     let requests = requests.map(|request| wire::request_message(1, 2, timeout, request));

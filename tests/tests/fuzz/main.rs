@@ -31,6 +31,7 @@ use quorate_node::dynamo::format::{
 };
 use quorate_node::dynamo::key::NamespaceId;
 use quorate_node::dynamo::metadata::Document;
+use quorate_node::dynamo::metadata::document::Conflict;
 use quorate_node::dynamo::metadata::register;
 use quorate_node::storage::data_dir::{DataDir, EngineKind};
 use quorate_node::storage::record;
@@ -66,12 +67,17 @@ fn survives(corpus: Vec<Bytes>, decode: impl Fn(Bytes)) {
     ran.expect("no input was rejected");
 }
 
+/// Under both rules, whichever the bytes were honest for: a peer may send either anywhere.
 #[test]
 fn objects() {
     survives(corpus::objects(), |input| {
-        if let Ok(object) = EncodedObject(input.clone()).decode() {
+        for rule in [Conflict::Siblings, Conflict::Lww] {
+            let Ok(object) = EncodedObject(input.clone()).decode(rule) else { continue };
             assert_eq!(EncodedObject::new(&object).0, input);
             assert!(object.entries().iter().all(|(dot, _)| object.version().covers(*dot)));
+            let is_last = rule == Conflict::Lww && !object.is_absent();
+            assert_eq!(object.last().is_some(), is_last, "it is of the rule's kind");
+            assert!(object.last().is_none_or(|last| object.version().covers(last.dot)));
         }
     });
 }

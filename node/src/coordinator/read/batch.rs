@@ -23,7 +23,7 @@ use crate::coordinator::{
 };
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NodeId};
-use crate::dynamo::metadata::document::{ClusterKey, Namespace};
+use crate::dynamo::metadata::document::{ClusterKey, Conflict, Namespace};
 use crate::dynamo::object::Object;
 use crate::dynamo::quorum::{Cause, Level, Verdict};
 use crate::dynamo::read::{Digester, Effect, ReadOp, ReadPlan, Repair};
@@ -284,8 +284,8 @@ impl Coordinator {
     ) -> Told {
         if node != self.node {
             let read = |&(at, digest): &(usize, bool)| {
-                let Address { namespace, key, .. } = readings[at].target.address.clone();
-                (at, Read { namespace, key, digest })
+                let Address { namespace, key, conflict, .. } = readings[at].target.address.clone();
+                (at, conflict, Read { namespace, key, digest })
             };
             let (peers, budget) = (self.peers.clone(), self.shards.budget().clone());
             return ask_peer(peers, budget, node, asked.iter().map(read).collect(), deadline);
@@ -365,6 +365,7 @@ impl Coordinator {
             }
         };
         for mut forwarding in group {
+            let rule = forwarding.placed.target.namespace.conflict;
             match results.next() {
                 None => again.push(forwarding),
                 Some(Err(error @ RequestError::NotReady { .. })) => {
@@ -374,7 +375,7 @@ impl Coordinator {
                 Some(result) => {
                     let decode = |result: GetResult| {
                         let bytes = budget.hold(Kind::Reads, result.object.0)?;
-                        let object = EncodedObject(bytes).decode();
+                        let object = EncodedObject(bytes).decode(rule);
                         let object = object.map_err(RequestError::internal)?;
                         Ok((object, result.replicas))
                     };
@@ -459,11 +460,11 @@ fn ask_peer(
     peers: Arc<dyn Peers>,
     budget: Arc<Budget>,
     node: NodeId,
-    mut asked: Vec<(usize, Read)>,
+    mut asked: Vec<(usize, Conflict, Read)>,
     deadline: Instant,
 ) -> Told {
-    let send = move |asked: &[(usize, Read)]| {
-        let reads = asked.iter().map(|(_, read)| read.clone()).collect();
+    let send = move |asked: &[(usize, Conflict, Read)]| {
+        let reads = asked.iter().map(|(.., read)| read.clone()).collect();
         peers.request(node, Request::ReadBatch(reads), remaining(deadline))
     };
     let mut sent = send(&asked);
@@ -473,12 +474,12 @@ fn ask_peer(
             match sent.await {
                 Ok(Reply::HeldBatch(items)) if (1..=asked.len()).contains(&items.len()) => {
                     let answered = asked.drain(..items.len()).zip(items);
-                    let heard = |((at, _), item)| (at, node, heard_item(&budget, item));
+                    let heard = |((at, rule, _), item)| (at, node, heard_item(&budget, rule, item));
                     told.extend(answered.map(heard));
                 }
                 other => {
                     let cause = cause_of(&other);
-                    let failed = |(at, _)| (at, node, Heard::Failed(cause));
+                    let failed = |(at, _, _)| (at, node, Heard::Failed(cause));
                     told.extend(asked.drain(..).map(failed));
                 }
             }
@@ -491,9 +492,13 @@ fn ask_peer(
     .boxed()
 }
 
-fn heard_item(budget: &Arc<Budget>, item: Result<(Held, Standing), RequestError>) -> Heard {
+fn heard_item(
+    budget: &Arc<Budget>,
+    rule: Conflict,
+    item: Result<(Held, Standing), RequestError>,
+) -> Heard {
     match item {
-        Ok((object, standing)) => heard(held(budget, Reply::Held { held: object, standing })),
+        Ok((object, standing)) => heard(held(budget, Reply::Held { held: object, standing }), rule),
         Err(error) => Heard::Failed(cause_of_error(&error)),
     }
 }
@@ -515,7 +520,7 @@ async fn ask_shards(
         }
     });
     let heard = |((at, (digest, standing), address), held): ((_, _, Address), Result<_, _>)| {
-        let held = held.map(|held: EncodedObject| held.decode());
+        let held = held.map(|held: EncodedObject| held.decode(address.conflict));
         let heard = match held {
             Ok(Ok(object)) if digest => {
                 let (namespace, key) = (address.namespace, &address.key);

@@ -118,7 +118,7 @@ pub struct Member {
 
 /// How concurrent values of a namespace's keys are treated. A namespace has one rule for ever: its
 /// objects are of that kind, and no change of a document alters a namespace.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum Conflict {
     /// All are kept until a write replaces them.
     #[default]

@@ -3,9 +3,18 @@
 use super::*;
 use crate::error::Outcome;
 
+/// A key of an `lww` namespace.
+fn lww(key: u8) -> Address {
+    Address { conflict: Conflict::Lww, ..address(key) }
+}
+
 /// A put into an `lww` namespace.
 fn last(key: u8, sequence: u64, context: Context) -> Write {
-    Write { conflict: Conflict::Lww, ..put(key, sequence, context) }
+    Write { address: lww(key), ..put(key, sequence, context) }
+}
+
+fn dot() -> Dot {
+    Dot { actor: Actor(9), n: 1 }
 }
 
 fn values(object: &Object) -> Vec<Bytes> {
@@ -15,7 +24,7 @@ fn values(object: &Object) -> Vec<Bytes> {
 /// What a coordinator sends the other owners.
 fn replicated(sequence: u64, written: &Written) -> Merge {
     let operation = Some((operation(sequence), written.dot));
-    Merge { address: address(1), object: written.object.clone(), operation, mend: false }
+    Merge { address: lww(1), object: written.object.clone(), operation, mend: false }
 }
 
 #[test]
@@ -24,9 +33,9 @@ fn of_blind_writes_the_last_one_stands_alone_and_each_answers_a_token() {
     for sequence in 0..2 * SIBLINGS_MAX as u64 {
         let written = store.write(last(1, sequence, Context::default())).unwrap();
         assert_eq!(written.siblings, 1, "never refused for siblings");
-        assert_eq!(written.context, Some(Context::of_read(&store.read(1))));
+        assert_eq!(written.context, Some(Context::of_read(&store.read_at(&lww(1)).unwrap())));
     }
-    assert_eq!(values(&store.read(1)), ["value 199"]);
+    assert_eq!(values(&store.read_at(&lww(1)).unwrap()), ["value 199"]);
 }
 
 #[test]
@@ -35,15 +44,15 @@ fn a_delete_leaves_a_stamp_that_older_values_do_not_pass() {
     let old = other.write(last(1, 1, Context::default())).unwrap();
     home.write(last(1, 2, Context::default())).unwrap();
     home.now_ms += 10;
-    let context = Context::of_read(&home.read(1));
+    let context = Context::of_read(&home.read_at(&lww(1)).unwrap());
     let delete = Write { value: None, ..last(1, 3, context) };
     let deleted = home.write(delete).unwrap();
     assert_eq!((deleted.siblings, deleted.context.is_some()), (0, true));
     home.turn(|vnode, turn| vnode.merge(turn, replicated(1, &old))).unwrap();
-    assert!(home.read(1).is_empty(), "an older write comes late");
+    assert!(home.read_at(&lww(1)).unwrap().is_empty(), "an older write comes late");
     assert!(home.vnode.frontier().contains(old.dot), "and was seen");
     home.write(last(1, 4, Context::default())).unwrap();
-    assert_eq!(values(&home.read(1)), ["value 4"]);
+    assert_eq!(values(&home.read_at(&lww(1)).unwrap()), ["value 4"]);
 }
 
 /// The clock of a replica that restarts may be behind what it wrote before, and behind what its
@@ -54,14 +63,14 @@ fn a_write_exceeds_what_is_here_and_what_was_shown_though_the_clock_is_behind() 
     ahead.now_ms = 5_000;
     let shown = ahead.write(last(1, 1, Context::default())).unwrap();
     let replaced = home.write(last(1, 2, shown.context.unwrap())).unwrap();
-    assert!(home.read(1).time() > Hlc::from_ms(5_000));
+    assert!(home.read_at(&lww(1)).unwrap().time() > Hlc::from_ms(5_000));
 
     let mut home = Store::open(home.engine.kill(), home.rng);
     home.now_ms = 900;
     let again = home.write(last(1, 3, Context::default())).unwrap();
     ahead.turn(|vnode, turn| vnode.merge(turn, replicated(2, &replaced))).unwrap();
     ahead.turn(|vnode, turn| vnode.merge(turn, replicated(3, &again))).unwrap();
-    assert_eq!(values(&ahead.read(1)), ["value 3"]);
+    assert_eq!(values(&ahead.read_at(&lww(1)).unwrap()), ["value 3"]);
 }
 
 #[test]
@@ -72,9 +81,13 @@ fn one_key_in_the_future_leaves_the_others_alone() {
     store.now_ms = 1_000;
     store.write(last(1, 2, Context::default())).unwrap();
     store.write(last(2, 3, Context::default())).unwrap();
-    assert_eq!(values(&store.read(1)), ["value 2"], "it can be written, above its time");
+    assert_eq!(
+        values(&store.read_at(&lww(1)).unwrap()),
+        ["value 2"],
+        "it can be written, above its time"
+    );
     assert_eq!(store.future, 1, "and is counted");
-    assert_eq!(store.read(2).time(), Hlc::from_ms(1_000));
+    assert_eq!(store.read_at(&lww(2)).unwrap().time(), Hlc::from_ms(1_000));
 }
 
 /// A wrong clock wrote a key in the future; who has not seen that writes below it, and would wait
@@ -82,22 +95,22 @@ fn one_key_in_the_future_leaves_the_others_alone() {
 #[test]
 fn a_write_that_a_wrong_clock_hides_is_not_acknowledged() {
     let (mut wrong, mut home, mut other) = (Store::new(1), Store::new(2), Store::new(3));
-    wrong.now_ms += SKEW_MAX_MS + 1;
+    wrong.now_ms += 2 * SKEW_MAX_MS + 1;
     let future = wrong.write(last(1, 1, Context::default())).unwrap();
     home.turn(|vnode, turn| vnode.merge(turn, replicated(1, &future))).unwrap();
 
     let hidden = other.write(last(1, 2, Context::default())).unwrap();
     let refused = home.turn(|vnode, turn| vnode.merge(turn, replicated(2, &hidden)));
     assert_eq!(refused.unwrap_err().kind(), "clock_skew");
-    assert!(home.read(1).version().covers(hidden.dot), "merged all the same");
-    assert_eq!(values(&home.read(1)), ["value 1"]);
+    assert!(home.read_at(&lww(1)).unwrap().version().covers(hidden.dot), "merged all the same");
+    assert_eq!(values(&home.read_at(&lww(1)).unwrap()), ["value 1"]);
 
-    let shown = Context::of_read(&home.read(1));
+    let shown = Context::of_read(&home.read_at(&lww(1)).unwrap());
     let above = other.write(last(1, 3, shown)).unwrap();
     home.turn(|vnode, turn| vnode.merge(turn, replicated(3, &above))).unwrap();
-    assert_eq!(values(&home.read(1)), ["value 3"]);
+    assert_eq!(values(&home.read_at(&lww(1)).unwrap()), ["value 3"]);
 
-    home.now_ms += SKEW_MAX_MS + 2;
+    home.now_ms += 1;
     let late = replicated(2, &hidden);
     home.turn(|vnode, turn| vnode.merge(turn, late)).unwrap();
 }
@@ -105,11 +118,10 @@ fn a_write_that_a_wrong_clock_hides_is_not_acknowledged() {
 #[test]
 fn the_end_of_time_is_an_error_and_no_panic() {
     let mut store = Store::new(1);
-    let dot = Dot { actor: Actor(9), n: 1 };
-    let stamp = Stamp { time: Hlc(u64::MAX), dot };
-    let object = Object::from_last(stamp, None, [dot].into_iter().collect()).unwrap();
+    let stamp = Stamp { time: Hlc(u64::MAX), dot: dot() };
+    let object = Object::from_last(stamp, None, [dot()].into_iter().collect()).unwrap();
     let merge = Merge {
-        address: address(1),
+        address: lww(1),
         object: EncodedObject::new(&object),
         operation: None,
         mend: false,
@@ -127,5 +139,58 @@ fn a_retry_is_answered_with_its_dot_and_without_a_token_once_it_was_replaced() {
     store.write(last(1, 2, Context::default())).unwrap();
     let again = store.write(last(1, 1, Context::default())).unwrap();
     assert_eq!((again.dot, again.context), (first.dot, None), "its holder was never shown this");
-    assert_eq!(values(&store.read(1)), ["value 2"]);
+    assert_eq!(values(&store.read_at(&lww(1)).unwrap()), ["value 2"]);
+}
+
+/// Two kinds have no merge: what a peer sends of the wrong one is as malformed as garbage.
+#[test]
+fn a_peers_object_of_the_other_kind_is_refused_and_changes_nothing() {
+    let siblings = Store::new(2).write(put(1, 1, Context::default())).unwrap().object;
+    let register = Store::new(3).write(last(1, 2, Context::default())).unwrap().object;
+    for (home, foreign) in [(lww(1), siblings), (address(1), register)] {
+        for mend in [false, true] {
+            let mut store = Store::new(1);
+            let held =
+                store.write(Write { address: home.clone(), ..put(1, 3, Context::default()) });
+            let held = held.unwrap().object.decode(home.conflict).unwrap();
+            let (object, operation) = (foreign.clone(), Some((operation(4), dot())));
+            let merge = Merge { address: home.clone(), object, operation, mend };
+            let refused = store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap_err();
+            assert_eq!(refused.kind(), "invalid");
+            assert!(refused.to_string().contains("conflict rule"), "{refused}");
+            assert_eq!(store.read_at(&home), Ok(held), "nothing was merged");
+            assert_eq!(store.corrupt, 0, "the damage is not here");
+            let later = Write { address: home.clone(), ..put(1, 5, Context::default()) };
+            store.write(later).unwrap();
+        }
+    }
+}
+
+/// A record that opens, whose object is of the other kind: nobody knows what it held of this one.
+#[test]
+fn a_record_of_the_other_kind_is_damaged() {
+    for (home, other) in [(lww(1), address(1)), (address(1), lww(1))] {
+        let mut store = Store::new(1);
+        let write = |address: &Address, sequence| Write {
+            address: address.clone(),
+            ..put(1, sequence, Context::default())
+        };
+        let first = store.write(write(&other, 1)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(store.read_at(&home).unwrap_err().kind(), "damaged");
+        }
+        assert_eq!(store.corrupt, 1, "it is counted once");
+        let refused = store.write(write(&home, 2)).unwrap_err();
+        assert_eq!((refused.error.kind(), refused.outcome), ("damaged", Outcome::NotApplied));
+        assert_eq!(store.vnode.frontier().iter().count(), 0, "what vouched for it is forgotten");
+
+        let object = Store::new(2).write(write(&home, 3)).unwrap().object;
+        let mut merge = Merge { address: home.clone(), object, operation: None, mend: false };
+        let refused = store.turn(|vnode, turn| vnode.merge(turn, merge.clone())).unwrap_err();
+        assert_eq!(refused.kind(), "damaged", "no repair replaces it");
+        merge.mend = true;
+        store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
+        let written = store.write(write(&home, 4)).unwrap();
+        assert_ne!(written.dot.actor, first.dot.actor, "the actor ended");
+    }
 }
