@@ -31,7 +31,7 @@ use tokio::time::Instant;
 pub use self::read::{Get, GetBatch, ReadAnswer};
 pub use self::scan::{ScanCursor, ScanPart, ScanRequest};
 pub use self::write::{Put, PutBatch, PutEntry, PutRules};
-use crate::clocks::{Clocks, Trust};
+use crate::clocks::{Clocks, Others, Trust};
 use crate::cluster::Cluster;
 use crate::cluster::view::View;
 use crate::dynamo::context::ContextBinding;

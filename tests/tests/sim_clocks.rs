@@ -9,6 +9,7 @@ use bytes::Bytes;
 use quorate_node::coordinator::{Get, Put, PutBatch, PutEntry, PutRules, ReadAnswer};
 use quorate_node::dynamo::key::Key;
 use quorate_node::dynamo::metadata::document::{Conflict, NewNamespace};
+use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::{Outcome, RequestError, WriteError};
 use quorate_node::transport::WriteResult;
@@ -19,8 +20,14 @@ const NODES: usize = 3;
 const TEN_MINUTES_MS: i64 = 600_000;
 
 async fn started(seed: u64) -> Result<SimCluster> {
-    let cluster = SimCluster::start(NODES, seed).await?;
-    let things = NewNamespace { conflict: Conflict::Lww, ..NewNamespace::named("things") };
+    started_with(NODES, seed).await
+}
+
+/// Nodes that all own all keys.
+async fn started_with(nodes: usize, seed: u64) -> Result<SimCluster> {
+    let cluster = SimCluster::start(nodes, seed).await?;
+    let (n, conflict) = (nodes as u8, Conflict::Lww);
+    let things = NewNamespace { n, conflict, ..NewNamespace::named("things") };
     cluster.create_namespace(things).await?;
     let siblings = NewNamespace::named("siblings");
     cluster.create_namespace(siblings).await?;
@@ -45,7 +52,17 @@ async fn put_into(
     value: &str,
     context: Bytes,
 ) -> Result<WriteResult, WriteError> {
-    let put = Put {
+    cluster.coordinator(at).unwrap().put(write(namespace, value, context)).await
+}
+
+/// A blind write for which the coordinator's own ack is enough.
+async fn put_alone(cluster: &SimCluster, at: usize) -> Result<WriteResult, WriteError> {
+    let alone = Put { w: Some(Level::One), ..write("things", "alone", Bytes::new()) };
+    cluster.coordinator(at).unwrap().put(alone).await
+}
+
+fn write(namespace: &str, value: &str, context: Bytes) -> Put {
+    Put {
         namespace: namespace.to_owned(),
         key: Key::new("key").unwrap(),
         value: Some(Bytes::copy_from_slice(value.as_bytes())),
@@ -56,8 +73,7 @@ async fn put_into(
         at_least_once: false,
         fresh: true,
         timeout: Duration::from_secs(2),
-    };
-    cluster.coordinator(at).unwrap().put(put).await
+    }
 }
 
 /// Blind writes of the one key, in one batch.
@@ -170,7 +186,7 @@ fn sim_a_node_whose_clock_is_ten_minutes_off_coordinates_no_lww_write() {
 fn sim_within_the_bound_a_write_never_loses_to_what_its_client_had_read() {
     let seeds: u64 = std::env::var("QUORATE_SIM_SEEDS").map_or(20, |n| n.parse().unwrap());
     for seed in 0..seeds {
-        println!("QUORATE_SEED={seed}");
+        eprintln!("QUORATE_SEED={seed}");
         simulate(async {
             let (mut cluster, mut rng) = (started(seed).await?, workload_rng(seed));
             put(&cluster, 0, "value-0", Bytes::new()).await?;
@@ -211,6 +227,84 @@ fn sim_a_key_written_in_the_future_refuses_to_lose_writes_silently() {
         assert_eq!(values(&get(&cluster, 2).await?), [b"above"]);
         put(&cluster, 0, "blind, where the key is known", Bytes::new()).await?;
         assert_eq!(values(&get(&cluster, 1).await?), [b"blind, where the key is known"]);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Nobody is there to compare with, so there is no reason to refuse what one ack is enough for. But a
+/// node that has just started waits for the others to connect.
+#[test]
+fn sim_a_node_that_nobody_else_is_there_to_doubt_takes_writes() {
+    simulate(async {
+        let mut cluster = started(21).await?;
+        cluster.kill(1);
+        cluster.kill(2);
+        put_alone(&cluster, 0).await?;
+        cluster.kill(0);
+        cluster.restart(0)?;
+        let early = put_alone(&cluster, 0).await.unwrap_err();
+        assert_eq!((early.error.kind(), early.outcome), ("not_ready", Outcome::NotApplied));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        put_alone(&cluster, 0).await?;
+
+        // Another one comes back, and with it the truth.
+        cluster.set_clock(0, TEN_MINUTES_MS);
+        put_alone(&cluster, 0).await?;
+        cluster.restart(1)?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let refused = put_alone(&cluster, 0).await.unwrap_err();
+        assert_eq!((refused.error.kind(), refused.outcome), ("clock_skew", Outcome::NotApplied));
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Being left alone does not make a clock right that was known to be off; setting it does, and so does
+/// time, since the others may have been set right meanwhile.
+#[test]
+fn sim_what_others_told_counts_for_a_while_after_they_are_gone() {
+    simulate(async {
+        let mut cluster = started(22).await?;
+        cluster.set_clock(1, TEN_MINUTES_MS);
+        cluster.kill(0);
+        cluster.kill(2);
+        for minutes in [0, 4, 4] {
+            tokio::time::sleep(Duration::from_secs(60 * minutes)).await;
+            assert!(skew(put_alone(&cluster, 1).await) > 0);
+            cluster.set_clock(1, 0);
+            put_alone(&cluster, 1).await?;
+            cluster.set_clock(1, TEN_MINUTES_MS);
+        }
+        assert!(skew(put_alone(&cluster, 1).await) > 0);
+        tokio::time::sleep(Duration::from_secs(60 * 3)).await;
+        put_alone(&cluster, 1).await?;
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Two of five: they take writes while they agree, and refuse them, both, when they do not, since
+/// nobody knows which of them is right; a third one tells.
+#[test]
+fn sim_a_minority_goes_by_what_it_knows() {
+    simulate(async {
+        let mut cluster = started_with(5, 23).await?;
+        (0..5).for_each(|at| cluster.kill(at));
+        (0..2).try_for_each(|at| cluster.restart(at))?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        for at in 0..2 {
+            put_alone(&cluster, at).await?;
+        }
+        cluster.set_clock(1, -TEN_MINUTES_MS);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(skew(put_alone(&cluster, 1).await) < 0);
+        let right = put_alone(&cluster, 0).await.unwrap_err();
+        assert_eq!((right.error.kind(), right.outcome), ("clock_skew", Outcome::NotApplied));
+        cluster.restart(2)?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        put_alone(&cluster, 0).await?;
+        assert!(skew(put_alone(&cluster, 1).await) < 0);
         Ok(())
     })
     .unwrap();

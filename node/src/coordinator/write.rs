@@ -10,7 +10,8 @@ use tokio::time::{Instant, timeout_at};
 
 pub use self::batch::PutBatch;
 use super::mend::IfAbsent;
-use super::{Coordinator, Target, Trust, cause_of, not_reached, remaining, resolve};
+use super::{Coordinator, Others, Target, Trust, cause_of, not_reached, remaining, resolve};
+use crate::cluster::view::View;
 use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NodeId};
 use crate::dynamo::metadata::document::{Conflict, Durability};
@@ -276,7 +277,7 @@ impl Coordinator {
 
     /// Why a new write, alone or of a batch, is refused before it has a dot.
     fn refused(&self, target: &Target, owners: &[NodeId], w: u8) -> Option<RequestError> {
-        self.too_few_reachable(target, owners, w).or_else(|| self.wrong_clock(target, owners))
+        self.too_few_reachable(target, owners, w).or_else(|| self.wrong_clock(target))
     }
 
     /// Too few owners could acknowledge it.
@@ -294,21 +295,31 @@ impl Coordinator {
 
     /// Why this node may not order writes of an `lww` namespace: a clock that is ahead would hide
     /// what others write later, one that is behind would lose what it acknowledges.
-    fn wrong_clock(&self, target: &Target, owners: &[NodeId]) -> Option<RequestError> {
+    fn wrong_clock(&self, target: &Target) -> Option<RequestError> {
         if target.namespace.conflict != Conflict::Lww {
             return None;
         }
-        let in_touch = owners.iter().any(|&node| node != self.node && self.peers.connected(node));
-        match self.clocks.trust(in_touch) {
+        match self.clocks.trust(|| self.others(&target.view)) {
             Trust::Right => None,
             Trust::Unknown => Some(RequestError::not_ready(
-                "this node has not compared its clock with another one since it started; try again",
+                "this node has not compared its clock with another one lately; try again",
             )),
             Trust::Off { ahead_ms } => Some(RequestError::ClockSkew {
                 what: format!("the clock of {}", target.view.name_of(self.node)),
                 ahead_ms,
                 max_ms: self.clocks.max_ms(),
             }),
+        }
+    }
+
+    /// Every member's clock counts, not the owners' alone.
+    fn others(&self, view: &View) -> Others {
+        let is_other = |node: &NodeId| *node != self.node;
+        let others = || view.document().members.iter().map(|member| member.node).filter(is_other);
+        match others().next() {
+            None => Others::None,
+            Some(_) if others().any(|node| self.peers.connected(node)) => Others::Connected,
+            Some(_) => Others::Away,
         }
     }
 

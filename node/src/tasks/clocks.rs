@@ -1,5 +1,6 @@
 //! Compares this node's wall clock with those of the other members.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,19 +14,24 @@ use crate::clocks::Clocks;
 use crate::cluster::Cluster;
 use crate::cluster::view::View;
 use crate::dynamo::key::NodeId;
+use crate::dynamo::skew::Reading;
 use crate::telemetry::Metrics;
 use crate::transport::{Peers, Reply, Request};
 
-/// How often each member is asked. A clock that is set is noticed without asking; this is for those
-/// that drift.
+/// How often each member is asked. This node's own clock is watched without asking; this is for the
+/// others', and for those that drift.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether a member is connected of which nothing is known yet: `lww` writes
-/// wait for the first answer.
+/// How often it is looked whether a member is connected of which nothing is known, or this node's
+/// clock was set: `lww` writes wait for the answers.
 const SOON: Duration = Duration::from_millis(50);
 
 /// How long an answer may take; a later one would prove little.
 const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// By how much the wall clock may seem to have been set without anybody being asked at once, in
+/// milliseconds: what NTP does a little at a time is less.
+const SET_MS: u64 = 50;
 
 /// Asks the connected members for their clocks.
 pub struct CompareClocks {
@@ -35,6 +41,10 @@ pub struct CompareClocks {
     metrics: Arc<Metrics>,
     /// How long ago all were asked.
     since: Duration,
+    /// This node's clocks when they were last looked at.
+    last: Reading,
+    /// The members whose offsets the metrics tell.
+    told: BTreeSet<String>,
 }
 
 impl CompareClocks {
@@ -45,19 +55,28 @@ impl CompareClocks {
         peers: Arc<dyn Peers>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { clocks, cluster, peers, metrics, since: EVERY }
+        let (last, told) = (clocks.read(), BTreeSet::new());
+        Self { clocks, cluster, peers, metrics, since: EVERY, last, told }
     }
 
-    /// Whom to ask now: every so often all that are connected, in between those never heard.
-    fn due(&mut self, view: &View) -> Vec<NodeId> {
-        let everybody = self.since >= EVERY;
-        if everybody {
+    /// Whether all are to be asked: every so often, and when this node's own clock was set, since
+    /// nobody knows whether it is right now.
+    fn is_time_for_all(&mut self) -> bool {
+        let now = self.clocks.read();
+        let set_ms = now.set_since(std::mem::replace(&mut self.last, now));
+        let all = self.since >= EVERY || set_ms.unsigned_abs() > SET_MS;
+        if all {
             self.since = Duration::ZERO;
         }
+        all
+    }
+
+    /// Whom to ask: all that are connected, or only those of which nothing is known.
+    fn due(&self, view: &View, all: bool) -> Vec<NodeId> {
         let skew = self.clocks.skew();
         let members = view.document().members.iter().map(|member| member.node);
         let connected = members.filter(|&node| self.peers.connected(node));
-        connected.filter(|&node| everybody || !skew.knows(node)).collect()
+        connected.filter(|&node| all || !skew.knows(node, self.last)).collect()
     }
 
     async fn ask(&self, due: Vec<NodeId>) {
@@ -76,12 +95,19 @@ impl CompareClocks {
         }
     }
 
-    fn report(&self, view: &View) {
+    fn report(&mut self, view: &View) {
         let seconds = |ms: i64| ms as f64 / 1000.0;
         let offsets = self.clocks.offsets();
+        let mut told = BTreeSet::new();
         for (node, offset) in &offsets {
-            self.metrics.clock_offset(&view.name_of(*node), seconds(offset.ms));
+            let name = view.name_of(*node);
+            self.metrics.clock_offset(&name, seconds(offset.ms));
+            told.insert(name);
         }
+        for name in self.told.difference(&told) {
+            self.metrics.clock_offset_unknown(name);
+        }
+        self.told = told;
         let furthest = offsets.iter().map(|(_, offset)| offset.ms.saturating_abs()).max();
         self.metrics.clock_offset_max(seconds(furthest.unwrap_or_default()));
         self.metrics.clock_ahead(seconds(self.clocks.ahead_ms().unwrap_or_default()));
@@ -101,9 +127,12 @@ impl Worker for CompareClocks {
     fn work(&mut self) -> BoxFuture<'_, Step> {
         async {
             let Some(view) = self.cluster.view() else { return Step::Done };
-            let due = self.due(&view);
-            if !due.is_empty() {
+            let all = self.is_time_for_all();
+            if all {
                 self.clocks.learn(|skew| skew.retain(|node| view.member(node).is_some()));
+            }
+            let due = self.due(&view, all);
+            if all || !due.is_empty() {
                 self.ask(due).await;
                 self.report(&view);
             }

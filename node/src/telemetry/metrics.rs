@@ -369,6 +369,11 @@ impl Metrics {
         self.clock_offsets.get_or_create_owned(&labels).set(seconds);
     }
 
+    /// Nothing is known of the clock of a member any more.
+    pub fn clock_offset_unknown(&self, peer: &str) {
+        self.clock_offsets.remove(&PeerLabels { peer: peer.to_owned() });
+    }
+
     /// The largest of those, either way.
     pub fn clock_offset_max(&self, seconds: f64) {
         self.single.clock_offset_max.set(seconds);
