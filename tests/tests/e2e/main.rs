@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bad_start;
+mod clock;
 mod contract;
 mod dev;
 mod grpc;
