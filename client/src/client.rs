@@ -288,7 +288,8 @@ impl Shared {
                 continue;
             }
             let given_up = !error.is_retryable() || error.is_lasting_at(&target);
-            if given_up || deadline.has_passed() || !self.retries.allows(&error) {
+            let moves = tries.move_on(&routes, &target);
+            if given_up || deadline.has_passed() || !self.retries.allows(&error, moves) {
                 return Err(tries.reason(error));
             }
             self.refresh_soon();

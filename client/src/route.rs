@@ -103,6 +103,11 @@ impl Tries {
         self.untried(routes, target).next().is_none()
     }
 
+    /// Whether the next try goes to a second node, after the first one failed.
+    pub(crate) fn move_on(&self, routes: &Routes, target: &Target<'_>) -> bool {
+        self.tried.len() == 1 && !self.are_exhausted(routes, target)
+    }
+
     /// Notes that the request failed there.
     pub(crate) fn failed(&mut self, node: &Arc<Connection>, error: &Error) {
         if matches!(error.reach(), Reach::Answered(_)) {

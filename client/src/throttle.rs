@@ -5,10 +5,11 @@
 //! paid for from a budget that successes fill:
 //!
 //! ```text
-//!   at first       100 retries
-//!   each success   a tenth of one, up to 100
+//!   at first       1000 retries: a batch that is refused is a few hundred of them
+//!   each success   a tenth of one, up to 1000
 //!   each second    one, so that a client that only meets failures still looks now and then
-//!   overloaded, timed out: one     a node that cannot be reached: nothing, it bears no load
+//!   overloaded, timed out: one     unreachable, its disk full: nothing, it is not busy
+//!   the first move to another owner: nothing, since one busy node is no busy cluster
 //! ```
 //!
 //! Without a budget left, the request fails with what the node said. After gRPC's retry throttling
@@ -17,11 +18,13 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
+use quorate_proto::v1::error_detail::Kind;
+
 use crate::error::{Error, ErrorKind, Reach};
 
 /// In thousandths of a retry.
 const RETRY: i64 = 1000;
-const FULL: i64 = 100 * RETRY;
+const FULL: i64 = 1000 * RETRY;
 const SUCCESS: i64 = RETRY / 10;
 const PER_SECOND: u64 = RETRY as u64;
 
@@ -49,9 +52,10 @@ impl RetryBudget {
         }
     }
 
-    /// Whether a request that failed so may be sent again, and counts it if it may.
-    pub(crate) fn allows(&self, error: &Error) -> bool {
-        !costs(error) || self.spend_at(self.made.elapsed().as_millis() as u64)
+    /// Whether a request that failed so may be sent again, and counts it if it may. `moves`: to a
+    /// second node, after the first.
+    pub(crate) fn allows(&self, error: &Error, moves: bool) -> bool {
+        moves || !costs(error) || self.spend_at(self.made.elapsed().as_millis() as u64)
     }
 
     fn spend_at(&self, now_ms: u64) -> bool {
@@ -72,17 +76,21 @@ impl RetryBudget {
 /// Whether the failed request was a load for a node that has too much of it.
 fn costs(error: &Error) -> bool {
     let slow = matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::Timeout);
-    slow && error.reach() != Reach::NotSent
+    slow && error.reach() != Reach::NotSent && error.detail() != Kind::DiskFull
 }
 
 #[cfg(test)]
 mod tests {
+    use quorate_proto::v1::ErrorDetail;
+    use tonic::Code;
+
     use super::*;
+    use crate::error::tests::status;
 
     #[test]
     fn a_client_that_meets_only_failures_is_left_with_one_retry_a_second() {
         let budget = RetryBudget::default();
-        assert_eq!((0..500).filter(|_| budget.spend_at(0)).count(), 100);
+        assert_eq!((0..2000).filter(|_| budget.spend_at(0)).count(), 1000);
         assert!(!budget.spend_at(999) || budget.left.load(Relaxed) < RETRY);
         let later = (0..500).filter(|_| budget.spend_at(10_000)).count();
         assert!((9..=10).contains(&later), "{later}");
@@ -91,11 +99,11 @@ mod tests {
     #[test]
     fn ten_successes_pay_for_a_retry() {
         let budget = RetryBudget::default();
-        (0..100).for_each(|_| assert!(budget.spend_at(0)));
+        (0..1000).for_each(|_| assert!(budget.spend_at(0)));
         (0..30).for_each(|_| budget.on_success());
         assert_eq!((0..500).filter(|_| budget.spend_at(0)).count(), 3);
-        (0..10_000).for_each(|_| budget.on_success());
-        assert_eq!((0..500).filter(|_| budget.spend_at(0)).count(), 100);
+        (0..20_000).for_each(|_| budget.on_success());
+        assert_eq!((0..2000).filter(|_| budget.spend_at(0)).count(), 1000);
     }
 
     #[test]
@@ -104,5 +112,14 @@ mod tests {
         assert!(costs(&refused) && costs(&Error::silent("n1", Default::default())));
         assert!(!costs(&Error::new(ErrorKind::Unavailable, "gone")));
         assert!(!costs(&Error::new(ErrorKind::Timeout, "never sent")));
+        let full = ErrorDetail { kind: Kind::DiskFull.into(), ..ErrorDetail::default() };
+        assert!(!costs(&Error::from_status(&status(Code::ResourceExhausted, "full", full), "n1")));
+    }
+
+    #[test]
+    fn to_go_to_a_second_node_is_free() {
+        let (budget, refused) = (RetryBudget::default(), Error::silent("n1", Default::default()));
+        while budget.allows(&refused, false) {}
+        assert!(budget.allows(&refused, true));
     }
 }

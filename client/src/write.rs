@@ -267,9 +267,6 @@ impl<S: Send> Run<'_, S> {
         if next == Next::Stop || settled || self.deadline.has_passed() {
             return Err(self.failed(error));
         }
-        if !self.shared.retries.allows(&error) {
-            return Err(self.failed(error));
-        }
         if error.is_node_failure() {
             self.shared.refresh_soon();
         }
@@ -282,6 +279,10 @@ impl<S: Send> Run<'_, S> {
             }
             Next::Elsewhere => self.leave_node(&error),
         };
+        let moves = !pause && self.tries.move_on(&self.shared.routes(), &self.write.target());
+        if !self.shared.retries.allows(&error, moves) {
+            return Err(self.failed(error));
+        }
         if pause && !self.backoff.pause(self.deadline, error.retry_after()).await {
             return Err(self.failed(error));
         }

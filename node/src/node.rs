@@ -71,6 +71,9 @@ const END: Duration = Duration::from_secs(2);
 /// HTTP/2 windows of client connections: a few of the largest values by default.
 const WINDOW_BYTES: u32 = 4 << 20;
 
+/// The largest message about the cluster: it holds the name of a namespace and what is chosen for it.
+const CLUSTER_MESSAGE_MAX_BYTES: usize = 64 << 10;
+
 /// The largest headers of a request: many times what any client of gRPC sends.
 const HEADERS_MAX_BYTES: u32 = 16 << 10;
 
@@ -371,8 +374,11 @@ fn serve_clients(
     let limit = parts.message_max_bytes;
     let (budget, patience) = (parts.capacity.budget.clone(), parts.timeouts.longest);
     let kv = KvServer::new(KvService::new(parts.clone())).max_decoding_message_size(limit);
-    let kv = Metered::new(kv, budget, patience, parts.name.clone());
-    let cluster = ClusterServer::new(ClusterService::new(parts)).max_decoding_message_size(limit);
+    let name = parts.name.clone();
+    let kv = Metered::new(kv, budget.clone(), patience, name.clone());
+    let cluster = ClusterServer::new(ClusterService::new(parts));
+    let cluster = cluster.max_decoding_message_size(CLUSTER_MESSAGE_MAX_BYTES);
+    let cluster = Metered::new(cluster, budget, patience, name);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
         .build_v1()

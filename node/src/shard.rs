@@ -48,6 +48,10 @@ use crate::vnode::{Address, Mended, Merge, Turn, Vnode, Write, Written};
 /// failed one takes with it. Only a single job may be larger.
 const TURN_MAX: usize = 256;
 
+/// A turn ends once it has staged so many bytes: a few bytes written to a key with many siblings
+/// write all of them again.
+const TURN_BYTES: usize = 32 << 20;
+
 /// A page ends once it holds so many bytes: it is one message between nodes, and one of several
 /// that a scan merges in memory.
 const PAGE_BYTES: usize = 1 << 20;
@@ -76,11 +80,11 @@ impl Page {
 
     /// The same page, its objects counted as long as they are kept.
     pub fn held(self, budget: &Arc<Budget>) -> Result<Self, RequestError> {
-        let held = |(key, object): (Key, EncodedObject)| {
-            Ok((key, EncodedObject(budget.hold(Kind::Scans, object.0)?)))
-        };
-        let items = self.items.into_iter().map(held).collect::<Result<_, RequestError>>()?;
-        Ok(Self { items, ..self })
+        let bytes = self.items.iter().map(|(_, object)| object.0.len()).sum();
+        let Some(charge) = budget.take_if_large(Kind::Scans, bytes)? else { return Ok(self) };
+        let charge = Arc::new(charge);
+        let held = |(key, EncodedObject(object))| (key, EncodedObject(charge.shared_with(object)));
+        Ok(Self { items: self.items.into_iter().map(held).collect(), ..self })
     }
 }
 
@@ -289,7 +293,6 @@ impl Shard {
 
     /// One group commit, of the first jobs that fit.
     fn turn(&mut self, jobs: &mut Vec<Job>) {
-        let (count, requests) = turn_of(jobs);
         let engine = self.context.engine.clone();
         let admitting = Admitting {
             node: self.context.node,
@@ -310,15 +313,22 @@ impl Shard {
             },
             vnodes: &mut self.vnodes,
             touched: BTreeSet::new(),
-            answers: Vec::with_capacity(count),
+            answers: Vec::with_capacity(jobs.len().min(TURN_MAX)),
             to_sync: Vec::new(),
             budget: &self.context.budget,
             observer: &*self.context.observer,
         };
-        let mut alone = Vec::new();
-        for job in jobs.drain(..count) {
+        let (mut alone, mut requests) = (Vec::new(), 0);
+        let mut waiting = std::mem::take(jobs).into_iter();
+        while let Some(job) = waiting.next() {
+            requests += job.requests();
             staging.stage(job, &mut alone);
+            let next = waiting.as_slice().first().map_or(0, Job::requests);
+            if requests + next > TURN_MAX || staging.turn.batch.bytes() > TURN_BYTES {
+                break;
+            }
         }
+        *jobs = waiting.collect();
         staging.commit(&self.context);
         for job in alone {
             self.run_alone(job);
@@ -425,19 +435,6 @@ fn shard_of(partition: PartitionId, count: usize) -> usize {
     usize::from(partition.0) % count
 }
 
-/// How many of the first jobs share a turn, and how many requests those are.
-fn turn_of(jobs: &[Job]) -> (usize, usize) {
-    let mut requests = 0;
-    for (at, job) in jobs.iter().enumerate() {
-        let with_it = requests + job.requests();
-        if at > 0 && with_it > TURN_MAX {
-            return (at, requests);
-        }
-        requests = with_it;
-    }
-    (jobs.len(), requests)
-}
-
 /// A turn under way.
 struct Staging<'a> {
     turn: Turn<'a>,
@@ -488,7 +485,10 @@ impl Staging<'_> {
         if let Err(WriteError { error: RequestError::TooManySiblings { .. }, .. }) = &staged {
             self.observer.crowded();
         }
-        staged
+        staged.map(|written| {
+            let object = self.budget.hold_anyway(Kind::Replicas, written.object.0);
+            Written { object: EncodedObject(object), ..written }
+        })
     }
 
     fn merge(&mut self, merge: Merge, synced: bool, to: oneshot::Sender<Result<(), RequestError>>) {

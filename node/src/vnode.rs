@@ -448,7 +448,7 @@ impl Vnode {
         if self.distrust(stored, address.hash()) {
             *turn.corrupt.entry(Space::Objects).or_default() += 1;
         }
-        let reason = format!("the record of key {:?} is damaged here", address.key);
+        let reason = format!("the record of key hash {:016x} is damaged here", address.hash().0);
         RequestError::Damaged { reason }
     }
 

@@ -16,14 +16,14 @@ use tonic::{Response, Status};
 
 use super::kv::{
     NodeParts, delete_needs_context, doubtful, get_reply, operation_of, put_reply, repair_of,
-    reply_with_its_memory, value_bytes,
+    reply_with_its_memory, sized_context, value_bytes,
 };
 use super::status;
-use crate::coordinator::{GetBatch, PutBatch, PutEntry, PutRules};
+use crate::coordinator::{GetBatch, PutBatch, PutEntry, PutRules, ReadAnswer};
 use crate::dynamo::key::{Key, NodeId};
 use crate::dynamo::operation::OperationId;
 use crate::error::{RequestError, WriteError};
-use crate::limits::budget::{Budget, Kind};
+use crate::limits::budget::Kind;
 use crate::telemetry::Operation;
 use crate::trace::Trace;
 use crate::transport::WriteResult;
@@ -50,9 +50,19 @@ pub(super) async fn get(
         (Ok(batch), Ok(_permits)) => node.coordinator.get_batch(batch).await,
         (Err(error), _) | (_, Err(error)) => Err(error),
     };
-    let failed = result.as_ref().map(|results| results.iter().find_map(|r| r.as_ref().err()));
+    let result = result.and_then(|results| {
+        let failed = results.iter().find_map(|result| result.as_ref().err().cloned());
+        Ok((get_reply_of(node, results)?, failed))
+    });
+    let failed = result.as_ref().map(|(_, failed)| failed.as_ref());
     node.ended(Operation::BatchGet, started, failed.unwrap_or_else(Some));
-    let results = result.map_err(|error| status::of_request(&error, &node.name))?;
+    result.map(|(reply, _)| reply).map_err(|error| status::of_request(&error, &node.name))
+}
+
+fn get_reply_of(
+    node: &NodeParts,
+    results: Vec<Result<ReadAnswer, RequestError>>,
+) -> Result<Response<v1::BatchGetReply>, RequestError> {
     let message = |result| {
         use v1::batch_get_result::Result as Message;
         let result = match result {
@@ -68,7 +78,6 @@ pub(super) async fn get(
     });
     let bytes = bytes.sum();
     reply_with_its_memory(&node.capacity.budget, reply, bytes)
-        .map_err(|error| status::of_request(&error, &node.name))
 }
 
 /// Writes many keys, to the end even if the client goes away: what has a dot is for every owner.
@@ -81,13 +90,15 @@ pub(super) async fn put(
     let weight = weight(message.entries.len());
     let named = message.entries.iter();
     let named: Vec<_> = named.map(|e| doubtful(e.operation_id.as_ref(), e.fresh)).collect();
-    let batch = put_of(message, timeout, &node.capacity.budget);
+    let bytes = message.entries.iter().map(entry_bytes).sum();
+    let charge = node.capacity.budget.take_if_large(Kind::Requests, bytes);
+    let batch = charge.and_then(|charge| Ok((put_of(message, bytes, timeout)?, charge)));
     let result = match (batch, node.capacity.concurrency.enter_for(weight)) {
-        (Ok(batch), Ok(permits)) => {
+        (Ok((batch, charge)), Ok(permits)) => {
             let coordinator = node.coordinator.clone();
             let running = tokio::spawn(Trace::current().run(async move {
                 let result = coordinator.put_batch(batch).await;
-                drop(permits);
+                drop((permits, charge));
                 result
             }));
             running.await.unwrap_or_else(|end| std::panic::resume_unwind(end.into_panic()))
@@ -149,16 +160,17 @@ fn get_of(message: v1::BatchGetRequest, timeout: Duration) -> Result<GetBatch, R
     })
 }
 
+fn entry_bytes(entry: &v1::BatchPutEntry) -> usize {
+    entry.key.len() + entry.value.as_ref().map_or(0, |v| v.len()) + entry.context.len()
+}
+
+/// The batch of a message whose entries have so many `bytes`.
 fn put_of(
     message: v1::BatchPutRequest,
+    bytes: usize,
     timeout: Duration,
-    budget: &Arc<Budget>,
 ) -> Result<PutBatch, RequestError> {
     check_count(message.entries.len())?;
-    let size = |entry: &v1::BatchPutEntry| {
-        entry.key.len() + entry.value.as_ref().map_or(0, |v| v.len()) + entry.context.len()
-    };
-    let bytes: usize = message.entries.iter().map(size).sum();
     if message.entries.len() > 1 && bytes > BYTES_MAX {
         let reason = format!("a batch of {bytes} bytes; it has up to {BYTES_MAX}: split it");
         return Err(RequestError::Invalid { reason });
@@ -170,20 +182,20 @@ fn put_of(
     };
     let entry = |entry: v1::BatchPutEntry| {
         let doubtful = doubtful(entry.operation_id.as_ref(), entry.fresh);
-        entry_of(entry, budget).map_err(|error| WriteError::at_the_door(doubtful, error))
+        entry_of(entry).map_err(|error| WriteError::at_the_door(doubtful, error))
     };
     let entries = message.entries.into_iter().map(entry).collect();
     Ok(PutBatch { namespace: message.namespace, entries, rules, timeout })
 }
 
-fn entry_of(entry: v1::BatchPutEntry, budget: &Arc<Budget>) -> Result<PutEntry, RequestError> {
+fn entry_of(entry: v1::BatchPutEntry) -> Result<PutEntry, RequestError> {
     if entry.value.is_none() && entry.context.is_empty() {
         return Err(delete_needs_context());
     }
     Ok(PutEntry {
         key: Key::new(entry.key).map_err(RequestError::invalid)?,
-        value: entry.value.map(|value| budget.hold(Kind::Requests, value)).transpose()?,
-        context: entry.context,
+        value: entry.value,
+        context: sized_context(entry.context)?,
         operation: entry.operation_id.as_ref().map(operation_of),
         fresh: entry.fresh,
     })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt as _};
 use quorate_proto::v1::{self, kv_server::Kv};
 use tokio::time::Instant;
@@ -30,6 +31,10 @@ use crate::transport::WriteResult;
 
 /// How long a scan looks for a live key before it says how far it is: well within any timeout.
 const QUIET: Duration = Duration::from_millis(500);
+
+/// A context names an actor in 16 bytes, and one comes with each opening of a coordinator's store: so
+/// many are beyond what a key ever meets.
+const CONTEXT_MAX_BYTES: usize = 1 << 20;
 
 /// The handlers, over whatever the node has become by now.
 #[derive(Clone)]
@@ -74,13 +79,13 @@ impl KvService {
             (Ok(get), Ok(_permit)) => self.node.coordinator.get(get).await,
             (Err(error), _) | (_, Err(error)) => Err(error),
         };
-        self.node.ended(Operation::Get, started, result.as_ref().err());
         let budget = &self.node.capacity.budget;
         let answer = result.and_then(|answer| {
             let reply = get_reply(answer);
             let bytes = value_bytes(&reply);
             reply_with_its_memory(budget, reply, bytes)
         });
+        self.node.ended(Operation::Get, started, answer.as_ref().err());
         answer.map_err(|error| status::of_request(&error, &self.node.name))
     }
 
@@ -311,7 +316,7 @@ fn put_of(
         namespace: message.namespace,
         key: Key::new(message.key).map_err(RequestError::invalid)?,
         value: Some(budget.hold(Kind::Requests, message.value)?),
-        context: message.context,
+        context: sized_context(message.context)?,
         w: super::level(message.w)?,
         operation: message.operation_id.as_ref().map(operation_of),
         fresh: message.fresh,
@@ -329,12 +334,24 @@ fn delete_of(message: v1::DeleteRequest, timeout: Duration) -> Result<Put, Reque
         namespace: message.namespace,
         key: Key::new(message.key).map_err(RequestError::invalid)?,
         value: None,
-        context: message.context,
+        context: sized_context(message.context)?,
         w: super::level(message.w)?,
         operation: message.operation_id.as_ref().map(operation_of),
         fresh: message.fresh,
         timeout,
     })
+}
+
+/// A context as long as one may be.
+pub(super) fn sized_context(context: Bytes) -> Result<Bytes, RequestError> {
+    let bytes = context.len();
+    let reason = || {
+        let reason = format!(
+            "a context of {bytes} bytes; no node answers with more than {CONTEXT_MAX_BYTES}"
+        );
+        RequestError::Invalid { reason }
+    };
+    (bytes <= CONTEXT_MAX_BYTES).then_some(context).ok_or_else(reason)
 }
 
 pub(super) fn delete_needs_context() -> RequestError {

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   request  ─ Arriving ─► charged as it comes, refused if there is no room or no end ─► handler
-//!   answer   ◄─ Leaving ── charged until HTTP/2 has taken it ◄─ handler (large ones: charged there)
+//!   answer   ◄─ Leaving ── charged until it is sent ◄─ handler (large ones: charged there)
 //! ```
 //!
 //! The wrappers stand inside the boxes that tonic makes anyway, and small messages are not charged,
@@ -102,7 +102,7 @@ where
         let Ok(mut response) = ready!(Pin::new(&mut self.answer).poll(cx));
         let whole = response.extensions_mut().remove::<ReplyCharge>();
         let budget = self.budget.clone();
-        Poll::Ready(Ok(response.map(|body| Leaving { body, budget, whole, frame: None })))
+        Poll::Ready(Ok(response.map(|body| Leaving { body, budget, whole })))
     }
 }
 
@@ -178,8 +178,17 @@ pub struct Leaving<B> {
     budget: Arc<Budget>,
     /// Of the whole answer, if its handler took it.
     whole: Option<ReplyCharge>,
-    /// Of the frame that HTTP/2 is sending: it asks for the next when it has.
-    frame: Option<Charge>,
+}
+
+impl<B> Leaving<B> {
+    /// The data with their charge. HTTP/2 asks for the next frame as soon as it has queued this one,
+    /// and lets go of its bytes when they are sent.
+    fn counted(&mut self, data: Bytes) -> Bytes {
+        match self.whole.take() {
+            Some(ReplyCharge(whole)) => whole.shared_with(data),
+            None => self.budget.hold_anyway(Kind::Replies, data),
+        }
+    }
 }
 
 impl<B> HttpBody for Leaving<B>
@@ -194,15 +203,11 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        this.frame = None;
         let polled = Pin::new(&mut this.body).poll_frame(cx);
-        if let (Poll::Ready(Some(Ok(frame))), None) = (&polled, &this.whole)
-            && let Some(data) = frame.data_ref()
-            && data.len() >= SMALL_BYTES
-        {
-            this.frame = Some(this.budget.take_anyway(Kind::Replies, data.len()));
-        }
-        polled
+        polled.map_ok(|frame| match frame.data_ref() {
+            Some(data) if data.len() >= SMALL_BYTES => frame.map_data(|data| this.counted(data)),
+            _ => frame,
+        })
     }
 
     fn is_end_stream(&self) -> bool {

@@ -16,7 +16,6 @@ use crate::dynamo::metadata::document::{ClusterKey, Namespace};
 use crate::dynamo::object::Digest;
 use crate::dynamo::standing::Standing;
 use crate::error::{RequestError, WriteError};
-use crate::limits::budget::Kind;
 use crate::shard::{Page, PageRange};
 use crate::telemetry::{Metrics, Operation};
 use crate::trace::Trace;
@@ -97,16 +96,7 @@ impl Shared {
                     Reply::GetResult(GetResult { object, replicas })
                 })
             }
-            Request::ForwardWrite(mut forward) => {
-                let budget = self.coordinator.shards().budget();
-                let held = forward.value.take().map(|value| budget.hold(Kind::Replicas, value));
-                forward.value = match held.transpose() {
-                    Ok(value) => value,
-                    Err(full) => {
-                        let refused = WriteError::at_the_door(forward.doubtful(), full);
-                        return Reply::WriteFailed(refused);
-                    }
-                };
+            Request::ForwardWrite(forward) => {
                 return match self.coordinator.put_forwarded(forward, wait).await {
                     Ok(result) => Reply::WriteResult(result),
                     Err(error) => Reply::WriteFailed(error),
@@ -138,7 +128,6 @@ impl Shared {
         let Replicate { namespace, key, object, synced, operation, mend } = replicate;
         let address = self.address(namespace, key)?;
         let shards = self.coordinator.shards();
-        let object = EncodedObject(shards.budget().hold(Kind::Replicas, object.0)?);
         let merge = Merge { address, object, operation, mend };
         shards.merge(merge, synced, deadline).await?;
         Ok(Reply::Replicated { synced })
@@ -167,11 +156,8 @@ impl Shared {
         let mut merges = Vec::with_capacity(items.len());
         for (place, item) in items.into_iter().enumerate() {
             let Replicate { namespace, key, object, operation, mend, .. } = item;
-            let held = self.address(namespace, key).and_then(|address| {
-                Ok((address, EncodedObject(shards.budget().hold(Kind::Replicas, object.0)?)))
-            });
-            match held {
-                Ok((address, object)) => {
+            match self.address(namespace, key) {
+                Ok(address) => {
                     merges.push((place, Merge { address, object, operation, mend }));
                 }
                 Err(error) => answers[place] = Err(error),

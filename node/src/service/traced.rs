@@ -24,6 +24,9 @@ const HEADER: &str = "x-request-id";
 /// So much is shown of a name that no namespace can have.
 const NAME_SHOWN_CHARS: usize = 64;
 
+/// So much is shown of an error.
+const ERROR_SHOWN_CHARS: usize = 512;
+
 /// What a request is about.
 #[derive(Default)]
 struct Subject {
@@ -119,8 +122,7 @@ pub(super) fn ended(
     let (took, outcome) = (started.elapsed(), error.map_or(OutcomeLabel::Ok, OutcomeLabel::from));
     metrics.request(operation, outcome, took);
     let (outcome, took_us) = (outcome.name(), took.as_micros() as u64);
-    let error = error.map(tracing::field::display);
-    tracing::debug!(target: trace::TARGET, outcome, took_us, error, "ended");
+    tracing::debug!(target: trace::TARGET, outcome, took_us, error = error.map(shown), "ended");
 }
 
 /// What the work on another node's request is done for: the client's request that it came with.
@@ -178,6 +180,12 @@ fn subject_of_peer(coordinator: &Coordinator, request: &transport::Request) -> S
         }
         R::Document | R::Learn(_) | R::Register(_) | R::Clock => Subject::default(),
     }
+}
+
+/// An error in a line. It may quote what a client sent, which must not break the line or fill the
+/// log: texts are escaped where they are written.
+fn shown(error: &RequestError) -> String {
+    error.to_string().chars().take(ERROR_SHOWN_CHARS).collect()
 }
 
 fn named_by_client(metadata: &MetadataMap) -> Option<RequestId> {

@@ -3,9 +3,9 @@
 //! Under overload, work is worth doing only if somebody still waits for it when it is done, and what
 //! other nodes have begun is worth more than what nobody has. So a request whose deadline has passed
 //! leaves the queue undone, and so does a new write that waited here for longer than is left to it:
-//! the other owners' queues, which come after, are as long. Of the queue, the last quarter is for what
-//! was begun elsewhere: a coordinator's replica would else be refused for the sake of a write that
-//! will need two replicas itself. The order is first in, first out: with short queues, last in, first
+//! the other owners' queues, which come after, are as long. Of the queue, the last quarter is for
+//! writes that were begun elsewhere: they would else be refused for the sake of a read that another
+//! owner can answer, or of a write that will need two replicas itself. The order is first in, first out: with short queues, last in, first
 //! out would only make some requests wait for ever.
 
 use std::sync::Arc;
@@ -27,9 +27,9 @@ const KEPT_PART: usize = 4;
 const PACE_OF: u64 = 8;
 
 impl Job {
-    /// Whether nothing of it was done anywhere yet.
+    /// Whether no other node has done anything of it.
     fn is_new(&self) -> bool {
-        matches!(self, Self::Write { .. } | Self::WriteBatch { .. } | Self::Page { .. })
+        !matches!(self, Self::Merge { .. } | Self::MergeBatch { .. })
     }
 
     /// Answers that it was not done.

@@ -16,25 +16,40 @@ use crate::trace::{self, RequestId};
 /// one that does not must not hold its place for ever.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// How a request came.
+pub(super) struct Arrival {
+    /// When it was read: its time counts from here.
+    pub(super) at: Instant,
+    /// Why there is no place for it, if so.
+    pub(super) refused: Option<RequestError>,
+}
+
+impl Arrival {
+    /// Just now, and there is a place for it.
+    pub(super) fn now() -> Self {
+        Self { at: Instant::now(), refused: None }
+    }
+}
+
 /// Answers a request of `from`.
 ///
 /// Newer metadata that the message tells of is fetched first. A message that makes no sense is
-/// answered with its flaw, so that it harms no other on the same stream. One whose time, counted from
-/// when it `arrived`, is over is answered so, undone.
+/// answered with its flaw, so that it harms no other on the same stream. One that has no place, or
+/// whose time is over, is answered so, undone.
 pub(super) async fn answer(
     handler: Arc<dyn Handler>,
     from: NodeId,
     message: Message,
-    arrived: Instant,
+    arrival: Arrival,
 ) -> Message {
     let id = message.id;
-    let reply = respond(&*handler, from, message, arrived).await;
+    let reply = respond(&*handler, from, message, arrival).await;
     wire::reply_message(id, handler.metadata_version(), reply)
 }
 
-async fn respond(handler: &dyn Handler, from: NodeId, message: Message, arrived: Instant) -> Reply {
+async fn respond(handler: &dyn Handler, from: NodeId, message: Message, arrival: Arrival) -> Reply {
     let timeout = Duration::from_millis(message.timeout_ms.into());
-    let timeout = timeout.saturating_sub(arrived.elapsed());
+    let timeout = timeout.saturating_sub(arrival.at.elapsed());
     let request_id = RequestId::new(&message.request_id);
     let request = match wire::decode_request(message.body) {
         Ok(request) => request,
@@ -44,8 +59,12 @@ async fn respond(handler: &dyn Handler, from: NodeId, message: Message, arrived:
         Request::ForwardWrite(write) => Some(write.operation),
         _ => None,
     };
+    if let Some(refused) = arrival.refused {
+        return at_the_door(&request, &refused);
+    }
     if timeout.is_zero() {
-        return expired(&request);
+        let waiting_for = "a peer's request waited".to_owned();
+        return at_the_door(&request, &RequestError::Timeout { waiting_for });
     }
     let work = handle(handler, from, message.version, (request, timeout));
     let work = trace::scoped(request_id, work);
@@ -58,12 +77,11 @@ async fn respond(handler: &dyn Handler, from: NodeId, message: Message, arrived:
     })
 }
 
-/// The answer to a request that waited for too long.
-fn expired(request: &Request) -> Reply {
-    let error = RequestError::Timeout { waiting_for: "a peer's request waited".to_owned() };
+/// The answer to a request that nothing was done for.
+fn at_the_door(request: &Request, error: &RequestError) -> Reply {
     match request {
         Request::ForwardWrite(write) => {
-            Reply::WriteFailed(WriteError::at_the_door(write.doubtful(), error))
+            Reply::WriteFailed(WriteError::at_the_door(write.doubtful(), error.clone()))
         }
         Request::ForwardWriteBatch(writes) => {
             let refused = |write: &ForwardWrite| {
@@ -71,7 +89,7 @@ fn expired(request: &Request) -> Reply {
             };
             Reply::WriteBatch(writes.iter().map(refused).collect())
         }
-        _ => Reply::Failed(error),
+        _ => Reply::Failed(error.clone()),
     }
 }
 

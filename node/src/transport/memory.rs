@@ -32,7 +32,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::answer::answer;
+use super::answer::{Arrival, answer};
 use super::wire::{self, decode_frame, encode_frame};
 use super::{Handler, PeerError, Peers, Reply, Request};
 use crate::dynamo::key::NodeId;
@@ -250,7 +250,7 @@ impl MemoryNetwork {
 
     async fn on_request(&self, from: NodeId, to: NodeId, message: Message) {
         let Some(handler) = self.lock().handler(to) else { return };
-        let answer = answer(handler, from, message, Instant::now()).await;
+        let answer = answer(handler, from, message, Arrival::now()).await;
         self.send(to, from, answer);
     }
 

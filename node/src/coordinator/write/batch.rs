@@ -27,7 +27,6 @@ use crate::dynamo::operation::OperationId;
 use crate::dynamo::quorum::Verdict;
 use crate::dynamo::write::WriteOp;
 use crate::error::{RequestError, WriteError};
-use crate::limits::budget::Kind;
 use crate::transport::{ForwardWrite, PeerError, Replicate, Reply, Request, WriteResult};
 use crate::vnode::{Address, Write, Written};
 
@@ -123,8 +122,8 @@ impl Coordinator {
         let (mut group, mut outcomes) = (Vec::new(), Vec::new());
         for (place, forward) in forwards.into_iter().enumerate() {
             let doubtful = forward.doubtful();
-            match self.receive(forward) {
-                Ok((target, forward)) => group.push(Placed { place, target, forward }),
+            match self.forwarded_target(forward.namespace, forward.key.clone()) {
+                Ok(target) => group.push(Placed { place, target, forward }),
                 Err(error) => {
                     outcomes.push((place, Err(WriteError::at_the_door(doubtful, error))));
                 }
@@ -133,15 +132,6 @@ impl Coordinator {
         outcomes.extend(self.run_batch(group, deadline).await);
         outcomes.sort_by_key(|(place, _)| *place);
         outcomes.into_iter().map(|(_, outcome)| outcome).collect()
-    }
-
-    /// Finds who owns the key of a forwarded write, and counts its value as long as it is kept.
-    fn receive(&self, mut forward: ForwardWrite) -> Result<(Target, ForwardWrite), RequestError> {
-        let target = self.forwarded_target(forward.namespace, forward.key.clone())?;
-        let budget = self.shards.budget();
-        let held = forward.value.take().map(|value| budget.hold(Kind::Replicas, value));
-        forward.value = held.transpose()?;
-        Ok((target, forward))
     }
 
     async fn run_group(&self, to: NodeId, group: Vec<Placed>, deadline: Instant) -> Vec<Outcome> {

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::error::RequestError;
 use crate::limits::budget::{Budget, Kind};
-use crate::transport::answer::answer;
+use crate::transport::answer::{Arrival, answer};
 use crate::transport::tls::{ConnectInfo, Throttle};
 use crate::transport::{Reply, wire};
 
@@ -134,9 +134,16 @@ impl Peer for PeerService {
             ended: false,
             arrived: Instant::now(),
             start: move |message, arrived| {
-                let budget = budget.clone();
-                answer(handler.clone(), from, message, arrived)
-                    .map(move |answer| fitting(Measured::new(answer), &budget))
+                let (budget, bytes) = (budget.clone(), prost::Message::encoded_len(&message));
+                let (charge, refused) = match budget.take_if_large(Kind::Replicas, bytes) {
+                    Ok(charge) => (charge, None),
+                    Err(full) => (None, Some(full)),
+                };
+                let arrival = Arrival { at: arrived, refused };
+                answer(handler.clone(), from, message, arrival).map(move |answer| {
+                    drop(charge);
+                    fitting(Measured::new(answer), &budget)
+                })
             },
             sending: Vec::new(),
             running: FuturesUnordered::new(),

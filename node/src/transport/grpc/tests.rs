@@ -3,7 +3,6 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::testing::{Newcomer, Node, incarnation};
@@ -157,7 +156,13 @@ async fn malformed_requests_harm_no_other() {
     let handler: Arc<dyn Handler> = Arc::new(TestHandler::default());
     let read = Body::Read(Read::default());
     let message = Message { id: 4, timeout_ms: 9, body: Some(read), ..Message::default() };
-    let answer = crate::transport::answer::answer(handler, ONE, message, Instant::now()).await;
+    let answer = crate::transport::answer::answer(
+        handler,
+        ONE,
+        message,
+        crate::transport::answer::Arrival::now(),
+    )
+    .await;
     let reply = crate::transport::wire::decode_reply(answer.body).unwrap();
     let Reply::Failed(error) = reply else { panic!("{reply:?}") };
     assert!(answer.id == 4 && error.to_string().starts_with("malformed request: the key is empty"));
