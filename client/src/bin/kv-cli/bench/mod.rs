@@ -59,7 +59,7 @@ async fn prepare(bench: &Bench, args: &BenchArgs) -> Result<()> {
     let store = KvStore::new(bench.namespace.clone(), bench.timeout);
     let write = |index: u64| {
         let value = bench.values.slice(index);
-        let stored = store.store(Pair { key: Keys::name(index), value });
+        let stored = store.store(store.alone(Pair { key: Keys::name(index), value }));
         async move { (index, stored.await) }
     };
     let writes = futures::stream::iter((0..args.keys).map(write));

@@ -1,8 +1,11 @@
-//! Keeps a bounded number of rows in flight, and rows of one key in the order of the file.
+//! Keeps a bounded number of rows in flight, in groups, and rows of one key in the order of the file.
 //!
 //! ```text
-//!   file: a1 b1 a2 c1        in flight: a1 b1 c1     waiting behind a1: a2
+//!   file: a1 b1 a2 c1 d1     in flight: (a1 b1 c1) (d1)     waiting behind a1: a2
 //! ```
+//!
+//! A group takes off when it is full, or when there is nothing else to do: a file that is read
+//! slowly waits for nobody. What a group leaves open goes on row by row.
 
 #[cfg(test)]
 mod tests;
@@ -16,16 +19,22 @@ use futures::stream::FuturesUnordered;
 
 use super::report::Report;
 use super::source::Source;
-use super::store::{RowError, RowOutcome, Store};
+use super::store::{RowError, RowOutcome, Store, Tried};
 use crate::formats::{Pair, Row};
 
-/// How many rows are written at once: enough to hide the round trips to a cluster nearby, few
-/// enough not to crowd out its other clients.
-const IN_FLIGHT_MAX: usize = 64;
+/// How many rows a group has, and bytes of values but for its last row: past that, more of them save
+/// little.
+const GROUP_MAX: usize = 64;
+const GROUP_BYTES: usize = 1 << 20;
 
-/// How many rows are held in all. Rows of one key cannot fly together, so a file that repeats a
-/// key stops the reading here.
-const HELD_MAX: usize = 256;
+/// How many rows are written at once: enough groups to hide the round trips to a cluster nearby, few
+/// enough not to crowd out its other clients.
+const IN_FLIGHT_MAX: usize = 4 * GROUP_MAX;
+
+/// How many rows are held in all, and bytes of values but for the last row. Rows of one key cannot
+/// fly together, so a file that repeats a key stops the reading here.
+const HELD_MAX: usize = 2 * IN_FLIGHT_MAX;
+const HELD_BYTES: usize = 16 << 20;
 
 /// A good row.
 struct Job {
@@ -39,16 +48,20 @@ struct Job {
 struct Lanes {
     waiting: HashMap<Bytes, VecDeque<Job>>,
     held: usize,
+    held_bytes: usize,
 }
 
 impl Lanes {
     fn has_room(&self) -> bool {
-        self.waiting.len() < IN_FLIGHT_MAX && self.held < HELD_MAX
+        self.waiting.len() < IN_FLIGHT_MAX
+            && self.held < HELD_MAX
+            && self.held_bytes < HELD_BYTES
     }
 
     /// The job, if it may start; else it waits behind the one of its key.
     fn admit(&mut self, job: Job) -> Option<Job> {
         self.held += 1;
+        self.held_bytes += job.pair.value.len();
         if let Some(lane) = self.waiting.get_mut(&job.pair.key) {
             lane.push_back(job);
             return None;
@@ -61,13 +74,15 @@ impl Lanes {
     fn give_up(&mut self) -> Vec<Job> {
         let waiting: Vec<Job> = self.waiting.values_mut().flat_map(|lane| lane.drain(..)).collect();
         self.held -= waiting.len();
+        self.held_bytes -= waiting.iter().map(|job| job.pair.value.len()).sum::<usize>();
         waiting
     }
 
-    /// The job of `key` that was in flight has ended: the next one, if there is one.
-    fn release(&mut self, key: &Bytes) -> Option<Job> {
+    /// The job of this pair, which was in flight, has ended: the next one of its key, if there is one.
+    fn release(&mut self, Pair { key, value }: &Pair) -> Option<Job> {
         assert!(self.held > 0, "a job that ended was admitted");
         self.held -= 1;
+        self.held_bytes -= value.len();
         let next = self.waiting.get_mut(key).and_then(VecDeque::pop_front);
         if next.is_none() {
             self.waiting.remove(key);
@@ -85,42 +100,80 @@ pub(super) enum End {
     Hopeless(String),
 }
 
+/// The rows that take off next.
+#[derive(Default)]
+struct Group {
+    jobs: Vec<Job>,
+    bytes: usize,
+}
+
+impl Group {
+    fn add(&mut self, job: Option<Job>) {
+        self.bytes += job.as_ref().map_or(0, |job| job.pair.value.len());
+        self.jobs.extend(job);
+    }
+
+    fn is_full(&self) -> bool {
+        self.jobs.len() >= GROUP_MAX || self.bytes >= GROUP_BYTES
+    }
+}
+
 /// Stores every row. An error of the file ends the reading, and so does a cluster that takes no
 /// more rows; those in flight are waited for.
-pub(super) async fn run(
-    store: &impl Store,
+pub(super) async fn run<S: Store>(
+    store: &S,
     mut source: Source,
     report: &mut Report,
 ) -> io::Result<End> {
-    let mut lanes = Lanes::default();
-    let mut flying = FuturesUnordered::new();
-    let mut read = None;
+    let (mut lanes, mut group) = (Lanes::default(), Group::default());
+    let (mut groups, mut alone) = (FuturesUnordered::new(), FuturesUnordered::new());
+    let (mut ended, mut read) = (VecDeque::new(), None);
     loop {
+        if group.is_full() {
+            groups.push(fly(store, std::mem::take(&mut group)));
+        }
+        if let Some((job, result)) = ended.pop_front() {
+            let reason = reason_of(&result);
+            let next = on_ended(job, result, &mut lanes, report);
+            group.add(next);
+            if let (None, Some(reason), true) = (&read, reason, report.is_hopeless()) {
+                give_up(&mut lanes, &mut group, report);
+                read = Some(Ok(End::Hopeless(reason)));
+            }
+            continue;
+        }
         tokio::select! {
             biased;
-            Some((job, result)) = flying.next(), if !flying.is_empty() => {
-                let reason = reason_of(&result);
-                let next = on_ended(job, result, &mut lanes, report);
-                flying.extend(next.map(|job| fly(store, job)));
-                if let (None, Some(reason), true) = (&read, reason, report.is_hopeless()) {
-                    for job in lanes.give_up() {
-                        report.on_error(job.line, job.bytes, &not_tried());
-                    }
-                    read = Some(Ok(End::Hopeless(reason)));
-                }
+            Some(row) = alone.next(), if !alone.is_empty() => ended.push_back(row),
+            Some(flown) = groups.next(), if !groups.is_empty() => {
+                let (done, open) = sorted::<S>(flown);
+                ended.extend(done);
+                alone.extend(open.into_iter().map(|(job, row)| fly_alone(store, job, row)));
             }
             row = source.next(), if read.is_none() && lanes.has_room() => match row {
-                Ok(Some(row)) => {
-                    let start = on_row(row, &mut lanes, report);
-                    flying.extend(start.map(|job| fly(store, job)));
-                }
+                Ok(Some(row)) => group.add(on_row(row, &mut lanes, report)),
                 Ok(None) => read = Some(Ok(End::Read)),
                 Err(error) => read = Some(Err(error)),
             },
+            () = std::future::ready(()), if !group.jobs.is_empty() => {
+                groups.push(fly(store, std::mem::take(&mut group)));
+            }
             else => break,
         }
     }
     read.expect("the loop goes on while there may be rows to read")
+}
+
+/// What has not taken off does not.
+fn give_up(lanes: &mut Lanes, group: &mut Group, report: &mut Report) {
+    let waiting = lanes.give_up();
+    let forming = std::mem::take(group).jobs;
+    for job in &forming {
+        lanes.release(&job.pair);
+    }
+    for job in waiting.into_iter().chain(forming) {
+        report.on_error(job.line, job.bytes, &not_tried());
+    }
 }
 
 fn reason_of(result: &Result<(), RowError>) -> Option<String> {
@@ -132,9 +185,34 @@ fn not_tried() -> RowError {
     RowError { outcome: RowOutcome::Failed, reason, is_retryable: true }
 }
 
-async fn fly(store: &impl Store, job: Job) -> (Job, Result<(), RowError>) {
-    let result = store.store(job.pair.clone()).await;
+/// A row that ended.
+type Ended = (Job, Result<(), RowError>);
+
+/// A row that a group tried.
+type Flown<S> = (Job, Tried<<S as Store>::Stored, <S as Store>::Alone>);
+
+async fn fly<S: Store>(store: &S, group: Group) -> Vec<Flown<S>> {
+    let pairs: Vec<Pair> = group.jobs.iter().map(|job| job.pair.clone()).collect();
+    let tried = store.store_all(pairs).await;
+    assert_eq!(tried.len(), group.jobs.len(), "every row of a group was tried");
+    group.jobs.into_iter().zip(tried).collect()
+}
+
+async fn fly_alone<S: Store>(store: &S, job: Job, row: S::Alone) -> Ended {
+    let result = store.store(row).await;
     (job, result.map(drop))
+}
+
+/// The rows of a group that ended, and those that go on.
+fn sorted<S: Store>(flown: Vec<Flown<S>>) -> (Vec<Ended>, Vec<(Job, S::Alone)>) {
+    let (mut ended, mut open) = (Vec::with_capacity(flown.len()), Vec::new());
+    for (job, tried) in flown {
+        match tried {
+            Tried::Ended(result) => ended.push((job, result.map(drop))),
+            Tried::Alone(row) => open.push((job, row)),
+        }
+    }
+    (ended, open)
 }
 
 /// A row was read: the job that may start, if it may.
@@ -168,5 +246,5 @@ fn on_ended(
         Ok(()) => report.on_stored(job.line, job.bytes),
         Err(error) => report.on_error(job.line, job.bytes, &error),
     }
-    lanes.release(&job.pair.key)
+    lanes.release(&job.pair)
 }

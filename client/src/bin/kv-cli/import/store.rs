@@ -1,12 +1,20 @@
-//! Puts one row in place of whatever is under its key.
+//! Puts rows in place of whatever is under their keys.
+//!
+//! Rows are tried together: one batch reads what is there, another replaces it. A row that this does
+//! not settle goes on alone, so that the others need not wait for it.
+//!
+//! ```text
+//!   rows a b c d     batch_get: a b c d    a is there already    b could not be read: alone
+//!                    batch_put: c d        c is stored           d may be applied: alone, same id
+//! ```
 
 use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_client::{
-    Context, Error, GetOptions, Level, Namespace, PutOptions, Read, Repair, Retry, Sibling,
-    UpdateOptions, Updated, WriteError, Written,
+    BatchEntry, BatchOptions, Context, Error, GetOptions, Level, Namespace, OperationId,
+    PutOptions, Read, Repair, Retry, Sibling, UpdateOptions, Updated, WriteError, Written,
 };
 use tokio::time::{Instant, sleep};
 
@@ -35,13 +43,28 @@ pub(crate) enum RowOutcome {
     Unknown,
 }
 
+/// How far a row came with the others.
+pub(crate) enum Tried<S, A> {
+    Ended(Result<S, RowError>),
+    /// It goes on alone, from here.
+    Alone(A),
+}
+
 /// Where rows go.
 pub(crate) trait Store {
     /// What is known of a row that is stored.
     type Stored;
+    /// A row that goes on alone.
+    type Alone;
 
-    /// Replaces what is under the key.
-    fn store(&self, pair: Pair) -> impl Future<Output = Result<Self::Stored, RowError>>;
+    /// Replaces what is under the keys, which differ, for as long as that helps all of them.
+    fn store_all(
+        &self,
+        pairs: Vec<Pair>,
+    ) -> impl Future<Output = Vec<Tried<Self::Stored, Self::Alone>>>;
+
+    /// Stores a row to the end.
+    fn store(&self, row: Self::Alone) -> impl Future<Output = Result<Self::Stored, RowError>>;
 }
 
 /// A namespace of the cluster.
@@ -50,31 +73,58 @@ pub(crate) struct KvStore {
     timeout: Duration,
 }
 
+/// A row that is stored by itself, and until when that is tried.
+pub(crate) struct AloneRow {
+    pair: Pair,
+    deadline: Instant,
+    step: Step,
+}
+
+/// What is to be done next for a row.
+enum Step {
+    /// To read what is there, once the pause for an error is over.
+    Read(Option<Error>),
+    /// To write again what replaces this.
+    Write(Option<Context>, WriteError),
+    /// Someone else wrote the key at the same time.
+    Settle,
+}
+
+/// How the batches of rows end for one of them.
+type TriedRow = Tried<Option<Context>, AloneRow>;
+
 impl KvStore {
     /// Retries each row for `timeout`.
     pub(crate) fn new(namespace: Namespace, timeout: Duration) -> Self {
         Self { namespace, timeout }
     }
 
+    /// A row that is stored by itself from the beginning.
+    pub(crate) fn alone(&self, pair: Pair) -> AloneRow {
+        AloneRow { pair, deadline: Instant::now() + self.timeout, step: Step::Read(None) }
+    }
+
+    /// How long a batch is waited for, of reads and then of writes: a quarter each, so that a row
+    /// that it leaves open has as much time again.
+    fn batch_timeout(&self) -> Option<Duration> {
+        Some((self.timeout / 4).max(Duration::from_millis(1)))
+    }
+
     /// What a majority of the owners holds by then: a row that is found is as good as written, and
     /// one that a failed write left on a single owner is not.
+    fn reading(timeout: Option<Duration>) -> GetOptions {
+        let (r, repair) = (Level::Quorum, Repair::Blocking);
+        GetOptions { r, repair, timeout, ..GetOptions::default() }
+    }
+
     async fn read(&self, key: &Bytes, deadline: Instant) -> Result<Read, RowError> {
         loop {
-            let options = GetOptions {
-                r: Level::Quorum,
-                repair: Repair::Blocking,
-                timeout: left(deadline),
-                ..GetOptions::default()
-            };
+            let options = Self::reading(left(deadline));
             let error = match self.namespace.get(key.clone(), options).await {
                 Ok(read) => return Ok(read),
                 Err(error) => error,
             };
-            pause(error, deadline).await.map_err(|error| RowError {
-                outcome: RowOutcome::Failed,
-                reason: format!("not written, since it could not be read: {error}"),
-                is_retryable: error.is_retryable(),
-            })?;
+            pause(error, deadline).await.map_err(unread)?;
         }
     }
 
@@ -84,28 +134,20 @@ impl KvStore {
         &self,
         pair: &Pair,
         context: Option<Context>,
+        mut unknown: Option<OperationId>,
         deadline: Instant,
     ) -> Result<Written, WriteError> {
-        let mut unknown = None;
         loop {
             let options = PutOptions {
                 context: context.clone(),
                 retry: Retry::AtLeastOnce,
                 timeout: left(deadline),
-                operation: unknown.take(),
+                operation: unknown,
                 ..PutOptions::default()
             };
             match self.namespace.put(pair.key.clone(), pair.value.clone(), options).await {
                 Ok(written) => return Ok(written),
-                Err(WriteError::NotApplied { error }) => {
-                    let ended = |error| WriteError::NotApplied { error };
-                    pause(error, deadline).await.map_err(ended)?;
-                }
-                Err(WriteError::Unknown { operation, error }) => {
-                    let ended = |error| WriteError::Unknown { operation, error };
-                    pause(error, deadline).await.map_err(ended)?;
-                    unknown = Some(operation);
-                }
+                Err(failed) => unknown = again(failed, deadline).await?,
             }
         }
     }
@@ -125,23 +167,116 @@ impl KvStore {
             Updated::Unchanged => Ok(None),
         }
     }
+
+    /// Writes and sees to it that the value stands alone.
+    async fn replace(
+        &self,
+        pair: &Pair,
+        context: Option<Context>,
+        unknown: Option<OperationId>,
+        deadline: Instant,
+    ) -> Result<Option<Context>, RowError> {
+        let written = self.put(pair, context, unknown, deadline).await?;
+        if written.siblings <= 1 {
+            return Ok(written.context);
+        }
+        Ok(self.settle(pair, deadline).await?)
+    }
+
+    /// Writes the rows that were read; each with its place.
+    async fn write_all(
+        &self,
+        rows: Vec<(usize, Pair, Option<Context>)>,
+        deadline: Instant,
+    ) -> Vec<(usize, TriedRow)> {
+        let entry = |(_, pair, context): &(usize, Pair, Option<Context>)| {
+            BatchEntry::put(pair.key.clone(), pair.value.clone(), context.clone())
+        };
+        let entries: Vec<_> = rows.iter().map(entry).collect();
+        let (retry, timeout) = (Retry::AtLeastOnce, self.batch_timeout());
+        let options = BatchOptions { retry, timeout, ..BatchOptions::default() };
+        let written = self.namespace.batch_put(entries, options).await;
+        let tried = |((place, pair, context), written)| {
+            (place, after_write(written, pair, context, deadline))
+        };
+        rows.into_iter().zip(written).map(tried).collect()
+    }
 }
 
 impl Store for KvStore {
     /// A context that covers the value, if there is one.
     type Stored = Option<Context>;
+    type Alone = AloneRow;
 
-    async fn store(&self, pair: Pair) -> Result<Option<Context>, RowError> {
+    async fn store_all(&self, pairs: Vec<Pair>) -> Vec<TriedRow> {
+        if pairs.len() == 1 {
+            return pairs.into_iter().map(|pair| Tried::Alone(self.alone(pair))).collect();
+        }
         let deadline = Instant::now() + self.timeout;
-        let read = self.read(&pair.key, deadline).await?;
-        if is_alone(&read.siblings, &pair.value) {
-            return Ok(read.context);
+        let keys: Vec<Bytes> = pairs.iter().map(|pair| pair.key.clone()).collect();
+        let read = self.namespace.batch_get(keys, Self::reading(self.batch_timeout())).await;
+        let (mut tried, mut to_write) = (Vec::with_capacity(pairs.len()), Vec::new());
+        for (place, (pair, read)) in pairs.into_iter().zip(read).enumerate() {
+            match read {
+                Ok(read) if is_alone(&read.siblings, &pair.value) => {
+                    tried.push((place, Tried::Ended(Ok(read.context))));
+                }
+                Ok(read) => to_write.push((place, pair, read.context)),
+                Err(error) if error.is_retryable() => {
+                    let step = Step::Read(Some(error));
+                    tried.push((place, Tried::Alone(AloneRow { pair, deadline, step })));
+                }
+                Err(error) => tried.push((place, Tried::Ended(Err(unread(error))))),
+            }
         }
-        let written = self.put(&pair, read.context, deadline).await?;
-        if written.siblings <= 1 {
-            return Ok(written.context);
+        tried.extend(self.write_all(to_write, deadline).await);
+        tried.sort_by_key(|(place, _)| *place);
+        tried.into_iter().map(|(_, tried)| tried).collect()
+    }
+
+    async fn store(&self, row: AloneRow) -> Result<Option<Context>, RowError> {
+        let AloneRow { pair, deadline, step } = row;
+        match step {
+            Step::Read(failed) => {
+                if let Some(error) = failed {
+                    pause(error, deadline).await.map_err(unread)?;
+                }
+                let read = self.read(&pair.key, deadline).await?;
+                if is_alone(&read.siblings, &pair.value) {
+                    return Ok(read.context);
+                }
+                self.replace(&pair, read.context, None, deadline).await
+            }
+            Step::Write(context, failed) => {
+                let unknown = again(failed, deadline).await?;
+                self.replace(&pair, context, unknown, deadline).await
+            }
+            Step::Settle => Ok(self.settle(&pair, deadline).await?),
         }
-        Ok(self.settle(&pair, deadline).await?)
+    }
+}
+
+/// What a row's part in a batch of writes leaves to do.
+fn after_write(
+    written: Result<Written, WriteError>,
+    pair: Pair,
+    context: Option<Context>,
+    deadline: Instant,
+) -> TriedRow {
+    let step = match written {
+        Ok(written) if written.siblings <= 1 => return Tried::Ended(Ok(written.context)),
+        Ok(_) => Step::Settle,
+        Err(failed) if failed.error().is_retryable() => Step::Write(context, failed),
+        Err(failed) => return Tried::Ended(Err(failed.into())),
+    };
+    Tried::Alone(AloneRow { pair, deadline, step })
+}
+
+fn unread(error: Error) -> RowError {
+    RowError {
+        outcome: RowOutcome::Failed,
+        reason: format!("not written, since it could not be read: {error}"),
+        is_retryable: error.is_retryable(),
     }
 }
 
@@ -158,6 +293,23 @@ impl From<WriteError> for RowError {
 
 fn is_alone(siblings: &[Sibling], value: &Bytes) -> bool {
     matches!(siblings, [only] if only.value == value)
+}
+
+/// Waits before a failed write is tried again, or hands the failure back if it is not to be: the id
+/// under which to ask for a write that may have been applied.
+async fn again(failed: WriteError, deadline: Instant) -> Result<Option<OperationId>, WriteError> {
+    match failed {
+        WriteError::NotApplied { error } => {
+            let ended = |error| WriteError::NotApplied { error };
+            pause(error, deadline).await.map_err(ended)?;
+            Ok(None)
+        }
+        WriteError::Unknown { operation, error } => {
+            let ended = |error| WriteError::Unknown { operation, error };
+            pause(error, deadline).await.map_err(ended)?;
+            Ok(Some(operation))
+        }
+    }
 }
 
 /// Waits before another try, or hands the error back if there is to be none.

@@ -14,6 +14,8 @@ struct Memory {
     stored: RefCell<BTreeMap<Bytes, Vec<Bytes>>>,
     flying: Cell<usize>,
     most: Cell<usize>,
+    groups: RefCell<Vec<usize>>,
+    alone: Cell<usize>,
 }
 
 /// Longer than any of these tests.
@@ -23,16 +25,11 @@ fn told(outcome: RowOutcome, is_retryable: bool) -> RowError {
     RowError { outcome, reason: "as told".to_owned(), is_retryable }
 }
 
-impl Store for Memory {
-    type Stored = ();
-
-    async fn store(&self, pair: Pair) -> Result<(), RowError> {
-        self.flying.set(self.flying.get() + 1);
-        self.most.set(self.most.get().max(self.flying.get()));
+impl Memory {
+    async fn take(&self, pair: Pair) -> Result<(), RowError> {
         for _ in 0..pair.value.len() % 5 {
             tokio::task::yield_now().await;
         }
-        self.flying.set(self.flying.get() - 1);
         match &pair.value[..] {
             b"failed" => return Err(told(RowOutcome::Failed, false)),
             b"unknown" => return Err(told(RowOutcome::Unknown, false)),
@@ -40,6 +37,43 @@ impl Store for Memory {
         }
         self.stored.borrow_mut().entry(pair.key).or_default().push(pair.value);
         Ok(())
+    }
+
+    fn took_off(&self, rows: usize) {
+        self.flying.set(self.flying.get() + rows);
+        self.most.set(self.most.get().max(self.flying.get()));
+    }
+
+    fn landed(&self, rows: usize) {
+        self.flying.set(self.flying.get() - rows);
+    }
+}
+
+impl Store for Memory {
+    type Stored = ();
+    type Alone = Pair;
+
+    /// Values that begin with `open` go on alone.
+    async fn store_all(&self, pairs: Vec<Pair>) -> Vec<Tried<(), Pair>> {
+        let (mut tried, count) = (Vec::new(), pairs.len());
+        self.groups.borrow_mut().push(count);
+        self.took_off(count);
+        for pair in pairs {
+            tried.push(match pair.value.starts_with(b"open") {
+                true => Tried::Alone(pair),
+                false => Tried::Ended(self.take(pair).await),
+            });
+        }
+        self.landed(count);
+        tried
+    }
+
+    async fn store(&self, pair: Pair) -> Result<(), RowError> {
+        self.took_off(1);
+        self.alone.set(self.alone.get() + 1);
+        let result = self.take(pair).await;
+        self.landed(1);
+        result
     }
 }
 
@@ -71,8 +105,37 @@ async fn rows_of_one_key_keep_their_order() {
 #[tokio::test]
 async fn no_more_than_the_bound_are_in_flight() {
     let text = (0..1000).map(|i| format!("k{i}\tbusy\n")).collect();
+    let (memory, summary, _) = import(text).await;
+    assert_eq!(summary.stored, 1000);
+    assert!((GROUP_MAX..=IN_FLIGHT_MAX).contains(&memory.most.get()), "{}", memory.most.get());
+}
+
+#[tokio::test]
+async fn rows_fly_in_groups_and_large_ones_in_small_groups() {
+    let text = (0..1000).map(|i| format!("k{i}\tbusy\n")).collect();
     let (memory, _, _) = import(text).await;
-    assert_eq!(memory.most.get(), IN_FLIGHT_MAX);
+    let groups = memory.groups.borrow();
+    assert_eq!(groups.iter().sum::<usize>(), 1000);
+    assert!(groups.iter().all(|&rows| rows <= GROUP_MAX) && groups.contains(&GROUP_MAX));
+
+    let large = "v".repeat(GROUP_BYTES / 2);
+    let text = (0..9).map(|i| format!("k{i}\t{large}\n")).collect();
+    let (memory, summary, _) = import(text).await;
+    assert_eq!(summary.stored, 9);
+    assert!(memory.groups.borrow().iter().all(|&rows| rows <= 2));
+}
+
+#[tokio::test]
+async fn what_a_group_leaves_open_goes_on_alone_and_before_the_next_of_its_key() {
+    let text = (0..400).map(|i| format!("k{}\topen{i}\nk{}\tv{i}\n", i % 100, i % 100));
+    let (memory, summary, _) = import(text.collect()).await;
+    assert_eq!((summary.stored, memory.alone.get()), (800, 400));
+    for (key, values) in memory.stored.borrow().iter() {
+        let of = |i: &usize| format!("k{}", i % 100) == *key;
+        let both = |i| [format!("open{i}"), format!("v{i}")];
+        let expected: Vec<String> = (0..400).filter(of).flat_map(both).collect();
+        assert_eq!(*values, expected);
+    }
 }
 
 #[tokio::test]
@@ -143,6 +206,11 @@ struct Gone(Cell<usize>);
 
 impl Store for Gone {
     type Stored = ();
+    type Alone = Pair;
+
+    async fn store_all(&self, pairs: Vec<Pair>) -> Vec<Tried<(), Pair>> {
+        pairs.into_iter().map(Tried::Alone).collect()
+    }
 
     async fn store(&self, _: Pair) -> Result<(), RowError> {
         tokio::task::yield_now().await;
