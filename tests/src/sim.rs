@@ -297,6 +297,24 @@ impl SimCluster {
         Ok(())
     }
 
+    /// Lets a running node's disk be almost full, or have room again.
+    pub fn set_disk_full(&self, index: usize, full: bool) -> Result<()> {
+        const RESERVE_BYTES: u64 = 1 << 20;
+        let running = self.running.get(&index).context("the node is down")?;
+        let free_bytes = if full { 0 } else { 1 << 40 };
+        running.replica.disk().on_free(free_bytes, RESERVE_BYTES);
+        Ok(())
+    }
+
+    /// The nodes that own a key, as the first running one knows.
+    pub fn owners(&self, namespace: &str, key: &Key) -> Result<Vec<NodeId>> {
+        let running = self.running.values().next().context("no node runs")?;
+        let view = running.replica.cluster().view().context("no cluster")?;
+        let namespace = view.namespace_named(namespace).context("no such namespace")?;
+        let list = view.preference(view.vnode(namespace, key)).context("no placement")?;
+        Ok(list.owners().to_vec())
+    }
+
     /// How far the rebuilding of a running node's store has got; none if it is whole.
     pub fn rebuilding(&self, index: usize) -> Option<Progress> {
         let running = self.running.get(&index)?;

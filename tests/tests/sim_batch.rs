@@ -343,3 +343,142 @@ fn sim_a_batch_of_reads_repairs_what_differs() {
     })
     .unwrap();
 }
+
+/// Of a batch, the outcome of the damaged key alone tells of the damage.
+#[test]
+fn sim_a_damaged_record_fails_its_own_key_and_is_mended() {
+    simulate(async {
+        let cluster = SimCluster::start(3, 9).await?;
+        cluster.create_namespace(NewNamespace::named(NAMESPACE)).await?;
+        let coordinator = cluster.coordinator(0).unwrap();
+        let all = |value: &'static str| put_batch((0..30).map(|n| blind(n, value)).collect());
+        assert!(coordinator.put_batch(all("first")).await?.iter().all(Result::is_ok));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+
+        // All owners were asked for: one key's read fails, for that reason; then it is mended.
+        assert!(cluster.damage(0, NAMESPACE, &key(4))?);
+        let every = || GetBatch { r: Some(Level::All), ..get_batch(0..30) };
+        for (number, read) in coordinator.get_batch(every()).await?.iter().enumerate() {
+            match read {
+                Ok(_) => assert_ne!(number, 4),
+                Err(error) => {
+                    assert_eq!(number, 4);
+                    assert!(error.to_string().contains("node-0 has a damaged record"), "{error}");
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(coordinator.get_batch(every()).await?.iter().all(Result::is_ok));
+
+        // The coordinator's own record: it is mended first, and the write goes on.
+        assert!(cluster.damage(0, NAMESPACE, &key(5))?);
+        let outcomes = coordinator.put_batch(all("second")).await?;
+        let siblings: Vec<_> = outcomes.iter().map(|o| o.as_ref().unwrap().siblings).collect();
+        assert_eq!(siblings, [2; 30], "nothing of the first was lost");
+
+        // Where not every other owner can be asked it is not, and that one write is refused.
+        assert!(cluster.damage(0, NAMESPACE, &key(6))?);
+        cluster.cut(0, 2);
+        let outcomes = coordinator.put_batch(all("third")).await?;
+        for (number, outcome) in outcomes.iter().enumerate() {
+            match outcome {
+                Ok(done) => assert_eq!((number != 6, done.siblings), (true, 3)),
+                Err(error) => {
+                    assert_eq!((number, error.outcome), (6, Outcome::NotApplied), "{error}");
+                    assert!(error.to_string().contains("node-2"), "{error}");
+                }
+            }
+        }
+
+        // The only other owner that can hear of a write cannot take it: done here, and no quorum.
+        assert!(cluster.damage(1, NAMESPACE, &key(7))?);
+        let outcomes = coordinator.put_batch(all("fourth")).await?;
+        for (number, outcome) in outcomes.iter().enumerate().filter(|(number, _)| *number != 6) {
+            match outcome {
+                Ok(done) => assert_eq!((number != 7, done.siblings), (true, 4)),
+                Err(error) => {
+                    assert_eq!(number, 7, "{error}");
+                    assert!(matches!(error.outcome, Outcome::Unknown(_)), "{error}");
+                    assert!(error.to_string().contains("node-1 has a damaged record"), "{error}");
+                }
+            }
+        }
+        assert!(cluster.is_damaged(1, NAMESPACE, &key(7))?, "it is not overwritten");
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// A new store's silence counts for the partitions whose other owners all told what they hold.
+#[test]
+fn sim_keys_of_a_new_store_are_refused_where_its_silence_would_have_to_count() {
+    let (refused, answered) = simulate(async {
+        let mut cluster = cluster(10).await?;
+        let two = cluster.coordinator(2).unwrap();
+        let entries = || put_batch((0..100).map(|number| blind(number, "v")).collect());
+        assert!(two.put_batch(entries()).await?.iter().all(Result::is_ok));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cluster.kill(1);
+        cluster.rebuild(0).await?;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+
+        let (new, dead) = (quorate_tests::sim::node(0), quorate_tests::sim::node(1));
+        let (mut refused, mut answered) = (0, 0);
+        let reads = two.get_batch(get_batch(0..100)).await?;
+        for (number, read) in (0..).zip(&reads) {
+            let owners = cluster.owners(NAMESPACE, &key(number))?;
+            if owners.contains(&new) && owners.contains(&dead) {
+                refused += 1;
+                let error = read.as_ref().unwrap_err().to_string();
+                assert!(
+                    error.contains("node-0 does not count while it is being rebuilt"),
+                    "{error}"
+                );
+            } else {
+                answered += 1;
+                assert_eq!(values(read), Ok(vec![Bytes::from_static(b"v")]));
+            }
+        }
+        // Acknowledgements of what it is sent count all the same.
+        assert!(two.put_batch(entries()).await?.iter().all(Result::is_ok));
+        Ok((refused, answered))
+    })
+    .unwrap();
+    assert!(refused > 10 && answered > 10, "refused {refused}, answered {answered}");
+}
+
+/// A full disk refuses what it would coordinate, before a dot; of what others do it is no quorum.
+#[test]
+fn sim_a_full_disk_refuses_its_writes_and_no_others() {
+    simulate(async {
+        let cluster = SimCluster::start(3, 11).await?;
+        cluster.create_namespace(NewNamespace::named(NAMESPACE)).await?;
+        let entries = |value| put_batch((0..40).map(|number| blind(number, value)).collect());
+        cluster.set_disk_full(0, true)?;
+        let (full, other) = (cluster.coordinator(0).unwrap(), cluster.coordinator(1).unwrap());
+        for outcome in full.put_batch(entries("refused")).await? {
+            let refused = outcome.unwrap_err();
+            assert_eq!(refused.outcome, Outcome::NotApplied, "{refused}");
+            assert!(matches!(refused.error, RequestError::DiskFull { .. }), "{refused}");
+        }
+        for outcome in other.put_batch(entries("stored")).await? {
+            assert!(!outcome?.acked.contains(&quorate_tests::sim::node(0)));
+        }
+        // Reads go on, by way of the node as well: it gives what it has, which is less.
+        let reads = full.get_batch(get_batch(0..40)).await?;
+        let stored = vec![Bytes::from_static(b"stored")];
+        assert!(reads.iter().all(|read| values(read) == Ok(stored.clone())));
+
+        // Two of three: each write has its dot, and no quorum. It says why.
+        cluster.set_disk_full(2, true)?;
+        for outcome in other.put_batch(entries("alone")).await? {
+            let unknown = outcome.unwrap_err();
+            assert!(matches!(unknown.outcome, Outcome::Unknown(_)), "{unknown}");
+            assert!(matches!(unknown.error, RequestError::QuorumNotReached { got: 1, .. }));
+        }
+        cluster.set_disk_full(0, false)?;
+        assert!(full.put_batch(entries("again")).await?.iter().all(Result::is_ok));
+        Ok(())
+    })
+    .unwrap();
+}

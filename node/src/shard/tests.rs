@@ -169,6 +169,42 @@ async fn after_a_failed_batch_writes_are_refused_and_reads_go_on() {
     assert!(bench.holds(1, "key").await);
 }
 
+/// Of a batch, each key hears the same: *unknown* of what was staged, *not applied* from then on.
+#[tokio::test]
+async fn a_batch_of_writes_hears_of_a_failing_disk_key_by_key() {
+    let bench = bench();
+    bench.engine.fail_next_sync();
+    bench.engine.sync().unwrap_err();
+    let batch = |first: u64| -> Vec<Write> {
+        let write =
+            |n: u64| put(address(1, &format!("key-{n}")), first + n, Bytes::from_static(b"v"));
+        (0..5).map(write).collect()
+    };
+    let ids: Vec<_> = batch(1).iter().map(|write| write.operation).collect();
+    let failed = bench.shards.write_batch(batch(1), false, late()).await;
+    let unknown = failed.into_iter().map(|outcome| outcome.unwrap_err().outcome);
+    assert!(unknown.eq(ids.into_iter().map(Outcome::Unknown)));
+    let merge = Merge {
+        address: address(1, "key-1"),
+        object: EncodedObject::default(),
+        operation: None,
+        mend: false,
+    };
+    for refused in bench.shards.write_batch(batch(10), false, late()).await {
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.outcome, Outcome::NotApplied);
+        assert!(matches!(refused.error, RequestError::DiskFailed { .. }), "{refused}");
+    }
+    let merged = bench.shards.merge_batch(vec![merge.clone(), merge], false, late()).await;
+    assert_eq!(merged.len(), 2);
+    for refused in merged {
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, RequestError::DiskFailed { .. }), "no ack is counted: {refused}");
+    }
+    let reads = vec![address(1, "key-1"), address(1, "key-2")];
+    assert!(bench.shards.read_batch(reads, late()).await.iter().all(Result::is_ok));
+}
+
 #[tokio::test]
 async fn after_a_failed_sync_of_a_shard_writes_are_refused_too() {
     let bench = bench();
