@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Measures a three-node cluster on this machine: operations a second, latency, and what an operation
-# costs all nodes together in processor time; `batch` writes 64 keys a call, counted by key.
+# costs all nodes together in processor time. `alone` is one write after the other, `write` 64 of them in
+# flight; `batch` writes 64 keys a call, counted by key, one call after the other, `batches` four of them
+# in flight; `read` is 64 reads in flight.
 # Usage: tests/scripts/measure.sh [ROUNDS] [DURATION]
 # It builds the release binaries, starts its own cluster on ports 18400 and up, and ends it.
 set -euo pipefail
@@ -38,11 +40,15 @@ bench() { # bench NAMESPACE ARGUMENTS..
 $cli namespace create read --n 3 --r 2 --w 2 --durability buffered >/dev/null
 bench read --workload read --concurrency 64 --duration 1s --prepare >/dev/null
 printf '%-8s %12s %10s %10s %16s %8s\n' workload ops/s p50_us p99_us server_us/op errors
-for workload in write batch read; do
+for workload in alone write batch batches read; do
   for round in $(seq "$rounds"); do
     namespace=read
-    arguments=(--workload "$workload" --concurrency 64)
-    [ "$workload" = batch ] && arguments=(--workload write --batch 64 --concurrency 4)
+    case $workload in
+    alone) arguments=(--workload write --concurrency 1) ;;
+    batch) arguments=(--workload write --batch 64 --concurrency 1) ;;
+    batches) arguments=(--workload write --batch 64 --concurrency 4) ;;
+    *) arguments=(--workload "$workload" --concurrency 64) ;;
+    esac
     if [ "$workload" != read ]; then
       namespace=$workload-$round
       $cli namespace create "$namespace" --n 3 --r 2 --w 2 --durability buffered >/dev/null

@@ -53,9 +53,7 @@ struct Lanes {
 
 impl Lanes {
     fn has_room(&self) -> bool {
-        self.waiting.len() < IN_FLIGHT_MAX
-            && self.held < HELD_MAX
-            && self.held_bytes < HELD_BYTES
+        self.waiting.len() < IN_FLIGHT_MAX && self.held < HELD_MAX && self.held_bytes < HELD_BYTES
     }
 
     /// The job, if it may start; else it waits behind the one of its key.
