@@ -1,4 +1,4 @@
-//! `import`: a file into a namespace, a row at a time.
+//! `import`: a file into a namespace, in batches of rows.
 //!
 //! A thread reads the file ([`source`]); one task keeps a bounded number of rows in flight
 //! ([`pipeline`]), each of which replaces what is under its key ([`store`]); [`report`] counts

@@ -31,6 +31,10 @@ const GROUP_BYTES: usize = 1 << 20;
 /// enough not to crowd out its other clients.
 const IN_FLIGHT_MAX: usize = 4 * GROUP_MAX;
 
+/// How many rows go on alone at once. If batches fail since the cluster is slow, as many single
+/// requests as there are rows would be the last thing that it needs.
+const ALONE_MAX: usize = GROUP_MAX;
+
 /// How many rows are held in all, and bytes of values but for the last row. Rows of one key cannot
 /// fly together, so a file that repeats a key stops the reading here.
 const HELD_MAX: usize = 2 * IN_FLIGHT_MAX;
@@ -125,7 +129,7 @@ pub(super) async fn run<S: Store>(
 ) -> io::Result<End> {
     let (mut lanes, mut group) = (Lanes::default(), Group::default());
     let (mut groups, mut alone) = (FuturesUnordered::new(), FuturesUnordered::new());
-    let (mut ended, mut read) = (VecDeque::new(), None);
+    let (mut ended, mut open, mut read) = (VecDeque::new(), VecDeque::new(), None);
     loop {
         if group.is_full() {
             groups.push(fly(store, std::mem::take(&mut group)));
@@ -140,13 +144,18 @@ pub(super) async fn run<S: Store>(
             }
             continue;
         }
+        while alone.len() < ALONE_MAX
+            && let Some((job, row)) = open.pop_front()
+        {
+            alone.push(fly_alone(store, job, row));
+        }
         tokio::select! {
             biased;
             Some(row) = alone.next(), if !alone.is_empty() => ended.push_back(row),
             Some(flown) = groups.next(), if !groups.is_empty() => {
-                let (done, open) = sorted::<S>(flown);
+                let (done, left) = sorted::<S>(flown);
                 ended.extend(done);
-                alone.extend(open.into_iter().map(|(job, row)| fly_alone(store, job, row)));
+                open.extend(left);
             }
             row = source.next(), if read.is_none() && lanes.has_room() => match row {
                 Ok(Some(row)) => group.add(on_row(row, &mut lanes, report)),

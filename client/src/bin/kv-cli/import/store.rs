@@ -73,10 +73,9 @@ pub(crate) struct KvStore {
     timeout: Duration,
 }
 
-/// A row that is stored by itself, and until when that is tried.
+/// A row that is stored by itself, for as long as one may take, whatever its batch took.
 pub(crate) struct AloneRow {
     pair: Pair,
-    deadline: Instant,
     step: Step,
 }
 
@@ -101,13 +100,13 @@ impl KvStore {
 
     /// A row that is stored by itself from the beginning.
     pub(crate) fn alone(&self, pair: Pair) -> AloneRow {
-        AloneRow { pair, deadline: Instant::now() + self.timeout, step: Step::Read(None) }
+        AloneRow { pair, step: Step::Read(None) }
     }
 
-    /// How long a batch is waited for, of reads and then of writes: a quarter each, so that a row
-    /// that it leaves open has as much time again.
+    /// How long a batch of reads is waited for, and one of writes: half as long as a row, which has
+    /// all of its time left if it goes on alone.
     fn batch_timeout(&self) -> Option<Duration> {
-        Some((self.timeout / 4).max(Duration::from_millis(1)))
+        Some((self.timeout / 2).max(Duration::from_millis(1)))
     }
 
     /// What a majority of the owners holds by then: a row that is found is as good as written, and
@@ -184,11 +183,7 @@ impl KvStore {
     }
 
     /// Writes the rows that were read; each with its place.
-    async fn write_all(
-        &self,
-        rows: Vec<(usize, Pair, Option<Context>)>,
-        deadline: Instant,
-    ) -> Vec<(usize, TriedRow)> {
+    async fn write_all(&self, rows: Vec<(usize, Pair, Option<Context>)>) -> Vec<(usize, TriedRow)> {
         let entry = |(_, pair, context): &(usize, Pair, Option<Context>)| {
             BatchEntry::put(pair.key.clone(), pair.value.clone(), context.clone())
         };
@@ -196,9 +191,8 @@ impl KvStore {
         let (retry, timeout) = (Retry::AtLeastOnce, self.batch_timeout());
         let options = BatchOptions { retry, timeout, ..BatchOptions::default() };
         let written = self.namespace.batch_put(entries, options).await;
-        let tried = |((place, pair, context), written)| {
-            (place, after_write(written, pair, context, deadline))
-        };
+        let tried =
+            |((place, pair, context), written)| (place, after_write(written, pair, context));
         rows.into_iter().zip(written).map(tried).collect()
     }
 }
@@ -212,7 +206,6 @@ impl Store for KvStore {
         if pairs.len() == 1 {
             return pairs.into_iter().map(|pair| Tried::Alone(self.alone(pair))).collect();
         }
-        let deadline = Instant::now() + self.timeout;
         let keys: Vec<Bytes> = pairs.iter().map(|pair| pair.key.clone()).collect();
         let read = self.namespace.batch_get(keys, Self::reading(self.batch_timeout())).await;
         let (mut tried, mut to_write) = (Vec::with_capacity(pairs.len()), Vec::new());
@@ -224,18 +217,19 @@ impl Store for KvStore {
                 Ok(read) => to_write.push((place, pair, read.context)),
                 Err(error) if error.is_retryable() => {
                     let step = Step::Read(Some(error));
-                    tried.push((place, Tried::Alone(AloneRow { pair, deadline, step })));
+                    tried.push((place, Tried::Alone(AloneRow { pair, step })));
                 }
                 Err(error) => tried.push((place, Tried::Ended(Err(unread(error))))),
             }
         }
-        tried.extend(self.write_all(to_write, deadline).await);
+        tried.extend(self.write_all(to_write).await);
         tried.sort_by_key(|(place, _)| *place);
         tried.into_iter().map(|(_, tried)| tried).collect()
     }
 
     async fn store(&self, row: AloneRow) -> Result<Option<Context>, RowError> {
-        let AloneRow { pair, deadline, step } = row;
+        let AloneRow { pair, step } = row;
+        let deadline = Instant::now() + self.timeout;
         match step {
             Step::Read(failed) => {
                 if let Some(error) = failed {
@@ -261,7 +255,6 @@ fn after_write(
     written: Result<Written, WriteError>,
     pair: Pair,
     context: Option<Context>,
-    deadline: Instant,
 ) -> TriedRow {
     let step = match written {
         Ok(written) if written.siblings <= 1 => return Tried::Ended(Ok(written.context)),
@@ -269,7 +262,7 @@ fn after_write(
         Err(failed) if failed.error().is_retryable() => Step::Write(context, failed),
         Err(failed) => return Tried::Ended(Err(failed.into())),
     };
-    Tried::Alone(AloneRow { pair, deadline, step })
+    Tried::Alone(AloneRow { pair, step })
 }
 
 fn unread(error: Error) -> RowError {

@@ -114,7 +114,7 @@ async fn no_more_than_the_bound_are_in_flight() {
 async fn rows_fly_in_groups_and_large_ones_in_small_groups() {
     let text = (0..1000).map(|i| format!("k{i}\tbusy\n")).collect();
     let (memory, _, _) = import(text).await;
-    let groups = memory.groups.borrow();
+    let groups = memory.groups.take();
     assert_eq!(groups.iter().sum::<usize>(), 1000);
     assert!(groups.iter().all(|&rows| rows <= GROUP_MAX) && groups.contains(&GROUP_MAX));
 
