@@ -166,7 +166,10 @@ impl Register {
     fn begin(&mut self, document: Document) -> Result<(), RequestError> {
         if document.version != 1 {
             let version = document.version;
-            let reason = format!("a cluster begins with version 1 of its document, not {version}");
+            let reason = format!(
+                "a cluster begins with version 1 of its document, and this one is at {version}; to \
+                 bring a node with an empty store back into it, start that with --seeds"
+            );
             return Err(RequestError::invalid(reason));
         }
         let Voter { node, store } = self.me;

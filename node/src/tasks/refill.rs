@@ -342,8 +342,20 @@ impl Refill {
                  keys of them that it held are now not found"
             );
         }
-        let names: Vec<String> =
-            self.parts.excused.iter().map(|node| view.name_of(*node)).collect();
+        let names: Vec<String> = self
+            .parts
+            .excused
+            .iter()
+            .filter_map(|&node| Some(view.member(node)?.name.clone()))
+            .collect();
+        if self.parts.excused.iter().any(|node| view.member(*node).is_none()) {
+            let members = view.document().members.iter().map(|member| &*member.name);
+            tracing::error!(
+                members = ?members.collect::<Vec<_>>(),
+                "--rebuild-without names a member that there is not, which changes nothing; restart \
+                 with one of these names"
+            );
+        }
         if !names.is_empty() {
             tracing::warn!(
                 without = ?names,

@@ -163,5 +163,26 @@ fn completions_are_printed_for_every_shell() {
     check.arg("-n");
     if std::process::Command::new("bash").arg("--version").output().is_ok() {
         Ran::of(check, Some(bash.as_bytes())).ok();
+        for (words, expected) in [
+            ("kv-cli namesp", "namespace"),
+            ("kv-cli namespace cr", "create"),
+            ("kv-cli get users k --re", "--replica"),
+            ("kv-cli cluster st", "status"),
+        ] {
+            assert!(completed(&bash, words).contains(expected), "{words}");
+        }
     }
+}
+
+/// What bash offers for the last of the words.
+fn completed(script: &str, words: &str) -> String {
+    let words: Vec<&str> = words.split(' ').collect();
+    let [.., before, last] = words[..] else { panic!("a program and a word") };
+    let asked = format!(
+        "{script}\nCOMP_WORDS=({})\nCOMP_CWORD={}\n_kv-cli kv-cli {last} {before}\n\
+         echo \"${{COMPREPLY[@]}}\"\n",
+        words.join(" "),
+        words.len() - 1
+    );
+    Ran::of(std::process::Command::new("bash"), Some(asked.as_bytes())).ok().text()
 }

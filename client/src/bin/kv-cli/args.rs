@@ -205,8 +205,7 @@ pub(crate) struct PutArgs {
     /// The namespace
     #[arg(value_name = "NS")]
     pub(crate) namespace: String,
-    /// The key, 1 to 4096 bytes
-    #[arg(allow_hyphen_values = true)]
+    /// The key, 1 to 4096 bytes; after -- if it begins with a hyphen
     pub(crate) key: OsString,
     /// The value, or - to read it from stdin to its end, byte for byte
     #[arg(value_name = "VALUE|-", allow_hyphen_values = true)]
@@ -242,10 +241,9 @@ pub(crate) struct GetArgs {
     /// The namespace
     #[arg(value_name = "NS")]
     pub(crate) namespace: String,
-    /// The key
-    #[arg(allow_hyphen_values = true)]
+    /// The key; after -- if it begins with a hyphen
     pub(crate) key: OsString,
-    /// More keys; after -- if one begins with a hyphen
+    /// More keys
     #[arg(value_name = "KEY")]
     pub(crate) more: Vec<OsString>,
     /// How many replicas must answer [default: the namespace's]
@@ -281,8 +279,7 @@ pub(crate) struct DeleteArgs {
     /// The namespace
     #[arg(value_name = "NS")]
     pub(crate) namespace: String,
-    /// The key
-    #[arg(allow_hyphen_values = true)]
+    /// The key; after -- if it begins with a hyphen
     pub(crate) key: OsString,
     /// What to delete: the context that a get or put answered
     #[arg(long)]
@@ -563,8 +560,7 @@ pub(crate) enum ClusterCommand {
   kv-cli cluster ring
   kv-cli cluster ring alice --namespace users")]
 pub(crate) struct RingArgs {
-    /// The key
-    #[arg(allow_hyphen_values = true)]
+    /// The key; after -- if it begins with a hyphen
     pub(crate) key: Option<OsString>,
     /// The key's namespace; needed if there are several
     #[arg(long, value_name = "NS")]

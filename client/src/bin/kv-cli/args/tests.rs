@@ -69,11 +69,17 @@ fn global_options_stand_anywhere() {
 }
 
 #[test]
-fn keys_and_values_may_begin_with_a_hyphen() {
-    let args = parse("kv-cli put ns -k -1 -w 2").unwrap();
+fn values_may_begin_with_a_hyphen_and_so_may_keys_that_are_said_to_be_none_of_the_flags() {
+    let args = parse("kv-cli put ns k -1 -w 2").unwrap();
+    let TopCommand::One(Command::Put(put)) = args.command else { panic!("{args:?}") };
+    assert_eq!((put.key.to_str(), put.value.to_str()), (Some("k"), Some("-1")));
+    assert!(put.w.is_some());
+    let args = parse("kv-cli put ns -w 2 -- -k -1").unwrap();
     let TopCommand::One(Command::Put(put)) = args.command else { panic!("{args:?}") };
     assert_eq!((put.key.to_str(), put.value.to_str()), (Some("-k"), Some("-1")));
-    assert!(put.w.is_some());
+    for line in ["put ns --ttl 5", "get ns --force", "delete ns --force", "cluster ring --force"] {
+        assert!(refusal(&format!("kv-cli {line}")).contains("unexpected argument"), "{line}");
+    }
 }
 
 #[test]
