@@ -15,6 +15,7 @@
 
 pub mod budget;
 pub mod concurrency;
+pub mod unread;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -55,7 +55,9 @@ use crate::storage::EngineError;
 use crate::storage::data_dir::{DataDir, DataDirError, EngineKind};
 use crate::storage::disk::{DiskProbe, DiskState};
 use crate::telemetry::Metrics;
-use crate::transport::capped::{self, Capped, ConnectionLimit, ConnectionObserver, Greeted};
+use crate::transport::capped::{
+    self, Attended, Capped, ConnectionLimit, ConnectionObserver, Greeted,
+};
 use crate::transport::grpc::{self, Dialer, Limits, PeerService};
 use crate::transport::tls::{self, PortTls, Secured, TlsError};
 use crate::transport::{PeerError, Peers, Reply, Request, listener};
@@ -369,10 +371,11 @@ fn serve_clients(
     ready: watch::Receiver<Readiness>,
     stop: &CancellationToken,
 ) -> JoinHandle<Result<(), tonic::transport::Error>> {
-    let incoming = incoming.map_ok(Greeted::new);
     let parts = Arc::new(parts);
+    let patience = parts.timeouts.longest;
+    let incoming = incoming.map_ok(move |io| Attended::new(Greeted::new(io), patience));
     let limit = parts.message_max_bytes;
-    let (budget, patience) = (parts.capacity.budget.clone(), parts.timeouts.longest);
+    let budget = parts.capacity.budget.clone();
     let kv = KvServer::new(KvService::new(parts.clone())).max_decoding_message_size(limit);
     let name = parts.name.clone();
     let kv = Metered::new(kv, budget.clone(), patience, name.clone());

@@ -227,12 +227,12 @@ impl Charge {
 impl Charge {
     /// Ties it to these bytes: it ends when the last reference to them is gone.
     pub fn with(self, bytes: Bytes) -> Bytes {
-        Bytes::from_owner(Held { bytes, _charge: self })
+        tie(bytes, self)
     }
 
     /// Ties it to these bytes among others: it ends with the last of them all.
     pub fn shared_with(self: &Arc<Self>, bytes: Bytes) -> Bytes {
-        Bytes::from_owner(Held { bytes, _charge: self.clone() })
+        tie(bytes, self.clone())
     }
 }
 
@@ -242,13 +242,17 @@ impl Drop for Charge {
     }
 }
 
-/// Bytes with their charge.
-struct Held<C> {
-    bytes: Bytes,
-    _charge: C,
+/// The same bytes, which keep `what` until the last reference to them is gone.
+pub fn tie(bytes: Bytes, what: impl Send + 'static) -> Bytes {
+    Bytes::from_owner(Held { bytes, _what: what })
 }
 
-impl<C> AsRef<[u8]> for Held<C> {
+struct Held<W> {
+    bytes: Bytes,
+    _what: W,
+}
+
+impl<W> AsRef<[u8]> for Held<W> {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }

@@ -29,7 +29,8 @@ use tonic::server::NamedService;
 
 use super::status;
 use crate::error::RequestError;
-use crate::limits::budget::{Budget, Charge, Kind, SMALL_BYTES};
+use crate::limits::budget::{Budget, Charge, Kind, SMALL_BYTES, tie};
+use crate::limits::unread::Unread;
 
 /// The memory of a large answer, among the extensions of its response.
 #[derive(Clone, Debug)]
@@ -79,9 +80,10 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let meter = self.meter.clone();
+        let unread = request.extensions().get::<Arc<Unread>>().cloned();
         let request =
             request.map(|body| Arriving { body, meter, seen: 0, charge: None, ends: None });
-        Answering { answer: self.service.call(request), budget: self.meter.budget.clone() }
+        Answering { answer: self.service.call(request), budget: self.meter.budget.clone(), unread }
     }
 }
 
@@ -90,6 +92,7 @@ where
 pub struct Answering<F> {
     answer: F,
     budget: Arc<Budget>,
+    unread: Option<Arc<Unread>>,
 }
 
 impl<F> Future for Answering<F>
@@ -101,8 +104,8 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Ok(mut response) = ready!(Pin::new(&mut self.answer).poll(cx));
         let whole = response.extensions_mut().remove::<ReplyCharge>();
-        let budget = self.budget.clone();
-        Poll::Ready(Ok(response.map(|body| Leaving { body, budget, whole })))
+        let (budget, unread) = (self.budget.clone(), self.unread.take());
+        Poll::Ready(Ok(response.map(|body| Leaving { body, budget, unread, whole })))
     }
 }
 
@@ -176,6 +179,8 @@ where
 pub struct Leaving<B> {
     body: B,
     budget: Arc<Budget>,
+    /// What waits on the same connection; none where connections are not watched.
+    unread: Option<Arc<Unread>>,
     /// Of the whole answer, if its handler took it.
     whole: Option<ReplyCharge>,
 }
@@ -185,7 +190,8 @@ impl<B> Leaving<B> {
     /// and lets go of its bytes when they are sent.
     fn counted(&mut self, data: Bytes) -> Bytes {
         match self.whole.take() {
-            Some(ReplyCharge(whole)) => whole.shared_with(data),
+            Some(ReplyCharge(whole)) => tie(data, (whole, self.unread.as_ref().map(Unread::begin))),
+            // A page of a scan, which its client may take its time to read.
             None => self.budget.hold_anyway(Kind::Replies, data),
         }
     }

@@ -1,13 +1,14 @@
 //! Bounds on connections of clients: how many there are, and how long one may say nothing.
 //!
 //! ```text
-//!   listener ─► capped ─► (TLS) ─► greeted ─► tonic
+//!   listener ─► capped ─► (TLS) ─► greeted ─► attended ─► tonic
+//!                 │                   │           └ closed if answers wait for too long to be read
 //!                 │                   └ closed if no HTTP/2 preface comes in time
 //!                 └ over the limit: closed at once, counted, logged now and then
 //! ```
 //!
 //! A connection costs memory and a task before its first request, and HTTP/2 pings a silent client
-//! only once it has greeted. Both are streams and wrappers over any kind of connection, so that they
+//! only once it has greeted. All are streams and wrappers over any kind of connection, so that they
 //! stand on either side of TLS.
 
 use std::io::{self, IoSlice};
@@ -19,8 +20,10 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tonic::transport::server::Connected;
+
+use crate::limits::unread::Unread;
 
 /// How long a client may take to greet: what a slow line needs many times over.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -152,6 +155,51 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Greeted<IO> {
     }
 }
 
+/// A connection whose client must read what it asks for.
+pub struct Attended<IO> {
+    io: IO,
+    unread: Arc<Unread>,
+    /// When to look next; none if nothing waited when it was read from.
+    look: Option<Pin<Box<Sleep>>>,
+}
+
+impl<IO> Attended<IO> {
+    /// An answer may wait for `patience`, or twice that, to be read.
+    pub fn new(io: IO, patience: Duration) -> Self {
+        Self { io, unread: Unread::new(patience), look: None }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Attended<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_read(cx, buffer);
+        let this = &mut *self;
+        while polled.is_pending() && this.unread.any() {
+            let next = || Box::pin(sleep_until(this.unread.next_period()));
+            ready!(this.look.get_or_insert_with(next).as_mut().poll(cx));
+            this.look = None;
+            if this.unread.is_overdue() {
+                tracing::warn!("a client that did not read its answers was disconnected");
+                let reason = "the client does not read its answers";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)));
+            }
+        }
+        polled
+    }
+}
+
+impl<IO> Connected for Attended<IO> {
+    type ConnectInfo = Arc<Unread>;
+
+    fn connect_info(&self) -> Arc<Unread> {
+        self.unread.clone()
+    }
+}
+
 impl<IO: AsyncRead + Unpin> AsyncRead for Capped<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -197,19 +245,20 @@ macro_rules! writes_through {
                 Pin::new(&mut self.io).poll_shutdown(cx)
             }
         }
-
-        impl<IO: Connected> Connected for $wrapper<IO> {
-            type ConnectInfo = IO::ConnectInfo;
-
-            fn connect_info(&self) -> Self::ConnectInfo {
-                self.io.connect_info()
-            }
-        }
     };
 }
 
 writes_through!(Capped);
 writes_through!(Greeted);
+writes_through!(Attended);
+
+impl<IO: Connected> Connected for Capped<IO> {
+    type ConnectInfo = IO::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.io.connect_info()
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -266,5 +315,22 @@ mod tests {
         assert_eq!(server.read(&mut buffer).await.unwrap(), GREETING_BYTES);
         let waited = tokio::time::timeout(GREETING_TIMEOUT * 9, server.read(&mut buffer)).await;
         assert!(waited.is_err(), "it is read from for ever");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_lets_an_answer_wait_is_closed_and_who_reads_in_time_is_not() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let (_client, server) = duplex(64);
+        let mut server = Attended::new(server, PATIENCE);
+        let (unread, mut buffer) = (server.connect_info(), [0; 64]);
+        for _ in 0..5 {
+            let waiting = unread.begin();
+            let read = tokio::time::timeout(PATIENCE * 9 / 10, server.read(&mut buffer)).await;
+            assert!(read.is_err(), "it may wait for so long");
+            drop(waiting);
+        }
+        let _waiting = unread.begin();
+        let closed = tokio::time::timeout(PATIENCE * 2, server.read(&mut buffer)).await;
+        assert_eq!(closed.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Buf as _, BufMut as _, Bytes};
 use prost::Message as _;
 use quorate_proto::v1::{GetRequest, PutRequest, ScanRequest};
-use quorate_tests::Cluster;
+use quorate_tests::{Cluster, until};
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -74,6 +74,40 @@ async fn calls_that_say_nonsense_are_refused_and_the_node_serves_on() {
             call(&channel, path, *streams, message).await;
         }
     }
+    serves(&cluster);
+}
+
+/// A client that asks for large answers over a narrow window, and reads none of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_no_answers_is_disconnected_and_holds_nothing_any_more() {
+    let mut cluster = Cluster::uninitialised(1);
+    cluster.node(1).configure("request_timeout_ms = 1000\nrequest_timeout_max_ms = 1000");
+    cluster.form(16);
+    cluster.cli().line("namespace create users --n 1").ok();
+    cluster.cli().run_with(["put", "users", "large", "-"], &vec![b'x'; 1 << 20]).ok();
+    cluster.cli().line("put users alice hello").ok();
+    let node = &cluster.nodes()[0];
+    let endpoint = Channel::from_shared(format!("http://{}", node.client_address()));
+    let endpoint = endpoint.expect("it is a URI").initial_stream_window_size(65_535);
+    let channel = endpoint.connect().await.expect("the node listens");
+    let get = GetRequest { namespace: "users".into(), key: "large".into(), ..Default::default() };
+    let mut unread = Vec::new();
+    for _ in 0..4 {
+        let mut grpc = tonic::client::Grpc::new(channel.clone());
+        grpc.ready().await.expect("the connection stands");
+        let path = "/quorate.v1.Kv/Get".parse().expect("it is a path");
+        let request = Request::new(futures::stream::iter([Bytes::from(get.encode_to_vec())]));
+        unread.push(grpc.streaming(request, path, Raw).await.expect("it begins").into_inner());
+    }
+    let held = || {
+        let (_, page) = node.page("/metrics")?;
+        let row = page.lines().find(|row| row.contains("kind=\"replies\""))?;
+        row.rsplit_once(' ')?.1.parse::<f64>().ok()
+    };
+    until("four answers are held", || held().filter(|bytes| *bytes >= f64::from(4 << 20)));
+    until("none is held any more", || held().filter(|bytes| *bytes == 0.0));
+    assert!(unread[0].message().await.is_err(), "the connection is gone");
+    assert!(node.logged().contains("did not read its answers"));
     serves(&cluster);
 }
 
