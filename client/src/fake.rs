@@ -38,6 +38,8 @@ pub(crate) enum Act {
     Hang,
     /// A good answer without a context, as when other values stand beside.
     Beside,
+    /// A good answer without a context, with one value, as when another has replaced it.
+    Replaced,
     /// A read that finds nothing.
     Nothing,
     /// A scan that breaks off after so many pages.
@@ -205,6 +207,7 @@ impl Node {
 fn written(act: Option<Act>) -> (Bytes, u32) {
     match act {
         Some(Act::Beside) => (Bytes::new(), 2),
+        Some(Act::Replaced) => (Bytes::new(), 1),
         _ => (Bytes::from_static(b"context"), 1),
     }
 }

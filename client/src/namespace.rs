@@ -122,7 +122,9 @@ impl Namespace {
     /// `f` answered before is then among the siblings that it is shown, so it must merge them, not
     /// add to them. With no answer the key is left as it is.
     ///
-    /// When the deadline passes between two rounds, the last write stands, with its siblings.
+    /// When the deadline passes between two rounds, the last write stands, with its siblings. One
+    /// that was applied, and replaced before a retry of it was answered, is done: it answers without
+    /// a context.
     ///
     /// In an `lww` namespace `f` is shown one value at most, and what it answers wins over that. But
     /// nothing tells of a concurrent write: of two updates at once one is lost.
@@ -146,7 +148,11 @@ impl Namespace {
                 }
                 (Err(error), _) => return Err(error),
             };
-            if written.context.is_some() || !backoff.pause(deadline, Default::default()).await {
+            // Without a context one value, or none, is not ours beside others: a later write replaced
+            // ours before a retry of it was answered. That one may have built on it, and `f` would
+            // be asked to change what holds its answer already.
+            let settled = written.context.is_some() || written.siblings <= 1;
+            if settled || !backoff.pause(deadline, Default::default()).await {
                 return Ok(Updated::Done(written));
             }
             last = Some(written);

@@ -28,7 +28,8 @@ pub struct Read {
 /// An acknowledged write.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Written {
-    /// Covers what was written; `None` if other values stand beside it: read them first.
+    /// Covers what was written; `None` if other values stand beside it, or if it was replaced before
+    /// a retry of it was answered: read the key first.
     pub context: Option<Context>,
     /// How many values stand under the key now; after a delete, how many it did not cover.
     pub siblings: u32,

@@ -262,6 +262,20 @@ async fn an_update_goes_on_until_it_stands_alone() {
     assert_eq!(fakes.operations(0).len(), 2);
 }
 
+#[tokio::test]
+async fn an_update_that_was_replaced_before_its_retry_was_answered_is_done() {
+    let (fakes, carts) = started(&[]).await;
+    let (mut rounds, nodes) = (0, fakes.nodes.clone());
+    let updated = carts.update("k", UpdateOptions::default(), |_| {
+        rounds += 1;
+        nodes[0].script.lock().unwrap().extend([Act::Break, Act::Replaced]);
+        Some(Bytes::from_static(b"2"))
+    });
+    let Updated::Done(written) = updated.await.unwrap() else { panic!() };
+    assert_eq!((written.context, written.siblings, written.attempts), (None, 1, 2));
+    assert_eq!(rounds, 1, "what replaced it may hold what it wrote");
+}
+
 async fn keys(carts: &Namespace, limit: Option<u64>) -> Vec<Bytes> {
     let options = ScanOptions { limit, ..ScanOptions::default() };
     let items: Vec<_> = carts.scan(options).try_collect().await.unwrap();
