@@ -164,7 +164,7 @@ impl Replica {
             failure,
         };
         replica.spawn_disk_tasks(probe, dirty, size.sync_every, &metrics);
-        replica.spawn(ForgetOperations::new(shards.clone()));
+        replica.spawn(ForgetOperations::new(shards.clone(), replica.coordinator.clocks().clone()));
         replica.spawn(Sweep::new(cluster.clone(), shards.clone()));
         replica.spawn_clocks(peers.clone(), metrics.clone());
         replica.spawn(Refill::new(RefillParts {

@@ -163,6 +163,7 @@ enum Job {
         answer: oneshot::Sender<Result<SweepStep, RequestError>>,
     },
     Forget {
+        before_ms: u64,
         answer: oneshot::Sender<Result<u64, RequestError>>,
     },
 }
@@ -341,7 +342,9 @@ impl Shard {
         match job {
             Job::Page { range, answer } => drop(answer.send(self.page(&range))),
             Job::Sweep { live, from, answer } => drop(answer.send(self.sweep(&live, from))),
-            Job::Forget { answer } => drop(answer.send(self.forget_operations())),
+            Job::Forget { before_ms, answer } => {
+                drop(answer.send(self.forget_operations(before_ms)));
+            }
             _ => unreachable!("requests of keys are staged"),
         }
     }
@@ -686,9 +689,10 @@ impl Shards {
         Ok(total)
     }
 
-    /// Forgets operations past their time; how many were.
-    pub async fn forget_operations(&self) -> Result<u64, RequestError> {
-        self.everywhere(|answer| Job::Forget { answer }).await
+    /// Forgets some of the operations issued before `before_ms`, which retries may not be any more;
+    /// how many.
+    pub async fn forget_operations(&self, before_ms: u64) -> Result<u64, RequestError> {
+        self.everywhere(|answer| Job::Forget { before_ms, answer }).await
     }
 
     /// How many requests wait, by shard.

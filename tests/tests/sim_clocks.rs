@@ -9,6 +9,7 @@ use bytes::Bytes;
 use quorate_node::coordinator::{Get, Put, PutBatch, PutEntry, PutRules, ReadAnswer};
 use quorate_node::dynamo::key::Key;
 use quorate_node::dynamo::metadata::document::{Conflict, NewNamespace};
+use quorate_node::dynamo::operation::OperationId;
 use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::{Outcome, RequestError, WriteError};
@@ -29,7 +30,7 @@ async fn started_with(nodes: usize, seed: u64) -> Result<SimCluster> {
     let (n, conflict) = (nodes as u8, Conflict::Lww);
     let things = NewNamespace { n, conflict, ..NewNamespace::named("things") };
     cluster.create_namespace(things).await?;
-    let siblings = NewNamespace::named("siblings");
+    let siblings = NewNamespace { n: n.min(3), ..NewNamespace::named("siblings") };
     cluster.create_namespace(siblings).await?;
     // Every node has heard the others' clocks by then.
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -305,6 +306,67 @@ fn sim_a_minority_goes_by_what_it_knows() {
         tokio::time::sleep(Duration::from_secs(3)).await;
         put_alone(&cluster, 0).await?;
         assert!(skew(put_alone(&cluster, 1).await) < 0);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Whichever rule a namespace has, an id is known for an hour: a clock that jumps ahead meanwhile,
+/// and is set right, has nothing forgotten and nothing applied anew; of a node that others tell, and
+/// of one that is alone.
+#[test]
+fn sim_a_clock_that_jumps_ahead_has_no_operation_forgotten() {
+    const THREE_HOURS_MS: i64 = 3 * 3_600_000;
+    for (nodes, namespace) in [(1, "things"), (3, "siblings"), (3, "things")] {
+        simulate(async {
+            let mut cluster = started_with(nodes, 31).await?;
+            let coordinator = cluster.coordinator(0).unwrap();
+            let operation = Some(OperationId {
+                issued_ms: cluster.now_ms(),
+                coordinator: coordinator.node(),
+                opening: coordinator.opening(),
+                client: 7,
+                sequence: 1,
+            });
+            let first = Put { operation, ..write(namespace, "first", Bytes::new()) };
+            let again = Put { fresh: false, ..first.clone() };
+            let written = coordinator.put(first).await?;
+            cluster.set_clock(0, THREE_HOURS_MS);
+            tokio::time::sleep(Duration::from_secs(11 * 60)).await;
+            cluster.set_clock(0, 0);
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let asked = coordinator.put(again).await?;
+            assert_eq!(asked.dot, written.dot, "{nodes} nodes, {namespace}");
+            Ok(())
+        })
+        .unwrap();
+    }
+}
+
+/// A clock that was wrong for longer than the hour tells nothing of how old other nodes' ids are.
+#[test]
+fn sim_a_node_whose_clock_is_off_forgets_no_operation() {
+    simulate(async {
+        let mut cluster = started(32).await?;
+        cluster.set_clock(0, 3 * 3_600_000);
+        tokio::time::sleep(Duration::from_secs(75 * 60)).await;
+        let coordinator = cluster.coordinator(2).unwrap();
+        let operation = Some(OperationId {
+            issued_ms: cluster.now_ms(),
+            coordinator: coordinator.node(),
+            opening: coordinator.opening(),
+            client: 7,
+            sequence: 1,
+        });
+        let first =
+            Put { operation, w: Some(Level::All), ..write("things", "first", Bytes::new()) };
+        let written = coordinator.put(first.clone()).await?;
+        tokio::time::sleep(Duration::from_secs(11 * 60)).await;
+        cluster.set_clock(0, 0);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let again = Put { fresh: false, at_least_once: true, ..first };
+        let copy = cluster.coordinator(0).unwrap().put(again).await?;
+        assert_eq!(copy.dot, written.dot);
         Ok(())
     })
     .unwrap();

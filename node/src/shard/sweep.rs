@@ -5,7 +5,6 @@ use bytes::Bytes;
 
 use super::{LiveNamespaces, Shard, SweepStep};
 use crate::dynamo::key::{KEY_MAX_BYTES, NamespaceId, VnodeId};
-use crate::dynamo::operation::OPERATION_KEPT_MS;
 use crate::error::RequestError;
 use crate::storage::record;
 use crate::storage::{Batch, KeyRange, Space};
@@ -86,15 +85,13 @@ impl Shard {
         }
     }
 
-    /// Forgets operations past their time; retries of them are refused by their age.
-    pub(super) fn forget_operations(&mut self) -> Result<u64, RequestError> {
-        let now_ms = self.context.env.now_ms();
-        let oldest_ms = now_ms.saturating_sub(2 * OPERATION_KEPT_MS);
+    /// Forgets operations issued before `before_ms`; retries of them are refused by their age.
+    pub(super) fn forget_operations(&mut self, before_ms: u64) -> Result<u64, RequestError> {
         let mut forgotten = 0;
         for id in self.stored_vnodes(Space::Operations)? {
             let mut batch = Batch::new();
             let old =
-                record::vnode_prefix(id).to_vec()..record::operations_since(id, oldest_ms).to_vec();
+                record::vnode_prefix(id).to_vec()..record::operations_since(id, before_ms).to_vec();
             let range = KeyRange::new(Bytes::from(old.start)..Bytes::from(old.end));
             for row in self.context.engine.scan(Space::Operations, range).take(SWEEP_BATCH) {
                 batch.delete(Space::Operations, row.map_err(RequestError::from)?.0);
