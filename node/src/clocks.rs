@@ -117,7 +117,12 @@ impl Clocks {
     /// is asked, is to take writes, and is no more likely to be wrong than if it were alone in its
     /// cluster. That a member is connected or has just had no time to connect is another matter.
     pub fn trust(&self, others: impl FnOnce() -> Others) -> Trust {
-        let (skew, now) = (self.skew.load(), self.read());
+        self.trust_at(self.read(), others)
+    }
+
+    /// Whether the wall clock as it was read just `now` may order writes.
+    pub fn trust_at(&self, now: Reading, others: impl FnOnce() -> Others) -> Trust {
+        let skew = self.skew.load();
         match skew.is_off(self.max_ms, now) {
             Some(false) => Trust::Right,
             Some(true) => Trust::Off { ahead_ms: skew.ahead_ms(now).unwrap_or_default() },

@@ -281,6 +281,7 @@ fn cause_of_error(error: &RequestError) -> Cause {
         RequestError::Damaged { .. } => Cause::Damaged,
         RequestError::Timeout { .. } => Cause::Timeout,
         RequestError::ClockSkew { .. } => Cause::Future,
+        RequestError::ClockUncertain { .. } => Cause::Clocks,
         _ => Cause::Refused,
     }
 }

@@ -52,6 +52,13 @@ pub enum RequestError {
         /// How far it may be off.
         max_ms: u64,
     },
+    /// Clocks order the writes of `lww` namespaces, and here one cannot be told to be right. Try
+    /// again, or at another owner.
+    #[error("{reason}")]
+    ClockUncertain {
+        /// Whose clock, and what follows.
+        reason: String,
+    },
     /// Too few replicas answered before the deadline. Try again, or ask for a lower level.
     #[error("{got} of the {needed} replicas needed answered{detail}")]
     QuorumNotReached {
@@ -153,6 +160,11 @@ impl RequestError {
         Self::NotReady { reason: reason.to_string() }
     }
 
+    /// A clock that may be wrong.
+    pub fn clock_uncertain(reason: impl fmt::Display) -> Self {
+        Self::ClockUncertain { reason: reason.to_string() }
+    }
+
     /// A short word for metrics and logs.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -161,6 +173,7 @@ impl RequestError {
             Self::Context(_) => "context",
             Self::TooManySiblings { .. } => "siblings",
             Self::ClockSkew { .. } => "clock_skew",
+            Self::ClockUncertain { .. } => "clock_uncertain",
             Self::QuorumNotReached { .. } => "quorum",
             Self::Timeout { .. } => "timeout",
             Self::Overloaded { .. } => "overloaded",

@@ -129,6 +129,7 @@ impl Replica {
         let observer = Observer::new(metrics.clone(), dirty.clone(), size.shards, failure.clone());
         let observer = Arc::new(observer);
         let skew_max_ms = u64::try_from(size.clock_skew_max.as_millis()).unwrap_or(u64::MAX);
+        let clocks = Arc::new(Clocks::new(env.clone(), skew_max_ms));
         let context = ShardContext {
             node,
             opening,
@@ -136,7 +137,7 @@ impl Replica {
             disk: disk.clone(),
             env: env.clone(),
             budget: capacity.budget.clone(),
-            skew_max_ms,
+            clocks: clocks.clone(),
             observer,
         };
         let (shards, shards_end) = Shards::start(context, size.shards, size.queue);
@@ -148,7 +149,7 @@ impl Replica {
             standings: standings.clone(),
             peers: peers.clone(),
             env: env.clone(),
-            clocks: Arc::new(Clocks::new(env.clone(), skew_max_ms)),
+            clocks,
         }));
         let handler = Arc::new(PeerHandler::new(coordinator.clone(), metrics.clone()));
         let replica = Self {

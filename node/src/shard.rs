@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use self::queue::{Queued, ShardQueue};
+use crate::clocks::{Clocks, Others};
 use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{KEY_MAX_BYTES, Key, KeyHash, NamespaceId, NodeId, PartitionId, VnodeId};
@@ -255,8 +256,8 @@ pub struct ShardContext {
     pub env: Env,
     /// For the objects that it reads.
     pub budget: Arc<Budget>,
-    /// By how much a clock that orders writes may be off, in milliseconds.
-    pub skew_max_ms: u64,
+    /// Its clocks, as the others see them.
+    pub clocks: Arc<Clocks>,
     /// Who hears of it.
     pub observer: Arc<dyn ShardObserver>,
 }
@@ -294,11 +295,12 @@ impl Shard {
 
     /// One group commit, of the first jobs that fit.
     fn turn(&mut self, jobs: &mut Vec<Job>) {
-        let engine = self.context.engine.clone();
+        let (engine, clocks) = (self.context.engine.clone(), &self.context.clocks);
+        let now = clocks.read();
         let admitting = Admitting {
             node: self.context.node,
             opening: self.context.opening,
-            now_ms: self.context.env.now_ms(),
+            now_ms: now.wall_ms,
         };
         let mut staging = Staging {
             turn: Turn {
@@ -309,7 +311,8 @@ impl Shard {
                 clock: &mut self.clock,
                 corrupt: BTreeMap::new(),
                 mended: Mended::default(),
-                skew_max_ms: self.context.skew_max_ms,
+                skew_max_ms: clocks.max_ms(),
+                trust: clocks.trust_at(now, || Others::Connected),
                 future: 0,
             },
             vnodes: &mut self.vnodes,

@@ -26,6 +26,7 @@ use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
 
+use crate::clocks::Trust;
 use crate::dynamo::clock::{Actor, Dot, Hlc};
 use crate::dynamo::context::Context;
 use crate::dynamo::encoding::DecodeError;
@@ -133,6 +134,9 @@ pub struct Turn<'a> {
     pub mended: Mended,
     /// By how much a clock that orders writes may be off, in milliseconds.
     pub skew_max_ms: u64,
+    /// Whether the clock that `admitting` was read from may order writes. Nobody being known is
+    /// [`Trust::Unknown`] here, since who is connected is for the coordinator to say.
+    pub trust: Trust,
     /// How many last writes were met that lie in the future by more than that.
     pub future: u64,
 }
@@ -172,6 +176,17 @@ impl Turn<'_> {
         let ahead_ms = i64::try_from(ahead_ms).unwrap_or(i64::MAX);
         Some(RequestError::ClockSkew { what, ahead_ms, max_ms })
     }
+
+    /// Why this node cannot tell whether the later of two writes was written by a wrong clock.
+    fn cannot_judge(&self) -> Option<RequestError> {
+        let reason = "another write of the key is later here, by a clock that may be wrong";
+        (self.trust != Trust::Right).then(|| RequestError::clock_uncertain(reason))
+    }
+}
+
+/// Whether a later write stands in an `lww` object than the one of `dot`.
+fn is_hidden(object: &Object, dot: Dot) -> bool {
+    object.last().is_some_and(|last| last.dot != dot)
 }
 
 /// One hosted partition.
@@ -303,7 +318,8 @@ impl Vnode {
     ///
     /// A merge is never refused, but its acknowledgement may be: if a write comes to nothing here
     /// since a wrong clock wrote the key in the future, its client is not to take it for done. One
-    /// that has seen the key's time, by its context, is above that.
+    /// that has seen the key's time, by its context, is above that. The wrong clock may be this
+    /// node's own, to which the future looks like the present.
     pub fn merge(&mut self, turn: &mut Turn<'_>, merge: Merge) -> Result<(), RequestError> {
         let stored = merge.address.stored();
         let received =
@@ -326,9 +342,10 @@ impl Vnode {
             let recorded = Recorded { key: merge.address.hash(), dot: Some(dot) };
             let index = record::operation_key(self.id, &id);
             turn.put(Space::Operations, index, &encode_recorded(recorded));
-            let lost = turn.future_of(&object);
-            let wins = object.last().is_some_and(|last| last.dot == dot);
-            return lost.filter(|_| !wins).map_or(Ok(()), Err);
+            let future = turn.future_of(&object);
+            if is_hidden(&object, dot) {
+                return future.or_else(|| turn.cannot_judge()).map_or(Ok(()), Err);
+            }
         }
         Ok(())
     }

@@ -233,6 +233,31 @@ fn sim_a_key_written_in_the_future_refuses_to_lose_writes_silently() {
     .unwrap();
 }
 
+/// The same, but one of those that wrote in the future has its clock wrong still: to it that is the
+/// present, and its ack would be the second one.
+#[test]
+fn sim_a_node_whose_clock_is_wrong_does_not_vouch_for_the_future() {
+    simulate(async {
+        let mut cluster = started(6).await?;
+        (0..NODES).for_each(|at| cluster.set_clock(at, TEN_MINUTES_MS));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        cluster.kill(1);
+        put(&cluster, 0, "future", Bytes::new()).await?;
+        (1..NODES).for_each(|at| cluster.set_clock(at, 0));
+        cluster.restart(1)?;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+
+        let hidden = put(&cluster, 1, "hidden", Bytes::new()).await.unwrap_err();
+        assert!(matches!(hidden.outcome, Outcome::Unknown(_)), "{hidden}");
+        let read = get(&cluster, 1).await?;
+        assert_eq!(values(&read), [b"future"]);
+        put(&cluster, 1, "above", read.context.unwrap()).await?;
+        assert_eq!(values(&get(&cluster, 2).await?), [b"above"]);
+        Ok(())
+    })
+    .unwrap();
+}
+
 /// Nobody is there to compare with, so there is no reason to refuse what one ack is enough for. But a
 /// node that has just started waits for the others to connect.
 #[test]

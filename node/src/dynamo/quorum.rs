@@ -183,6 +183,9 @@ pub enum Cause {
     /// [`last`](super::object::last).
     #[error("holds a write that lies in the future; read the key and write with its context")]
     Future,
+    /// It holds a later write of the key, and its clock or the coordinator's may be wrong.
+    #[error("holds a write that may only seem later, by clocks that differ; read the key")]
+    Clocks,
     /// Its silence is not believed, since its store is being rebuilt; what it told was merged.
     #[error("does not count while it is being rebuilt")]
     Rebuilding,

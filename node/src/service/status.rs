@@ -100,6 +100,7 @@ fn code_of(error: &RequestError) -> Code {
         | RequestError::EarlierOpening { .. }
         | RequestError::DiskFailed { .. } => Code::FailedPrecondition,
         RequestError::ClockSkew { .. }
+        | RequestError::ClockUncertain { .. }
         | RequestError::QuorumNotReached { .. }
         | RequestError::CoordinatorUnreachable { .. }
         | RequestError::NotReady { .. } => Code::Unavailable,
@@ -122,6 +123,7 @@ fn detail(error: &RequestError, node: &str) -> ErrorDetail {
             (detail.clock_ahead_ms, detail.clock_skew_max_ms) = (*ahead_ms, *max_ms);
             Kind::ClockSkew
         }
+        RequestError::ClockUncertain { .. } => Kind::ClockSkew,
         RequestError::QuorumNotReached { needed, got, .. } => {
             (detail.needed, detail.got) = (*needed, *got);
             Kind::Quorum

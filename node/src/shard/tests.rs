@@ -75,14 +75,15 @@ fn bench() -> Bench {
 /// The same, whose requests take so long, and whose queues hold so many.
 fn of_cost(cost: Duration, queue: usize) -> Bench {
     let (engine, heard) = (Arc::new(MemoryEngine::new()), Arc::new(Heard::default()));
+    let env = Env::simulated(Arc::new(Still), 1).with_request_cost(cost);
     let context = ShardContext {
         node: NODE,
         opening: OPENING,
         engine: engine.clone(),
         disk: Arc::default(),
-        env: Env::simulated(Arc::new(Still), 1).with_request_cost(cost),
+        clocks: Arc::new(Clocks::new(env.clone(), 500)),
+        env,
         budget: Budget::unbounded(),
-        skew_max_ms: 500,
         observer: heard.clone(),
     };
     let (shards, _) = Shards::start(context, 2, queue);

@@ -99,6 +99,7 @@ impl From<&RequestError> for OutcomeLabel {
             | RequestError::Conflict { .. }
             | RequestError::EarlierOpening { .. } => Self::Conflict,
             RequestError::ClockSkew { .. }
+            | RequestError::ClockUncertain { .. }
             | RequestError::QuorumNotReached { .. }
             | RequestError::CoordinatorUnreachable { .. }
             | RequestError::NotReady { .. } => Self::Unavailable,

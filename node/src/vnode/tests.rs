@@ -27,6 +27,8 @@ struct Store {
     corrupt: u64,
     /// The wall clock.
     now_ms: u64,
+    /// Whether it may be right.
+    trust: Trust,
     /// Last writes in the future.
     future: u64,
     mended: Mended,
@@ -65,7 +67,8 @@ impl Store {
         let vnode = Vnode::open(ID, &engine).unwrap();
         let (clock, now_ms) = (Hlc::default(), ADMITTING.now_ms);
         let mended = Mended::default();
-        Self { engine, vnode, rng, clock, corrupt: 0, now_ms, future: 0, mended }
+        let trust = Trust::Right;
+        Self { engine, vnode, rng, clock, corrupt: 0, now_ms, trust, future: 0, mended }
     }
 
     fn turn<T>(&mut self, work: impl FnOnce(&mut Vnode, &mut Turn<'_>) -> T) -> T {
@@ -78,6 +81,7 @@ impl Store {
             corrupt: BTreeMap::new(),
             mended: Mended::default(),
             skew_max_ms: SKEW_MAX_MS,
+            trust: self.trust,
             future: 0,
         };
         let result = work(&mut self.vnode, &mut turn);

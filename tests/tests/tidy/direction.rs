@@ -27,8 +27,8 @@ const MODULES: [(&str, &[&str]); 26] = [
     ("telemetry", &["config", "error"]),
     ("http", &["telemetry"]),
     // Running requests.
-    ("vnode", &["dynamo", "error", "storage"]),
-    ("shard", &["dynamo", "env", "error", "limits", "storage", "vnode"]),
+    ("vnode", &["clocks", "dynamo", "error", "storage"]),
+    ("shard", &["clocks", "dynamo", "env", "error", "limits", "storage", "vnode"]),
     ("cluster", &["dynamo", "env", "error", "storage", "transport"]),
     ("standing", &["dynamo", "storage"]),
     (

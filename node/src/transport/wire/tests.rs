@@ -129,6 +129,7 @@ fn errors() -> impl Strategy<Value = RequestError> {
         (".*", any::<i64>(), any::<u64>()).prop_map(|(what, ahead_ms, max_ms)| {
             RequestError::ClockSkew { what, ahead_ms, max_ms }
         }),
+        ".*".prop_map(|reason| RequestError::ClockUncertain { reason }),
         (any::<u32>(), any::<u32>(), ".*").prop_map(|(needed, got, detail)| {
             RequestError::QuorumNotReached { needed, got, detail }
         }),

@@ -115,6 +115,24 @@ fn a_write_that_a_wrong_clock_hides_is_not_acknowledged() {
     home.turn(|vnode, turn| vnode.merge(turn, late)).unwrap();
 }
 
+/// An owner whose own clock is wrong, or may be, cannot tell the future from the present: where a
+/// write loses it acknowledges nothing.
+#[test]
+fn a_clock_that_may_be_wrong_acknowledges_no_write_that_loses() {
+    for trust in [Trust::Unknown, Trust::Off { ahead_ms: 600_000 }] {
+        let (mut wrong, mut other) = (Store::new(1), Store::new(2));
+        wrong.now_ms += 600_000;
+        wrong.write(last(1, 1, Context::default())).unwrap();
+        let hidden = other.write(last(1, 2, Context::default())).unwrap();
+        wrong.trust = trust;
+        let refused = wrong.turn(|vnode, turn| vnode.merge(turn, replicated(2, &hidden)));
+        assert_eq!(refused.unwrap_err().kind(), "clock_uncertain");
+        let shown = Context::of_read(&wrong.read_at(&lww(1)).unwrap());
+        let above = other.write(last(1, 3, shown)).unwrap();
+        wrong.turn(|vnode, turn| vnode.merge(turn, replicated(3, &above))).unwrap();
+    }
+}
+
 #[test]
 fn the_end_of_time_is_an_error_and_no_panic() {
     let mut store = Store::new(1);
