@@ -182,6 +182,14 @@ impl Turn<'_> {
         let reason = "another write of the key is later here, by a clock that may be wrong";
         (self.trust != Trust::Right).then(|| RequestError::clock_uncertain(reason))
     }
+
+    /// Why the clock may not order a write. Its coordinator has looked before, but the write waited
+    /// since, and the clock may have been set meanwhile: this is the reading that stamps it.
+    fn wrong_clock(&self) -> Option<RequestError> {
+        let Trust::Off { ahead_ms } = self.trust else { return None };
+        let what = "the coordinator's clock".to_owned();
+        Some(RequestError::ClockSkew { what, ahead_ms, max_ms: self.skew_max_ms })
+    }
 }
 
 /// Whether a later write stands in an `lww` object than the one of `dot`.
@@ -527,8 +535,9 @@ fn refused_by(n: u8, object: &Object, write: &Write, turn: &mut Turn<'_>) -> Opt
         Conflict::Lww => {
             // Counted, and written above: refusing would leave the key as the wrong clock did.
             turn.future_of(object);
+            let wrong = turn.wrong_clock();
             let ended = || RequestError::invalid("the key was written at the end of time");
-            next_time(object, write, turn).is_none().then(ended)
+            wrong.or_else(|| next_time(object, write, turn).is_none().then(ended))
         }
     }
 }

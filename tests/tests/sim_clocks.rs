@@ -14,7 +14,7 @@ use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::{Outcome, RequestError, WriteError};
 use quorate_node::transport::WriteResult;
-use quorate_tests::sim::{SimCluster, simulate, workload_rng};
+use quorate_tests::sim::{SimCluster, SimSize, simulate, workload_rng};
 use rand::RngExt as _;
 
 const NODES: usize = 3;
@@ -27,6 +27,11 @@ async fn started(seed: u64) -> Result<SimCluster> {
 /// Nodes that all own all keys.
 async fn started_with(nodes: usize, seed: u64) -> Result<SimCluster> {
     let cluster = SimCluster::start(nodes, seed).await?;
+    prepare(&cluster, nodes).await?;
+    Ok(cluster)
+}
+
+async fn prepare(cluster: &SimCluster, nodes: usize) -> Result<()> {
     let (n, conflict) = (nodes as u8, Conflict::Lww);
     let things = NewNamespace { n, conflict, ..NewNamespace::named("things") };
     cluster.create_namespace(things).await?;
@@ -34,7 +39,7 @@ async fn started_with(nodes: usize, seed: u64) -> Result<SimCluster> {
     cluster.create_namespace(siblings).await?;
     // Every node has heard the others' clocks by then.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    Ok(cluster)
+    Ok(())
 }
 
 async fn put(
@@ -253,6 +258,35 @@ fn sim_a_node_whose_clock_is_wrong_does_not_vouch_for_the_future() {
         assert_eq!(values(&read), [b"future"]);
         put(&cluster, 1, "above", read.context.unwrap()).await?;
         assert_eq!(values(&get(&cluster, 2).await?), [b"above"]);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// The clock is looked at where the write is stamped, not only before it waits for its turn; and a
+/// delete is a write.
+#[test]
+fn sim_a_clock_that_is_set_while_a_write_waits_stamps_nothing() {
+    simulate(async {
+        let size = SimSize { request_cost: Duration::from_millis(100), ..SimSize::default() };
+        let mut cluster = SimCluster::sized(NODES, 7, size).await?;
+        prepare(&cluster, NODES).await?;
+        let before = put(&cluster, 0, "before", Bytes::new()).await?;
+        for value in [Some(Bytes::from_static(b"far")), None] {
+            let coordinator = cluster.coordinator(1).unwrap();
+            let far = Put { value, ..write("things", "", before.context.clone().unwrap()) };
+            let waiting = tokio::spawn(async move { coordinator.put(far).await });
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            cluster.set_clock(1, TEN_MINUTES_MS);
+            let refused = waiting.await?.unwrap_err();
+            assert_eq!(
+                (refused.error.kind(), refused.outcome),
+                ("clock_skew", Outcome::NotApplied)
+            );
+            cluster.set_clock(1, 0);
+        }
+        put(&cluster, 0, "after", Bytes::new()).await?;
+        assert_eq!(values(&get(&cluster, 1).await?), [b"after"]);
         Ok(())
     })
     .unwrap();

@@ -133,6 +133,22 @@ fn a_clock_that_may_be_wrong_acknowledges_no_write_that_loses() {
     }
 }
 
+/// The coordinator looked at the clock before the write waited for its turn.
+#[test]
+fn a_clock_that_was_set_while_a_write_waited_stamps_nothing() {
+    let mut store = Store::new(1);
+    let done = store.write(last(1, 1, Context::default())).unwrap();
+    store.trust = Trust::Off { ahead_ms: -600_000 };
+    for _ in 0..2 {
+        let refused = store.write(last(1, 2, Context::default())).unwrap_err();
+        assert_eq!(refused.outcome, Outcome::NotApplied);
+        store.trust = Trust::Right;
+    }
+    store.trust = Trust::Off { ahead_ms: -600_000 };
+    assert_eq!(store.write(last(1, 1, Context::default())).unwrap().dot, done.dot, "it is done");
+    store.write(put(2, 3, Context::default())).expect("clocks order no siblings");
+}
+
 #[test]
 fn the_end_of_time_is_an_error_and_no_panic() {
     let mut store = Store::new(1);
