@@ -303,7 +303,8 @@ impl Vnode {
     }
 
     /// The write was done before: its object is replicated again, whatever it is by now. If the
-    /// object was damaged since, what is here is no trace of the write, and acks of it are none.
+    /// object was damaged since, what is here is no trace of the write, and acks of it are none. Nor
+    /// is there one if a wrong clock hides it, as in [`Self::merge`].
     fn write_again(
         &mut self,
         turn: &mut Turn<'_>,
@@ -317,6 +318,10 @@ impl Vnode {
         if !object.version().covers(dot) {
             let reason = format!("the write was applied as {dot}, and lost here since");
             return Err(unknown(RequestError::Data { reason }));
+        }
+        let wrong = turn.future_of(&object).or_else(|| turn.wrong_clock());
+        if let Some(wrong) = wrong.filter(|_| is_hidden(&object, dot)) {
+            return Err(unknown(wrong));
         }
         Ok(written(dot, &object, encoded, &write.operation))
     }

@@ -116,13 +116,13 @@ fn a_write_that_a_wrong_clock_hides_is_not_acknowledged() {
 }
 
 /// An owner whose own clock is wrong, or may be, cannot tell the future from the present: where a
-/// write loses it acknowledges nothing.
+/// write loses it acknowledges nothing, neither another's nor its own.
 #[test]
 fn a_clock_that_may_be_wrong_acknowledges_no_write_that_loses() {
     for trust in [Trust::Unknown, Trust::Off { ahead_ms: 600_000 }] {
         let (mut wrong, mut other) = (Store::new(1), Store::new(2));
         wrong.now_ms += 600_000;
-        wrong.write(last(1, 1, Context::default())).unwrap();
+        let own = wrong.write(last(1, 1, Context::default())).unwrap();
         let hidden = other.write(last(1, 2, Context::default())).unwrap();
         wrong.trust = trust;
         let refused = wrong.turn(|vnode, turn| vnode.merge(turn, replicated(2, &hidden)));
@@ -130,7 +130,34 @@ fn a_clock_that_may_be_wrong_acknowledges_no_write_that_loses() {
         let shown = Context::of_read(&wrong.read_at(&lww(1)).unwrap());
         let above = other.write(last(1, 3, shown)).unwrap();
         wrong.turn(|vnode, turn| vnode.merge(turn, replicated(3, &above))).unwrap();
+        let again = wrong.write(last(1, 1, Context::default()));
+        match trust {
+            // Its coordinator may be alone, and knows who is connected.
+            Trust::Unknown => assert_eq!(again.unwrap().dot, own.dot),
+            _ => {
+                let again = again.unwrap_err();
+                assert_eq!(again.error.kind(), "clock_skew");
+                assert_eq!(again.outcome, Outcome::Unknown(operation(1)));
+            }
+        }
     }
+}
+
+/// The coordinator's own ack is one like another.
+#[test]
+fn a_retry_of_a_write_that_lies_hidden_is_not_done() {
+    let (mut wrong, mut home) = (Store::new(1), Store::new(2));
+    let stands = home.write(last(1, 2, Context::default())).unwrap();
+    assert_eq!(home.write(last(1, 2, Context::default())).unwrap().dot, stands.dot);
+    wrong.now_ms += 2 * SKEW_MAX_MS + 1;
+    let future = wrong.write(last(1, 1, Context::default())).unwrap();
+    home.turn(|vnode, turn| vnode.merge(turn, replicated(1, &future))).unwrap();
+    let hidden = home.write(last(1, 2, Context::default())).unwrap_err();
+    assert_eq!(hidden.error.kind(), "clock_skew");
+    assert_eq!(hidden.outcome, Outcome::Unknown(operation(2)));
+    home.now_ms = wrong.now_ms;
+    let late = home.write(last(1, 2, Context::default())).unwrap();
+    assert_eq!((late.dot, late.context), (stands.dot, None), "replaced, and by nothing wrong");
 }
 
 /// The coordinator looked at the clock before the write waited for its turn.
