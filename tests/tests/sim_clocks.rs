@@ -177,7 +177,7 @@ fn sim_a_node_whose_clock_is_ten_minutes_off_coordinates_no_lww_write() {
         cluster.set_clock(1, TEN_MINUTES_MS);
         cluster.restart(1)?;
         let early = put(&cluster, 1, "refused", Bytes::new()).await.unwrap_err();
-        assert_eq!((early.error.kind(), early.outcome), ("not_ready", Outcome::NotApplied));
+        assert_eq!((early.error.kind(), early.outcome), ("clock_uncertain", Outcome::NotApplied));
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert!(skew(put(&cluster, 1, "refused", Bytes::new()).await) > 0);
         assert_eq!(values(&get(&cluster, 0).await?), [b"taken again"]);
@@ -304,7 +304,7 @@ fn sim_a_node_that_nobody_else_is_there_to_doubt_takes_writes() {
         cluster.kill(0);
         cluster.restart(0)?;
         let early = put_alone(&cluster, 0).await.unwrap_err();
-        assert_eq!((early.error.kind(), early.outcome), ("not_ready", Outcome::NotApplied));
+        assert_eq!((early.error.kind(), early.outcome), ("clock_uncertain", Outcome::NotApplied));
         tokio::time::sleep(Duration::from_secs(3)).await;
         put_alone(&cluster, 0).await?;
 

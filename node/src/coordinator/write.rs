@@ -301,7 +301,8 @@ impl Coordinator {
         }
         match self.clocks.trust(|| self.others(&target.view)) {
             Trust::Right => None,
-            Trust::Unknown => Some(RequestError::not_ready(
+            // No refusal at the door: the write is looked up, and the refusal of a new one recorded.
+            Trust::Unknown => Some(RequestError::clock_uncertain(
                 "this node has not compared its clock with another one lately; try again",
             )),
             Trust::Off { ahead_ms } => Some(RequestError::ClockSkew {

@@ -184,6 +184,15 @@ mod tests {
         assert_eq!(decoded(&of_request(&error, "n")).outcome(), OutcomeMessage::None);
     }
 
+    /// Not the kind of a node that is starting: clients take that for said before the write was
+    /// looked up, and would ask again for what was refused for good.
+    #[test]
+    fn a_clock_that_is_not_known_to_be_right_is_of_the_kind_of_clocks() {
+        let status = of_request(&RequestError::clock_uncertain("not compared"), "node-1");
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_eq!(decoded(&status).kind(), Kind::ClockSkew);
+    }
+
     #[test]
     fn overload_says_when_to_come_back_in_both_ways() {
         let error = RequestError::Overloaded { what: "a queue".into(), retry_after_ms: 1250 };
