@@ -31,7 +31,8 @@ pub struct Written {
     /// Covers what was written; `None` if other values stand beside it, or if it was replaced before
     /// a retry of it was answered: read the key first.
     pub context: Option<Context>,
-    /// How many values stand under the key now; after a delete, how many it did not cover.
+    /// How many values stand under the key now; after a delete, how many it did not cover, or were
+    /// written since.
     pub siblings: u32,
     /// Who has the write.
     pub receipt: Receipt,

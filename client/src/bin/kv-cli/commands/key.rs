@@ -188,13 +188,19 @@ pub(super) async fn delete(session: &Session, args: DeleteArgs) -> Result<Exit> 
         return Ok(Exit::NotFound);
     };
     session.output.result(&WrittenJson::from(&written), || {
-        let left = match written.siblings {
-            0 => String::new(),
-            left => format!("; siblings left, since they were not covered: {left}"),
-        };
-        format!("deleted: {}{left}", receipt(&written))
+        format!("deleted: {}{}", receipt(&written), beside(written.siblings))
     })?;
     Ok(Exit::Done)
+}
+
+/// What stands under a key that was deleted: a value that the context did not cover, or one that was
+/// written before a retry of the delete was answered, as the only one in an `lww` namespace.
+fn beside(values: u32) -> String {
+    match values {
+        0 => String::new(),
+        1 => "; the key has a value that was not covered, or is newer".to_owned(),
+        _ => format!("; the key has {values} values that were not covered, or are newer"),
+    }
 }
 
 #[cfg(test)]
@@ -203,6 +209,13 @@ mod tests {
 
     fn sibling(value: &'static [u8]) -> Sibling {
         Sibling { value: value.into(), written_ms: 0 }
+    }
+
+    #[test]
+    fn a_delete_does_not_call_a_newer_value_a_sibling() {
+        assert_eq!(beside(0), "");
+        assert_eq!(beside(1), "; the key has a value that was not covered, or is newer");
+        assert!(beside(3).contains("3 values"));
     }
 
     #[test]
