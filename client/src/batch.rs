@@ -74,12 +74,16 @@ pub(crate) async fn get(
             namespace: namespace.name.to_string(),
             keys,
             r: options.r.to_wire(),
-            timeout_ms: server_ms(limit),
+            timeout_ms: 0,
             repair: repair_to_wire(options.repair),
             replica,
         };
         async move {
-            let reply = node.call(limit, node.kv().batch_get(request)).await?;
+            let mut kv = node.kv();
+            let get = |left| async move {
+                kv.batch_get(v1::BatchGetRequest { timeout_ms: server_ms(left), ..request }).await
+            };
+            let reply = node.offer(limit, get).await?;
             let result = |result: v1::BatchGetResult| match result.result {
                 Some(v1::batch_get_result::Result::Reply(reply)) => Ok(Ok(reply)),
                 Some(v1::batch_get_result::Result::Error(error)) => Ok(Err(error)),
@@ -122,10 +126,14 @@ pub(crate) async fn put(
             w: options.w.to_wire(),
             durability: options.durability.to_wire(),
             retry: retry_to_wire(options.retry),
-            timeout_ms: server_ms(limit),
+            timeout_ms: 0,
         };
         async move {
-            let reply = node.call(limit, node.kv().batch_put(request)).await?;
+            let mut kv = node.kv();
+            let put = |left| async move {
+                kv.batch_put(v1::BatchPutRequest { timeout_ms: server_ms(left), ..request }).await
+            };
+            let reply = node.offer(limit, put).await?;
             let result = |result: v1::BatchPutResult| match result.result {
                 Some(v1::batch_put_result::Result::Reply(reply)) => Ok(Ok(reply)),
                 Some(v1::batch_put_result::Result::Error(error)) => Ok(Err(error)),

@@ -36,6 +36,9 @@ pub struct ClientConfig {
     pub tls: Option<TlsConfig>,
     /// Names every request of the client in the nodes' log lines: 1 to 64 visible ASCII characters.
     pub request_id: Option<String>,
+    /// How many calls run at once on each node; others wait for their turn, a quarter of their time
+    /// at most. Calls take as long as the way to the node and back, so a far node needs more.
+    pub calls_at_once: usize,
 }
 
 impl ClientConfig {
@@ -47,10 +50,11 @@ impl ClientConfig {
 }
 
 impl Default for ClientConfig {
-    /// No endpoints, no TLS, no id, and 5 s: as long as a server takes at most by default.
+    /// No endpoints, no TLS, no id, 256 calls at once on each node, and 5 s: as long as a server
+    /// takes at most by default.
     fn default() -> Self {
         let timeout = Duration::from_secs(5);
-        Self { endpoints: Vec::new(), timeout, tls: None, request_id: None }
+        Self { endpoints: Vec::new(), timeout, tls: None, request_id: None, calls_at_once: 256 }
     }
 }
 
@@ -71,8 +75,8 @@ impl Client {
     /// Learns the topology from the first endpoint that answers, in turn, within the timeout.
     pub async fn connect(config: ClientConfig) -> Result<Self, Error> {
         let deadline = Deadline::after(config.timeout);
-        let ClientConfig { endpoints, timeout, tls, request_id } = config;
-        let calling = Calling::new(tls, request_id)?;
+        let ClientConfig { endpoints, timeout, tls, request_id, calls_at_once } = config;
+        let calling = Calling::new(tls, request_id, calls_at_once)?;
         let seed = |address: &String| Connection::new(address, address, &calling);
         let seeds = endpoints.iter().map(seed).collect::<Result<Vec<_>, _>>()?;
         let (mut reasons, mut advice) = (Vec::new(), None);
@@ -131,9 +135,15 @@ impl Client {
             timeout_ms: 0,
         };
         let call = |node: Arc<Connection>, limit| {
-            let request =
-                v1::CreateNamespaceRequest { timeout_ms: server_ms(limit), ..request.clone() };
-            async move { node.call(limit, node.cluster().create_namespace(request)).await }
+            let (request, mut cluster) = (request.clone(), node.cluster());
+            async move {
+                let create = |left| async move {
+                    let timeout_ms = server_ms(left);
+                    let request = v1::CreateNamespaceRequest { timeout_ms, ..request };
+                    cluster.create_namespace(request).await
+                };
+                node.call(limit, create).await
+            }
         };
         let reply = self.0.ask_once(deadline, call).await?;
         // The namespace is there whether or not this client learns of it at once.
@@ -148,7 +158,10 @@ impl Client {
     pub async fn list_namespaces(&self) -> Result<Vec<NamespaceDescription>, Error> {
         let deadline = self.0.deadline(None);
         let call = |node: Arc<Connection>, limit| async move {
-            node.call(limit, node.cluster().list_namespaces(v1::ListNamespacesRequest {})).await
+            let mut cluster = node.cluster();
+            let list =
+                |_| async move { cluster.list_namespaces(v1::ListNamespacesRequest {}).await };
+            node.call(limit, list).await
         };
         let reply = self.0.ask(self.0.any(), deadline, call).await?;
         Ok(reply.namespaces.into_iter().map(NamespaceDescription::from).collect())
@@ -164,9 +177,12 @@ impl Client {
     pub async fn drop_namespace(&self, name: &str) -> Result<Vec<String>, Error> {
         let deadline = self.0.deadline(None);
         let call = |node: Arc<Connection>, limit| async move {
-            let timeout_ms = server_ms(limit);
-            let request = v1::DropNamespaceRequest { name: name.to_owned(), timeout_ms };
-            node.call(limit, node.cluster().drop_namespace(request)).await
+            let mut cluster = node.cluster();
+            let drop = |left| async move {
+                let (name, timeout_ms) = (name.to_owned(), server_ms(left));
+                cluster.drop_namespace(v1::DropNamespaceRequest { name, timeout_ms }).await
+            };
+            node.call(limit, drop).await
         };
         let reply = self.0.ask_once(deadline, call).await?;
         // It is gone whether or not this client learns of it at once.
@@ -361,8 +377,10 @@ impl Shared {
         deadline: Deadline,
     ) -> Result<NamespaceDescription, Error> {
         let call = |node: Arc<Connection>, limit| async move {
+            let mut cluster = node.cluster();
             let request = v1::DescribeNamespaceRequest { name: name.to_owned() };
-            node.call(limit, node.cluster().describe_namespace(request)).await
+            let describe = |_| async move { cluster.describe_namespace(request).await };
+            node.call(limit, describe).await
         };
         described(self.ask(self.any(), deadline, call).await?.namespace)
     }

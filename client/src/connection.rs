@@ -18,6 +18,7 @@ use arc_swap::ArcSwapOption;
 use quorate_proto::v1::{
     DescribeReply, DescribeRequest, cluster_client::ClusterClient, kv_client::KvClient,
 };
+use tokio::sync::{Mutex, Semaphore};
 use tonic::{
     body::Body,
     codegen::{
@@ -31,6 +32,8 @@ use crate::{
     error::{Error, ErrorKind, Reach},
     retry::Deadline,
     tls::TlsConfig,
+    turns::Turns,
+    welcome::{Welcome, held_back},
 };
 
 /// Within a data centre a connection takes a millisecond; a second allows for one lost packet.
@@ -75,16 +78,26 @@ impl Opening {
 }
 
 /// How nodes are called.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Calling {
     /// TLS with every node; none: without.
     pub(crate) tls: Option<TlsConfig>,
     request_id: Option<HeaderValue>,
+    /// How many calls run at once on one node.
+    at_once: usize,
 }
 
 impl Calling {
     /// With the id that every request carries, if there is one: 1 to 64 visible ASCII characters.
-    pub(crate) fn new(tls: Option<TlsConfig>, request_id: Option<String>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        tls: Option<TlsConfig>,
+        request_id: Option<String>,
+        at_once: usize,
+    ) -> Result<Self, Error> {
+        if at_once == 0 {
+            let message = "a client with no calls at once could not ask anything";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let header = |id: String| {
             let sound = (1..=REQUEST_ID_MAX_BYTES).contains(&id.len())
                 && id.bytes().all(|byte| byte.is_ascii_graphic());
@@ -97,7 +110,7 @@ impl Calling {
             let value = sound.then(|| HeaderValue::from_str(&id).ok()).flatten();
             value.ok_or_else(refused)
         };
-        Ok(Self { tls, request_id: request_id.map(header).transpose()? })
+        Ok(Self { tls, request_id: request_id.map(header).transpose()?, at_once })
     }
 }
 
@@ -132,7 +145,12 @@ pub(crate) struct Connection {
     pub(crate) name: String,
     pub(crate) address: String,
     channel: Named,
+    turns: Arc<Turns>,
+    welcome: Arc<Welcome>,
     opening: ArcSwapOption<Opening>,
+    /// Held by who asks for the opening: those who lack it at once share one answer, or its error
+    /// if it was asked for since.
+    asking: Mutex<Option<(Instant, Error)>>,
     health: Health,
 }
 
@@ -163,7 +181,10 @@ impl Connection {
             name: name.to_owned(),
             address: address.to_owned(),
             channel,
+            turns: Arc::new(Turns::new(calling.at_once.min(Semaphore::MAX_PERMITS))),
+            welcome: Arc::default(),
             opening: ArcSwapOption::empty(),
+            asking: Mutex::default(),
             health: Health::default(),
         }))
     }
@@ -174,7 +195,10 @@ impl Connection {
             name: name.to_owned(),
             address: self.address.clone(),
             channel: self.channel.clone(),
+            turns: Arc::clone(&self.turns),
+            welcome: Arc::clone(&self.welcome),
             opening: ArcSwapOption::new(self.opening.load_full()),
+            asking: Mutex::default(),
             health: Health::default(),
         })
     }
@@ -187,19 +211,42 @@ impl Connection {
         ClusterClient::new(self.channel.clone()).max_decoding_message_size(REPLY_MAX_BYTES)
     }
 
-    /// Awaits a call to this node for `limit`, and notes how the node fared.
-    pub(crate) async fn call<T>(
+    /// Like [`Self::call`], of what the node may refuse for having too much to do: held back at once
+    /// if it refuses most of it.
+    pub(crate) async fn offer<T, F: Future<Output = Result<tonic::Response<T>, tonic::Status>>>(
         &self,
         limit: Duration,
-        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+        call: impl FnOnce(Duration) -> F,
     ) -> Result<T, Error> {
-        match tokio::time::timeout(limit, call).await {
+        if self.welcome.holds_back(self.health.now(), rand::random) {
+            return Err(held_back().at(&self.name));
+        }
+        let answer = self.call(limit, call).await;
+        match &answer {
+            Ok(_) => self.welcome.answered(true),
+            Err(error) if error.is_refusal() => self.welcome.answered(false),
+            // Of what it makes of others nothing is to be learnt.
+            Err(_) => {}
+        }
+        answer
+    }
+
+    /// Awaits a call to this node for `limit`, the wait for its turn included, and notes how the
+    /// node fared. `call` is told what is left of the limit.
+    pub(crate) async fn call<T, F: Future<Output = Result<tonic::Response<T>, tonic::Status>>>(
+        &self,
+        limit: Duration,
+        call: impl FnOnce(Duration) -> F,
+    ) -> Result<T, Error> {
+        let turn = self.turns.take(limit).await.map_err(|error| error.at(&self.name))?;
+        let began = self.health.now();
+        match tokio::time::timeout(turn.left, call(turn.left)).await {
             Ok(Ok(reply)) => {
                 self.health.well();
                 Ok(reply.into_inner())
             }
             Ok(Err(status)) => Err(self.failed(Error::from_status(&status, &self.name))),
-            Err(_) => Err(self.failed(Error::silent(&self.name, limit))),
+            Err(_) => Err(self.silent(limit, began)),
         }
     }
 
@@ -215,24 +262,55 @@ impl Connection {
         error
     }
 
+    /// Notes that no answer came to a call that began then. A node that answers others meanwhile is
+    /// slow, not dead: to avoid it would send its load to nodes that are as busy.
+    fn silent(&self, limit: Duration, began_ms: u64) -> Error {
+        let error = Error::silent(&self.name, limit);
+        match self.health.was_well_since(began_ms) {
+            true => error,
+            false => self.failed(error),
+        }
+    }
+
     /// Asks the node what it knows, and remembers its opening.
     pub(crate) async fn describe(&self, limit: Duration) -> Result<DescribeReply, Error> {
         let mut cluster = self.cluster();
-        let reply = self.call(limit, cluster.describe(DescribeRequest {})).await?;
+        let ask = |_| async move { cluster.describe(DescribeRequest {}).await };
+        let reply = self.call(limit, ask).await?;
         self.opening.store(Some(Arc::new(Opening::of(&reply))));
         Ok(reply)
     }
 
     /// The node's opening, asked for if it is not known.
     pub(crate) async fn opening(&self, deadline: Deadline) -> Result<Opening, Error> {
-        if let Some(opening) = self.opening.load().as_deref() {
-            return Ok(*opening);
-        }
-        let reply = self.describe(deadline.share()).await.map_err(|error| {
+        match self.opening.load().as_deref() {
+            Some(opening) => Ok(*opening),
             // The request proper was not sent, whatever became of the question before it.
-            error.reaching(Reach::NotSent)
-        })?;
-        Ok(Opening::of(&reply))
+            None => {
+                self.ask_opening(deadline).await.map_err(|error| error.reaching(Reach::NotSent))
+            }
+        }
+    }
+
+    async fn ask_opening(&self, deadline: Deadline) -> Result<Opening, Error> {
+        let (wanted, limit) = (Instant::now(), deadline.share());
+        let ask = async {
+            let mut failed = self.asking.lock().await;
+            if let Some(opening) = self.opening.load().as_deref() {
+                return Ok(*opening);
+            }
+            match &*failed {
+                Some((begun, error)) if *begun >= wanted => return Err(error.clone()),
+                _ => {}
+            }
+            let begun = Instant::now();
+            let reply = self.describe(limit).await;
+            *failed = reply.as_ref().err().map(|error| (begun, error.clone()));
+            reply.map(|reply| Opening::of(&reply))
+        };
+        tokio::time::timeout(limit, ask)
+            .await
+            .unwrap_or_else(|_| Err(Error::silent(&self.name, limit)))
     }
 
     pub(crate) fn forget_opening(&self) {
@@ -246,26 +324,38 @@ impl Connection {
     }
 }
 
-/// Since when, and how often in a row, a node failed.
+/// Since when, and how often in a row, a node failed. Times are in milliseconds since the epoch.
 #[derive(Debug)]
 struct Health {
     epoch: Instant,
     failures: AtomicU32,
-    /// Milliseconds since the epoch.
     avoid_until: AtomicU64,
+    /// When it last answered.
+    well_at: AtomicU64,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { epoch: Instant::now(), failures: AtomicU32::new(0), avoid_until: AtomicU64::new(0) }
+        Self {
+            epoch: Instant::now(),
+            failures: AtomicU32::new(0),
+            avoid_until: AtomicU64::new(0),
+            well_at: AtomicU64::new(0),
+        }
     }
 }
 
 impl Health {
     fn well(&self) {
+        self.well_at.store(self.now(), Relaxed);
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
         }
+    }
+
+    /// Whether it answered anybody after that.
+    fn was_well_since(&self, then_ms: u64) -> bool {
+        self.well_at.load(Relaxed) > then_ms
     }
 
     fn ill(&self) {
@@ -321,7 +411,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_must_be_one() {
-        let error = Connection::new("n1", "not an address", &Calling::default()).unwrap_err();
+        let error = Connection::new("n1", "not an address", &Calling::new(None, None, 8).unwrap())
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
     }
 }

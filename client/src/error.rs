@@ -208,6 +208,16 @@ impl Error {
         self.0.advice
     }
 
+    pub(crate) fn because(mut self, detail: Kind) -> Self {
+        self.0.detail = detail;
+        self
+    }
+
+    /// Whether the node refused it for having too much to do.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.0.detail == Kind::Overloaded && matches!(self.0.reach, Reach::Answered(_))
+    }
+
     pub(crate) fn at(mut self, node: &str) -> Self {
         self.0.node = Some(node.to_owned());
         self
@@ -252,8 +262,9 @@ impl Error {
 
     /// Whether the node itself is to be avoided for a while, not just this request.
     pub(crate) fn is_node_failure(&self) -> bool {
-        let unreachable = !matches!(self.0.reach, Reach::Answered(_)) && self.is_retryable();
-        unreachable || self.0.detail == Kind::NotReady
+        let unheard = !matches!(self.0.reach, Reach::Answered(_)) && self.is_retryable();
+        // Not sent for want of a turn: that is this client's affair.
+        (unheard && self.0.kind != ErrorKind::Overloaded) || self.0.detail == Kind::NotReady
     }
 
     fn next_step(&self) -> &'static str {

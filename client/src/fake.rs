@@ -65,6 +65,8 @@ pub(crate) enum Asked {
 pub(crate) struct Node {
     pub(crate) script: Mutex<VecDeque<Act>>,
     pub(crate) log: Mutex<Vec<Asked>>,
+    /// How long each read might take, in milliseconds.
+    pub(crate) granted_ms: Mutex<Vec<u32>>,
     /// What Describe answers; shared by all nodes.
     topology: Arc<Mutex<v1::DescribeReply>>,
     id: u64,
@@ -218,6 +220,7 @@ impl Kv for Node {
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetReply>, Status> {
+        self.granted_ms.lock().unwrap().push(request.get_ref().timeout_ms);
         let act = self.act(Asked::Get).await?;
         self.known(&request.get_ref().namespace)?;
         let siblings = match act {

@@ -44,6 +44,8 @@ mod throttle;
 mod tls;
 mod token;
 mod topology;
+mod turns;
+mod welcome;
 mod write;
 
 #[cfg(test)]

@@ -185,15 +185,19 @@ impl Namespace {
             node => Target::Node(node),
         };
         let call = |node: Arc<Connection>, limit| async move {
-            let request = v1::GetRequest {
-                namespace: self.name.to_string(),
-                key: key.clone(),
-                r: options.r.to_wire(),
-                timeout_ms: server_ms(limit),
-                repair: repair_to_wire(options.repair),
-                replica,
+            let mut kv = node.kv();
+            let get = |left| async move {
+                let request = v1::GetRequest {
+                    namespace: self.name.to_string(),
+                    key: key.clone(),
+                    r: options.r.to_wire(),
+                    timeout_ms: server_ms(left),
+                    repair: repair_to_wire(options.repair),
+                    replica,
+                };
+                kv.get(request).await
             };
-            node.call(limit, node.kv().get(request)).await
+            node.offer(limit, get).await
         };
         shared.ask(target, deadline, call).await.map(Read::from)
     }

@@ -109,15 +109,19 @@ impl Scan {
         node: Arc<Connection>,
         limit: Duration,
     ) -> Result<(Option<v1::ScanReply>, Pages), Error> {
-        let request = v1::ScanRequest {
-            namespace: self.namespace.to_string(),
-            prefix: self.prefix.clone(),
-            cursor: self.cursor.clone(),
-            limit: self.left.unwrap_or(0),
-            r: self.r.to_wire(),
-            timeout_ms: server_ms(limit),
+        let mut kv = node.kv();
+        let scan = |left| async move {
+            let request = v1::ScanRequest {
+                namespace: self.namespace.to_string(),
+                prefix: self.prefix.clone(),
+                cursor: self.cursor.clone(),
+                limit: self.left.unwrap_or(0),
+                r: self.r.to_wire(),
+                timeout_ms: server_ms(left),
+            };
+            kv.scan(request).await
         };
-        let replies = node.call(limit, node.kv().scan(request)).await?;
+        let replies = node.offer(limit, scan).await?;
         let mut pages = Pages { node, replies };
         let page = pages.next(limit).await?;
         Ok((page, pages))

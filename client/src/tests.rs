@@ -1,5 +1,7 @@
 //! The retry rules, against nodes that fail as scripted.
 
+mod overload;
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -351,7 +353,7 @@ async fn a_dead_endpoint_was_not_sent_to_and_a_broken_one_was() {
         let (mut socket, _) = listener.accept().await.unwrap();
         socket.read_exact(&mut [0; 60]).await.unwrap();
     });
-    let node = Connection::new("n1", &address, &Calling::default()).unwrap();
+    let node = Connection::new("n1", &address, &Calling::new(None, None, 8).unwrap()).unwrap();
     let error = node.describe(SECOND).await.unwrap_err();
     assert_eq!(error.reach(), Reach::Lost, "{error}");
     slam.await.unwrap();

@@ -12,7 +12,8 @@
 //!   the first move to another owner: nothing, since one busy node is no busy cluster
 //! ```
 //!
-//! Without a budget left, the request fails with what the node said. After gRPC's retry throttling
+//! Without a budget left, the request fails with what the node said, and does not move either: the
+//! cluster is busy, then. After gRPC's retry throttling
 //! (proposal A6), and the retry budgets of Finagle.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -55,15 +56,30 @@ impl RetryBudget {
     /// Whether a request that failed so may be sent again, and counts it if it may. `moves`: to a
     /// second node, after the first.
     pub(crate) fn allows(&self, error: &Error, moves: bool) -> bool {
-        moves || !costs(error) || self.spend_at(self.made.elapsed().as_millis() as u64)
+        let now_ms = || self.made.elapsed().as_millis() as u64;
+        match (costs(error), moves) {
+            (false, _) => true,
+            (true, true) => self.has_some_at(now_ms()),
+            (true, false) => self.spend_at(now_ms()),
+        }
+    }
+
+    fn has_some_at(&self, now_ms: u64) -> bool {
+        self.credit_until(now_ms);
+        self.left.load(Relaxed) >= RETRY
     }
 
     fn spend_at(&self, now_ms: u64) -> bool {
+        self.credit_until(now_ms);
+        let spent = |left: i64| (left >= RETRY).then_some(left - RETRY);
+        self.left.fetch_update(Relaxed, Relaxed, spent).is_ok()
+    }
+
+    /// One for each second.
+    fn credit_until(&self, now_ms: u64) {
         let credited = self.credited_ms.fetch_max(now_ms, Relaxed);
         let earned = now_ms.saturating_sub(credited).saturating_mul(PER_SECOND) / 1000;
         self.add(i64::try_from(earned).unwrap_or(FULL).min(FULL));
-        let spent = |left: i64| (left >= RETRY).then_some(left - RETRY);
-        self.left.fetch_update(Relaxed, Relaxed, spent).is_ok()
     }
 
     fn add(&self, credit: i64) {
@@ -73,10 +89,12 @@ impl RetryBudget {
     }
 }
 
-/// Whether the failed request was a load for a node that has too much of it.
+/// Whether the failed request was a load for a node that has too much of it, or would have been.
 fn costs(error: &Error) -> bool {
     let slow = matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::Timeout);
-    slow && error.reach() != Reach::NotSent && error.detail() != Kind::DiskFull
+    let was_load = error.reach() != Reach::NotSent && error.detail() != Kind::DiskFull;
+    // What was held back comes again as load.
+    slow && (was_load || error.detail() == Kind::Overloaded)
 }
 
 #[cfg(test)]
@@ -112,14 +130,19 @@ mod tests {
         assert!(costs(&refused) && costs(&Error::silent("n1", Default::default())));
         assert!(!costs(&Error::new(ErrorKind::Unavailable, "gone")));
         assert!(!costs(&Error::new(ErrorKind::Timeout, "never sent")));
+        assert!(costs(&crate::welcome::held_back()));
+        assert!(!costs(&Error::new(ErrorKind::Overloaded, "no turn")), "its wait was no load");
         let full = ErrorDetail { kind: Kind::DiskFull.into(), ..ErrorDetail::default() };
         assert!(!costs(&Error::from_status(&status(Code::ResourceExhausted, "full", full), "n1")));
     }
 
     #[test]
-    fn to_go_to_a_second_node_is_free() {
+    fn to_go_to_a_second_node_is_free_while_there_is_a_budget() {
         let (budget, refused) = (RetryBudget::default(), Error::silent("n1", Default::default()));
+        (0..2000).for_each(|_| assert!(budget.allows(&refused, true)));
         while budget.allows(&refused, false) {}
-        assert!(budget.allows(&refused, true));
+        assert!(!budget.allows(&refused, true));
+        let elsewhere = Error::new(ErrorKind::Unavailable, "gone");
+        assert!(budget.allows(&elsewhere, true) && budget.allows(&elsewhere, false));
     }
 }

@@ -119,39 +119,44 @@ impl Send for Alone {
         let context = write.context_bytes();
         let (w, durability) = (write.w.to_wire(), write.durability.to_wire());
         let (operation_id, retry) = (Some(operation.into()), retry_to_wire(write.retry));
-        let timeout_ms = server_ms(limit);
         let mut kv = node.kv();
         match &write.change {
             Change::Put(value) => {
                 let value = value.clone();
-                let request = v1::PutRequest {
-                    namespace,
-                    key,
-                    value,
-                    context,
-                    w,
-                    durability,
-                    operation_id,
-                    retry,
-                    timeout_ms,
-                    fresh,
+                let put = |left| async move {
+                    let request = v1::PutRequest {
+                        namespace,
+                        key,
+                        value,
+                        context,
+                        w,
+                        durability,
+                        operation_id,
+                        retry,
+                        timeout_ms: server_ms(left),
+                        fresh,
+                    };
+                    kv.put(request).await
                 };
-                node.call(limit, kv.put(request)).await
+                node.offer(limit, put).await
             }
             Change::Delete => {
-                let request = v1::DeleteRequest {
-                    namespace,
-                    key,
-                    context,
-                    w,
-                    durability,
-                    operation_id,
-                    retry,
-                    timeout_ms,
-                    fresh,
+                let delete = |left| async move {
+                    let request = v1::DeleteRequest {
+                        namespace,
+                        key,
+                        context,
+                        w,
+                        durability,
+                        operation_id,
+                        retry,
+                        timeout_ms: server_ms(left),
+                        fresh,
+                    };
+                    kv.delete(request).await
                 };
-                let reply = node.call(limit, kv.delete(request)).await?;
-                let v1::DeleteReply { context, siblings, receipt } = reply;
+                let v1::DeleteReply { context, siblings, receipt } =
+                    node.offer(limit, delete).await?;
                 Ok(v1::PutReply { context, siblings, receipt })
             }
         }

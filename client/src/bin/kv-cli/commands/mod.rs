@@ -32,7 +32,8 @@ impl Session {
     pub(crate) async fn open(global: &Global) -> Result<Self> {
         let Global { endpoints, tls, output, timeout, color, request_id } = global.clone();
         let tls = tls.load()?;
-        let config = ClientConfig { endpoints, timeout, tls, request_id };
+        let config =
+            ClientConfig { endpoints, timeout, tls, request_id, ..ClientConfig::default() };
         let client = Client::connect(config).await?;
         Ok(Self { client, output: Output::new(output, color), timeout })
     }

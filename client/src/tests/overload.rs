@@ -1,0 +1,112 @@
+//! What a client does when it asks for more than can be done.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+
+use super::*;
+
+async fn started_by(fakes: &Fakes, node: usize, calls_at_once: usize) -> Namespace {
+    let endpoints = [fakes.addresses[node].to_string()];
+    let config = ClientConfig { calls_at_once, ..ClientConfig::new(endpoints) };
+    let client = Client::connect(config).await.unwrap();
+    fakes.nodes.iter().for_each(|node| node.log.lock().unwrap().clear());
+    client.namespace(NAMESPACE)
+}
+
+fn within(timeout: Duration) -> GetOptions {
+    GetOptions { timeout: Some(timeout), ..GetOptions::default() }
+}
+
+#[tokio::test]
+async fn a_node_that_answers_others_meanwhile_is_slow_and_not_avoided() {
+    let (fakes, carts) = started(&[]).await;
+    fakes.script(0, [Act::Hang]);
+    let slow = carts.get("k", within(SECOND));
+    let quick = async {
+        while fakes.log(0).is_empty() {
+            tokio::time::sleep(SECOND / 100).await;
+        }
+        carts.get("k", GetOptions::default()).await
+    };
+    let (slow, quick) = tokio::join!(slow, quick);
+    assert!(slow.is_ok() && quick.is_ok());
+    carts.get("k", GetOptions::default()).await.unwrap();
+    assert_eq!((fakes.log(0).len(), fakes.log(1).len()), (3, 1));
+}
+
+#[tokio::test]
+async fn writes_that_begin_together_ask_for_the_opening_once() {
+    let fakes = Fakes::start(&[]).await;
+    let carts = started_by(&fakes, 1, 256).await;
+    let puts = (0..50).map(|n| carts.put(format!("k{n}"), "v", PutOptions::default()));
+    assert!(join_all(puts).await.iter().all(Result::is_ok));
+    let log = fakes.nodes[0].log.lock().unwrap();
+    assert_eq!(log.iter().filter(|asked| **asked == Asked::Describe).count(), 1);
+}
+
+#[tokio::test]
+async fn a_call_that_waited_for_its_turn_tells_the_node_what_is_left() {
+    let fakes = Fakes::start(&[]).await;
+    let carts = started_by(&fakes, 1, 1).await;
+    fakes.script(0, [Act::Hang]);
+    // It has the only turn for half of its time.
+    let first = carts.get("k", within(SECOND));
+    let second = async {
+        while fakes.log(0).is_empty() {
+            tokio::time::sleep(SECOND / 100).await;
+        }
+        carts.get("k", within(SECOND * 8)).await
+    };
+    let (first, second) = tokio::join!(first, second);
+    assert!(first.is_ok() && second.is_ok());
+    let granted = fakes.nodes[0].granted_ms.lock().unwrap().clone();
+    // Half of eight seconds, less what it waited, less what the answer's way takes.
+    assert!(granted.len() == 2 && granted[1] < 3_700, "{granted:?}");
+}
+
+#[tokio::test]
+async fn without_a_turn_a_call_is_not_sent_and_goes_to_another_owner() {
+    let fakes = Fakes::start(&[]).await;
+    let carts = started_by(&fakes, 1, 1).await;
+    fakes.script(0, [Act::Hang]);
+    let first = carts.get("k", within(SECOND * 4));
+    let second = async {
+        while fakes.log(0).is_empty() {
+            tokio::time::sleep(SECOND / 100).await;
+        }
+        carts.get("k", within(SECOND)).await
+    };
+    let (_, second) = tokio::join!(first, second);
+    second.unwrap();
+    assert_eq!(fakes.log(0).len(), 1, "only the one that hung");
+    let endpoints = [fakes.addresses[0].to_string()];
+    let none = ClientConfig { calls_at_once: 0, ..ClientConfig::new(endpoints) };
+    assert_eq!(Client::connect(none).await.unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+#[tokio::test]
+async fn from_nodes_that_refuse_everything_most_calls_are_held_back() {
+    let (fakes, carts) = started(&[]).await;
+    for node in 0..2 {
+        let refuse = || Act::Fail(Kind::Overloaded, Outcome::NotApplied);
+        fakes.script(node, (0..20_000).map(|_| refuse()));
+    }
+    let carts = Arc::new(carts);
+    let offer = |count: u32| {
+        let puts = (0..count).map(|n| {
+            let carts = Arc::clone(&carts);
+            async move { carts.put(format!("k{n}"), "v", quick(Retry::AtLeastOnce)).await }
+        });
+        join_all(puts)
+    };
+    // Refused until nothing is left for retries.
+    offer(1_500).await;
+    let sent = || fakes.log(0).len() + fakes.log(1).len();
+    let before = sent();
+    let errors: Vec<_> = offer(500).await.into_iter().map(Result::unwrap_err).collect();
+    assert!(sent() - before < 250, "{} of 500 were sent", sent() - before);
+    assert!(errors.iter().all(|error| error.error().kind() == ErrorKind::Overloaded));
+    let held = errors.iter().filter(|error| error.to_string().contains("held back"));
+    assert!(held.count() > 250);
+}

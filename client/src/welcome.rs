@@ -1,0 +1,147 @@
+//! Holding back from a node that refuses most of what it is asked.
+//!
+//! To refuse is cheap for a node, but not free: with three times what it can do offered, it spends on
+//! refusals what answers would have needed. A client knows as much as the node does, since it was
+//! refused, so it refuses some of its calls itself, before they cost anybody anything. It sends twice
+//! as many as are taken on, so that it learns at once when the node can do more:
+//!
+//! ```text
+//!   lately   taken on 100, refused  50     sent: all
+//!            taken on 100, refused 300     sent: 200 of the next 400, by the dice
+//! ```
+//!
+//! Lately is the last second or two. Only what the node refuses for overload counts: to hold back
+//! because keys without a quorum time out would take the others from who asks for them. After
+//! "Site Reliability Engineering" (Beyer et al. 2016), chapter 21, "Client-side throttling".
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use quorate_proto::v1::error_detail::Kind;
+
+use crate::error::{Error, ErrorKind};
+
+/// How many calls are sent for each that is taken on.
+const SENT_PER_TAKEN: u32 = 2;
+
+/// So many refusals prove nothing; and so many calls are sent in a window that nobody takes on.
+const FREE: u32 = 10;
+
+/// After so long what was counted has half of its weight.
+const HALF_LIFE_MS: u64 = 1000;
+
+/// How a node took this client's calls lately.
+#[derive(Debug, Default)]
+pub(crate) struct Welcome {
+    /// Calls that the node took on or refused, and those held back.
+    wanted: AtomicU32,
+    taken: AtomicU32,
+    halved_ms: AtomicU64,
+}
+
+impl Welcome {
+    /// Whether to hold back the next call, with `dice` in 0..1; counts it if so.
+    pub(crate) fn holds_back(&self, now_ms: u64, dice: impl FnOnce() -> f64) -> bool {
+        self.age(now_ms);
+        let (wanted, taken) = (self.wanted.load(Relaxed), self.taken.load(Relaxed));
+        let welcome = taken.saturating_mul(SENT_PER_TAKEN).saturating_add(FREE);
+        let over = wanted.saturating_sub(welcome);
+        let held = over > 0 && dice() * f64::from(wanted) < f64::from(over);
+        if held {
+            self.wanted.fetch_add(1, Relaxed);
+        }
+        held
+    }
+
+    /// The node answered a call: it took it on, or refused it.
+    pub(crate) fn answered(&self, taken: bool) {
+        self.wanted.fetch_add(1, Relaxed);
+        self.taken.fetch_add(taken.into(), Relaxed);
+    }
+
+    fn age(&self, now_ms: u64) {
+        let halved = self.halved_ms.load(Relaxed);
+        let periods = now_ms.saturating_sub(halved) / HALF_LIFE_MS;
+        if periods == 0 {
+            return;
+        }
+        let next = halved + periods * HALF_LIFE_MS;
+        if self.halved_ms.compare_exchange(halved, next, Relaxed, Relaxed).is_ok() {
+            let shift = periods.min(31) as u32;
+            // A count that another thread adds meanwhile may be lost, which does not matter.
+            self.wanted.store(self.wanted.load(Relaxed) >> shift, Relaxed);
+            self.taken.store(self.taken.load(Relaxed) >> shift, Relaxed);
+        }
+    }
+}
+
+/// What is said of a call that was held back.
+pub(crate) fn held_back() -> Error {
+    let message = "it refused most of this client's calls lately, so this one was held back";
+    Error::new(ErrorKind::Overloaded, message).because(Kind::Overloaded)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+    use super::*;
+
+    /// Offers `rate` calls in each of `seconds` to a node that takes on `capacity` a second; how
+    /// many were sent and taken on in the last of them.
+    fn offer(welcome: &Welcome, from: u64, seconds: u64, rate: u32, capacity: u32) -> (u32, u32) {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut last = (0, 0);
+        for second in from..from + seconds {
+            let (mut sent, mut taken) = (0, 0);
+            for n in 0..rate {
+                let now_ms = second * 1000 + u64::from(n) * 1000 / u64::from(rate);
+                if welcome.holds_back(now_ms, || rng.random()) {
+                    continue;
+                }
+                sent += 1;
+                // The node takes on evenly what it can.
+                let takes = taken < capacity * (n + 1) / rate + 1;
+                taken += u32::from(takes);
+                welcome.answered(takes);
+            }
+            last = (sent, taken);
+        }
+        last
+    }
+
+    #[test]
+    fn who_is_refused_seldom_holds_nothing_back() {
+        let welcome = Welcome::default();
+        assert_eq!(offer(&welcome, 0, 10, 1000, 1000), (1000, 1000));
+        let (sent, _) = offer(&welcome, 10, 10, 1000, 600);
+        assert_eq!(sent, 1000);
+    }
+
+    #[test]
+    fn of_three_times_what_a_node_takes_on_two_times_are_sent_and_all_when_it_can_do_more() {
+        let welcome = Welcome::default();
+        let (sent, taken) = offer(&welcome, 0, 10, 3000, 1000);
+        assert!((1800..2200).contains(&sent) && taken >= 999, "{sent} {taken}");
+        let (sent, taken) = offer(&welcome, 10, 8, 3000, 3000);
+        assert!(sent >= 2990 && taken >= 2990, "{sent} {taken}");
+    }
+
+    #[test]
+    fn a_node_that_takes_on_nothing_is_asked_now_and_then_and_soon_trusted_again() {
+        let welcome = Welcome::default();
+        let (sent, _) = offer(&welcome, 0, 10, 1000, 0);
+        assert!((1..=30).contains(&sent), "{sent}");
+        let (sent, _) = offer(&welcome, 10, 15, 1000, 1000);
+        assert!(sent >= 990, "{sent}");
+    }
+
+    #[test]
+    fn a_few_refusals_hold_nothing_back_and_a_pause_forgets() {
+        let welcome = Welcome::default();
+        (0..FREE).for_each(|_| welcome.answered(false));
+        assert!(!welcome.holds_back(0, || 0.0));
+        (0..1000).for_each(|_| welcome.answered(false));
+        assert!(welcome.holds_back(0, || 0.0) && !welcome.holds_back(0, || 0.999));
+        assert!(!welcome.holds_back(60_000, || 0.0));
+    }
+}
