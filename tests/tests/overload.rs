@@ -198,7 +198,7 @@ fn sim_a_retry_that_is_refused_at_the_door_is_not_told_that_the_write_was_not_ap
         node.put(Request::new(first.clone())).await?;
 
         let concurrency = cluster.concurrency(0).unwrap();
-        let held: Vec<_> = std::iter::from_fn(|| concurrency.enter().ok()).collect();
+        let held: Vec<_> = std::iter::from_fn(|| concurrency.enter(TIMEOUT).ok()).collect();
         let retry = PutRequest { fresh: false, ..first.clone() };
         let refused = node.put(Request::new(retry.clone())).await.unwrap_err();
         assert_eq!(detail(&refused).kind(), Kind::Overloaded);

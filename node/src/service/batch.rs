@@ -46,10 +46,11 @@ pub(super) async fn get(
 ) -> Result<Response<v1::BatchGetReply>, Status> {
     let started = Instant::now();
     let weight = weight(message.keys.len());
-    let result = match (get_of(message, timeout), node.capacity.concurrency.enter_for(weight)) {
-        (Ok(batch), Ok(_permits)) => node.coordinator.get_batch(batch).await,
-        (Err(error), _) | (_, Err(error)) => Err(error),
-    };
+    let result =
+        match (get_of(message, timeout), node.capacity.concurrency.enter_for(weight, timeout)) {
+            (Ok(batch), Ok(_permits)) => node.coordinator.get_batch(batch).await,
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        };
     let result = result.and_then(|results| {
         let failed = results.iter().find_map(|result| result.as_ref().err().cloned());
         Ok((get_reply_of(node, results)?, failed))
@@ -93,7 +94,7 @@ pub(super) async fn put(
     let bytes = message.entries.iter().map(entry_bytes).sum();
     let charge = node.capacity.budget.take_if_large(Kind::Requests, bytes);
     let batch = charge.and_then(|charge| Ok((put_of(message, bytes, timeout)?, charge)));
-    let result = match (batch, node.capacity.concurrency.enter_for(weight)) {
+    let result = match (batch, node.capacity.concurrency.enter_for(weight, timeout)) {
         (Ok((batch, charge)), Ok(permits)) => {
             let coordinator = node.coordinator.clone();
             let running = tokio::spawn(Trace::current().run(async move {

@@ -74,7 +74,7 @@ impl KvService {
     ) -> Result<Response<v1::GetReply>, Status> {
         let started = Instant::now();
         let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
-        let permit = self.node.capacity.concurrency.enter();
+        let permit = self.node.capacity.concurrency.enter(timeout);
         let result = match (get_of(request.into_inner(), timeout), permit) {
             (Ok(get), Ok(_permit)) => self.node.coordinator.get(get).await,
             (Err(error), _) | (_, Err(error)) => Err(error),
@@ -101,9 +101,12 @@ impl KvService {
             Ok(Put { value: None, .. }) => Operation::Delete,
             _ => Operation::Put,
         };
-        let result = match (put, self.node.capacity.concurrency.enter()) {
-            (Ok(put), Ok(permit)) => self.run(put, permit).await,
-            (Err(error), _) | (_, Err(error)) => Err(WriteError::at_the_door(doubtful, error)),
+        let concurrency = &self.node.capacity.concurrency;
+        let entered =
+            put.and_then(|put| concurrency.enter(put.timeout).map(|permit| (put, permit)));
+        let result = match entered {
+            Ok((put, permit)) => self.run(put, permit).await,
+            Err(error) => Err(WriteError::at_the_door(doubtful, error)),
         };
         self.node.ended(operation, started, result.as_ref().err().map(|failed| &failed.error));
         result.map_err(|error| status::of_write(&error, &self.node.name))
@@ -240,7 +243,7 @@ impl ScanWalk {
     }
 
     async fn page(&mut self, cursor: ScanCursor) -> Result<v1::ScanReply, RequestError> {
-        let _permit = self.node.capacity.concurrency.enter()?;
+        let _permit = self.node.capacity.concurrency.enter(self.scan.timeout)?;
         let deadline = Instant::now() + self.scan.timeout;
         let part = self.node.coordinator.scan(&self.scan, cursor.clone()).await?;
         let (view, namespace) =
