@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use self::contexts::Contexts;
 use self::load::{Keys, Schedule, Values};
-use self::report::Report;
+use self::report::{Report, Reports};
 use self::worker::{Bench, Worker};
 use crate::args::BenchArgs;
 use crate::commands::Session;
@@ -43,6 +43,7 @@ pub(crate) async fn run(session: &Session, args: BenchArgs) -> Result<Exit> {
         contexts: Contexts::new(args.blind),
         batch: args.batch as usize,
         timeout: session.timeout,
+        reports: Reports::default(),
     });
     if args.prepare {
         prepare(&bench, &args).await?;
@@ -83,11 +84,12 @@ async fn measure(bench: Arc<Bench>, args: &BenchArgs) -> Result<Report> {
         let worker = Worker::new(bench.clone(), schedule.clone(), u64::from(number));
         workers.spawn(worker.run());
     }
-    let mut report = Report::default();
-    while let Some(part) = workers.join_next().await {
-        report.add(&part?);
+    while let Some(ended) = workers.join_next().await {
+        ended?;
     }
-    report.seconds = schedule.started().elapsed().max(Duration::from_millis(1)).as_secs_f64();
+    let took = schedule.started().elapsed().max(Duration::from_millis(1));
+    let mut report = bench.reports.whole();
+    report.seconds = took.as_secs_f64();
     report.missed = schedule.missed();
     Ok(report)
 }

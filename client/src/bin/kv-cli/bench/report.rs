@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -55,8 +56,8 @@ impl Report {
         errors.into_iter().for_each(|error| self.on_ended(latency, error));
     }
 
-    /// Takes in what another worker counted.
-    pub(super) fn add(&mut self, part: &Self) {
+    /// Takes in what others counted.
+    fn add(&mut self, part: &Self) {
         self.operations += part.operations;
         self.not_found += part.not_found;
         self.retries += part.retries;
@@ -84,6 +85,28 @@ impl Report {
             latency_us: Latency { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999) },
             missed: self.missed,
         }
+    }
+}
+
+/// What all workers count in: a few reports, since one for each of ten thousand workers would take
+/// gigabytes of histograms, and one for all would have them wait for each other.
+#[derive(Default)]
+pub(super) struct Reports([Mutex<Report>; Self::COUNT]);
+
+impl Reports {
+    const COUNT: usize = 16;
+
+    /// The report that the worker of this number counts in.
+    pub(super) fn of(&self, worker: u64) -> MutexGuard<'_, Report> {
+        let report = &self.0[worker as usize % Self::COUNT];
+        report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All of them together.
+    pub(super) fn whole(&self) -> Report {
+        let mut whole = Report::default();
+        (0..Self::COUNT as u64).for_each(|worker| whole.add(&self.of(worker)));
+        whole
     }
 }
 
@@ -160,6 +183,15 @@ mod tests {
              \"latency_us\":{\"p50\":499,\"p90\":899,\"p99\":989,\"p999\":998},\"missed\":0}"
         );
         assert!(whole.json().to_string().contains("errors      unknown 2\n"));
+    }
+
+    #[test]
+    fn what_every_worker_counted_is_in_the_whole() {
+        let reports = Reports::default();
+        for worker in 0..100 {
+            reports.of(worker).on_ended(Duration::from_micros(worker), None);
+        }
+        assert_eq!(reports.whole().operations, 100);
     }
 
     #[test]

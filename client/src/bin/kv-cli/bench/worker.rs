@@ -1,6 +1,6 @@
 //! One of the workers: one operation after another until the time is over.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use quorate_client::{
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::contexts::{Contexts, Known};
 use super::load::{Keys, Schedule, Values};
-use super::report::Report;
+use super::report::{Report, Reports};
 use crate::args::Workload;
 
 /// What all workers share.
@@ -27,6 +27,7 @@ pub(super) struct Bench {
     pub(super) batch: usize,
     /// Of each operation.
     pub(super) timeout: Duration,
+    pub(super) reports: Reports,
 }
 
 /// How an operation ended that was not ok.
@@ -36,18 +37,22 @@ const UNKNOWN: &str = "unknown";
 pub(super) struct Worker {
     bench: Arc<Bench>,
     schedule: Arc<Schedule>,
+    number: u64,
     rng: ChaCha8Rng,
-    report: Report,
 }
 
 impl Worker {
     pub(super) fn new(bench: Arc<Bench>, schedule: Arc<Schedule>, number: u64) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(number);
-        Self { bench, schedule, rng, report: Report::default() }
+        Self { bench, schedule, number, rng }
     }
 
-    /// Works, and says how it went.
-    pub(super) async fn run(mut self) -> Report {
+    fn report(&self) -> MutexGuard<'_, Report> {
+        self.bench.reports.of(self.number)
+    }
+
+    /// Works, and counts how it goes.
+    pub(super) async fn run(mut self) {
         while let Some(since) = self.schedule.next().await {
             let writes = match self.bench.workload {
                 Workload::Read => false,
@@ -60,14 +65,13 @@ impl Worker {
                     true => self.write_batch(&keys).await,
                     false => self.read_batch(&keys).await,
                 };
-                self.report.on_batch_ended(since.elapsed(), errors);
+                self.report().on_batch_ended(since.elapsed(), errors);
                 continue;
             }
             let key = self.bench.keys.pick(&mut self.rng);
             let result = if writes { self.write(key).await } else { self.read(key).await };
-            self.report.on_ended(since.elapsed(), result.err());
+            self.report().on_ended(since.elapsed(), result.err());
         }
-        self.report
     }
 
     async fn read(&mut self, key: u64) -> Result<(), &'static str> {
@@ -78,7 +82,7 @@ impl Worker {
 
     fn on_read(&mut self, key: u64, read: Result<Read, Error>) -> Result<(), &'static str> {
         let read = read.map_err(|error| error.kind().as_str())?;
-        self.report.not_found += u64::from(read.siblings.is_empty());
+        self.report().not_found += u64::from(read.siblings.is_empty());
         self.bench.contexts.on_read(key, read.context);
         Ok(())
     }
@@ -170,7 +174,7 @@ impl Worker {
     ) -> Result<(), &'static str> {
         match written {
             Ok(written) => {
-                self.report.retries += u64::from(written.attempts.saturating_sub(1));
+                self.report().retries += u64::from(written.attempts.saturating_sub(1));
                 self.bench.contexts.on_reply(key, written.context);
                 Ok(())
             }
