@@ -7,18 +7,10 @@
 # It builds the release binaries, starts its own cluster on ports 18400 and up, and ends it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-rounds=${1:-3} duration=${2:-12s} base=${BASE_PORT:-18400}
-cargo build --quiet --release --bin quorate --bin kv-cli
-out=$(mktemp)
-target/release/quorate dev --nodes 3 --base-port "$base" >"$out" 2>&1 &
-supervisor=$!
-trap 'kill -INT $supervisor 2>/dev/null; wait $supervisor 2>/dev/null; rm -f "$out"' EXIT
-until grep -qx ready "$out"; do
-  kill -0 $supervisor || { cat "$out"; exit 1; }
-  sleep 0.2
-done
-nodes=$(sed -n 's/^node-.* pid \([0-9]*\) .*/\1/p' "$out")
-cli="target/release/kv-cli --endpoints 127.0.0.1:$((base + 1)) --output json"
+source tests/scripts/cluster.sh
+rounds=${1:-3} duration=${2:-12s}
+start_cluster
+cli="target/release/kv-cli --endpoints $endpoint --output json"
 
 # The nodes' processor time so far, in microseconds.
 cpu_us() {
@@ -28,8 +20,6 @@ cpu_us() {
   done
   echo $((ticks * 1000000 / $(getconf CLK_TCK)))
 }
-
-number() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p" <<<"$2"; }
 
 bench() { # bench NAMESPACE ARGUMENTS..
   $cli bench "$1" --keys 100000 --value-size 1024 "${@:2}"
@@ -57,9 +47,8 @@ for workload in alone write batch batches read; do
     json=$(bench "$namespace" "${arguments[@]}" --duration "$duration")
     spent=$(($(cpu_us) - before))
     operations=$(number operations "$json")
-    errors=$(sed -n 's/.*"errors":\({[^}]*}\).*/\1/p' <<<"$json")
     printf '%-8s %12.0f %10s %10s %16.1f %8s\n' "$workload" "$(number ops_per_s "$json")" \
       "$(number p50 "$json")" "$(number p99 "$json")" \
-      "$(awk "BEGIN { print $spent / $operations }")" "$errors"
+      "$(compute "$spent / $operations")" "$(errors "$json")"
   done
 done
