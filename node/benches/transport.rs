@@ -106,6 +106,7 @@ fn replicate(c: &mut Criterion) {
         object: EncodedObject(Bytes::from(vec![7; 1024])),
         synced: false,
         operation: None,
+        clock_ms: 0,
         mend: false,
     });
     let mut group = c.benchmark_group("replicate_1KiB");

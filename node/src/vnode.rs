@@ -97,6 +97,10 @@ pub struct Written {
     pub context: Option<Context>,
     /// How many siblings the key has now.
     pub siblings: u32,
+    /// What the wall clock showed when this was written, in milliseconds since the Unix epoch. Of a
+    /// retry: the time of its write as long as that stands here, which is no later for being asked
+    /// for again; else the time now, since what replaced it is known here.
+    pub clock_ms: u64,
 }
 
 /// An object of another replica, to be merged.
@@ -108,6 +112,9 @@ pub struct Merge {
     pub object: EncodedObject,
     /// The write that brought it, for the index; none for a repair.
     pub operation: Option<(OperationId, Dot)>,
+    /// By when it must have come, by its coordinator's clock, in milliseconds since the Unix epoch;
+    /// of no account for a repair.
+    pub due_ms: u64,
     /// Whether it holds what every other owner held, and so may replace a damaged record.
     pub mend: bool,
 }
@@ -181,6 +188,15 @@ impl Turn<'_> {
     fn cannot_judge(&self) -> Option<RequestError> {
         let reason = "another write of the key is later here, by a clock that may be wrong";
         (self.trust != Trust::Right).then(|| RequestError::clock_uncertain(reason))
+    }
+
+    /// Why a write that was due by then, by its coordinator's clock, comes later than two clocks that
+    /// are both right could tell.
+    fn is_late(&self, due_ms: u64) -> Option<RequestError> {
+        let may_be_ms = due_ms.saturating_add(self.skew_max_ms.saturating_mul(2));
+        let reason =
+            "another write of the key is later here, and the coordinator's clock is behind";
+        (self.admitting.now_ms > may_be_ms).then(|| RequestError::clock_uncertain(reason))
     }
 
     /// Why the clock may not order a write. Its coordinator has looked before, but the write waited
@@ -299,7 +315,8 @@ impl Vnode {
         let object_encoded = self.stage(turn, stored, &object);
         let recorded = Recorded { key: hash, dot: Some(dot) };
         turn.put(Space::Operations, index, &encode_recorded(recorded));
-        Ok(written(dot, &object, object_encoded, &operation))
+        let clock_ms = turn.admitting.now_ms;
+        Ok(written(dot, &object, object_encoded, &operation, clock_ms))
     }
 
     /// The write was done before: its object is replicated again, whatever it is by now. If the
@@ -323,7 +340,10 @@ impl Vnode {
         if let Some(wrong) = wrong.filter(|_| is_hidden(&object, dot)) {
             return Err(unknown(wrong));
         }
-        Ok(written(dot, &object, encoded, &write.operation))
+        let now_ms = turn.admitting.now_ms;
+        let stands = object.last().filter(|last| last.dot == dot);
+        let clock_ms = stands.map_or(now_ms, |last| last.time.wall_ms().min(now_ms));
+        Ok(written(dot, &object, encoded, &write.operation, clock_ms))
     }
 
     /// Takes in another replica's object. Nothing is staged if it is malformed, or the record here
@@ -332,7 +352,9 @@ impl Vnode {
     /// A merge is never refused, but its acknowledgement may be: if a write comes to nothing here
     /// since a wrong clock wrote the key in the future, its client is not to take it for done. One
     /// that has seen the key's time, by its context, is above that. The wrong clock may be this
-    /// node's own, to which the future looks like the present.
+    /// node's own, to which the future looks like the present; or that of a coordinator which stood
+    /// still with all else on its machine, so that it could not notice: what it writes seems older
+    /// than what was acknowledged before.
     pub fn merge(&mut self, turn: &mut Turn<'_>, merge: Merge) -> Result<(), RequestError> {
         let stored = merge.address.stored();
         let received =
@@ -357,7 +379,8 @@ impl Vnode {
             turn.put(Space::Operations, index, &encode_recorded(recorded));
             let future = turn.future_of(&object);
             if is_hidden(&object, dot) {
-                return future.or_else(|| turn.cannot_judge()).map_or(Ok(()), Err);
+                let late = || turn.is_late(merge.due_ms);
+                return future.or_else(|| turn.cannot_judge()).or_else(late).map_or(Ok(()), Err);
             }
         }
         Ok(())
@@ -571,9 +594,16 @@ fn next_time(object: &Object, write: &Write, turn: &Turn<'_>) -> Option<Hlc> {
     object.time().max(write.context.time).after(turn.admitting.now_ms)
 }
 
-fn written(dot: Dot, object: &Object, encoded: EncodedObject, operation: &OperationId) -> Written {
+fn written(
+    dot: Dot,
+    object: &Object,
+    encoded: EncodedObject,
+    operation: &OperationId,
+    clock_ms: u64,
+) -> Written {
     let context = Context::of_write(object, operation);
-    Written { dot, object: encoded, context, siblings: object.siblings().len() as u32 }
+    let siblings = object.siblings().len() as u32;
+    Written { dot, object: encoded, context, siblings, clock_ms }
 }
 
 fn refusal(admission: Admission, id: OperationId, admitting: Admitting) -> WriteError {

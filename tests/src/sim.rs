@@ -212,6 +212,12 @@ impl SimCluster {
         self.network.cut(node(other), node(one));
     }
 
+    /// Lets two nodes hear each other again.
+    pub fn reconnect(&self, one: usize, other: usize) {
+        self.network.mend(node(one), node(other));
+        self.network.mend(node(other), node(one));
+    }
+
     /// Ends a node as `kill -9` does: what its engine applied stays.
     pub fn kill(&mut self, index: usize) {
         if let Some(killed) = self.running.remove(&index) {

@@ -292,6 +292,30 @@ fn sim_a_clock_that_is_set_while_a_write_waits_stamps_nothing() {
     .unwrap();
 }
 
+/// A machine that stood still for ten minutes, its clocks too, writes before it has asked the others:
+/// its write seems older than one that was acknowledged before it began.
+#[test]
+fn sim_a_machine_that_stood_still_does_not_lose_what_it_acknowledges() {
+    simulate(async {
+        let mut cluster = started(8).await?;
+        // Its ten minutes are no time at all: for the others all of it passes.
+        [0, 2].into_iter().for_each(|at| cluster.cut(at, 1));
+        [0, 2].into_iter().for_each(|at| cluster.set_clock(at, TEN_MINUTES_MS));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        put(&cluster, 0, "one", Bytes::new()).await?;
+        [0, 2].into_iter().for_each(|at| cluster.reconnect(at, 1));
+        let stale = put(&cluster, 1, "two", Bytes::new()).await.unwrap_err();
+        assert!(matches!(stale.outcome, Outcome::Unknown(_)), "{stale}");
+        assert!(stale.to_string().contains("by clocks that differ"), "{stale}");
+        let read = get(&cluster, 1).await?;
+        assert_eq!(values(&read), [b"one"]);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(skew(put(&cluster, 1, "refused", read.context.unwrap()).await) < 0);
+        Ok(())
+    })
+    .unwrap();
+}
+
 /// Nobody is there to compare with, so there is no reason to refuse what one ack is enough for. But a
 /// node that has just started waits for the others to connect.
 #[test]

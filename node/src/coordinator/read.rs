@@ -280,7 +280,7 @@ impl Coordinator {
         if node == self.node {
             let (shards, address) = (self.shards.clone(), target.address.clone());
             return async move {
-                let merge = Merge { address, object, operation: None, mend };
+                let merge = Merge { address, object, operation: None, due_ms: 0, mend };
                 let heard = match shards.merge(merge, false, deadline).await {
                     Ok(()) => Heard::Repaired,
                     Err(error) => Heard::Failed(cause_of_error(&error)),
@@ -290,7 +290,8 @@ impl Coordinator {
             .boxed();
         }
         let Address { namespace, key, conflict, .. } = target.address.clone();
-        let replicate = Replicate { namespace, key, object, synced: false, operation: None, mend };
+        let (operation, clock_ms, synced) = (None, 0, false);
+        let replicate = Replicate { namespace, key, object, synced, operation, clock_ms, mend };
         let sent = self.request(node, Request::Replicate(replicate), deadline);
         sent.map(move |(node, reply)| (node, heard(reply, conflict))).boxed()
     }

@@ -337,6 +337,7 @@ impl Coordinator {
             object: written.object.clone(),
             synced,
             operation: Some((id, written.dot)),
+            clock_ms: written.clock_ms,
             mend: false,
         }
     }

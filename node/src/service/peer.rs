@@ -125,10 +125,11 @@ impl Shared {
 
     async fn replicate(&self, replicate: Replicate, wait: Duration) -> Result<Reply, RequestError> {
         let deadline = Instant::now() + wait;
-        let Replicate { namespace, key, object, synced, operation, mend } = replicate;
+        let Replicate { namespace, key, object, synced, operation, clock_ms, mend } = replicate;
         let address = self.address(namespace, key)?;
         let shards = self.coordinator.shards();
-        let merge = Merge { address, object, operation, mend };
+        let due_ms = due_ms(clock_ms, wait);
+        let merge = Merge { address, object, operation, due_ms, mend };
         shards.merge(merge, synced, deadline).await?;
         Ok(Reply::Replicated { synced })
     }
@@ -155,10 +156,11 @@ impl Shared {
         let mut answers: Vec<Result<bool, RequestError>> = vec![Ok(synced); items.len()];
         let mut merges = Vec::with_capacity(items.len());
         for (place, item) in items.into_iter().enumerate() {
-            let Replicate { namespace, key, object, operation, mend, .. } = item;
+            let Replicate { namespace, key, object, operation, clock_ms, mend, .. } = item;
+            let due_ms = due_ms(clock_ms, wait);
             match self.address(namespace, key) {
                 Ok(address) => {
-                    merges.push((place, Merge { address, object, operation, mend }));
+                    merges.push((place, Merge { address, object, operation, due_ms, mend }));
                 }
                 Err(error) => answers[place] = Err(error),
             }
@@ -259,6 +261,11 @@ impl Shared {
         let view = self.coordinator.cluster().view();
         view.ok_or_else(|| RequestError::not_ready("this node belongs to no cluster yet"))
     }
+}
+
+/// By when a message that is waited for must be handled, by the clock of its sender.
+fn due_ms(clock_ms: u64, wait: Duration) -> u64 {
+    clock_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn digest_of(

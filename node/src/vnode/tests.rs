@@ -229,8 +229,13 @@ fn a_merge_records_the_operation_and_adds_only_this_keys_dots() {
     other.write(put(1, 1, Context::default())).unwrap();
     let second = other.write(put(2, 2, Context::default())).unwrap();
     let operation = Some((operation(2), second.dot));
-    let merge =
-        Merge { address: address(2), object: second.object.clone(), operation, mend: false };
+    let merge = Merge {
+        address: address(2),
+        object: second.object.clone(),
+        operation,
+        due_ms: 0,
+        mend: false,
+    };
     home.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
     assert!(home.vnode.frontier().contains(second.dot));
     let first = Dot { n: 1, ..second.dot };
@@ -284,7 +289,7 @@ fn only_a_mend_replaces_a_damaged_record() {
     let refused = store.write(put(1, 3, Context::default())).unwrap_err();
     assert_eq!(refused.error.kind(), "damaged");
     let object = others.object.clone();
-    let mut merge = Merge { address: address(1), object, operation: None, mend: false };
+    let mut merge = Merge { address: address(1), object, operation: None, due_ms: 0, mend: false };
     let refused = store.turn(|vnode, turn| vnode.merge(turn, merge.clone())).unwrap_err();
     assert_eq!(refused.kind(), "damaged", "it may hold less than what was acknowledged here");
     assert!(store.turn(|vnode, turn| vnode.read(turn, &address(1))).is_err());
@@ -299,7 +304,8 @@ fn only_a_mend_replaces_a_damaged_record() {
 
     rot(&store, Space::Objects, address(1).stored());
     let nothing = EncodedObject::default();
-    let merge = Merge { address: address(1), object: nothing, operation: None, mend: true };
+    let merge =
+        Merge { address: address(1), object: nothing, operation: None, due_ms: 0, mend: true };
     store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
     assert_eq!(store.mended, Mended { mended: 0, lost: 1 }, "never without a count");
     assert!(store.read(1).is_absent());
@@ -327,7 +333,7 @@ fn too_many_siblings_are_refused_before_a_dot_exists() {
 fn a_malformed_object_of_a_peer_stages_nothing() {
     let mut store = Store::new(1);
     let object = EncodedObject(Bytes::from_static(b"\x01garbage"));
-    let merge = Merge { address: address(1), object, operation: None, mend: false };
+    let merge = Merge { address: address(1), object, operation: None, due_ms: 0, mend: false };
     let refused = store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap_err();
     assert_eq!(refused.kind(), "invalid");
     assert!(store.read(1).is_absent());
@@ -342,7 +348,7 @@ fn an_object_that_names_writes_which_were_never_made_is_refused() {
     let next = Dot { n: written.dot.n + 1, ..written.dot };
     let object = Object::from_parts(Vec::new(), [next].into_iter().collect()).unwrap();
     let object = EncodedObject::new(&object);
-    let merge = Merge { address: address(1), object, operation: None, mend: false };
+    let merge = Merge { address: address(1), object, operation: None, due_ms: 0, mend: false };
     let refused = store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap_err();
     assert_eq!(refused.kind(), "invalid", "{refused}");
     assert!(store.read(1).holds(written.dot), "nothing was merged");
@@ -391,7 +397,8 @@ fn a_retry_of_a_write_that_rot_took_is_not_acknowledged_again() {
     let retry = store.write(put(1, 1, Context::default())).unwrap_err();
     assert_eq!(retry.outcome, crate::error::Outcome::Unknown(operation(1)));
     let nothing = EncodedObject::default();
-    let merge = Merge { address: address(1), object: nothing, operation: None, mend: true };
+    let merge =
+        Merge { address: address(1), object: nothing, operation: None, due_ms: 0, mend: true };
     store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
     let retry = store.write(put(1, 1, Context::default())).unwrap_err();
     assert_eq!(retry.outcome, crate::error::Outcome::Unknown(operation(1)));

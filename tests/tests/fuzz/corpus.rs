@@ -172,6 +172,7 @@ pub(crate) fn frames() -> Vec<Bytes> {
             object: object.clone(),
             synced: true,
             operation: Some((operation(1), dot(1, 9))),
+            clock_ms: 1_782_000_000_000,
             mend: true,
         }),
         transport::Request::ForwardWrite(transport::ForwardWrite {

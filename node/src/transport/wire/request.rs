@@ -19,6 +19,7 @@ pub(super) fn encode_replicate(m: Replicate) -> proto::Replicate {
         synced: m.synced,
         operation: m.operation.map_or_else(Bytes::new, encode_cause),
         mend: m.mend,
+        clock_ms: m.clock_ms,
     }
 }
 
@@ -30,6 +31,7 @@ pub(super) fn decode_replicate(m: proto::Replicate) -> Result<Replicate, WireErr
         synced: m.synced,
         operation: decode_cause(m.operation)?,
         mend: m.mend,
+        clock_ms: m.clock_ms,
     })
 }
 

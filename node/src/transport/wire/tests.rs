@@ -46,13 +46,15 @@ fn dot() -> impl Strategy<Value = Dot> {
 }
 
 fn replicate() -> impl Strategy<Value = Replicate> {
-    (place(), object(), any::<[bool; 2]>(), option::of((operation(), dot()))).prop_map(
-        |((namespace, key), object, [synced, mend], operation)| Replicate {
+    let cause = (option::of((operation(), dot())), any::<u64>());
+    (place(), object(), any::<[bool; 2]>(), cause).prop_map(
+        |((namespace, key), object, [synced, mend], (operation, clock_ms))| Replicate {
             namespace,
             key,
             object,
             synced,
             operation,
+            clock_ms,
             mend,
         },
     )

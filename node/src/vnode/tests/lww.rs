@@ -24,7 +24,13 @@ fn values(object: &Object) -> Vec<Bytes> {
 /// What a coordinator sends the other owners.
 fn replicated(sequence: u64, written: &Written) -> Merge {
     let operation = Some((operation(sequence), written.dot));
-    Merge { address: lww(1), object: written.object.clone(), operation, mend: false }
+    Merge {
+        address: lww(1),
+        object: written.object.clone(),
+        operation,
+        due_ms: written.clock_ms,
+        mend: false,
+    }
 }
 
 #[test]
@@ -176,6 +182,48 @@ fn a_clock_that_was_set_while_a_write_waited_stamps_nothing() {
     store.write(put(2, 3, Context::default())).expect("clocks order no siblings");
 }
 
+/// A machine that stood still, both of its clocks with it, cannot know; the owners can, since no
+/// message waits for so long. A retry makes it no better, until it is known what replaced the write.
+#[test]
+fn a_write_by_a_clock_that_stood_still_is_not_acknowledged_where_it_loses() {
+    const WAIT_MS: u64 = 1_000;
+    let (mut home, mut stalled) = (Store::new(1), Store::new(2));
+    home.now_ms = 60_000;
+    let later = home.write(last(1, 1, Context::default())).unwrap();
+    let due = |written: &Written| written.clock_ms + WAIT_MS;
+    let sent = |written: &Written| Merge { due_ms: due(written), ..replicated(2, written) };
+
+    // A message that waited, between clocks that differ by as much as they may.
+    for (now_ms, late) in [(60_000 - WAIT_MS - 1_000, false), (60_000 - WAIT_MS - 1_001, true)] {
+        stalled = Store::new(now_ms);
+        stalled.now_ms = now_ms;
+        let lost = Write { operation: operation(now_ms), ..last(1, 2, Context::default()) };
+        let lost = stalled.write(lost).unwrap();
+        let merged = home.turn(|vnode, turn| vnode.merge(turn, sent(&lost)));
+        assert_eq!(
+            merged.map_err(|error| error.kind()),
+            match late {
+                true => Err("clock_uncertain"),
+                false => Ok(()),
+            }
+        );
+    }
+    let id = operation(60_000 - WAIT_MS - 1_001);
+    let retry = || Write { operation: id, ..last(1, 2, Context::default()) };
+    stalled.now_ms = 60_000;
+    let again = stalled.write(retry()).unwrap();
+    home.turn(|vnode, turn| vnode.merge(turn, sent(&again))).unwrap_err();
+    stalled.turn(|vnode, turn| vnode.merge(turn, replicated(1, &later))).unwrap();
+    let again = stalled.write(retry()).unwrap();
+    home.turn(|vnode, turn| vnode.merge(turn, sent(&again))).unwrap();
+
+    // What does not lose there is not in question.
+    stalled.now_ms = 1_000;
+    let other = stalled.write(Write { address: lww(2), ..last(1, 3, Context::default()) }).unwrap();
+    let merge = Merge { address: lww(2), ..sent(&other) };
+    home.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
+}
+
 #[test]
 fn the_end_of_time_is_an_error_and_no_panic() {
     let mut store = Store::new(1);
@@ -185,6 +233,7 @@ fn the_end_of_time_is_an_error_and_no_panic() {
         address: lww(1),
         object: EncodedObject::new(&object),
         operation: None,
+        due_ms: 0,
         mend: false,
     };
     store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
@@ -215,7 +264,7 @@ fn a_peers_object_of_the_other_kind_is_refused_and_changes_nothing() {
                 store.write(Write { address: home.clone(), ..put(1, 3, Context::default()) });
             let held = held.unwrap().object.decode(home.conflict).unwrap();
             let (object, operation) = (foreign.clone(), Some((operation(4), dot())));
-            let merge = Merge { address: home.clone(), object, operation, mend };
+            let merge = Merge { address: home.clone(), object, operation, due_ms: 0, mend };
             let refused = store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap_err();
             assert_eq!(refused.kind(), "invalid");
             assert!(refused.to_string().contains("conflict rule"), "{refused}");
@@ -246,7 +295,8 @@ fn a_record_of_the_other_kind_is_damaged() {
         assert_eq!(store.vnode.frontier().iter().count(), 0, "what vouched for it is forgotten");
 
         let object = Store::new(2).write(write(&home, 3)).unwrap().object;
-        let mut merge = Merge { address: home.clone(), object, operation: None, mend: false };
+        let mut merge =
+            Merge { address: home.clone(), object, operation: None, due_ms: 0, mend: false };
         let refused = store.turn(|vnode, turn| vnode.merge(turn, merge.clone())).unwrap_err();
         assert_eq!(refused.kind(), "damaged", "no repair replaces it");
         merge.mend = true;
