@@ -97,6 +97,16 @@ pub enum RequestError {
         /// The present one.
         opening: Opening,
     },
+    /// By this node's clock the operation id is too old, or its time lies in the future. No request
+    /// carried it before, so a new one can take its place: ask for the node's clock again.
+    #[error(
+        "the operation id is over an hour old by this node's clock, or its time lies in the future; take \
+         its time from this node anew (Describe)"
+    )]
+    OperationTime {
+        /// The present opening.
+        opening: Opening,
+    },
     /// The node cannot serve now.
     #[error("{reason}")]
     NotReady {
@@ -179,6 +189,7 @@ impl RequestError {
             Self::Overloaded { .. } => "overloaded",
             Self::CoordinatorUnreachable { .. } => "coordinator",
             Self::EarlierOpening { .. } => "opening",
+            Self::OperationTime { .. } => "operation_time",
             Self::NotReady { .. } => "not_ready",
             Self::Conflict { .. } => "conflict",
             Self::Data { .. } => "data",

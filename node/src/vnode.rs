@@ -37,7 +37,7 @@ use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, VnodeId};
 use crate::dynamo::metadata::document::Conflict;
 use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX, Stamp, siblings_max_bytes};
-use crate::dynamo::operation::{Admission, Admitting, OperationId, Recorded};
+use crate::dynamo::operation::{Admission, Admitting, Asked, OperationId, Recorded};
 use crate::error::{RequestError, WriteError};
 use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
@@ -284,9 +284,15 @@ impl Vnode {
         // What cannot be looked up may have been applied before.
         let recorded = self.recorded(turn, &index);
         let recorded = recorded.map_err(|error| WriteError::unknown(id, error))?;
-        match turn.admitting.admit(&id, hash, recorded, write.at_least_once) {
+        let asked = Asked { at_least_once: write.at_least_once, fresh: write.doubtful.is_none() };
+        match turn.admitting.admit(&id, hash, recorded, asked) {
             Admission::New => self.write_new(turn, write, index),
             Admission::Done(dot) => self.write_again(turn, &write, dot),
+            // Nothing was sent under it before, so that a new id may take its place.
+            Admission::Expired if asked.fresh => {
+                let time = RequestError::OperationTime { opening: turn.admitting.opening };
+                Err(refuse(turn, id, hash, index, time))
+            }
             refused => Err(refusal(refused, id, turn.admitting)),
         }
     }

@@ -14,7 +14,7 @@ use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::{Outcome, RequestError, WriteError};
 use quorate_node::transport::WriteResult;
-use quorate_tests::sim::{SimCluster, SimSize, simulate, workload_rng};
+use quorate_tests::sim::{SimCluster, SimSize, node, simulate, workload_rng};
 use rand::RngExt as _;
 
 const NODES: usize = 3;
@@ -450,6 +450,38 @@ fn sim_a_node_whose_clock_is_off_forgets_no_operation() {
         let again = Put { fresh: false, at_least_once: true, ..first };
         let copy = cluster.coordinator(0).unwrap().put(again).await?;
         assert_eq!(copy.dot, written.dot);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Who learnt a node's clock before it was set takes a new id, instead of being in doubt; and of an id
+/// that a node made up, its clock matters to nobody.
+#[test]
+fn sim_a_clock_that_was_wrong_leaves_no_client_in_doubt() {
+    simulate(async {
+        let mut cluster = started_with(4, 33).await?;
+        for namespace in ["things", "siblings"] {
+            let key = Key::new("key").unwrap();
+            let owners = cluster.owners(namespace, &key)?;
+            let owner = (0..4).find(|&at| owners[0] == node(at)).unwrap();
+            let coordinator = cluster.coordinator(owner).unwrap();
+            for issued_ms in [cluster.now_ms() + 3 * 3_600_000, cluster.now_ms() - 3 * 3_600_000] {
+                let (coordinator, opening) = (coordinator.node(), coordinator.opening());
+                let id = OperationId { issued_ms, coordinator, opening, client: 7, sequence: 1 };
+                let first = Put { operation: Some(id), ..write(namespace, "x", Bytes::new()) };
+                let refused = cluster.coordinator(owner).unwrap().put(first).await.unwrap_err();
+                let (kind, outcome) = (refused.error.kind(), refused.outcome);
+                assert_eq!((kind, outcome), ("operation_time", Outcome::NotApplied), "{namespace}");
+            }
+            let Some(other) = (0..4).find(|&at| !owners.contains(&node(at))) else { continue };
+            assert_eq!(namespace, "siblings", "all own the others");
+            for ahead_ms in [3 * 3_600_000, -3 * 3_600_000] {
+                cluster.set_clock(other, ahead_ms);
+                put_into(&cluster, other, namespace, "forwarded", Bytes::new()).await?;
+            }
+            cluster.set_clock(other, 0);
+        }
         Ok(())
     })
     .unwrap();

@@ -12,6 +12,7 @@
 //!   me, an earlier opening         nothing        of unknown outcome: the index may have been lost
 //!   another node                   nothing        that node's to answer
 //!   anybody, over an hour old      -              refused: the index forgets after an hour
+//!   nobody's opening, sent once    nothing        new, whatever its time
 //! ```
 //!
 //! A client may ask to run a write elsewhere *at least once* under the same id; the copies are shown
@@ -62,6 +63,15 @@ pub struct Recorded {
     pub dot: Option<Dot>,
 }
 
+/// How a write was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asked {
+    /// Coordinate it even if the id names another node or opening.
+    pub at_least_once: bool,
+    /// No earlier request carried the id.
+    pub fresh: bool,
+}
+
 /// What a coordinator does with a write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Admission {
@@ -102,12 +112,15 @@ impl Admitting {
     }
 
     /// Decides on a write of `key` under `id`, of which the index keeps `recorded`.
+    ///
+    /// An id that another node made up has that node's time, which may be wrong, and nobody asks for
+    /// it again as if it were new.
     pub fn admit(
         &self,
         id: &OperationId,
         key: KeyHash,
         recorded: Option<Recorded>,
-        at_least_once: bool,
+        asked: Asked,
     ) -> Admission {
         if let Some(recorded) = recorded {
             return match recorded.dot {
@@ -117,12 +130,14 @@ impl Admitting {
             };
         }
         let oldest = self.now_ms.saturating_sub(OPERATION_KEPT_MS);
-        if id.issued_ms < oldest || id.issued_ms > self.now_ms + OPERATION_AHEAD_MS {
+        let newest = self.now_ms.saturating_add(OPERATION_AHEAD_MS);
+        let made_up = asked.fresh && id.opening == Opening(0);
+        if !made_up && !(oldest..=newest).contains(&id.issued_ms) {
             return Admission::Expired;
         }
         match (id.coordinator == self.node, id.opening == self.opening) {
             (true, true) => Admission::New,
-            _ if at_least_once => Admission::New,
+            _ if asked.at_least_once => Admission::New,
             (true, false) => Admission::EarlierOpening,
             (false, _) => Admission::Elsewhere,
         }
@@ -156,7 +171,23 @@ mod tests {
             (id(1, 5, NOW.now_ms + OPERATION_AHEAD_MS + 1), true, Admission::Expired),
         ];
         for (id, at_least_once, expected) in cases {
-            assert_eq!(NOW.admit(&id, KeyHash(7), None, at_least_once), expected, "{id:?}");
+            for fresh in [false, true] {
+                let asked = Asked { at_least_once, fresh };
+                assert_eq!(NOW.admit(&id, KeyHash(7), None, asked), expected, "{id:?}");
+            }
+        }
+    }
+
+    /// The time in it is another node's; and it is asked for again as any other.
+    #[test]
+    fn an_id_that_a_node_made_up_is_new_once_whatever_its_time() {
+        for issued_ms in [0, NOW.now_ms, 9 * NOW.now_ms] {
+            let asked = |fresh| Asked { at_least_once: true, fresh };
+            let admitted =
+                |to, fresh| NOW.admit(&id(to, 0, issued_ms), KeyHash(7), None, asked(fresh));
+            assert_eq!(admitted(1, true), Admission::New);
+            let later = if issued_ms == NOW.now_ms { Admission::New } else { Admission::Expired };
+            assert_eq!(admitted(1, false), later);
         }
     }
 
@@ -167,6 +198,7 @@ mod tests {
         let refused = Some(Recorded { key: KeyHash(7), dot: None });
         for id in [id(1, 5, NOW.now_ms), id(1, 4, NOW.now_ms), id(2, 2, 0)] {
             for at_least_once in [false, true] {
+                let at_least_once = Asked { at_least_once, fresh: !at_least_once };
                 let admitted = NOW.admit(&id, KeyHash(7), recorded, at_least_once);
                 assert_eq!(admitted, Admission::Done(dot));
                 let other = NOW.admit(&id, KeyHash(8), recorded, at_least_once);

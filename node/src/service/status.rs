@@ -98,6 +98,7 @@ fn code_of(error: &RequestError) -> Code {
         RequestError::UnknownNamespace { .. } => Code::NotFound,
         RequestError::TooManySiblings { .. }
         | RequestError::EarlierOpening { .. }
+        | RequestError::OperationTime { .. }
         | RequestError::DiskFailed { .. } => Code::FailedPrecondition,
         RequestError::ClockSkew { .. }
         | RequestError::ClockUncertain { .. }
@@ -134,7 +135,7 @@ fn detail(error: &RequestError, node: &str) -> ErrorDetail {
             Kind::Overloaded
         }
         RequestError::CoordinatorUnreachable { .. } => Kind::Coordinator,
-        RequestError::EarlierOpening { opening } => {
+        RequestError::EarlierOpening { opening } | RequestError::OperationTime { opening } => {
             detail.opening = opening.0;
             Kind::Opening
         }

@@ -97,7 +97,8 @@ impl From<&RequestError> for OutcomeLabel {
             | RequestError::Context(_) => Self::Invalid,
             RequestError::TooManySiblings { .. }
             | RequestError::Conflict { .. }
-            | RequestError::EarlierOpening { .. } => Self::Conflict,
+            | RequestError::EarlierOpening { .. }
+            | RequestError::OperationTime { .. } => Self::Conflict,
             RequestError::ClockSkew { .. }
             | RequestError::ClockUncertain { .. }
             | RequestError::QuorumNotReached { .. }

@@ -8,6 +8,7 @@ use rand::SeedableRng;
 use super::*;
 use crate::dynamo::key::{NodeId, PartitionId};
 use crate::dynamo::operation::Opening;
+use crate::error::Outcome;
 use crate::storage::memory::MemoryEngine;
 
 mod lww;
@@ -221,6 +222,27 @@ fn a_retry_of_an_earlier_opening_is_known_if_it_was_stored_and_else_unknown() {
     );
     earlier.at_least_once = true;
     assert!(store.write(earlier).is_ok());
+}
+
+/// The client learnt the node's clock before it was set. Nothing was sent under the id before, so
+/// that it can take a new one; no late copy of the request is applied after all.
+#[test]
+fn a_new_id_of_another_time_is_not_applied_and_an_old_one_is_unknown() {
+    let mut store = Store::new(1);
+    store.now_ms = 4 * 3_600_000;
+    let write = put(1, 7, Context::default());
+    let doubtful = Write { doubtful: Some(write.operation), ..write.clone() };
+    let asked = store.write(doubtful).unwrap_err();
+    assert_eq!((asked.error.kind(), asked.outcome), ("invalid", Outcome::Unknown(operation(7))));
+    let refused = store.write(write.clone()).unwrap_err();
+    assert_eq!(
+        refused,
+        WriteError::not_applied(RequestError::OperationTime { opening: Opening(1) })
+    );
+    store.now_ms = ADMITTING.now_ms;
+    let late = store.write(write).unwrap_err();
+    assert_eq!((late.error.kind(), late.outcome), ("invalid", Outcome::NotApplied));
+    assert!(store.read(1).is_absent());
 }
 
 #[test]

@@ -78,6 +78,9 @@ fn encode_error(error: RequestError) -> proto::Failure {
         RequestError::EarlierOpening { opening } => {
             proto::Failure { number: opening.0, ..with(Code::EarlierOpening, String::new()) }
         }
+        RequestError::OperationTime { opening } => {
+            proto::Failure { number: opening.0, ..with(Code::OperationTime, String::new()) }
+        }
         RequestError::NotReady { reason } => with(Code::NotReady, reason),
         RequestError::Conflict { reason } => with(Code::Conflict, reason),
         RequestError::Data { reason } => with(Code::Data, reason),
@@ -117,6 +120,7 @@ fn decode_error(m: proto::Failure) -> Result<RequestError, WireError> {
             RequestError::CoordinatorUnreachable { node: NodeId(m.number), reason: text }
         }
         Ok(Code::EarlierOpening) => RequestError::EarlierOpening { opening: Opening(m.number) },
+        Ok(Code::OperationTime) => RequestError::OperationTime { opening: Opening(m.number) },
         Ok(Code::NotReady) => RequestError::NotReady { reason: text },
         Ok(Code::Conflict) => RequestError::Conflict { reason: text },
         Ok(Code::Data) => RequestError::Data { reason: text },

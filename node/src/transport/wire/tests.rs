@@ -142,6 +142,7 @@ fn errors() -> impl Strategy<Value = RequestError> {
             RequestError::CoordinatorUnreachable { node: NodeId(node), reason }
         }),
         any::<u64>().prop_map(|o| RequestError::EarlierOpening { opening: Opening(o) }),
+        any::<u64>().prop_map(|o| RequestError::OperationTime { opening: Opening(o) }),
         ".*".prop_map(|reason| RequestError::NotReady { reason }),
         ".*".prop_map(|reason| RequestError::Conflict { reason }),
         ".*".prop_map(|reason| RequestError::Data { reason }),

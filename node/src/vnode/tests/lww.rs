@@ -1,7 +1,6 @@
 //! Writes of `lww` namespaces at one replica.
 
 use super::*;
-use crate::error::Outcome;
 
 /// A key of an `lww` namespace.
 fn lww(key: u8) -> Address {
