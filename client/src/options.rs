@@ -28,6 +28,9 @@ pub enum Retry {
     #[default]
     ExactlyOnce,
     /// Sent to another node too: may be applied more than once, its copies are shown as one.
+    ///
+    /// Not in an `lww` namespace: there a copy is a write of its own, which wins over what was written
+    /// or deleted since the first was applied, and acknowledged.
     AtLeastOnce,
 }
 

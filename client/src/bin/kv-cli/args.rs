@@ -418,7 +418,7 @@ are no rows. csv fields may be quoted as in RFC 4180, and quoted fields may hold
 is no header line; rows must be UTF-8 and have as many fields as the first. Duplicate keys are \
 reported by line, among the first 14 million distinct keys; the last row of a key wins. At most \
 100 lines of each kind are listed. Writes are retried elsewhere under the same operation id (at \
-least once; copies show as one).
+least once; copies show as one); in an lww namespace at their coordinator alone (once).
 
 With --state the same import may be interrupted at any moment and run again, with the same state: it \
 reads the file from its beginning, but writes only from the first row that is not known to be \
@@ -530,7 +530,7 @@ pub(crate) struct BenchArgs {
 const BENCH_HELP: &str =
     "A write sends the last context received for its key, unless --blind; after \
 a race it reads the key first, within the write's latency. Writes are retried elsewhere under the \
-same operation id.
+same operation id; in an lww namespace at their coordinator alone.
 
 With --batch N the workers read or write N different keys at a time. Each key counts as an \
 operation, with the latency of its batch; --rate and missed count batches.

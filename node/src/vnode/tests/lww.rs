@@ -249,6 +249,9 @@ fn a_retry_is_answered_with_its_dot_and_without_a_token_once_it_was_replaced() {
     let again = store.write(last(1, 1, Context::default())).unwrap();
     assert_eq!((again.dot, again.context), (first.dot, None), "its holder was never shown this");
     assert_eq!(values(&store.read_at(&lww(1)).unwrap()), ["value 2"]);
+    store.write(Write { value: None, ..last(1, 3, Context::default()) }).unwrap();
+    let again = store.write(last(1, 1, Context::default())).unwrap();
+    assert_eq!((again.siblings, again.context.is_some()), (0, true), "nothing is to be shown");
 }
 
 /// Two kinds have no merge: what a peer sends of the wrong one is as malformed as garbage.

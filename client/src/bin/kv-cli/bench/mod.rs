@@ -25,7 +25,7 @@ use crate::args::BenchArgs;
 use crate::commands::Session;
 use crate::failure::Exit;
 use crate::formats::Pair;
-use crate::import::{KvStore, RowError, Store as _};
+use crate::import::{KvStore, RowError, Store as _, retry_in};
 use crate::progress::Progress;
 
 /// Runs the load and reports. Failed operations are counted, and no failure of the command.
@@ -42,6 +42,7 @@ pub(crate) async fn run(session: &Session, args: BenchArgs) -> Result<Exit> {
         values: Values::new(args.value_size as usize),
         contexts: Contexts::new(args.blind),
         batch: args.batch as usize,
+        retry: retry_in(namespace.conflict),
         timeout: session.timeout,
         reports: Reports::default(),
     });
@@ -57,7 +58,7 @@ pub(crate) async fn run(session: &Session, args: BenchArgs) -> Result<Exit> {
 /// Puts a value under every key, in place of whatever is there.
 async fn prepare(bench: &Bench, args: &BenchArgs) -> Result<()> {
     let progress = Progress::keys(Some(args.keys));
-    let store = KvStore::new(bench.namespace.clone(), bench.timeout);
+    let store = KvStore::new(bench.namespace.clone(), bench.retry, bench.timeout);
     let write = |index: u64| {
         let value = bench.values.slice(index);
         let stored = store.store(store.alone(Pair { key: Keys::name(index), value }));

@@ -25,6 +25,8 @@ pub(super) struct Bench {
     pub(super) contexts: Contexts,
     /// Keys of one operation.
     pub(super) batch: usize,
+    /// What becomes of writes whose outcome is unknown.
+    pub(super) retry: Retry,
     /// Of each operation.
     pub(super) timeout: Duration,
     pub(super) reports: Reports,
@@ -106,7 +108,7 @@ impl Worker {
         };
         let entries: Vec<_> = known.iter().map(write).collect();
         let options = BatchOptions {
-            retry: Retry::AtLeastOnce,
+            retry: self.bench.retry,
             timeout: Some(deadline.saturating_duration_since(Instant::now())),
             ..BatchOptions::default()
         };
@@ -158,7 +160,7 @@ impl Worker {
         };
         let options = PutOptions {
             context,
-            retry: Retry::AtLeastOnce,
+            retry: self.bench.retry,
             timeout: Some(deadline.saturating_duration_since(Instant::now())),
             ..PutOptions::default()
         };

@@ -24,7 +24,7 @@ use self::reach::Reach;
 use self::report::Report;
 use self::source::Source;
 use self::state::{State, Subject, fingerprint};
-pub(crate) use self::store::{KvStore, RowError, Store};
+pub(crate) use self::store::{KvStore, RowError, Store, retry_in};
 use crate::args::{ImportArgs, RowFormat};
 use crate::commands::Session;
 use crate::failure::Exit;
@@ -45,7 +45,11 @@ pub(crate) async fn run(session: &Session, args: ImportArgs) -> Result<Exit> {
     let (rows, total) = Source::open(&args.file, args.format, columns)
         .with_context(|| format!("cannot open {}", args.file.display()))?;
 
-    let store = KvStore::new(session.client.namespace(args.namespace), session.timeout);
+    let store = KvStore::new(
+        session.client.namespace(args.namespace),
+        retry_in(namespace.conflict),
+        session.timeout,
+    );
     let mut report = Report::new(Progress::bytes(total), state, session.timeout);
     let read = pipeline::run(&store, rows, &mut report).await;
     let (summary, kept) = report.finish(matches!(read, Ok(End::Read)));

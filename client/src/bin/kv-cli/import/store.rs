@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_client::{
-    BatchEntry, BatchOptions, Context, Error, GetOptions, Level, Namespace, OperationId,
-    PutOptions, Read, Repair, Retry, Sibling, UpdateOptions, Updated, WriteError, Written,
+    BatchEntry, BatchOptions, ConflictRule, Context, Error, GetOptions, Level, Namespace,
+    OperationId, PutOptions, Read, Repair, Retry, Sibling, UpdateOptions, Updated, WriteError,
+    Written,
 };
 use tokio::time::{Instant, sleep};
 
@@ -70,7 +71,17 @@ pub(crate) trait Store {
 /// A namespace of the cluster.
 pub(crate) struct KvStore {
     namespace: Namespace,
+    retry: Retry,
     timeout: Duration,
+}
+
+/// How writes of a namespace are retried: elsewhere too, where copies of one show as one. In an `lww`
+/// namespace the copy is a new write, which would replace what was written, or deleted, between.
+pub(crate) fn retry_in(conflict: ConflictRule) -> Retry {
+    match conflict {
+        ConflictRule::Siblings => Retry::AtLeastOnce,
+        ConflictRule::Lww => Retry::ExactlyOnce,
+    }
 }
 
 /// A row that is stored by itself, for as long as one may take, whatever its batch took.
@@ -93,9 +104,9 @@ enum Step {
 type TriedRow = Tried<Option<Context>, AloneRow>;
 
 impl KvStore {
-    /// Retries each row for `timeout`.
-    pub(crate) fn new(namespace: Namespace, timeout: Duration) -> Self {
-        Self { namespace, timeout }
+    /// Retries each row for `timeout`, as [`retry_in`] the namespace.
+    pub(crate) fn new(namespace: Namespace, retry: Retry, timeout: Duration) -> Self {
+        Self { namespace, retry, timeout }
     }
 
     /// A row that is stored by itself from the beginning.
@@ -139,7 +150,7 @@ impl KvStore {
         loop {
             let options = PutOptions {
                 context: context.clone(),
-                retry: Retry::AtLeastOnce,
+                retry: self.retry,
                 timeout: left(deadline),
                 operation: unknown,
                 ..PutOptions::default()
@@ -155,7 +166,7 @@ impl KvStore {
     async fn settle(&self, pair: &Pair, deadline: Instant) -> Result<Option<Context>, WriteError> {
         let options = UpdateOptions {
             r: Level::Quorum,
-            retry: Retry::AtLeastOnce,
+            retry: self.retry,
             timeout: left(deadline),
             ..UpdateOptions::default()
         };
@@ -188,7 +199,7 @@ impl KvStore {
             BatchEntry::put(pair.key.clone(), pair.value.clone(), context.clone())
         };
         let entries: Vec<_> = rows.iter().map(entry).collect();
-        let (retry, timeout) = (Retry::AtLeastOnce, self.batch_timeout());
+        let (retry, timeout) = (self.retry, self.batch_timeout());
         let options = BatchOptions { retry, timeout, ..BatchOptions::default() };
         let written = self.namespace.batch_put(entries, options).await;
         let tried =
@@ -318,4 +329,15 @@ async fn pause(error: Error, deadline: Instant) -> Result<(), Error> {
 /// What is left until the deadline; never zero, which servers take for their default.
 fn left(deadline: Instant) -> Option<Duration> {
     Some(deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_copies_that_show_as_one_are_risked() {
+        assert_eq!(retry_in(ConflictRule::Siblings), Retry::AtLeastOnce);
+        assert_eq!(retry_in(ConflictRule::Lww), Retry::ExactlyOnce);
+    }
 }
