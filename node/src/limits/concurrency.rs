@@ -3,14 +3,18 @@
 //! A fixed number is either too low for a fast disk or too high for a slow one: where a hundred
 //! requests end each second, a thousand under way end after ten seconds, when nobody waits for them
 //! any more. So the limit follows from how long requests take, as TCP's window follows from lost
-//! packets (Chiu and Jain, "Analysis of the increase and decrease algorithms", 1989): one that took
-//! longer than the target halves it, those in time add one for each round of it. Those that took less
-//! than half of it add an eighth: else a disk that paused for a second would be felt for ten.
+//! packets (Chiu and Jain, "Analysis of the increase and decrease algorithms", 1989): it is halved when
+//! more than a few end late, and each round of those in time adds one, of those that took less than half
+//! of it an eighth: else a disk that paused for a second would be felt for ten.
 //!
 //! ```text
-//!   limit 1024 ─ 1024 start ─ the first of them ends late: 512 ─ the others of that round: no more
+//!   limit 1024 ─ 1024 start ─ 64 of them end late: 512 ─ the others of that round: no more
 //!   limit  512 ─  all in time, and so many were under way: 513, 514, ... if early: 576, 648, ...
 //! ```
+//!
+//! A few, one of sixteen in a round, are late for reasons of their own: a slow one after the other would
+//! else hold the limit down for all. Requests that failed for want of other nodes' answers say nothing of
+//! this one, and are not heard either.
 //!
 //! Requests that started before the last decrease say nothing new, and are not heard. What is late
 //! depends on who asks: after half of the time that a client grants, so that the way, a queue and a
@@ -22,8 +26,8 @@
 //!   late after        250 ms   half of it    2.5 s        with request_timeout_ms = 5000
 //! ```
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -33,6 +37,10 @@ use crate::error::RequestError;
 
 /// The limit never falls below it: so few requests wait for each other on no machine.
 const LIMIT_MIN: u32 = 16;
+
+/// Which part of a round may be late; two of it in any case.
+const LATE_PART: u32 = 16;
+const LATE_MIN: u32 = 2;
 
 /// Which part of the limit a round of early requests adds.
 const EARLY_PART: u32 = 8;
@@ -54,8 +62,12 @@ pub struct Concurrency {
     running: AtomicUsize,
     /// How long requests take, in microseconds, averaged.
     average_us: AtomicU64,
-    /// When the limit last fell. Touched only by late requests.
-    fell: Mutex<Option<Instant>>,
+    /// How many of the present round ended, and how many of them late.
+    ended: AtomicU32,
+    late: AtomicU32,
+    made: Instant,
+    /// When the limit last fell, in microseconds since it was made.
+    fell_us: AtomicU64,
 }
 
 /// Leave to run one request, until it is dropped.
@@ -64,7 +76,10 @@ pub struct Permit {
     of: Arc<Concurrency>,
     weight: usize,
     started: Instant,
+    early_before: Duration,
     late_after: Duration,
+    /// Whether it says something of this node.
+    heard: bool,
 }
 
 impl Concurrency {
@@ -78,7 +93,10 @@ impl Concurrency {
             credit: AtomicU32::new(0),
             running: AtomicUsize::new(0),
             average_us: AtomicU64::new(0),
-            fell: Mutex::new(None),
+            ended: AtomicU32::new(0),
+            late: AtomicU32::new(0),
+            made: Instant::now(),
+            fell_us: AtomicU64::new(0),
         })
     }
 
@@ -99,7 +117,14 @@ impl Concurrency {
         let entered = self.running.fetch_add(weight, Relaxed) < limit;
         if entered {
             let late_after = (granted / 2).clamp(self.target / NEVER_LATE_PART, self.target);
-            return Ok(Permit { of: self.clone(), weight, started: Instant::now(), late_after });
+            return Ok(Permit {
+                of: self.clone(),
+                weight,
+                started: Instant::now(),
+                early_before: late_after.min(granted) / 2,
+                late_after,
+                heard: true,
+            });
         }
         self.running.fetch_sub(weight, Relaxed);
         let what = "the node's limit of requests under way".to_owned();
@@ -118,43 +143,61 @@ impl Concurrency {
     }
 
     fn ended(&self, permit: &Permit) {
-        let &Permit { weight, started, late_after, .. } = permit;
-        let running = self.running.fetch_sub(weight, Relaxed);
-        let took = started.elapsed();
+        let running = self.running.fetch_sub(permit.weight, Relaxed);
+        let took = permit.started.elapsed();
         let average = self.average_us.load(Relaxed);
-        // An update lost to another thread does not matter.
+        // An update lost to another thread does not matter, here and below.
         let next = average - average / AVERAGE_OF + took.as_micros() as u64 / AVERAGE_OF;
         self.average_us.store(next, Relaxed);
-        if took > late_after {
-            self.fall(started);
-        } else if self.limit() < self.max {
-            self.rise(running, took * 2 < late_after);
+        if !permit.heard || self.micros(permit.started) < self.fell_us.load(Relaxed) {
+            return;
+        }
+        let limit = self.limit();
+        if self.ended.fetch_add(1, Relaxed) >= limit {
+            self.ended.store(0, Relaxed);
+            self.late.store(0, Relaxed);
+        }
+        if took > permit.late_after {
+            self.on_late(limit);
+        } else if limit < self.max && running * 2 >= limit as usize {
+            // Only while the limit is what holds requests back: else it would rise without a reason.
+            self.rise(limit, took < permit.early_before);
         }
     }
 
-    fn fall(&self, started: Instant) {
-        let mut fell = self.fell.lock().unwrap_or_else(PoisonError::into_inner);
-        if fell.is_some_and(|fell| started < fell) {
-            return;
-        }
-        *fell = Some(Instant::now());
-        let limit = self.limit();
-        self.limit.store((limit / 2).max(LIMIT_MIN.min(self.max)), Relaxed);
-        self.credit.store(0, Relaxed);
+    fn micros(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.made).as_micros() as u64
     }
 
-    /// Only while the limit is what holds requests back: else it would rise without a reason.
-    fn rise(&self, running: usize, early: bool) {
-        let limit = self.limit();
-        if running * 2 < limit as usize {
+    fn on_late(&self, limit: u32) {
+        if self.late.fetch_add(1, Relaxed) + 1 < (limit / LATE_PART).max(LATE_MIN) {
             return;
         }
+        let half = (limit / 2).max(LIMIT_MIN.min(self.max));
+        if self.limit.compare_exchange(limit, half, Relaxed, Relaxed).is_ok() {
+            self.fell_us.store(self.micros(Instant::now()), Relaxed);
+            for counter in [&self.credit, &self.ended, &self.late] {
+                counter.store(0, Relaxed);
+            }
+        }
+    }
+
+    fn rise(&self, limit: u32, early: bool) {
         let adds = if early { (limit / EARLY_PART).max(1) } else { 1 };
         let credit = self.credit.fetch_add(adds, Relaxed) + adds;
         if credit >= limit {
             self.credit.store(credit % limit, Relaxed);
-            self.limit.store((limit + credit / limit).min(self.max), Relaxed);
+            let more = (limit + credit / limit).min(self.max);
+            // Whoever lowered it meanwhile knew more.
+            let _ = self.limit.compare_exchange(limit, more, Relaxed, Relaxed);
         }
+    }
+}
+
+impl Permit {
+    /// Ends the request, with this error or without one.
+    pub fn end(mut self, failed: Option<&RequestError>) {
+        self.heard = !matches!(failed, Some(RequestError::QuorumNotReached { .. }));
     }
 }
 
@@ -218,12 +261,72 @@ mod tests {
         for (granted, late_after) in cases {
             for (took, limit) in [(late_after, 64), (late_after + Duration::from_millis(1), 32)] {
                 let concurrency = Concurrency::new(64, TARGET);
-                let permit = concurrency.enter(granted).unwrap();
+                let permits: Vec<_> = (0..4).map(|_| concurrency.enter(granted).unwrap()).collect();
                 tokio::time::sleep(took).await;
-                drop(permit);
+                drop(permits);
                 assert_eq!(concurrency.limit(), limit, "granted {granted:?}, took {took:?}");
             }
         }
+    }
+
+    /// Runs for ten seconds `rate` requests a second that take so long, each ended with `failed`;
+    /// answers how many were let in.
+    async fn run(
+        concurrency: Arc<Concurrency>,
+        rate: u32,
+        takes: Duration,
+        granted: Duration,
+        failed: Option<RequestError>,
+    ) -> usize {
+        let mut under_way = tokio::task::JoinSet::new();
+        let started = Instant::now();
+        for n in 0..rate * 10 {
+            tokio::time::sleep_until(started + Duration::from_secs(1) * n / rate).await;
+            if let Ok(permit) = concurrency.enter(granted) {
+                let failed = failed.clone();
+                under_way.spawn(async move {
+                    tokio::time::sleep(takes).await;
+                    permit.end(failed.as_ref());
+                });
+            }
+        }
+        under_way.join_all().await.len()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_slow_request_after_the_other_does_not_hold_the_limit_down_for_all() {
+        let concurrency = Concurrency::new(1024, TARGET * 10);
+        let others = run(concurrency.clone(), 1000, TARGET * 3, TARGET * 9, None);
+        let slow = async {
+            for _ in 0..30 {
+                let permit = concurrency.enter(TARGET * 5).ok();
+                tokio::time::sleep(TARGET * 3).await;
+                drop(permit);
+            }
+        };
+        let (let_in, ()) = tokio::join!(others, slow);
+        assert_eq!((let_in, concurrency.limit()), (10_000, 1024));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_wait_for_other_nodes_in_vain_say_nothing_of_this_one() {
+        let concurrency = Concurrency::new(1024, TARGET * 10);
+        let lost = RequestError::QuorumNotReached { needed: 2, got: 1, detail: String::new() };
+        let hung = run(concurrency.clone(), 500, TARGET * 4, TARGET * 4, Some(lost));
+        let good = run(concurrency.clone(), 1000, TARGET / 50, TARGET * 4, None);
+        let (_, good) = tokio::join!(hung, good);
+        assert_eq!((good, concurrency.limit()), (10_000, 1024));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_ended_within_the_bound_but_late_for_its_client_does_not_raise_it_by_an_eighth() {
+        let concurrency = Concurrency::new(1024, TARGET);
+        round(&concurrency, 1024, TARGET * 2).await;
+        let granted = TARGET / 25;
+        let permits: Vec<_> = (0..512).map(|_| concurrency.enter(granted).unwrap()).collect();
+        tokio::time::sleep(granted).await;
+        drop(permits);
+        assert_eq!(concurrency.limit(), 512);
     }
 
     #[tokio::test(start_paused = true)]

@@ -48,7 +48,13 @@ pub(super) async fn get(
     let weight = weight(message.keys.len());
     let result =
         match (get_of(message, timeout), node.capacity.concurrency.enter_for(weight, timeout)) {
-            (Ok(batch), Ok(_permits)) => node.coordinator.get_batch(batch).await,
+            (Ok(batch), Ok(permit)) => {
+                let result = node.coordinator.get_batch(batch).await;
+                let failed =
+                    result.as_ref().map(|results| results.iter().find_map(|r| r.as_ref().err()));
+                permit.end(failed.unwrap_or_else(Some));
+                result
+            }
             (Err(error), _) | (_, Err(error)) => Err(error),
         };
     let result = result.and_then(|results| {
@@ -95,20 +101,19 @@ pub(super) async fn put(
     let charge = node.capacity.budget.take_if_large(Kind::Requests, bytes);
     let batch = charge.and_then(|charge| Ok((put_of(message, bytes, timeout)?, charge)));
     let result = match (batch, node.capacity.concurrency.enter_for(weight, timeout)) {
-        (Ok((batch, charge)), Ok(permits)) => {
+        (Ok((batch, charge)), Ok(permit)) => {
             let coordinator = node.coordinator.clone();
             let running = tokio::spawn(Trace::current().run(async move {
                 let result = coordinator.put_batch(batch).await;
-                drop((permits, charge));
+                drop(charge);
+                permit.end(first_failure(&result));
                 result
             }));
             running.await.unwrap_or_else(|end| std::panic::resume_unwind(end.into_panic()))
         }
         (Err(error), _) | (_, Err(error)) => Err(error),
     };
-    let failed = result.as_ref().map(|outcomes| outcomes.iter().find_map(|o| o.as_ref().err()));
-    let failed = failed.map(|failed| failed.map(|failed| &failed.error));
-    node.ended(Operation::BatchPut, started, failed.unwrap_or_else(Some));
+    node.ended(Operation::BatchPut, started, first_failure(&result));
     let outcomes = result.or_else(|error| refused(node, error, &named))?;
     let message = |outcome| {
         use v1::batch_put_result::Result as Message;
@@ -119,6 +124,16 @@ pub(super) async fn put(
         v1::BatchPutResult { result: Some(result) }
     };
     Ok(v1::BatchPutReply { results: outcomes.into_iter().map(message).collect() })
+}
+
+/// Why a batch failed, or the first of its writes that did.
+fn first_failure(
+    result: &Result<Vec<Result<WriteResult, WriteError>>, RequestError>,
+) -> Option<&RequestError> {
+    match result {
+        Ok(outcomes) => outcomes.iter().find_map(|o| o.as_ref().err()).map(|failed| &failed.error),
+        Err(error) => Some(error),
+    }
 }
 
 /// A batch refused as a whole. If some entry may have been sent before, its refusal says nothing of
