@@ -83,7 +83,7 @@ pub(crate) async fn get(
             let get = |left| async move {
                 kv.batch_get(v1::BatchGetRequest { timeout_ms: server_ms(left), ..request }).await
             };
-            let reply = node.offer(limit, get).await?;
+            let reply = node.offer(node.call(limit, get)).await?;
             let result = |result: v1::BatchGetResult| match result.result {
                 Some(v1::batch_get_result::Result::Reply(reply)) => Ok(Ok(reply)),
                 Some(v1::batch_get_result::Result::Error(error)) => Ok(Err(error)),
@@ -133,7 +133,7 @@ pub(crate) async fn put(
             let put = |left| async move {
                 kv.batch_put(v1::BatchPutRequest { timeout_ms: server_ms(left), ..request }).await
             };
-            let reply = node.offer(limit, put).await?;
+            let reply = node.offer(node.call(limit, put)).await?;
             let result = |result: v1::BatchPutResult| match result.result {
                 Some(v1::batch_put_result::Result::Reply(reply)) => Ok(Ok(reply)),
                 Some(v1::batch_put_result::Result::Error(error)) => Ok(Err(error)),

@@ -38,6 +38,8 @@ use crate::{
 
 /// Within a data centre a connection takes a millisecond; a second allows for one lost packet.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// What a node answers of itself takes it no time.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(1);
 /// A silent peer is noticed within twice this, also while idle.
 const KEEPALIVE: Duration = Duration::from_secs(2);
 /// A scan whose caller reads slowly may hold so much; it must not hold up other calls, so the
@@ -211,39 +213,48 @@ impl Connection {
         ClusterClient::new(self.channel.clone()).max_decoding_message_size(REPLY_MAX_BYTES)
     }
 
-    /// Like [`Self::call`], of what the node may refuse for having too much to do: held back at once
-    /// if it refuses most of it.
-    pub(crate) async fn offer<T, F: Future<Output = Result<tonic::Response<T>, tonic::Status>>>(
+    /// Awaits an answer to what the node may refuse for having too much to do; held back at once if
+    /// the node refuses most of it.
+    pub(crate) async fn offer<T>(
         &self,
-        limit: Duration,
-        call: impl FnOnce(Duration) -> F,
+        answer: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         if self.welcome.holds_back(self.health.now(), rand::random) {
             return Err(held_back().at(&self.name));
         }
-        let answer = self.call(limit, call).await;
+        let answer = answer.await;
         match &answer {
             Ok(_) => self.welcome.answered(true),
             Err(error) if error.is_refusal() => self.welcome.answered(false),
-            // Of what it makes of others nothing is to be learnt.
+            Err(error) if error.is_answer_in_time() => self.welcome.answered(true),
+            // Silence may mean anything.
             Err(_) => {}
         }
         answer
     }
 
-    /// Awaits a call to this node for `limit`, the wait for its turn included, and notes how the
-    /// node fared. `call` is told what is left of the limit.
+    /// Awaits a call to this node for `limit`, the wait for its turn included. `call` is told what is
+    /// left of the limit.
     pub(crate) async fn call<T, F: Future<Output = Result<tonic::Response<T>, tonic::Status>>>(
         &self,
         limit: Duration,
         call: impl FnOnce(Duration) -> F,
     ) -> Result<T, Error> {
         let turn = self.turns.take(limit).await.map_err(|error| error.at(&self.name))?;
+        self.within(turn.left, call(turn.left)).await.map(tonic::Response::into_inner)
+    }
+
+    /// Awaits what this node is to answer within `limit`, and notes how the node fared.
+    pub(crate) async fn within<T>(
+        &self,
+        limit: Duration,
+        answer: impl Future<Output = Result<T, tonic::Status>>,
+    ) -> Result<T, Error> {
         let began = self.health.now();
-        match tokio::time::timeout(turn.left, call(turn.left)).await {
-            Ok(Ok(reply)) => {
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(answer)) => {
                 self.health.well();
-                Ok(reply.into_inner())
+                Ok(answer)
             }
             Ok(Err(status)) => Err(self.failed(Error::from_status(&status, &self.name))),
             Err(_) => Err(self.silent(limit, began)),
@@ -293,7 +304,9 @@ impl Connection {
     }
 
     async fn ask_opening(&self, deadline: Deadline) -> Result<Opening, Error> {
-        let (wanted, limit) = (Instant::now(), deadline.share());
+        let (wanted, began) = (Instant::now(), self.health.now());
+        // Others may wait for the answer who have less time.
+        let limit = deadline.share().min(OPENING_TIMEOUT);
         let ask = async {
             let mut failed = self.asking.lock().await;
             if let Some(opening) = self.opening.load().as_deref() {
@@ -308,9 +321,7 @@ impl Connection {
             *failed = reply.as_ref().err().map(|error| (begun, error.clone()));
             reply.map(|reply| Opening::of(&reply))
         };
-        tokio::time::timeout(limit, ask)
-            .await
-            .unwrap_or_else(|_| Err(Error::silent(&self.name, limit)))
+        tokio::time::timeout(limit, ask).await.unwrap_or_else(|_| Err(self.silent(limit, began)))
     }
 
     pub(crate) fn forget_opening(&self) {

@@ -218,6 +218,11 @@ impl Error {
         self.0.detail == Kind::Overloaded && matches!(self.0.reach, Reach::Answered(_))
     }
 
+    /// Whether the node took it on, and answered something else than that its time was over.
+    pub(crate) fn is_answer_in_time(&self) -> bool {
+        matches!(self.0.reach, Reach::Answered(_)) && self.0.kind != ErrorKind::Timeout
+    }
+
     pub(crate) fn at(mut self, node: &str) -> Self {
         self.0.node = Some(node.to_owned());
         self
@@ -263,8 +268,9 @@ impl Error {
     /// Whether the node itself is to be avoided for a while, not just this request.
     pub(crate) fn is_node_failure(&self) -> bool {
         let unheard = !matches!(self.0.reach, Reach::Answered(_)) && self.is_retryable();
-        // Not sent for want of a turn: that is this client's affair.
-        (unheard && self.0.kind != ErrorKind::Overloaded) || self.0.detail == Kind::NotReady
+        let unsent = self.0.kind == ErrorKind::Overloaded && self.0.reach == Reach::NotSent;
+        // Not sent for want of a turn, or held back: that is this client's affair.
+        (unheard && !unsent) || self.0.detail == Kind::NotReady
     }
 
     fn next_step(&self) -> &'static str {

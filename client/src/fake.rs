@@ -6,7 +6,10 @@ use std::{
     collections::VecDeque,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
@@ -42,6 +45,8 @@ pub(crate) enum Act {
     Replaced,
     /// A read that finds nothing.
     Nothing,
+    /// A scan that is refused in place of its first page.
+    RefusePage,
     /// A scan that breaks off after so many pages.
     BreakAfter(usize),
     /// A batch in which this key alone fails so.
@@ -65,6 +70,8 @@ pub(crate) enum Asked {
 pub(crate) struct Node {
     pub(crate) script: Mutex<VecDeque<Act>>,
     pub(crate) log: Mutex<Vec<Asked>>,
+    /// Whether it answers no Describe.
+    pub(crate) mute: AtomicBool,
     /// How long each read might take, in milliseconds.
     pub(crate) granted_ms: Mutex<Vec<u32>>,
     /// What Describe answers; shared by all nodes.
@@ -317,6 +324,9 @@ impl Kv for Node {
         };
         let pages = stream::iter((from..to).step_by(2).map(page));
         Ok(Response::new(match act {
+            Some(Act::RefusePage) => {
+                stream::iter([Err(self.fail(Kind::Overloaded, Outcome::None))]).boxed()
+            }
             Some(Act::BreakAfter(count)) => {
                 let broken = stream::iter([Err(Status::unavailable("broken pipe"))]);
                 pages.take(count).chain(broken).boxed()
@@ -333,6 +343,9 @@ impl Cluster for Node {
         _: Request<v1::DescribeRequest>,
     ) -> Result<Response<v1::DescribeReply>, Status> {
         self.log.lock().unwrap().push(Asked::Describe);
+        if self.mute.load(Relaxed) {
+            return std::future::pending().await;
+        }
         let topology = self.topology.lock().unwrap().clone();
         let opening = *self.opening.lock().unwrap();
         Ok(Response::new(v1::DescribeReply { node: self.id, opening, ..topology }))

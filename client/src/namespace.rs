@@ -197,7 +197,7 @@ impl Namespace {
                 };
                 kv.get(request).await
             };
-            node.offer(limit, get).await
+            node.offer(node.call(limit, get)).await
         };
         shared.ask(target, deadline, call).await.map(Read::from)
     }

@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::{
     connection::{Calling, Connection},
-    error::{Error, Reach},
+    error::{Error, ErrorKind, Reach},
     topology::Topology,
 };
 
@@ -86,6 +86,7 @@ pub(crate) enum Target<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Tries {
     tried: Vec<Arc<Connection>>,
+    /// Whether an owner answered, or has too much to do.
     answered: bool,
     /// The last error with which a node answered, in any round.
     telling: Option<Error>,
@@ -114,6 +115,8 @@ impl Tries {
             self.answered = true;
             self.telling = Some(error.clone());
         }
+        // Who does not own the key would pass it on to owners that have too much to do.
+        self.answered |= error.kind() == ErrorKind::Overloaded;
         self.tried.push(Arc::clone(node));
     }
 

@@ -121,10 +121,14 @@ impl Scan {
             };
             kv.scan(request).await
         };
-        let replies = node.offer(limit, scan).await?;
-        let mut pages = Pages { node, replies };
-        let page = pages.next(limit).await?;
-        Ok((page, pages))
+        // A node that has too much to do says so in place of the first page.
+        let first = async {
+            let replies = node.call(limit, scan).await?;
+            let mut pages = Pages { node: Arc::clone(&node), replies };
+            let page = pages.next(limit).await?;
+            Ok((page, pages))
+        };
+        node.offer(first).await
     }
 
     fn take(&mut self, page: v1::ScanReply) {
@@ -139,10 +143,6 @@ impl Scan {
 
 impl Pages {
     async fn next(&mut self, limit: Duration) -> Result<Option<v1::ScanReply>, Error> {
-        match tokio::time::timeout(limit, self.replies.message()).await {
-            Ok(Ok(page)) => Ok(page),
-            Ok(Err(status)) => Err(self.node.failed(Error::from_status(&status, &self.node.name))),
-            Err(_) => Err(self.node.failed(Error::silent(&self.node.name, limit))),
-        }
+        self.node.within(limit, self.replies.message()).await
     }
 }

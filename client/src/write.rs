@@ -138,7 +138,7 @@ impl Send for Alone {
                     };
                     kv.put(request).await
                 };
-                node.offer(limit, put).await
+                node.offer(node.call(limit, put)).await
             }
             Change::Delete => {
                 let delete = |left| async move {
@@ -156,7 +156,7 @@ impl Send for Alone {
                     kv.delete(request).await
                 };
                 let v1::DeleteReply { context, siblings, receipt } =
-                    node.offer(limit, delete).await?;
+                    node.offer(node.call(limit, delete)).await?;
                 Ok(v1::PutReply { context, siblings, receipt })
             }
         }
