@@ -233,6 +233,11 @@ impl Connection {
         answer
     }
 
+    /// Whether it takes on most of what this client asks it.
+    pub(crate) fn welcomes(&self) -> bool {
+        self.welcome.excess() == 0
+    }
+
     /// Awaits a call to this node for `limit`, the wait for its turn included. `call` is told what is
     /// left of the limit.
     pub(crate) async fn call<T, F: Future<Output = Result<tonic::Response<T>, tonic::Status>>>(

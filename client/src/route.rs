@@ -104,9 +104,10 @@ impl Tries {
         self.untried(routes, target).next().is_none()
     }
 
-    /// Whether the next try goes to a second node, after the first one failed.
+    /// Whether the next try goes to a second node, after the first one failed, which takes on most of
+    /// what it is asked.
     pub(crate) fn move_on(&self, routes: &Routes, target: &Target<'_>) -> bool {
-        self.tried.len() == 1 && !self.are_exhausted(routes, target)
+        self.tried.len() == 1 && self.untried(routes, target).next().is_some_and(|n| n.welcomes())
     }
 
     /// Notes that the request failed there.

@@ -9,7 +9,8 @@
 //!   each success   a tenth of one, up to 1000
 //!   each second    one, so that a client that only meets failures still looks now and then
 //!   overloaded, timed out: one     unreachable, its disk full: nothing, it is not busy
-//!   the first move to another owner: nothing, since one busy node is no busy cluster
+//!   the first move to another owner that takes on most of what it is asked: nothing, since one busy
+//!   node is no busy cluster
 //! ```
 //!
 //! Without a budget left, the request fails with what the node said. After gRPC's retry throttling
@@ -53,7 +54,7 @@ impl RetryBudget {
     }
 
     /// Whether a request that failed so may be sent again, and counts it if it may. `moves`: to a
-    /// second node, after the first.
+    /// second node that is not busy, after the first.
     pub(crate) fn allows(&self, error: &Error, moves: bool) -> bool {
         moves || !costs(error) || self.spend_at(self.made.elapsed().as_millis() as u64)
     }
