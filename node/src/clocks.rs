@@ -105,11 +105,6 @@ impl Clocks {
         self.skew.load().offsets(self.read()).collect()
     }
 
-    /// Whether the wall clock is known to be off by more than the bound.
-    pub fn is_off(&self) -> bool {
-        self.skew.load().is_off(self.max_ms, self.read()) == Some(true)
-    }
-
     /// Whether the wall clock may order writes. What the others told lately decides; `others`, which
     /// is asked for only then, if nobody told anything.
     ///

@@ -428,7 +428,7 @@ fn sim_a_clock_that_jumps_ahead_has_no_operation_forgotten() {
 
 /// A clock that was wrong for longer than the hour tells nothing of how old other nodes' ids are.
 #[test]
-fn sim_a_node_whose_clock_is_off_forgets_no_operation() {
+fn sim_a_node_whose_clock_is_off_forgets_no_young_operation() {
     simulate(async {
         let mut cluster = started(32).await?;
         cluster.set_clock(0, 3 * 3_600_000);
