@@ -22,6 +22,7 @@ mod queue;
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -164,7 +165,7 @@ enum Job {
         answer: oneshot::Sender<Result<SweepStep, RequestError>>,
     },
     Forget {
-        before_ms: u64,
+        kept_ms: Range<u64>,
         answer: oneshot::Sender<Result<u64, RequestError>>,
     },
 }
@@ -345,8 +346,8 @@ impl Shard {
         match job {
             Job::Page { range, answer } => drop(answer.send(self.page(&range))),
             Job::Sweep { live, from, answer } => drop(answer.send(self.sweep(&live, from))),
-            Job::Forget { before_ms, answer } => {
-                drop(answer.send(self.forget_operations(before_ms)));
+            Job::Forget { kept_ms, answer } => {
+                drop(answer.send(self.forget_operations(&kept_ms)));
             }
             _ => unreachable!("requests of keys are staged"),
         }
@@ -692,10 +693,10 @@ impl Shards {
         Ok(total)
     }
 
-    /// Forgets some of the operations issued before `before_ms`, which retries may not be any more;
-    /// how many.
-    pub async fn forget_operations(&self, before_ms: u64) -> Result<u64, RequestError> {
-        self.everywhere(|answer| Job::Forget { before_ms, answer }).await
+    /// Forgets some of the operations issued before these times, which retries may not be any more,
+    /// or after them, by no clock; how many.
+    pub async fn forget_operations(&self, kept_ms: Range<u64>) -> Result<u64, RequestError> {
+        self.everywhere(|answer| Job::Forget { kept_ms: kept_ms.clone(), answer }).await
     }
 
     /// How many requests wait, by shard.

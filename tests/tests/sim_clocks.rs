@@ -9,7 +9,7 @@ use bytes::Bytes;
 use quorate_node::coordinator::{Get, Put, PutBatch, PutEntry, PutRules, ReadAnswer};
 use quorate_node::dynamo::key::Key;
 use quorate_node::dynamo::metadata::document::{Conflict, NewNamespace};
-use quorate_node::dynamo::operation::OperationId;
+use quorate_node::dynamo::operation::{Opening, OperationId};
 use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::{Outcome, RequestError, WriteError};
@@ -473,6 +473,15 @@ fn sim_a_clock_that_was_wrong_leaves_no_client_in_doubt() {
                 let refused = cluster.coordinator(owner).unwrap().put(first).await.unwrap_err();
                 let (kind, outcome) = (refused.error.kind(), refused.outcome);
                 assert_eq!((kind, outcome), ("operation_time", Outcome::NotApplied), "{namespace}");
+                // Such an id a node alone makes up: it would be applied, whatever its time.
+                let id = OperationId { opening: Opening(0), ..id };
+                let first = Put { operation: Some(id), ..write(namespace, "x", Bytes::new()) };
+                let at_least_once = true;
+                for first in [first.clone(), Put { at_least_once, ..first }] {
+                    let refused = cluster.coordinator(owner).unwrap().put(first).await.unwrap_err();
+                    let (kind, outcome) = (refused.error.kind(), refused.outcome);
+                    assert_eq!((kind, outcome), ("invalid", Outcome::NotApplied), "{namespace}");
+                }
             }
             let Some(other) = (0..4).find(|&at| !owners.contains(&node(at))) else { continue };
             assert_eq!(namespace, "siblings", "all own the others");

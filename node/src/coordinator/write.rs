@@ -133,6 +133,14 @@ impl Coordinator {
                 namespace.name, namespace.value_max_bytes
             )));
         }
+        // Nobody's opening: an id that a node made up, of which no time is asked. A client may ask for
+        // the outcome of one that it was told.
+        if put.fresh && put.operation.is_some_and(|id| id.opening == Opening(0)) {
+            return Err(RequestError::invalid(
+                "a new operation id names the opening of its coordinator's store (Describe); \
+                 0 is none",
+            ));
+        }
         let durability = rules.durability.unwrap_or(namespace.durability);
         Ok(ForwardWrite {
             namespace: namespace.id,

@@ -1,6 +1,8 @@
 //! Forgetting, some at a time between turns: objects of dropped namespaces, and operations past their
 //! time.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::{LiveNamespaces, Shard, SweepStep};
@@ -85,15 +87,16 @@ impl Shard {
         }
     }
 
-    /// Forgets operations issued before `before_ms`; retries of them are refused by their age.
-    pub(super) fn forget_operations(&mut self, before_ms: u64) -> Result<u64, RequestError> {
+    /// Forgets operations issued before or after `kept_ms`; retries of them are refused by their age.
+    pub(super) fn forget_operations(&mut self, kept_ms: &Range<u64>) -> Result<u64, RequestError> {
         let mut forgotten = 0;
         for id in self.stored_vnodes(Space::Operations)? {
             let mut batch = Batch::new();
-            let old =
-                record::vnode_prefix(id).to_vec()..record::operations_since(id, before_ms).to_vec();
-            let range = KeyRange::new(Bytes::from(old.start)..Bytes::from(old.end));
-            for row in self.context.engine.scan(Space::Operations, range).take(SWEEP_BATCH) {
+            let prefix = record::vnode_prefix(id);
+            let old = Bytes::copy_from_slice(&prefix)..record::operations_since(id, kept_ms.start);
+            let future = KeyRange::prefix(&prefix).after(record::operations_since(id, kept_ms.end));
+            let scan = |range| self.context.engine.scan(Space::Operations, range);
+            for row in scan(KeyRange::new(old)).chain(scan(future)).take(SWEEP_BATCH) {
                 batch.delete(Space::Operations, row.map_err(RequestError::from)?.0);
             }
             forgotten += batch.len() as u64;

@@ -269,19 +269,23 @@ async fn a_prefix_that_no_key_can_have_finds_nothing() {
 async fn operations_are_forgotten_where_no_object_is_left() {
     let bench = bench();
     bench.put(1, "key", 1).await.unwrap();
-    let mut old = put(address(1, "key"), 2, Bytes::new());
-    old.operation.issued_ms = 0;
-    let merge = Merge {
-        address: old.address.clone(),
-        object: bench.shards.read(address(1, "key"), late()).await.unwrap(),
-        operation: Some((old.operation, Dot { actor: Actor(1), n: 1 })),
-        due_ms: 0,
-        mend: false,
-    };
-    bench.shards.merge(merge, false, late()).await.unwrap();
+    for issued_ms in [0, u64::MAX] {
+        let mut stray = put(address(1, "key"), 2, Bytes::new());
+        stray.operation.issued_ms = issued_ms;
+        let merge = Merge {
+            address: stray.address.clone(),
+            object: bench.shards.read(address(1, "key"), late()).await.unwrap(),
+            operation: Some((stray.operation, Dot { actor: Actor(1), n: 1 })),
+            due_ms: 0,
+            mend: false,
+        };
+        bench.shards.merge(merge, false, late()).await.unwrap();
+    }
     let live = LiveNamespaces { known: BTreeSet::new(), next: NamespaceId(2) };
     bench.shards.sweep(live).await.unwrap();
-    assert_eq!(bench.shards.forget_operations(NOW_MS - 2 * OPERATION_KEPT_MS).await, Ok(1));
+    let kept_ms = NOW_MS - 2 * OPERATION_KEPT_MS..NOW_MS + 2 * OPERATION_KEPT_MS;
+    assert_eq!(bench.shards.forget_operations(kept_ms.clone()).await, Ok(2));
+    assert_eq!(bench.shards.forget_operations(kept_ms).await, Ok(0), "the other is young");
 }
 
 #[tokio::test]

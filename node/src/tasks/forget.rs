@@ -8,12 +8,16 @@
 //! issued that says nothing: a node whose clock is known to be ahead keeps them for so much longer.
 //! No node keeps all, however wrong its clock, or its index would grow without end.
 //!
+//! An id whose time lies further in the future than that would be kept until then. It is as good as
+//! forgotten now: it is refused for its time, unless it is one that a node made up and sends once.
+//!
 //! ```text
 //!   the clock shows      9:00   9:10   12:20 (set)   12:30 ... 13:10   13:20
 //!   forgets all before   7:00   7:00    7:00          7:00      7:10   10:20
 //! ```
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,15 +60,20 @@ struct Ages {
 impl Ages {
     fn new(clocks: Arc<Clocks>) -> Self {
         let mut shown = Shown::default();
-        shown.earliest_ms(clocks.read());
+        shown.span_ms(clocks.read());
         Self { clocks, shown }
     }
 
-    /// Whatever was issued before is certainly over an hour old.
-    fn old_before_ms(&mut self) -> u64 {
-        let earliest_ms = self.shown.earliest_ms(self.clocks.read());
-        let ahead_ms = u64::try_from(self.clocks.ahead_ms().unwrap_or_default()).unwrap_or(0);
-        earliest_ms.saturating_sub(2 * OPERATION_KEPT_MS).saturating_sub(ahead_ms)
+    /// Whatever was issued before these times is certainly over an hour old; whatever was issued
+    /// after them, was so by a clock that is wrong, or by none.
+    fn kept_ms(&mut self) -> Range<u64> {
+        let (earliest_ms, latest_ms) = self.shown.span_ms(self.clocks.read());
+        let ahead_ms = self.clocks.ahead_ms().unwrap_or_default();
+        let (ahead_ms, behind_ms) =
+            (ahead_ms.max(0).unsigned_abs(), ahead_ms.min(0).unsigned_abs());
+        let start = earliest_ms.saturating_sub(2 * OPERATION_KEPT_MS).saturating_sub(ahead_ms);
+        let end = latest_ms.saturating_add(2 * OPERATION_KEPT_MS).saturating_add(behind_ms);
+        start..end
     }
 }
 
@@ -74,8 +83,8 @@ impl Ages {
 struct Shown(VecDeque<Reading>);
 
 impl Shown {
-    /// The earliest wall time shown, `now` included.
-    fn earliest_ms(&mut self, now: Reading) -> u64 {
+    /// The earliest and the latest wall time shown, `now` included.
+    fn span_ms(&mut self, now: Reading) -> (u64, u64) {
         let age_ms = |reading: &Reading| now.steady_ms.saturating_sub(reading.steady_ms);
         while self.0.get(1).is_some_and(|next| age_ms(next) >= OPERATION_KEPT_MS) {
             self.0.pop_front();
@@ -84,7 +93,10 @@ impl Shown {
         if self.0.back().is_none_or(|last| Duration::from_millis(age_ms(last)) >= EVERY / 2) {
             self.0.push_back(now);
         }
-        self.0.iter().map(|reading| reading.wall_ms).chain([now.wall_ms]).min().unwrap_or_default()
+        let wall_ms = self.0.iter().map(|reading| reading.wall_ms);
+        wall_ms.fold((now.wall_ms, now.wall_ms), |(earliest_ms, latest_ms), wall_ms| {
+            (earliest_ms.min(wall_ms), latest_ms.max(wall_ms))
+        })
     }
 }
 
@@ -99,7 +111,7 @@ impl Worker for ForgetOperations {
 
     fn work(&mut self) -> BoxFuture<'_, Step> {
         async {
-            match self.shards.forget_operations(self.ages.old_before_ms()).await {
+            match self.shards.forget_operations(self.ages.kept_ms()).await {
                 Ok(forgotten) => {
                     self.more = forgotten > 0;
                     Step::Done
@@ -134,12 +146,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_wrong_clock_forgets_all_the_same_and_never_what_is_an_hour_old_by_the_others() {
         const HOUR_MS: i64 = 3_600_000;
-        for (ahead_ms, kept_ms) in [
-            (0, 2 * HOUR_MS),
-            (501, 2 * HOUR_MS),
-            (-501, 2 * HOUR_MS),
-            (12 * HOUR_MS, 14 * HOUR_MS),
-            (-12 * HOUR_MS, 2 * HOUR_MS),
+        const TWO_MS: i64 = 2 * HOUR_MS;
+        for (ahead_ms, past_ms, future_ms) in [
+            (0, TWO_MS, TWO_MS),
+            (501, TWO_MS, TWO_MS),
+            (-501, TWO_MS, TWO_MS),
+            (12 * HOUR_MS, 14 * HOUR_MS, TWO_MS),
+            (-12 * HOUR_MS, TWO_MS, 14 * HOUR_MS),
         ] {
             let clocks = Arc::new(Clocks::new(Env::simulated(Arc::new(Noon), 1), 500));
             let mut ages = Ages::new(clocks.clone());
@@ -147,19 +160,23 @@ mod tests {
                 let (now, theirs) = (clocks.read(), NOON_MS.saturating_add_signed(-ahead_ms));
                 clocks.learn(|skew| skew.on_answer(NodeId(node), now, now, theirs));
             }
-            let kept_by_it_ms = (NOON_MS - ages.old_before_ms()) as i64;
+            let kept = ages.kept_ms();
+            let ends = [(NOON_MS - kept.start, past_ms), (kept.end - NOON_MS, future_ms)];
             // What answers leave uncertain is some milliseconds.
-            assert!((kept_ms - kept_by_it_ms).abs() <= 510, "{ahead_ms}: {kept_by_it_ms}");
+            let is_near = |(ms, expected): (u64, i64)| (ms as i64 - expected).abs() <= 510;
+            assert!(ends.into_iter().all(is_near), "{ahead_ms}: {ends:?}");
         }
     }
 
     #[test]
     fn a_clock_that_is_set_ages_no_operation_within_the_hour() {
         const MINUTE_MS: u64 = 60_000;
-        let mut shown = Shown::default();
+        let (mut shown, mut latest) = (Shown::default(), 0);
         let mut after = |steady: u64, wall: u64| {
             let (steady_ms, wall_ms) = (steady * MINUTE_MS, wall * MINUTE_MS);
-            shown.earliest_ms(Reading { wall_ms, steady_ms }) / MINUTE_MS
+            let (earliest_ms, latest_ms) = shown.span_ms(Reading { wall_ms, steady_ms });
+            latest = latest_ms / MINUTE_MS;
+            earliest_ms / MINUTE_MS
         };
         assert_eq!((after(0, 500), after(10, 510)), (500, 500));
         assert_eq!(after(20, 700), 500, "set ahead by three hours");
@@ -168,5 +185,6 @@ mod tests {
         assert_eq!(after(90, 590), 590, "set back");
         assert_eq!(after(91, 591), 590);
         assert_eq!(after(92, 80), 80, "now counts, whenever the last reading was");
+        assert_eq!(latest, 760, "before it was set back");
     }
 }
