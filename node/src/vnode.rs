@@ -37,7 +37,7 @@ use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, VnodeId};
 use crate::dynamo::metadata::document::Conflict;
 use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX, Stamp, siblings_max_bytes};
-use crate::dynamo::operation::{Admission, Admitting, Asked, OperationId, Recorded};
+use crate::dynamo::operation::{Admission, Admitting, Asked, Done, OperationId, Recorded};
 use crate::error::{RequestError, WriteError};
 use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
@@ -97,9 +97,8 @@ pub struct Written {
     pub context: Option<Context>,
     /// How many siblings the key has now.
     pub siblings: u32,
-    /// What the wall clock showed when this was written, in milliseconds since the Unix epoch. Of a
-    /// retry: the time of its write as long as that stands here, which is no later for being asked
-    /// for again; else the time now, since what replaced it is known here.
+    /// What the wall clock showed when this was first written, in milliseconds since the Unix epoch:
+    /// a retry makes a write no later, nor tells that what replaced it here began after it.
     pub clock_ms: u64,
 }
 
@@ -112,9 +111,11 @@ pub struct Merge {
     pub object: EncodedObject,
     /// The write that brought it, for the index; none for a repair.
     pub operation: Option<(OperationId, Dot)>,
-    /// By when it must have come, by its coordinator's clock, in milliseconds since the Unix epoch;
-    /// of no account for a repair.
-    pub due_ms: u64,
+    /// What its coordinator's wall clock showed when that write was made, in milliseconds since the
+    /// Unix epoch; of no account for a repair.
+    pub clock_ms: u64,
+    /// How long the message was waited for at most, in milliseconds; of no account for a repair.
+    pub wait_ms: u64,
     /// Whether it holds what every other owner held, and so may replace a damaged record.
     pub mend: bool,
 }
@@ -190,12 +191,14 @@ impl Turn<'_> {
         (self.trust != Trust::Right).then(|| RequestError::clock_uncertain(reason))
     }
 
-    /// Why a write that was due by then, by its coordinator's clock, comes later than two clocks that
-    /// are both right could tell.
-    fn is_late(&self, due_ms: u64) -> Option<RequestError> {
-        let may_be_ms = due_ms.saturating_add(self.skew_max_ms.saturating_mul(2));
-        let reason =
-            "another write of the key is later here, and the coordinator's clock is behind";
+    /// Why a write of that time, by its coordinator's clock, which was due so much later, comes later
+    /// than two clocks that are both right could tell. What is later here may have been acknowledged
+    /// before it began.
+    fn is_late(&self, clock_ms: u64, wait_ms: u64) -> Option<RequestError> {
+        let skew_ms = self.skew_max_ms.saturating_mul(2);
+        let may_be_ms = clock_ms.saturating_add(wait_ms).saturating_add(skew_ms);
+        let reason = "another write of the key is later here, and this one was written long ago \
+             by its coordinator's clock: that is behind, or this is a late retry";
         (self.admitting.now_ms > may_be_ms).then(|| RequestError::clock_uncertain(reason))
     }
 
@@ -287,7 +290,7 @@ impl Vnode {
         let asked = Asked { at_least_once: write.at_least_once, fresh: write.doubtful.is_none() };
         match turn.admitting.admit(&id, hash, recorded, asked) {
             Admission::New => self.write_new(turn, write, index),
-            Admission::Done(dot) => self.write_again(turn, &write, dot),
+            Admission::Done(done) => self.write_again(turn, &write, done),
             // Nothing was sent under it before, so that a new id may take its place.
             Admission::Expired if asked.fresh => {
                 let time = RequestError::OperationTime { opening: turn.admitting.opening };
@@ -319,21 +322,22 @@ impl Vnode {
             Conflict::Lww => write_last(&mut object, turn, write, dot),
         }
         let object_encoded = self.stage(turn, stored, &object);
-        let recorded = Recorded { key: hash, dot: Some(dot) };
+        let done = Done { dot, clock_ms: turn.admitting.now_ms };
+        let recorded = Recorded { key: hash, done: Some(done) };
         turn.put(Space::Operations, index, &encode_recorded(recorded));
-        let clock_ms = turn.admitting.now_ms;
-        Ok(written(dot, &object, object_encoded, &operation, clock_ms))
+        Ok(written(done, &object, object_encoded, &operation))
     }
 
     /// The write was done before: its object is replicated again, whatever it is by now. If the
     /// object was damaged since, what is here is no trace of the write, and acks of it are none. Nor
-    /// is there one if a wrong clock hides it, as in [`Self::merge`].
+    /// is there one if a wrong clock hides it, as in [`Self::merge`], or its own was behind.
     fn write_again(
         &mut self,
         turn: &mut Turn<'_>,
         write: &Write,
-        dot: Dot,
+        done: Done,
     ) -> Result<Written, WriteError> {
+        let Done { dot, clock_ms } = done;
         let unknown = |error: RequestError| WriteError::unknown(write.operation, error);
         let encoded = self.read(turn, &write.address).map_err(unknown)?;
         let object = encoded.decode(write.address.conflict);
@@ -343,13 +347,11 @@ impl Vnode {
             return Err(unknown(RequestError::Data { reason }));
         }
         let wrong = turn.future_of(&object).or_else(|| turn.wrong_clock());
+        let wrong = wrong.or_else(|| turn.is_late(clock_ms, 0));
         if let Some(wrong) = wrong.filter(|_| is_hidden(&object, dot)) {
             return Err(unknown(wrong));
         }
-        let now_ms = turn.admitting.now_ms;
-        let stands = object.last().filter(|last| last.dot == dot);
-        let clock_ms = stands.map_or(now_ms, |last| last.time.wall_ms().min(now_ms));
-        Ok(written(dot, &object, encoded, &write.operation, clock_ms))
+        Ok(written(done, &object, encoded, &write.operation))
     }
 
     /// Takes in another replica's object. Nothing is staged if it is malformed, or the record here
@@ -380,12 +382,13 @@ impl Vnode {
             Err(error) => return Err(error),
         };
         if let Some((id, dot)) = merge.operation {
-            let recorded = Recorded { key: merge.address.hash(), dot: Some(dot) };
+            let done = Done { dot, clock_ms: merge.clock_ms };
+            let recorded = Recorded { key: merge.address.hash(), done: Some(done) };
             let index = record::operation_key(self.id, &id);
             turn.put(Space::Operations, index, &encode_recorded(recorded));
             let future = turn.future_of(&object);
             if is_hidden(&object, dot) {
-                let late = || turn.is_late(merge.due_ms);
+                let late = || turn.is_late(merge.clock_ms, merge.wait_ms);
                 return future.or_else(|| turn.cannot_judge()).or_else(late).map_or(Ok(()), Err);
             }
         }
@@ -550,7 +553,7 @@ fn refuse(
     if !turn.admitting.is_named_by(&operation) {
         return WriteError::unknown(operation, refusal);
     }
-    turn.put(Space::Operations, index, &encode_recorded(Recorded { key, dot: None }));
+    turn.put(Space::Operations, index, &encode_recorded(Recorded { key, done: None }));
     WriteError::not_applied(refusal)
 }
 
@@ -601,12 +604,12 @@ fn next_time(object: &Object, write: &Write, turn: &Turn<'_>) -> Option<Hlc> {
 }
 
 fn written(
-    dot: Dot,
+    done: Done,
     object: &Object,
     encoded: EncodedObject,
     operation: &OperationId,
-    clock_ms: u64,
 ) -> Written {
+    let Done { dot, clock_ms } = done;
     let context = Context::of_write(object, operation);
     let siblings = object.siblings().len() as u32;
     Written { dot, object: encoded, context, siblings, clock_ms }

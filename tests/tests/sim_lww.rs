@@ -254,10 +254,10 @@ impl Run {
         let unknown = |record: &Record| record.end == End::Unknown;
         let unknown: Vec<usize> =
             (0..self.records.len()).filter(|&at| unknown(&self.records[at])).collect();
-        if unknown.is_empty() {
-            return;
-        }
-        let index = unknown[self.rng.random_range(0..unknown.len())];
+        // Mostly the last one: what was replaced long ago stays unknown.
+        let Some(&last) = unknown.last() else { return };
+        let any = unknown[self.rng.random_range(0..unknown.len())];
+        let index = if self.rng.random_bool(0.8) { last } else { any };
         let record = &self.records[index];
         let Some(coordinator) = self.cluster.coordinator(record.at) else { return };
         let answer = coordinator.put(Put { fresh: false, ..record.put.clone() }).await;

@@ -280,7 +280,8 @@ impl Coordinator {
         if node == self.node {
             let (shards, address) = (self.shards.clone(), target.address.clone());
             return async move {
-                let merge = Merge { address, object, operation: None, due_ms: 0, mend };
+                let merge =
+                    Merge { address, object, operation: None, clock_ms: 0, wait_ms: 0, mend };
                 let heard = match shards.merge(merge, false, deadline).await {
                     Ok(()) => Heard::Repaired,
                     Err(error) => Heard::Failed(cause_of_error(&error)),

@@ -19,7 +19,7 @@ use super::frontier::Intervals;
 use super::key::{KeyHash, NodeId};
 use super::metadata::document::Conflict;
 use super::object::{Entry, Object, Stamp};
-use super::operation::{Opening, OperationId, Recorded};
+use super::operation::{Done, Opening, OperationId, Recorded};
 
 const OBJECT_FORMAT: u8 = 1;
 const HAS_DEADLINE: u8 = 1;
@@ -258,11 +258,12 @@ const REFUSED: u8 = 2;
 
 /// What the operation index keeps of an operation.
 pub fn encode_recorded(recorded: Recorded) -> Bytes {
-    let mut w = Writer::with_capacity(27);
-    w.u8(if recorded.dot.is_some() { APPLIED } else { REFUSED });
+    let mut w = Writer::with_capacity(35);
+    w.u8(if recorded.done.is_some() { APPLIED } else { REFUSED });
     w.u64(recorded.key.0);
-    if let Some(dot) = recorded.dot {
-        write_dot(&mut w, dot);
+    if let Some(done) = recorded.done {
+        write_dot(&mut w, done.dot);
+        w.u64(done.clock_ms);
     }
     w.finish()
 }
@@ -272,13 +273,16 @@ pub fn decode_recorded(bytes: Bytes) -> Result<Recorded, DecodeError> {
     let mut r = Reader::new(bytes);
     let outcome = r.u8("recorded outcome")?;
     let key = KeyHash(r.u64("recorded key")?);
-    let dot = match outcome {
-        APPLIED => Some(read_dot(&mut r, "recorded dot")?),
+    let done = match outcome {
+        APPLIED => {
+            let dot = read_dot(&mut r, "recorded dot")?;
+            Some(Done { dot, clock_ms: r.u64("recorded clock")? })
+        }
         REFUSED => None,
         other => return Err(r.error("recorded outcome", Flaw::Value(other.into()))),
     };
     r.finish("recorded")?;
-    Ok(Recorded { key, dot })
+    Ok(Recorded { key, done })
 }
 
 #[cfg(test)]

@@ -59,8 +59,18 @@ impl fmt::Debug for OperationId {
 pub struct Recorded {
     /// The key it wrote: an id names one write of one key.
     pub key: KeyHash,
-    /// The dot it was given; none: it was refused, and stays so.
-    pub dot: Option<Dot>,
+    /// How it was done; none: it was refused, and stays so.
+    pub done: Option<Done>,
+}
+
+/// How a write was done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Done {
+    /// The dot it was given.
+    pub dot: Dot,
+    /// What its coordinator's wall clock showed then, in milliseconds since the Unix epoch. A retry
+    /// makes it no later.
+    pub clock_ms: u64,
 }
 
 /// How a write was asked for.
@@ -77,8 +87,8 @@ pub struct Asked {
 pub enum Admission {
     /// It is new: give it a dot.
     New,
-    /// It was done under this dot: replicate the object again and answer.
-    Done(Dot),
+    /// It was done: replicate the object again and answer.
+    Done(Done),
     /// It was refused before: nothing is applied, so that *not applied* stays true of a copy of the
     /// request that comes late.
     Refused,
@@ -123,9 +133,9 @@ impl Admitting {
         asked: Asked,
     ) -> Admission {
         if let Some(recorded) = recorded {
-            return match recorded.dot {
+            return match recorded.done {
                 _ if recorded.key != key => Admission::OtherKey,
-                Some(dot) => Admission::Done(dot),
+                Some(done) => Admission::Done(done),
                 None => Admission::Refused,
             };
         }
@@ -193,14 +203,14 @@ mod tests {
 
     #[test]
     fn what_the_index_knows_is_never_applied_again() {
-        let dot = Dot { actor: Actor(3), n: 7 };
-        let recorded = Some(Recorded { key: KeyHash(7), dot: Some(dot) });
-        let refused = Some(Recorded { key: KeyHash(7), dot: None });
+        let done = Done { dot: Dot { actor: Actor(3), n: 7 }, clock_ms: 9 };
+        let recorded = Some(Recorded { key: KeyHash(7), done: Some(done) });
+        let refused = Some(Recorded { key: KeyHash(7), done: None });
         for id in [id(1, 5, NOW.now_ms), id(1, 4, NOW.now_ms), id(2, 2, 0)] {
             for at_least_once in [false, true] {
                 let at_least_once = Asked { at_least_once, fresh: !at_least_once };
                 let admitted = NOW.admit(&id, KeyHash(7), recorded, at_least_once);
-                assert_eq!(admitted, Admission::Done(dot));
+                assert_eq!(admitted, Admission::Done(done));
                 let other = NOW.admit(&id, KeyHash(8), recorded, at_least_once);
                 assert_eq!(other, Admission::OtherKey);
                 let again = NOW.admit(&id, KeyHash(7), refused, at_least_once);

@@ -128,8 +128,8 @@ impl Shared {
         let Replicate { namespace, key, object, synced, operation, clock_ms, mend } = replicate;
         let address = self.address(namespace, key)?;
         let shards = self.coordinator.shards();
-        let due_ms = due_ms(clock_ms, wait);
-        let merge = Merge { address, object, operation, due_ms, mend };
+        let wait_ms = millis(wait);
+        let merge = Merge { address, object, operation, clock_ms, wait_ms, mend };
         shards.merge(merge, synced, deadline).await?;
         Ok(Reply::Replicated { synced })
     }
@@ -157,10 +157,13 @@ impl Shared {
         let mut merges = Vec::with_capacity(items.len());
         for (place, item) in items.into_iter().enumerate() {
             let Replicate { namespace, key, object, operation, clock_ms, mend, .. } = item;
-            let due_ms = due_ms(clock_ms, wait);
+            let wait_ms = millis(wait);
             match self.address(namespace, key) {
                 Ok(address) => {
-                    merges.push((place, Merge { address, object, operation, due_ms, mend }));
+                    merges.push((
+                        place,
+                        Merge { address, object, operation, clock_ms, wait_ms, mend },
+                    ));
                 }
                 Err(error) => answers[place] = Err(error),
             }
@@ -263,9 +266,8 @@ impl Shared {
     }
 }
 
-/// By when a message that is waited for must be handled, by the clock of its sender.
-fn due_ms(clock_ms: u64, wait: Duration) -> u64 {
-    clock_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+fn millis(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn digest_of(

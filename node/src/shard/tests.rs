@@ -163,7 +163,8 @@ async fn after_a_failed_batch_writes_are_refused_and_reads_go_on() {
         address: address(1, "key"),
         object: EncodedObject::default(),
         operation: None,
-        due_ms: 0,
+        clock_ms: 0,
+        wait_ms: 0,
         mend: false,
     };
     let refused = bench.shards.merge(merge, false, late()).await.unwrap_err();
@@ -190,7 +191,8 @@ async fn a_batch_of_writes_hears_of_a_failing_disk_key_by_key() {
         address: address(1, "key-1"),
         object: EncodedObject::default(),
         operation: None,
-        due_ms: 0,
+        clock_ms: 0,
+        wait_ms: 0,
         mend: false,
     };
     for refused in bench.shards.write_batch(batch(10), false, late()).await {
@@ -276,7 +278,8 @@ async fn operations_are_forgotten_where_no_object_is_left() {
             address: stray.address.clone(),
             object: bench.shards.read(address(1, "key"), late()).await.unwrap(),
             operation: Some((stray.operation, Dot { actor: Actor(1), n: 1 })),
-            due_ms: 0,
+            clock_ms: 0,
+            wait_ms: 0,
             mend: false,
         };
         bench.shards.merge(merge, false, late()).await.unwrap();
@@ -380,7 +383,8 @@ async fn new_writes_leave_room_for_what_others_have_begun() {
             address: address(1, &format!("key-{n}")),
             object: object.clone(),
             operation: None,
-            due_ms: 0,
+            clock_ms: 0,
+            wait_ms: 0,
             mend: false,
         };
         let merges = (0..20).map(|n| bench.shards.merge(merge(n), false, late()));

@@ -40,7 +40,7 @@ use super::sled::SledEngine;
 use super::{Engine, EngineError, EngineOptions, files};
 
 /// The version of the layout above and of all that the engine's spaces hold.
-pub const FORMAT_VERSION: u64 = 2;
+pub const FORMAT_VERSION: u64 = 3;
 
 const LOCK_FILE: &str = "lock";
 const STORE_FILE: &str = "store.toml";
@@ -246,7 +246,8 @@ pub struct DataDir {
     _lock: File,
 }
 
-/// `store.toml`, format 2: as format 1, whose engines had no file `mark` beside theirs.
+/// `store.toml`, as of format 2. Format 1 had no file `mark` beside its engine; format 2 kept no clock
+/// with the operations in the engine.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoreFile {

@@ -277,7 +277,8 @@ impl Refill {
         items: impl Iterator<Item = (Address, EncodedObject)>,
     ) -> Result<(), RequestError> {
         let merges = items.map(|(address, object)| {
-            let merge = Merge { address, object, operation: None, due_ms: 0, mend: false };
+            let merge =
+                Merge { address, object, operation: None, clock_ms: 0, wait_ms: 0, mend: false };
             Ok(merge_patiently(&self.parts.shards, merge))
         });
         stream::iter(merges).try_buffer_unordered(MERGES).try_collect().await

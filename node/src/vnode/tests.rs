@@ -114,7 +114,7 @@ impl Store {
         for row in self.engine.scan(Space::Operations, KeyRange::all()) {
             let (key, sealed) = row.unwrap();
             let recorded = decode_recorded(record::open(&key, &sealed).unwrap()).unwrap();
-            keys.insert(recorded.dot, recorded.key);
+            keys.insert(recorded.done.map(|done| done.dot), recorded.key);
         }
         let objects: BTreeMap<KeyHash, Object> =
             (0..4).map(|key| (address(key).hash(), self.read(key))).collect();
@@ -255,7 +255,8 @@ fn a_merge_records_the_operation_and_adds_only_this_keys_dots() {
         address: address(2),
         object: second.object.clone(),
         operation,
-        due_ms: 0,
+        clock_ms: 0,
+        wait_ms: 0,
         mend: false,
     };
     home.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
@@ -311,7 +312,14 @@ fn only_a_mend_replaces_a_damaged_record() {
     let refused = store.write(put(1, 3, Context::default())).unwrap_err();
     assert_eq!(refused.error.kind(), "damaged");
     let object = others.object.clone();
-    let mut merge = Merge { address: address(1), object, operation: None, due_ms: 0, mend: false };
+    let mut merge = Merge {
+        address: address(1),
+        object,
+        operation: None,
+        clock_ms: 0,
+        wait_ms: 0,
+        mend: false,
+    };
     let refused = store.turn(|vnode, turn| vnode.merge(turn, merge.clone())).unwrap_err();
     assert_eq!(refused.kind(), "damaged", "it may hold less than what was acknowledged here");
     assert!(store.turn(|vnode, turn| vnode.read(turn, &address(1))).is_err());
@@ -326,8 +334,14 @@ fn only_a_mend_replaces_a_damaged_record() {
 
     rot(&store, Space::Objects, address(1).stored());
     let nothing = EncodedObject::default();
-    let merge =
-        Merge { address: address(1), object: nothing, operation: None, due_ms: 0, mend: true };
+    let merge = Merge {
+        address: address(1),
+        object: nothing,
+        operation: None,
+        clock_ms: 0,
+        wait_ms: 0,
+        mend: true,
+    };
     store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
     assert_eq!(store.mended, Mended { mended: 0, lost: 1 }, "never without a count");
     assert!(store.read(1).is_absent());
@@ -355,7 +369,14 @@ fn too_many_siblings_are_refused_before_a_dot_exists() {
 fn a_malformed_object_of_a_peer_stages_nothing() {
     let mut store = Store::new(1);
     let object = EncodedObject(Bytes::from_static(b"\x01garbage"));
-    let merge = Merge { address: address(1), object, operation: None, due_ms: 0, mend: false };
+    let merge = Merge {
+        address: address(1),
+        object,
+        operation: None,
+        clock_ms: 0,
+        wait_ms: 0,
+        mend: false,
+    };
     let refused = store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap_err();
     assert_eq!(refused.kind(), "invalid");
     assert!(store.read(1).is_absent());
@@ -370,7 +391,14 @@ fn an_object_that_names_writes_which_were_never_made_is_refused() {
     let next = Dot { n: written.dot.n + 1, ..written.dot };
     let object = Object::from_parts(Vec::new(), [next].into_iter().collect()).unwrap();
     let object = EncodedObject::new(&object);
-    let merge = Merge { address: address(1), object, operation: None, due_ms: 0, mend: false };
+    let merge = Merge {
+        address: address(1),
+        object,
+        operation: None,
+        clock_ms: 0,
+        wait_ms: 0,
+        mend: false,
+    };
     let refused = store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap_err();
     assert_eq!(refused.kind(), "invalid", "{refused}");
     assert!(store.read(1).holds(written.dot), "nothing was merged");
@@ -419,8 +447,14 @@ fn a_retry_of_a_write_that_rot_took_is_not_acknowledged_again() {
     let retry = store.write(put(1, 1, Context::default())).unwrap_err();
     assert_eq!(retry.outcome, crate::error::Outcome::Unknown(operation(1)));
     let nothing = EncodedObject::default();
-    let merge =
-        Merge { address: address(1), object: nothing, operation: None, due_ms: 0, mend: true };
+    let merge = Merge {
+        address: address(1),
+        object: nothing,
+        operation: None,
+        clock_ms: 0,
+        wait_ms: 0,
+        mend: true,
+    };
     store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
     let retry = store.write(put(1, 1, Context::default())).unwrap_err();
     assert_eq!(retry.outcome, crate::error::Outcome::Unknown(operation(1)));

@@ -15,7 +15,7 @@ use quorate_node::dynamo::metadata::register::{
 };
 use quorate_node::dynamo::metadata::{ClusterKey, Document};
 use quorate_node::dynamo::object::{Entry, Object, Stamp};
-use quorate_node::dynamo::operation::{Opening, OperationId, Recorded};
+use quorate_node::dynamo::operation::{Done, Opening, OperationId, Recorded};
 use quorate_node::dynamo::standing::Standing;
 use quorate_node::error::RequestError;
 use quorate_node::storage::record;
@@ -80,7 +80,9 @@ pub(crate) fn intervals() -> Vec<Bytes> {
 
 pub(crate) fn recorded() -> Vec<Bytes> {
     let dots = [None, Some(dot(5, 1)), Some(dot(5, u64::MAX))];
-    dots.map(|dot| encode_recorded(Recorded { key: KeyHash(11), dot })).to_vec()
+    let done = |dot| Done { dot, clock_ms: 1_782_000_000_000 };
+    let recorded = |dot: Option<Dot>| Recorded { key: KeyHash(11), done: dot.map(done) };
+    dots.map(|dot| encode_recorded(recorded(dot))).to_vec()
 }
 
 pub(crate) fn records() -> Vec<Bytes> {
@@ -245,7 +247,7 @@ pub(crate) fn configurations() -> Vec<Bytes> {
 pub(crate) fn store_marks() -> Vec<Bytes> {
     let mark = |state| {
         format!(
-            "# A mark.\nformat = 2\nnode = \"node-1\"\nstore_id = \"00000000000000ff\"\n\
+            "# A mark.\nformat = 3\nnode = \"node-1\"\nstore_id = \"00000000000000ff\"\n\
              engine = \"fjall\"\nstate = \"{state}\"\n"
         )
     };
