@@ -345,7 +345,8 @@ impl Coordinator {
             object: written.object.clone(),
             synced,
             operation: Some((id, written.dot)),
-            clock_ms: written.clock_ms,
+            // 0 is that of a repair.
+            clock_ms: written.clock_ms.max(1),
             mend: false,
         }
     }

@@ -124,7 +124,7 @@ pub struct Replicate {
     /// The write that caused this, and its dot, for the operation index; none for a repair.
     pub operation: Option<(OperationId, Dot)>,
     /// What the coordinator's wall clock showed when it wrote: see
-    /// [`Written::clock_ms`](crate::vnode::Written); 0 for a repair.
+    /// [`Written::clock_ms`](crate::vnode::Written), at least 1; 0 for a repair.
     pub clock_ms: u64,
     /// The object holds what every other owner held, and so may replace a damaged record.
     pub mend: bool,

@@ -39,7 +39,7 @@ mod tests;
 pub use failure::{decode_failure, encode_failure};
 
 /// The version of the peer protocol. It changes with the meaning of any message.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// Why a peer's bytes are no message. Nothing was done with them.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]

@@ -24,12 +24,17 @@ pub(super) fn encode_replicate(m: Replicate) -> proto::Replicate {
 }
 
 pub(super) fn decode_replicate(m: proto::Replicate) -> Result<Replicate, WireError> {
+    let operation = decode_cause(m.operation)?;
+    // An owner judges by it whether the write comes late: one of no time would be late for ever.
+    if operation.is_some() && m.clock_ms == 0 {
+        return Err(WireError::Missing { field: "clock_ms" });
+    }
     Ok(Replicate {
         namespace: NamespaceId(m.namespace),
         key: Key::new(m.key)?,
         object: EncodedObject(m.object),
         synced: m.synced,
-        operation: decode_cause(m.operation)?,
+        operation,
         mend: m.mend,
         clock_ms: m.clock_ms,
     })

@@ -46,7 +46,7 @@ fn dot() -> impl Strategy<Value = Dot> {
 }
 
 fn replicate() -> impl Strategy<Value = Replicate> {
-    let cause = (option::of((operation(), dot())), any::<u64>());
+    let cause = (option::of((operation(), dot())), 1..=u64::MAX);
     (place(), object(), any::<[bool; 2]>(), cause).prop_map(
         |((namespace, key), object, [synced, mend], (operation, clock_ms))| Replicate {
             namespace,
@@ -296,6 +296,26 @@ fn what_no_honest_peer_sends_is_refused_with_its_reason() {
     assert_eq!(read(&[0; 4097]), Err(WireError::Key(KeyError::TooLong { length: 4097 })));
 
     let key = Bytes::from_static(b"k");
+    let operation = OperationId {
+        issued_ms: 1,
+        coordinator: NodeId(1),
+        opening: Opening(1),
+        client: 1,
+        sequence: 1,
+    };
+    let write = Replicate {
+        namespace: NamespaceId(1),
+        key: Key::new(key.clone()).unwrap(),
+        object: EncodedObject::default(),
+        synced: false,
+        operation: Some((operation, Dot { actor: Actor(1), n: 1 })),
+        clock_ms: 0,
+        mend: false,
+    };
+    let repair = Replicate { operation: None, ..write.clone() };
+    let decoded = |replicate| decode_request(Some(encode_request(Request::Replicate(replicate))));
+    assert_eq!(decoded(write), Err(WireError::Missing { field: "clock_ms" }));
+    assert_eq!(decoded(repair.clone()), Ok(Request::Replicate(repair)));
     for r in [0, 256] {
         let get = proto::ForwardGet { namespace: 1, key: key.clone(), r, blocking_repair: false };
         let error = decode_request(Some(Body::ForwardGet(get))).unwrap_err();
