@@ -242,6 +242,12 @@ impl Error {
         self.0.reach
     }
 
+    /// Whether the node was restarted since it was sent the write of unknown outcome, and does not know
+    /// it: to ask it again under the same operation id is in vain. Read the key, and write anew.
+    pub fn is_forgotten(&self) -> bool {
+        self.0.detail == Kind::Opening && self.0.reach == Reach::Answered(Outcome::Unknown)
+    }
+
     pub(crate) fn detail(&self) -> Kind {
         self.0.detail
     }

@@ -14,6 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
+use prost::Message;
 use quorate_proto::v1::{
     self,
     cluster_server::{Cluster, ClusterServer},
@@ -24,7 +25,8 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status, transport::Server};
 
-use crate::{Client, ClientConfig, error::tests::status};
+// Of the library, or of a program whose tests include this file.
+use super::{Client, ClientConfig};
 
 pub(crate) const NAMESPACE: &str = "carts";
 pub(crate) const OPENING: u64 = 7;
@@ -85,6 +87,37 @@ pub(crate) struct Fakes {
     pub(crate) nodes: Vec<Arc<Node>>,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) topology: Arc<Mutex<v1::DescribeReply>>,
+}
+
+/// `google.rpc.Status` and `google.protobuf.Any`, as far as servers use them.
+#[derive(Clone, PartialEq, Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<AnyMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct AnyMessage {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// A status as a server makes it.
+pub(crate) fn status(code: Code, message: &str, detail: v1::ErrorDetail) -> Status {
+    let other = AnyMessage { type_url: "type.googleapis.com/a.b.C".into(), value: vec![255] };
+    let detail = AnyMessage {
+        type_url: "type.googleapis.com/quorate.v1.ErrorDetail".into(),
+        value: detail.encode_to_vec(),
+    };
+    let (code, details) = (i32::from(code), vec![other, detail]);
+    let rpc = RpcStatus { code, message: message.to_owned(), details };
+    Status::with_details(code.into(), message, rpc.encode_to_vec().into())
 }
 
 impl Fakes {

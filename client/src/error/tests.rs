@@ -1,34 +1,5 @@
-use prost::Message;
-
 use super::*;
-
-/// `google.rpc.Status` and `google.protobuf.Any`, as far as servers use them.
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<AnyMessage>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct AnyMessage {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
-/// A status as a server makes it.
-pub(crate) fn status(code: Code, message: &str, detail: ErrorDetail) -> Status {
-    let other = AnyMessage { type_url: "type.googleapis.com/a.b.C".into(), value: vec![255] };
-    let detail = AnyMessage { type_url: DETAIL_TYPE.into(), value: detail.encode_to_vec() };
-    let (code, details) = (i32::from(code), vec![other, detail]);
-    let rpc = RpcStatus { code, message: message.to_owned(), details };
-    Status::with_details(code.into(), message, rpc.encode_to_vec().into())
-}
+pub(crate) use crate::fake::status;
 
 #[test]
 fn a_detail_becomes_a_typed_error() {

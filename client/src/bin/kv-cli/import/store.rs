@@ -139,7 +139,8 @@ impl KvStore {
     }
 
     /// Writes until it is done, refused, or out of time. A write whose outcome is unknown is asked
-    /// for again under its own operation id, so that it does not become two.
+    /// for again under its own operation id, so that it does not become two, as long as anybody knows
+    /// the id.
     async fn put(
         &self,
         pair: &Pair,
@@ -157,6 +158,7 @@ impl KvStore {
             };
             match self.namespace.put(pair.key.clone(), pair.value.clone(), options).await {
                 Ok(written) => return Ok(written),
+                Err(failed) if is_forgotten(&failed) => return Err(failed),
                 Err(failed) => unknown = again(failed, deadline).await?,
             }
         }
@@ -186,9 +188,12 @@ impl KvStore {
         unknown: Option<OperationId>,
         deadline: Instant,
     ) -> Result<Option<Context>, RowError> {
-        let written = self.put(pair, context, unknown, deadline).await?;
-        if written.siblings <= 1 {
-            return Ok(written.context);
+        match self.put(pair, context, unknown, deadline).await {
+            Ok(written) if written.siblings <= 1 => return Ok(written.context),
+            Ok(_) => {}
+            // What its coordinator does not know after a restart it will not apply either.
+            Err(failed) if is_forgotten(&failed) => drop(again(failed, deadline).await?),
+            Err(failed) => return Err(failed.into()),
         }
         Ok(self.settle(pair, deadline).await?)
     }
@@ -299,6 +304,11 @@ fn is_alone(siblings: &[Sibling], value: &Bytes) -> bool {
     matches!(siblings, [only] if only.value == value)
 }
 
+/// Whether nobody can tell any more what became of a write.
+fn is_forgotten(failed: &WriteError) -> bool {
+    failed.is_unknown() && failed.error().is_forgotten()
+}
+
 /// Waits before a failed write is tried again, or hands the failure back if it is not to be: the id
 /// under which to ask for a write that may have been applied.
 async fn again(failed: WriteError, deadline: Instant) -> Result<Option<OperationId>, WriteError> {
@@ -332,12 +342,4 @@ fn left(deadline: Instant) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_copies_that_show_as_one_are_risked() {
-        assert_eq!(retry_in(ConflictRule::Siblings), Retry::AtLeastOnce);
-        assert_eq!(retry_in(ConflictRule::Lww), Retry::ExactlyOnce);
-    }
-}
+mod tests;
