@@ -36,7 +36,7 @@ use crate::cluster::Cluster;
 use crate::cluster::view::View;
 use crate::dynamo::context::ContextBinding;
 use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
-use crate::dynamo::metadata::document::Namespace;
+use crate::dynamo::metadata::document::{NAMESPACE_NAME_MAX_BYTES, Namespace};
 use crate::dynamo::operation::Opening;
 use crate::dynamo::preference::PreferenceList;
 use crate::dynamo::quorum::{Cause, Failure, Level, Tally};
@@ -161,6 +161,10 @@ impl Coordinator {
         let view = self.view()?;
         if let Some(namespace) = view.namespace_named(name).cloned() {
             return Ok((view, namespace));
+        }
+        if let Some((cut, _)) = name.char_indices().nth(NAMESPACE_NAME_MAX_BYTES) {
+            // No namespace can have it: nobody need be asked, and nothing so long be answered.
+            return Err(RequestError::UnknownNamespace { name: format!("{}...", &name[..cut]) });
         }
         self.cluster.refresh(remaining(deadline)).await;
         let view = self.view()?;

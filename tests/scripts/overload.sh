@@ -20,11 +20,6 @@ bench() { # bench NAMESPACE ARGUMENTS..
     --duration "$duration" "${@:2}"
 }
 
-rss_mib() { # the largest resident memory of a node so far, in MiB
-  local pid
-  for pid in $nodes; do awk '/^VmHWM/ { print int($2 / 1024) }' "/proc/$pid/status"; done | sort -n | tail -1
-}
-
 refused() { # what the nodes refused so far
   local node
   for node in 1 2 3; do curl -fs "127.0.0.1:$((base + 200 + node))/metrics"; done |
@@ -53,7 +48,7 @@ row() { # row LOAD JSON..: what all of the clients together did
   done
   goodput=$ok
   printf '%-14s %8.0f %10.0f %8s %8s %9s %8s %8s %s\n' "$1" "$ok" "$offered" "$missed" "$p50" "$p99" \
-    "$(refused)" "$(rss_mib)" "$failed"
+    "$(refused)" "$(rss_mib VmHWM)" "$failed"
 }
 
 over() { # three times the best rate, and rows whose acknowledgements are counted

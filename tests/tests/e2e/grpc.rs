@@ -150,6 +150,10 @@ async fn errors_carry_details_that_decode() {
     assert_eq!((status.code(), told.kind()), (Code::NotFound, Kind::UnknownNamespace));
     assert_eq!((told.outcome(), told.node.as_str()), (Outcome::NotApplied, "node-1"));
 
+    let endless = GetRequest { namespace: "x".repeat(1 << 20), ..get("k") };
+    let status = node.get(endless).await.expect_err("no name is so long");
+    assert_eq!(detail(&status).kind(), Kind::UnknownNamespace, "it is answered, and briefly");
+
     let empty = GetRequest { key: Default::default(), ..get("k") };
     let status = node.get(empty).await.expect_err("a key is not empty");
     let told = detail(&status);
