@@ -242,10 +242,12 @@ impl Error {
         self.0.reach
     }
 
-    /// Whether the node was restarted since it was sent the write of unknown outcome, and does not know
-    /// it: to ask it again under the same operation id is in vain. Read the key, and write anew.
-    pub fn is_forgotten(&self) -> bool {
-        self.0.detail == Kind::Opening && self.0.reach == Reach::Answered(Outcome::Unknown)
+    /// Whether to ask again under the same operation id is in vain, of a write of unknown outcome: the
+    /// node was restarted and does not know it, or what hides it in an `lww` namespace may be older.
+    /// Read the key, and write anew.
+    pub fn only_reading_tells(&self) -> bool {
+        let told = matches!(self.0.detail, Kind::Opening | Kind::ClockSkew);
+        told && self.0.reach == Reach::Answered(Outcome::Unknown)
     }
 
     pub(crate) fn detail(&self) -> Kind {
@@ -287,6 +289,9 @@ impl Error {
             (Kind::Quorum, _) => "try again, bring nodes back, or ask for fewer replicas",
             (Kind::Context, _) => "read the key again and use the context of that read",
             (Kind::Siblings, _) => "read the key and write with the context of that read",
+            (Kind::ClockSkew, _) if self.only_reading_tells() => {
+                "read the key, and write with the context of that read if it is not yours"
+            }
             (Kind::ClockSkew, _) => "set that node's clock right (NTP), or write by way of others",
             (Kind::DiskFull | Kind::DiskFailed, _) => {
                 "see to that node's disk; other owners may take it"

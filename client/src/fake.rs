@@ -74,8 +74,8 @@ pub(crate) struct Node {
     pub(crate) log: Mutex<Vec<Asked>>,
     /// Whether it answers no Describe.
     pub(crate) mute: AtomicBool,
-    /// How long each read might take, in milliseconds.
-    pub(crate) granted_ms: Mutex<Vec<u32>>,
+    /// The reads of single keys.
+    pub(crate) reads: Mutex<Vec<v1::GetRequest>>,
     /// What Describe answers; shared by all nodes.
     topology: Arc<Mutex<v1::DescribeReply>>,
     id: u64,
@@ -260,7 +260,7 @@ impl Kv for Node {
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetReply>, Status> {
-        self.granted_ms.lock().unwrap().push(request.get_ref().timeout_ms);
+        self.reads.lock().unwrap().push(request.get_ref().clone());
         let act = self.act(Asked::Get).await?;
         self.known(&request.get_ref().namespace)?;
         let siblings = match act {

@@ -139,7 +139,9 @@ impl Doubt {
         }
         if !did_nothing(error) {
             self.unknown = true;
-            return self.again(error);
+            // What hides the write stays, however often one asks.
+            let hidden = error.detail() == Kind::ClockSkew && self.retry == Retry::ExactlyOnce;
+            return if hidden { Next::Stop } else { self.again(error) };
         }
         if !self.unknown {
             return if error.is_retryable() { Next::Afresh } else { Next::Stop };
@@ -238,6 +240,8 @@ mod tests {
             (ExactlyOnce, true, refused(Kind::Siblings), Next::Stop, false),
             (ExactlyOnce, false, refused(Kind::ClockSkew), Next::Afresh, false),
             (ExactlyOnce, true, refused(Kind::ClockSkew), Next::Afresh, false),
+            (ExactlyOnce, true, unknown(Kind::ClockSkew), Next::Stop, true),
+            (AtLeastOnce, true, unknown(Kind::ClockSkew), Next::Elsewhere, true),
             (AtLeastOnce, true, refused(Kind::ClockSkew), Next::Elsewhere, true),
             (ExactlyOnce, true, unknown(Kind::Opening), Next::Stop, true),
             (AtLeastOnce, false, not_sent(), Next::Afresh, false),

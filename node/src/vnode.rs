@@ -216,6 +216,12 @@ fn is_hidden(object: &Object, dot: Dot) -> bool {
     object.last().is_some_and(|last| last.dot != dot)
 }
 
+/// Whether what hides the write was certainly written after it: a vnode gives its dots in the order of
+/// its writes, whatever its clock says.
+fn is_followed(object: &Object, dot: Dot) -> bool {
+    object.last().is_some_and(|last| last.dot.actor == dot.actor && last.dot.n > dot.n)
+}
+
 /// One hosted partition.
 #[derive(Debug)]
 pub struct Vnode {
@@ -347,7 +353,8 @@ impl Vnode {
             return Err(unknown(RequestError::Data { reason }));
         }
         let wrong = turn.future_of(&object).or_else(|| turn.wrong_clock());
-        let wrong = wrong.or_else(|| turn.is_late(clock_ms, 0));
+        let late = || turn.is_late(clock_ms, 0).filter(|_| !is_followed(&object, dot));
+        let wrong = wrong.or_else(late);
         if let Some(wrong) = wrong.filter(|_| is_hidden(&object, dot)) {
             return Err(unknown(wrong));
         }
@@ -389,6 +396,7 @@ impl Vnode {
             let future = turn.future_of(&object);
             if is_hidden(&object, dot) {
                 let late = || turn.is_late(merge.clock_ms, merge.wait_ms);
+                let late = || late().filter(|_| !is_followed(&object, dot));
                 return future.or_else(|| turn.cannot_judge()).or_else(late).map_or(Ok(()), Err);
             }
         }

@@ -60,7 +60,8 @@ async fn a_call_that_waited_for_its_turn_tells_the_node_what_is_left() {
     };
     let (first, second) = tokio::join!(first, second);
     assert!(first.is_ok() && second.is_ok());
-    let granted = fakes.nodes[0].granted_ms.lock().unwrap().clone();
+    let reads = fakes.nodes[0].reads.lock().unwrap();
+    let granted: Vec<_> = reads.iter().map(|read| read.timeout_ms).collect();
     // Half of eight seconds, less what it waited, less what the answer's way takes.
     assert!(granted.len() == 2 && granted[1] < 3_700, "{granted:?}");
 }

@@ -257,9 +257,16 @@ fn a_retry_is_answered_with_its_dot_and_without_a_token_once_it_was_replaced() {
     let mut store = Store::new(1);
     let first = store.write(last(1, 1, Context::default())).unwrap();
     assert_eq!(store.write(last(1, 1, Context::default())).unwrap(), first);
-    store.write(last(1, 2, Context::default())).unwrap();
+    let second = store.write(last(1, 2, Context::default())).unwrap();
+    // However late it comes: the vnode's own dots tell the order.
+    store.now_ms += 600_000;
     let again = store.write(last(1, 1, Context::default())).unwrap();
     assert_eq!((again.dot, again.context), (first.dot, None), "its holder was never shown this");
+    let mut other = Store::new(store.now_ms);
+    for written in [&second, &first] {
+        let merge = Merge { wait_ms: 0, ..replicated(1, written) };
+        other.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
+    }
     assert_eq!(values(&store.read_at(&lww(1)).unwrap()), ["value 2"]);
     store.write(Write { value: None, ..last(1, 3, Context::default()) }).unwrap();
     let again = store.write(last(1, 1, Context::default())).unwrap();

@@ -158,7 +158,7 @@ impl KvStore {
             };
             match self.namespace.put(pair.key.clone(), pair.value.clone(), options).await {
                 Ok(written) => return Ok(written),
-                Err(failed) if is_forgotten(&failed) => return Err(failed),
+                Err(failed) if only_reading_tells(&failed) => return Err(failed),
                 Err(failed) => unknown = again(failed, deadline).await?,
             }
         }
@@ -184,18 +184,24 @@ impl KvStore {
     async fn replace(
         &self,
         pair: &Pair,
-        context: Option<Context>,
-        unknown: Option<OperationId>,
+        mut context: Option<Context>,
+        mut unknown: Option<OperationId>,
         deadline: Instant,
     ) -> Result<Option<Context>, RowError> {
-        match self.put(pair, context, unknown, deadline).await {
-            Ok(written) if written.siblings <= 1 => return Ok(written.context),
-            Ok(_) => {}
-            // What its coordinator does not know after a restart it will not apply either.
-            Err(failed) if is_forgotten(&failed) => drop(again(failed, deadline).await?),
-            Err(failed) => return Err(failed.into()),
+        loop {
+            match self.put(pair, context, unknown, deadline).await {
+                Ok(written) if written.siblings <= 1 => return Ok(written.context),
+                Ok(_) => return Ok(self.settle(pair, deadline).await?),
+                Err(failed) if only_reading_tells(&failed) => drop(again(failed, deadline).await?),
+                Err(failed) => return Err(failed.into()),
+            }
+            // No copy of it can be applied later, and if it was, it may be on too few owners.
+            let read = self.read(&pair.key, deadline).await?;
+            if is_alone(&read.siblings, &pair.value) {
+                return Ok(read.context);
+            }
+            (context, unknown) = (read.context, None);
         }
-        Ok(self.settle(pair, deadline).await?)
     }
 
     /// Writes the rows that were read; each with its place.
@@ -305,8 +311,8 @@ fn is_alone(siblings: &[Sibling], value: &Bytes) -> bool {
 }
 
 /// Whether nobody can tell any more what became of a write.
-fn is_forgotten(failed: &WriteError) -> bool {
-    failed.is_unknown() && failed.error().is_forgotten()
+fn only_reading_tells(failed: &WriteError) -> bool {
+    failed.is_unknown() && failed.error().only_reading_tells()
 }
 
 /// Waits before a failed write is tried again, or hands the failure back if it is not to be: the id
