@@ -164,6 +164,11 @@ impl Topology {
         self.by_namespace.get(name).map(|&at| &self.namespaces[at])
     }
 
+    /// The hash that places a key, as nodes show it in their lines about requests.
+    pub fn key_hash(&self, namespace_id: u64, key: &[u8]) -> u64 {
+        key_hash(namespace_id, key)
+    }
+
     /// The partition of a key, 0..Q.
     pub fn partition_of(&self, namespace_id: u64, key: &[u8]) -> u32 {
         let bits = self.partitions.trailing_zeros();

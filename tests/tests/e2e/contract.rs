@@ -202,7 +202,7 @@ fn the_cluster(cli: &Cli) {
     let ring = cli.json("cluster ring");
     assert_eq!((&ring["partitions"], &ring["groups"][0]["n"]), (&json!(16), &json!(3)));
     let owners = cli.json("cluster ring some-key --namespace scans");
-    has_fields(&owners, "namespace key key_base64 partition owners");
+    has_fields(&owners, "namespace key key_base64 key_hash partition owners");
     assert_eq!(owners["owners"].as_array().map(Vec::len), Some(3));
     cli.line("cluster ring some-key").fails_with(&["--namespace"]);
 }

@@ -44,6 +44,7 @@ fn a_request_is_found_by_its_id_on_every_node_and_shows_no_key_and_no_value() {
     assert_eq!((&first["outcome"], &first["message"]), (&"ok".into(), &"ended".into()));
     let hash = first["span"]["key_hash"].as_str().expect("the key has a hash");
     assert!(hash.len() == 16 && u64::from_str_radix(hash, 16).is_ok(), "{hash}");
+    assert_eq!(cli.json("cluster ring alice-the-key --namespace users")["key_hash"], hash);
     for (node, line) in spans("peer_request") {
         let span = &line["span"];
         assert_eq!((&span["key_hash"], &span["operation"]), (&hash.into(), &"replicate".into()));

@@ -102,6 +102,8 @@ struct OwnersJson<'a> {
     namespace: &'a str,
     key: &'a str,
     key_base64: String,
+    /// As nodes' log lines show it.
+    key_hash: String,
     partition: u32,
     owners: Vec<&'a str>,
 }
@@ -118,12 +120,14 @@ fn owners(
         namespace: &namespace.name,
         key: &String::from_utf8_lossy(key),
         key_base64: base64(key),
+        key_hash: format!("{:016x}", topology.key_hash(namespace.id, key)),
         partition,
         owners,
     };
     let text = || {
         let owners = json.owners.join(", ");
-        format!("{} in {}: partition {partition}, owners {owners}", printable(key), namespace.name)
+        let (key, name, hash) = (printable(key), &namespace.name, &json.key_hash);
+        format!("{key} in {name}: partition {partition}, owners {owners}, key hash {hash}")
     };
     Ok(output.result(&json, text)?)
 }
