@@ -235,7 +235,12 @@ impl Connection {
 
     /// Whether it takes on most of what this client asks it.
     pub(crate) fn welcomes(&self) -> bool {
-        self.welcome.excess() == 0
+        self.welcome.excess(self.health.now()) == 0
+    }
+
+    /// Whether it did not fail when it was last asked.
+    pub(crate) fn is_well(&self) -> bool {
+        self.health.failures.load(Relaxed) == 0
     }
 
     /// Awaits a call to this node for `limit`, the wait for its turn included. `call` is told what is

@@ -107,7 +107,9 @@ impl Tries {
     /// Whether the next try goes to a second node, after the first one failed, which takes on most of
     /// what it is asked.
     pub(crate) fn move_on(&self, routes: &Routes, target: &Target<'_>) -> bool {
-        self.tried.len() == 1 && self.untried(routes, target).next().is_some_and(|n| n.welcomes())
+        let well = || self.untried(routes, target).find(|node| node.is_well());
+        let next = well().or_else(|| self.untried(routes, target).next());
+        self.tried.len() == 1 && next.is_some_and(|node| node.welcomes())
     }
 
     /// Notes that the request failed there.

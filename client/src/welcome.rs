@@ -46,9 +46,9 @@ pub(crate) struct Welcome {
 impl Welcome {
     /// Whether to hold back the next call, with `dice` in 0..1; counts it if so.
     pub(crate) fn holds_back(&self, now_ms: u64, dice: impl FnOnce() -> f64) -> bool {
-        self.age(now_ms);
+        let excess = self.excess(now_ms);
         let wanted = self.wanted.load(Relaxed);
-        let over = self.excess().min(wanted / HELD_PART);
+        let over = excess.min(wanted / HELD_PART);
         let held = over > 0 && dice() * f64::from(wanted) < f64::from(over);
         if held {
             self.wanted.fetch_add(1, Relaxed);
@@ -57,7 +57,8 @@ impl Welcome {
     }
 
     /// How many calls there were lately over what is to be sent.
-    pub(crate) fn excess(&self) -> u32 {
+    pub(crate) fn excess(&self, now_ms: u64) -> u32 {
+        self.age(now_ms);
         let taken = self.taken.load(Relaxed);
         let welcome = taken.saturating_mul(SENT_PER_TAKEN).saturating_add(FREE);
         self.wanted.load(Relaxed).saturating_sub(welcome)

@@ -219,7 +219,11 @@ fn is_hidden(object: &Object, dot: Dot) -> bool {
 /// Whether what hides the write was certainly written after it: a vnode gives its dots in the order of
 /// its writes, whatever its clock says.
 fn is_followed(object: &Object, dot: Dot) -> bool {
-    object.last().is_some_and(|last| last.dot.actor == dot.actor && last.dot.n > dot.n)
+    follows(object.last().map(|last| last.dot), dot)
+}
+
+fn follows(last: Option<Dot>, dot: Dot) -> bool {
+    last.is_some_and(|last| last.actor == dot.actor && last.n > dot.n)
 }
 
 /// One hosted partition.
@@ -375,6 +379,7 @@ impl Vnode {
         let received =
             merge.object.decode(merge.address.conflict).map_err(RequestError::invalid)?;
         self.check_dots(&received)?;
+        let carried = received.last().map(|last| last.dot);
         let object = match self.object(turn, &merge.address, &stored) {
             Ok(mut object) => {
                 if object.merge(&received) {
@@ -396,7 +401,9 @@ impl Vnode {
             let future = turn.future_of(&object);
             if is_hidden(&object, dot) {
                 let late = || turn.is_late(merge.clock_ms, merge.wait_ms);
-                let late = || late().filter(|_| !is_followed(&object, dot));
+                // Who acknowledges it for that has what follows it from the same message.
+                let followed = follows(carried, dot) && is_followed(&object, dot);
+                let late = || late().filter(|_| !followed);
                 return future.or_else(|| turn.cannot_judge()).or_else(late).map_or(Ok(()), Err);
             }
         }

@@ -195,11 +195,9 @@ impl KvStore {
                 Err(failed) if only_reading_tells(&failed) => drop(again(failed, deadline).await?),
                 Err(failed) => return Err(failed.into()),
             }
-            // No copy of it can be applied later, and if it was, it may be on too few owners.
+            // No copy of it can be applied later, and if it was, it may be on fewer owners than the
+            // namespace asks for.
             let read = self.read(&pair.key, deadline).await?;
-            if is_alone(&read.siblings, &pair.value) {
-                return Ok(read.context);
-            }
             (context, unknown) = (read.context, None);
         }
     }
