@@ -13,8 +13,10 @@
 //! ```
 //!
 //! A few, one of sixteen in a round, are late for reasons of their own: a slow one after the other would
-//! else hold the limit down for all. Requests that wait for other nodes in vain are late like others:
-//! where all nodes have too much to do, most of what is late is late so.
+//! else hold the limit down for all. Requests that wait for other nodes in vain are late like others,
+//! since where all nodes have too much to do, most of what is late is late so; but they lower the limit
+//! no further than to an eighth of its bound: a few that hang on a node that does not answer would else
+//! take all the places that are left.
 //!
 //! Requests that started before the last decrease say nothing new, and are not heard. What is late
 //! depends on who asks: after half of the time that a client grants, so that the way, a queue and a
@@ -37,6 +39,9 @@ use crate::error::RequestError;
 
 /// The limit never falls below it: so few requests wait for each other on no machine.
 const LIMIT_MIN: u32 = 16;
+
+/// How far down requests bring the limit that waited for others in vain: an eighth of its bound.
+const OTHERS_PART: u32 = 8;
 
 /// Which part of a round may be late; two of it in any case.
 const LATE_PART: u32 = 16;
@@ -78,6 +83,8 @@ pub struct Permit {
     started: Instant,
     early_before: Duration,
     late_after: Duration,
+    /// How far down it may bring the limit.
+    floor: u32,
 }
 
 impl Concurrency {
@@ -121,6 +128,7 @@ impl Concurrency {
                 started: Instant::now(),
                 early_before: late_after.min(granted) / 2,
                 late_after,
+                floor: LIMIT_MIN,
             });
         }
         self.running.fetch_sub(weight, Relaxed);
@@ -155,7 +163,7 @@ impl Concurrency {
             self.late.store(0, Relaxed);
         }
         if took > permit.late_after {
-            self.on_late(limit);
+            self.on_late(limit, permit.floor);
         } else if limit < self.max && running * 2 >= limit as usize {
             // Only while the limit is what holds requests back: else it would rise without a reason.
             self.rise(limit, took < permit.early_before);
@@ -166,12 +174,12 @@ impl Concurrency {
         at.saturating_duration_since(self.made).as_micros() as u64
     }
 
-    fn on_late(&self, limit: u32) {
+    fn on_late(&self, limit: u32, floor: u32) {
         if self.late.fetch_add(1, Relaxed) + 1 < (limit / LATE_PART).max(LATE_MIN) {
             return;
         }
-        let half = (limit / 2).max(LIMIT_MIN.min(self.max));
-        if self.limit.compare_exchange(limit, half, Relaxed, Relaxed).is_ok() {
+        let half = (limit / 2).max(floor.min(self.max));
+        if half < limit && self.limit.compare_exchange(limit, half, Relaxed, Relaxed).is_ok() {
             self.fell_us.store(self.micros(Instant::now()), Relaxed);
             for counter in [&self.credit, &self.ended, &self.late] {
                 counter.store(0, Relaxed);
@@ -187,6 +195,15 @@ impl Concurrency {
             let more = (limit + credit / limit).min(self.max);
             // Whoever lowered it meanwhile knew more.
             let _ = self.limit.compare_exchange(limit, more, Relaxed, Relaxed);
+        }
+    }
+}
+
+impl Permit {
+    /// Ends the request, with this error or without one.
+    pub fn end(mut self, failed: Option<&RequestError>) {
+        if let Some(RequestError::QuorumNotReached { .. }) = failed {
+            self.floor = LIMIT_MIN.max(self.of.max / OTHERS_PART);
         }
     }
 }
@@ -259,21 +276,24 @@ mod tests {
         }
     }
 
-    /// Runs for ten seconds `rate` requests a second that take so long; answers how many were let in.
+    /// Runs for ten seconds `rate` requests a second that take so long and end with `failed`; answers
+    /// how many were let in.
     async fn run(
         concurrency: Arc<Concurrency>,
         rate: u32,
         takes: Duration,
         granted: Duration,
+        failed: Option<RequestError>,
     ) -> usize {
         let mut under_way = tokio::task::JoinSet::new();
         let started = Instant::now();
         for n in 0..rate * 10 {
             tokio::time::sleep_until(started + Duration::from_secs(1) * n / rate).await;
             if let Ok(permit) = concurrency.enter(granted) {
+                let failed = failed.clone();
                 under_way.spawn(async move {
                     tokio::time::sleep(takes).await;
-                    drop(permit);
+                    permit.end(failed.as_ref());
                 });
             }
         }
@@ -283,7 +303,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_slow_request_after_the_other_does_not_hold_the_limit_down_for_all() {
         let concurrency = Concurrency::new(1024, TARGET * 10);
-        let others = run(concurrency.clone(), 1000, TARGET * 3, TARGET * 9);
+        let others = run(concurrency.clone(), 1000, TARGET * 3, TARGET * 9, None);
         let slow = async {
             for _ in 0..30 {
                 let permit = concurrency.enter(TARGET * 5).ok();
@@ -293,6 +313,17 @@ mod tests {
         };
         let (let_in, ()) = tokio::join!(others, slow);
         assert_eq!((let_in, concurrency.limit()), (10_000, 1024));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_wait_for_other_nodes_in_vain_leave_places_for_others() {
+        let concurrency = Concurrency::new(1024, TARGET * 10);
+        let lost = RequestError::QuorumNotReached { needed: 2, got: 1, detail: String::new() };
+        // As many as 160 places can take: others need few.
+        let hung = run(concurrency.clone(), 40, TARGET * 20, TARGET * 20, Some(lost));
+        let good = run(concurrency.clone(), 500, TARGET / 50, TARGET * 20, None);
+        let (_, good) = tokio::join!(hung, good);
+        assert!(concurrency.limit() >= 128 && good > 4900, "{good} of 5000");
     }
 
     #[tokio::test(start_paused = true)]

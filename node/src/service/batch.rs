@@ -48,7 +48,13 @@ pub(super) async fn get(
     let weight = weight(message.keys.len());
     let result =
         match (get_of(message, timeout), node.capacity.concurrency.enter_for(weight, timeout)) {
-            (Ok(batch), Ok(_permit)) => node.coordinator.get_batch(batch).await,
+            (Ok(batch), Ok(permit)) => {
+                let result = node.coordinator.get_batch(batch).await;
+                let failed =
+                    result.as_ref().map(|all| all.iter().find_map(|one| one.as_ref().err()));
+                permit.end(failed.unwrap_or_else(Some));
+                result
+            }
             (Err(error), _) | (_, Err(error)) => Err(error),
         };
     let result = result.and_then(|results| {
@@ -99,7 +105,8 @@ pub(super) async fn put(
             let coordinator = node.coordinator.clone();
             let running = tokio::spawn(Trace::current().run(async move {
                 let result = coordinator.put_batch(batch).await;
-                drop((permit, charge));
+                drop(charge);
+                permit.end(first_failure(&result));
                 result
             }));
             running.await.unwrap_or_else(|end| std::panic::resume_unwind(end.into_panic()))

@@ -76,7 +76,11 @@ impl KvService {
         let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
         let permit = self.node.capacity.concurrency.enter(timeout);
         let result = match (get_of(request.into_inner(), timeout), permit) {
-            (Ok(get), Ok(_permit)) => self.node.coordinator.get(get).await,
+            (Ok(get), Ok(permit)) => {
+                let result = self.node.coordinator.get(get).await;
+                permit.end(result.as_ref().err());
+                result
+            }
             (Err(error), _) | (_, Err(error)) => Err(error),
         };
         let budget = &self.node.capacity.budget;
@@ -118,7 +122,7 @@ impl KvService {
         let coordinator = self.node.coordinator.clone();
         let running = tokio::spawn(Trace::current().run(async move {
             let result = coordinator.put(put).await;
-            drop(permit);
+            permit.end(result.as_ref().err().map(|failed| &failed.error));
             result
         }));
         match running.await {
