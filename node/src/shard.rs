@@ -16,13 +16,11 @@
 //! order, and answered as a whole, so that what a job costs is paid once for all of its keys.
 
 mod batch;
-mod sweep;
-
 mod queue;
+mod sweep;
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -32,6 +30,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use self::queue::{Queued, ShardQueue};
+pub use self::sweep::LiveNamespaces;
+use self::sweep::{Kept, Swept};
 use crate::clocks::{Clocks, Others};
 use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::EncodedObject;
@@ -107,25 +107,6 @@ pub struct PageRange {
     pub conflict: Conflict,
 }
 
-/// The namespaces of one version of the metadata.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LiveNamespaces {
-    /// Those that exist.
-    pub known: BTreeSet<NamespaceId>,
-    /// The id that the next one gets: whatever is not below it is younger than this version, and
-    /// may be written to before a sweep by this version has ended.
-    pub next: NamespaceId,
-}
-
-impl LiveNamespaces {
-    fn dropped(&self, id: NamespaceId) -> bool {
-        id < self.next && !self.known.contains(&id)
-    }
-}
-
-/// How many objects one step of a sweep deleted, and where the next one begins, if there is one.
-type SweepStep = (u64, Option<VnodeId>);
-
 enum Job {
     Write {
         write: Write,
@@ -160,13 +141,9 @@ enum Job {
         answer: oneshot::Sender<Result<Page, RequestError>>,
     },
     Sweep {
-        live: Arc<LiveNamespaces>,
-        from: VnodeId,
-        answer: oneshot::Sender<Result<SweepStep, RequestError>>,
-    },
-    Forget {
-        kept_ms: Range<u64>,
-        answer: oneshot::Sender<Result<u64, RequestError>>,
+        kept: Arc<Kept>,
+        after: Bytes,
+        answer: oneshot::Sender<Result<Swept, RequestError>>,
     },
 }
 
@@ -345,10 +322,7 @@ impl Shard {
     fn run_alone(&mut self, job: Job) {
         match job {
             Job::Page { range, answer } => drop(answer.send(self.page(&range))),
-            Job::Sweep { live, from, answer } => drop(answer.send(self.sweep(&live, from))),
-            Job::Forget { kept_ms, answer } => {
-                drop(answer.send(self.forget_operations(&kept_ms)));
-            }
+            Job::Sweep { kept, after, answer } => drop(answer.send(self.sweep(&kept, after))),
             _ => unreachable!("requests of keys are staged"),
         }
     }
@@ -677,44 +651,9 @@ impl Shards {
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    /// Deletes the objects of namespaces that were dropped by then, a batch at a time; how many.
-    pub async fn sweep(&self, live: LiveNamespaces) -> Result<u64, RequestError> {
-        let (live, mut total) = (Arc::new(live), 0);
-        for queue in self.queues.iter() {
-            let mut next = Some(VnodeId { n: 0, partition: PartitionId(0) });
-            while let Some(from) = next {
-                let (answer, wait) = oneshot::channel();
-                let job = Job::Sweep { live: live.clone(), from, answer };
-                queue.wait_for_room(job).await?;
-                let (objects, rest) = wait.await.unwrap_or_else(|_| Err(gone()))?;
-                (total, next) = (total + objects, rest);
-            }
-        }
-        Ok(total)
-    }
-
-    /// Forgets some of the operations issued before these times, which retries may not be any more,
-    /// or after them, by no clock; how many.
-    pub async fn forget_operations(&self, kept_ms: Range<u64>) -> Result<u64, RequestError> {
-        self.everywhere(|answer| Job::Forget { kept_ms: kept_ms.clone(), answer }).await
-    }
-
     /// How many requests wait, by shard.
     pub fn queued(&self) -> impl Iterator<Item = usize> + '_ {
         self.queues.iter().map(|queue| queue.sender.max_capacity() - queue.sender.capacity())
-    }
-
-    async fn everywhere(
-        &self,
-        job: impl Fn(oneshot::Sender<Result<u64, RequestError>>) -> Job,
-    ) -> Result<u64, RequestError> {
-        let mut total = 0;
-        for queue in self.queues.iter() {
-            let (answer, wait) = oneshot::channel();
-            queue.wait_for_room(job(answer)).await?;
-            total += wait.await.unwrap_or_else(|_| Err(gone()))?;
-        }
-        Ok(total)
     }
 
     fn queue(

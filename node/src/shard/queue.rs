@@ -54,7 +54,6 @@ impl Job {
             }
             Self::Page { answer, .. } => drop(answer.send(Err(error))),
             Self::Sweep { answer, .. } => drop(answer.send(Err(error))),
-            Self::Forget { answer, .. } => drop(answer.send(Err(error))),
         }
     }
 }

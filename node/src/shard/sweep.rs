@@ -1,40 +1,111 @@
 //! Forgetting, some at a time between turns: objects of dropped namespaces, and operations past their
 //! time.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
-use super::{LiveNamespaces, Shard, SweepStep};
+use super::{Job, Shard, Shards, gone};
+use crate::dynamo::format::decode_recorded;
 use crate::dynamo::key::{KEY_MAX_BYTES, NamespaceId, VnodeId};
+use crate::dynamo::operation::Recorded;
 use crate::error::RequestError;
 use crate::storage::record;
 use crate::storage::{Batch, KeyRange, Space};
 use crate::vnode::Vnode;
 
-/// Objects dropped, or operations forgotten, per batch.
+/// The most rows that one step looks at: requests wait for it.
 pub(super) const SWEEP_BATCH: usize = 1024;
 
+/// The namespaces of one version of the metadata.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LiveNamespaces {
+    /// Those that exist.
+    pub known: BTreeSet<NamespaceId>,
+    /// The id that the next one gets: whatever is not below it is younger than this version, and
+    /// may be written to before a sweep by this version has ended.
+    pub next: NamespaceId,
+}
+
+impl LiveNamespaces {
+    fn dropped(&self, id: NamespaceId) -> bool {
+        id < self.next && !self.known.contains(&id)
+    }
+}
+
+/// What a sweep leaves.
+pub(super) enum Kept {
+    /// The objects of these namespaces.
+    Namespaces(LiveNamespaces),
+    /// Operations issued within this time, in milliseconds since the Unix epoch.
+    Operations(Range<u64>),
+}
+
+/// One step of a sweep.
+pub(super) struct Swept {
+    /// How many rows it deleted.
+    rows: u64,
+    /// The key behind which the next one begins; none after the last.
+    next: Option<Bytes>,
+}
+
+impl Shards {
+    /// Deletes the objects of namespaces that were dropped by then, a batch at a time; how many.
+    pub async fn sweep(&self, live: LiveNamespaces) -> Result<u64, RequestError> {
+        self.sweep_all(Kept::Namespaces(live)).await
+    }
+
+    /// Forgets the operations issued before or after these times, a batch at a time; how many.
+    /// Retries of them are refused by their age. Of the later ones those stay that were done here
+    /// under an id which names this node and its present opening: when their time comes, nothing
+    /// else would tell that they are not new.
+    pub async fn forget_operations(&self, kept_ms: Range<u64>) -> Result<u64, RequestError> {
+        self.sweep_all(Kept::Operations(kept_ms)).await
+    }
+
+    async fn sweep_all(&self, kept: Kept) -> Result<u64, RequestError> {
+        let (kept, mut rows) = (Arc::new(kept), 0);
+        for queue in self.queues.iter() {
+            let mut next = Some(Bytes::new());
+            while let Some(after) = next {
+                let (answer, wait) = oneshot::channel();
+                queue.wait_for_room(Job::Sweep { kept: kept.clone(), after, answer }).await?;
+                let swept = wait.await.unwrap_or_else(|_| Err(gone()))?;
+                (rows, next) = (rows + swept.rows, swept.next);
+            }
+        }
+        Ok(rows)
+    }
+}
+
 impl Shard {
-    /// Deletes some objects of namespaces that were dropped, in the first vnode from `from` that
-    /// has any, and ends its actor. How many, and where to go on.
-    pub(super) fn sweep(
+    /// Deletes some rows, in the first vnode behind `after` that has any to look at.
+    pub(super) fn sweep(&mut self, kept: &Kept, after: Bytes) -> Result<Swept, RequestError> {
+        match kept {
+            Kept::Namespaces(live) => self.sweep_namespaces(live, after),
+            Kept::Operations(kept_ms) => self.sweep_operations(kept_ms, after),
+        }
+    }
+
+    /// Ends the actor of the vnode, too.
+    fn sweep_namespaces(
         &mut self,
         live: &LiveNamespaces,
-        from: VnodeId,
-    ) -> Result<SweepStep, RequestError> {
-        let mut range = KeyRange::new(Bytes::copy_from_slice(&record::vnode_prefix(from))..);
-        while let Some(id) = self.first_vnode(Space::Objects, range)? {
+        mut after: Bytes,
+    ) -> Result<Swept, RequestError> {
+        while let Some(id) = self.first_vnode(Space::Objects, after.clone())? {
             let batch = if self.owns(id) { self.dropped(live, id)? } else { Batch::new() };
             if !batch.is_empty() {
-                let objects = batch.len() as u64;
                 // First, since a batch that fails may have dropped them.
                 self.vnodes.entry(id).and_modify(Vnode::end_actor);
-                return self.apply_alone(batch).map(|()| (objects, Some(id)));
+                return self.delete(batch, Some(after));
             }
-            range = KeyRange::all().after(past(&record::vnode_prefix(id)));
+            after = past(&record::vnode_prefix(id));
         }
-        Ok((0, None))
+        self.delete(Batch::new(), None)
     }
 
     /// The deletion of a vnode's objects of dropped namespaces: of so many that requests do not
@@ -58,20 +129,68 @@ impl Shard {
         Ok(batch)
     }
 
-    /// Every vnode of this shard that holds something in a space.
-    fn stored_vnodes(&self, space: Space) -> Result<Vec<VnodeId>, RequestError> {
-        let mut vnodes = Vec::new();
-        let mut range = KeyRange::all();
-        while let Some(id) = self.first_vnode(space, range)? {
+    fn sweep_operations(
+        &mut self,
+        kept_ms: &Range<u64>,
+        mut after: Bytes,
+    ) -> Result<Swept, RequestError> {
+        while let Some(id) = self.first_vnode(Space::Operations, after.clone())? {
+            let end = past(&record::vnode_prefix(id));
             if self.owns(id) {
-                vnodes.push(id);
+                let (batch, last) = self.outdated(kept_ms, id, after)?;
+                if !batch.is_empty() || last.is_some() {
+                    return self.delete(batch, last.or(Some(end)));
+                }
             }
-            range = KeyRange::all().after(past(&record::vnode_prefix(id)));
+            after = end;
         }
-        Ok(vnodes)
+        self.delete(Batch::new(), None)
     }
 
-    fn first_vnode(&self, space: Space, range: KeyRange) -> Result<Option<VnodeId>, RequestError> {
+    /// The deletion of some of a vnode's outdated operations behind `after`, and up to where it
+    /// looked if there may be more.
+    fn outdated(
+        &self,
+        kept_ms: &Range<u64>,
+        id: VnodeId,
+        after: Bytes,
+    ) -> Result<(Batch, Option<Bytes>), RequestError> {
+        let of_vnode = || KeyRange::prefix(&record::vnode_prefix(id));
+        let [start, end] = [kept_ms.start, kept_ms.end].map(|ms| record::operations_since(id, ms));
+        let scan = |range: KeyRange| self.context.engine.scan(Space::Operations, range);
+        let old = scan(KeyRange::new(..start).after(after.clone()));
+        let early = scan(of_vnode().after(end.clone()).after(after));
+        let (mut batch, mut looked_at, mut last) = (Batch::new(), 0, None);
+        for row in old.chain(early).take(SWEEP_BATCH) {
+            let (stored, sealed) = row.map_err(RequestError::from)?;
+            looked_at += 1;
+            last = Some(stored.clone());
+            if stored < end || !self.alone_knows(&stored, &sealed) {
+                batch.delete(Space::Operations, stored);
+            }
+        }
+        Ok((batch, last.filter(|_| looked_at == SWEEP_BATCH)))
+    }
+
+    /// Whether an operation was done, as far as can be told, and no other node nor another opening
+    /// can say so. A refused one is no such: whoever sends one from the future has it recorded.
+    fn alone_knows(&self, stored: &Bytes, sealed: &Bytes) -> bool {
+        let Some(id) = record::operation_of(stored) else { return false };
+        let named = (id.coordinator, id.opening) == (self.context.node, self.context.opening);
+        let recorded = || decode_recorded(record::open(stored, sealed).ok()?).ok();
+        named && !matches!(recorded(), Some(Recorded { done: None, .. }))
+    }
+
+    fn delete(&mut self, batch: Batch, next: Option<Bytes>) -> Result<Swept, RequestError> {
+        let rows = batch.len() as u64;
+        if !batch.is_empty() {
+            self.apply_alone(batch)?;
+        }
+        Ok(Swept { rows, next })
+    }
+
+    fn first_vnode(&self, space: Space, after: Bytes) -> Result<Option<VnodeId>, RequestError> {
+        let range = KeyRange::all().after(after);
         let first = self.context.engine.scan(space, range).next().transpose();
         let first = first.map_err(RequestError::from)?;
         Ok(first.and_then(|(stored, _)| record::vnode_of(&stored)))
@@ -86,30 +205,10 @@ impl Shard {
             }
         }
     }
-
-    /// Forgets operations issued before or after `kept_ms`; retries of them are refused by their age.
-    pub(super) fn forget_operations(&mut self, kept_ms: &Range<u64>) -> Result<u64, RequestError> {
-        let mut forgotten = 0;
-        for id in self.stored_vnodes(Space::Operations)? {
-            let mut batch = Batch::new();
-            let prefix = record::vnode_prefix(id);
-            let old = Bytes::copy_from_slice(&prefix)..record::operations_since(id, kept_ms.start);
-            let future = KeyRange::prefix(&prefix).after(record::operations_since(id, kept_ms.end));
-            let scan = |range| self.context.engine.scan(Space::Operations, range);
-            for row in scan(KeyRange::new(old)).chain(scan(future)).take(SWEEP_BATCH) {
-                batch.delete(Space::Operations, row.map_err(RequestError::from)?.0);
-            }
-            forgotten += batch.len() as u64;
-            if !batch.is_empty() {
-                self.apply_alone(batch)?;
-            }
-        }
-        Ok(forgotten)
-    }
 }
 
 /// A key past every object's that begins with `prefix`.
-fn past(prefix: &[u8]) -> Vec<u8> {
+fn past(prefix: &[u8]) -> Bytes {
     const LONGEST: usize = size_of::<u64>() + KEY_MAX_BYTES;
-    [prefix, &[0xff; LONGEST + 1]].concat()
+    [prefix, &[0xff; LONGEST + 1]].concat().into()
 }

@@ -1,5 +1,7 @@
 //! Shards over an engine in memory: what a turn, a sweep or a page must not do.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -121,6 +123,26 @@ impl Bench {
         let conflict = Conflict::Siblings;
         let range = PageRange { vnode: VNODE, namespace, prefix, after, limit, conflict };
         self.shards.page(range, late()).await.unwrap()
+    }
+
+    /// Stores what key 1/key holds as if it had been written under an operation of that time.
+    async fn merge_under(&self, operation: OperationId, issued_ms: u64) {
+        let merge = Merge {
+            address: address(1, "key"),
+            object: self.shards.read(address(1, "key"), late()).await.unwrap(),
+            operation: Some((
+                OperationId { issued_ms, ..operation },
+                Dot { actor: Actor(1), n: 1 },
+            )),
+            clock_ms: 0,
+            wait_ms: 0,
+            mend: false,
+        };
+        self.shards.merge(merge, false, late()).await.unwrap();
+    }
+
+    fn operations(&self) -> usize {
+        self.engine.scan(Space::Operations, KeyRange::all()).count()
     }
 
     async fn actor_of(&self, namespace: u64, key: &str) -> Actor {
@@ -267,28 +289,47 @@ async fn a_prefix_that_no_key_can_have_finds_nothing() {
     assert_eq!((page.items.len(), page.complete), (0, true));
 }
 
+/// What is kept of operations by a clock that was never set.
+const KEPT_MS: Range<u64> = NOW_MS - 2 * OPERATION_KEPT_MS..NOW_MS + 2 * OPERATION_KEPT_MS;
+
 #[tokio::test]
 async fn operations_are_forgotten_where_no_object_is_left() {
     let bench = bench();
     bench.put(1, "key", 1).await.unwrap();
-    for issued_ms in [0, u64::MAX] {
-        let mut stray = put(address(1, "key"), 2, Bytes::new());
-        stray.operation.issued_ms = issued_ms;
-        let merge = Merge {
-            address: stray.address.clone(),
-            object: bench.shards.read(address(1, "key"), late()).await.unwrap(),
-            operation: Some((stray.operation, Dot { actor: Actor(1), n: 1 })),
-            clock_ms: 0,
-            wait_ms: 0,
-            mend: false,
-        };
-        bench.shards.merge(merge, false, late()).await.unwrap();
-    }
+    bench.merge_under(put(address(1, "key"), 2, Bytes::new()).operation, 0).await;
     let live = LiveNamespaces { known: BTreeSet::new(), next: NamespaceId(2) };
     bench.shards.sweep(live).await.unwrap();
-    let kept_ms = NOW_MS - 2 * OPERATION_KEPT_MS..NOW_MS + 2 * OPERATION_KEPT_MS;
-    assert_eq!(bench.shards.forget_operations(kept_ms.clone()).await, Ok(2));
-    assert_eq!(bench.shards.forget_operations(kept_ms).await, Ok(0), "the other is young");
+    assert_eq!(bench.shards.forget_operations(KEPT_MS).await, Ok(1));
+    assert_eq!(bench.shards.forget_operations(KEPT_MS).await, Ok(0), "the other is young");
+}
+
+/// Else a clock that was hours ahead, and set right, would have each of its writes applied again
+/// once their time has come.
+#[tokio::test]
+async fn of_operations_in_the_future_those_stay_that_nobody_else_can_tell_of() {
+    let bench = bench();
+    bench.put(1, "key", 1).await.unwrap();
+    let mine = put(address(1, "key"), 2, Bytes::new()).operation;
+    let others = [
+        OperationId { opening: Opening(4), ..mine },
+        OperationId { opening: Opening(0), ..mine },
+        OperationId { coordinator: NodeId(2), ..mine },
+    ];
+    let rows = sweep::SWEEP_BATCH as u64 + 100;
+    for n in 0..rows {
+        bench.merge_under(OperationId { sequence: 9 + n, ..mine }, u64::MAX - n).await;
+    }
+    for other in others {
+        bench.merge_under(other, u64::MAX).await;
+    }
+    let refused = put(address(1, "other"), 3, Bytes::new());
+    let operation = OperationId { issued_ms: u64::MAX, ..refused.operation };
+    let refused = Write { operation, ..refused };
+    let error = bench.shards.write(refused, false, late()).await.unwrap_err();
+    assert_eq!(error.outcome, Outcome::NotApplied);
+    assert_eq!(bench.operations(), 1 + rows as usize + others.len() + 1);
+    assert_eq!(bench.shards.forget_operations(KEPT_MS).await, Ok(others.len() as u64 + 1));
+    assert_eq!(bench.operations(), 1 + rows as usize);
 }
 
 #[tokio::test]

@@ -17,8 +17,8 @@ use thiserror::Error;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::dynamo::clock::Actor;
-use crate::dynamo::encoding::Writer;
-use crate::dynamo::format::{EncodedObject, write_object, write_operation};
+use crate::dynamo::encoding::{Reader, Writer};
+use crate::dynamo::format::{EncodedObject, read_operation, write_object, write_operation};
 use crate::dynamo::key::{Key, NamespaceId, PartitionId, VnodeId};
 use crate::dynamo::object::Object;
 use crate::dynamo::operation::OperationId;
@@ -87,6 +87,14 @@ pub fn operation_key(vnode: VnodeId, id: &OperationId) -> Bytes {
     w.raw(&vnode_prefix(vnode));
     write_operation(&mut w, id);
     w.finish()
+}
+
+/// Whose outcome lies there: what [`operation_key`] put together; none if it is no such key.
+pub fn operation_of(stored: &Bytes) -> Option<OperationId> {
+    let mut r = Reader::new(stored.get(3..).map(|_| stored.slice(3..))?);
+    let id = read_operation(&mut r, "operation id").ok()?;
+    r.finish("operation id").ok()?;
+    Some(id)
 }
 
 /// Where the operations issued at `issued_ms` or later begin, within a vnode.

@@ -8,8 +8,10 @@
 //! issued that says nothing: a node whose clock is known to be ahead keeps them for so much longer.
 //! No node keeps all, however wrong its clock, or its index would grow without end.
 //!
-//! An id whose time lies further in the future than that would be kept until then. It is as good as
-//! forgotten now: it is refused for its time, unless it is one that a node made up and sends once.
+//! An id whose time lies further in the future than that would be kept until then, and anybody can
+//! send such. It is forgotten, since it is refused for its time, unless it is one that a node made up
+//! and sends once. But what was *done* in this opening under an id that names it stays: only this
+//! node's own clock can have issued that, and when its time comes it would be new.
 //!
 //! ```text
 //!   the clock shows      9:00   9:10   12:20 (set)   12:30 ... 13:10   13:20
@@ -34,20 +36,16 @@ use crate::shard::Shards;
 /// How often: a few times within the hour for which they are kept.
 const EVERY: Duration = Duration::from_secs(600);
 
-/// The pause between two batches of one round, so that requests pass between them.
-const BETWEEN: Duration = Duration::from_millis(100);
-
 /// Deletes old rows of the operation index.
 pub struct ForgetOperations {
     shards: Shards,
     ages: Ages,
-    more: bool,
 }
 
 impl ForgetOperations {
     /// Of these shards, by these clocks.
     pub fn new(shards: Shards, clocks: Arc<Clocks>) -> Self {
-        Self { shards, ages: Ages::new(clocks), more: false }
+        Self { shards, ages: Ages::new(clocks) }
     }
 }
 
@@ -89,10 +87,7 @@ impl Shown {
         while self.0.get(1).is_some_and(|next| age_ms(next) >= OPERATION_KEPT_MS) {
             self.0.pop_front();
         }
-        // Rounds that follow each other closely need no reading each.
-        if self.0.back().is_none_or(|last| Duration::from_millis(age_ms(last)) >= EVERY / 2) {
-            self.0.push_back(now);
-        }
+        self.0.push_back(now);
         let wall_ms = self.0.iter().map(|reading| reading.wall_ms);
         wall_ms.fold((now.wall_ms, now.wall_ms), |(earliest_ms, latest_ms), wall_ms| {
             (earliest_ms.min(wall_ms), latest_ms.max(wall_ms))
@@ -106,20 +101,14 @@ impl Worker for ForgetOperations {
     }
 
     fn wait_for_work(&mut self) -> BoxFuture<'_, ()> {
-        sleep(if self.more { BETWEEN } else { EVERY }).boxed()
+        sleep(EVERY).boxed()
     }
 
     fn work(&mut self) -> BoxFuture<'_, Step> {
         async {
             match self.shards.forget_operations(self.ages.kept_ms()).await {
-                Ok(forgotten) => {
-                    self.more = forgotten > 0;
-                    Step::Done
-                }
-                Err(error) => {
-                    self.more = false;
-                    Step::Failed(error)
-                }
+                Ok(_) => Step::Done,
+                Err(error) => Step::Failed(error),
             }
         }
         .boxed()
