@@ -49,7 +49,7 @@ use crate::replica::{Ended, Replica, ReplicaParts, ReplicaSize};
 use crate::service::cluster::ClusterService;
 use crate::service::deadline::Timeouts;
 use crate::service::kv::{KvService, NodeParts};
-use crate::service::metered::Metered;
+use crate::service::metered::{Meter, Metered};
 use crate::standing::Progress;
 use crate::storage::EngineError;
 use crate::storage::data_dir::{DataDir, DataDirError, EngineKind};
@@ -375,13 +375,17 @@ fn serve_clients(
     let patience = parts.timeouts.longest;
     let incoming = incoming.map_ok(move |io| Attended::new(Greeted::new(io), patience));
     let limit = parts.message_max_bytes;
-    let budget = parts.capacity.budget.clone();
+    let meter = Arc::new(Meter {
+        budget: parts.capacity.budget.clone(),
+        patience,
+        node: parts.name.clone(),
+        metrics: parts.metrics.clone(),
+    });
     let kv = KvServer::new(KvService::new(parts.clone())).max_decoding_message_size(limit);
-    let name = parts.name.clone();
-    let kv = Metered::new(kv, budget.clone(), patience, name.clone());
+    let kv = Metered::new(kv, meter.clone());
     let cluster = ClusterServer::new(ClusterService::new(parts));
     let cluster = cluster.max_decoding_message_size(CLUSTER_MESSAGE_MAX_BYTES);
-    let cluster = Metered::new(cluster, budget, patience, name);
+    let cluster = Metered::new(cluster, meter);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
         .build_v1()

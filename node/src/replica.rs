@@ -319,6 +319,14 @@ impl ShardObserver for Observer {
         self.metrics.lost_records(lost);
     }
 
+    fn recorded(&self, operations: u64) {
+        self.metrics.operations_recorded(operations);
+    }
+
+    fn forgotten(&self, operations: u64) {
+        self.metrics.operations_forgotten(operations);
+    }
+
     fn future(&self, writes: u64) {
         self.metrics.lww_from_the_future(writes);
     }

@@ -195,6 +195,10 @@ pub trait ShardObserver: Send + Sync + 'static {
     fn corrupt(&self, space: Space, records: u64);
     /// Damaged records were replaced.
     fn mended(&self, mended: Mended);
+    /// The operation index gained so many rows.
+    fn recorded(&self, operations: u64);
+    /// It lost so many.
+    fn forgotten(&self, operations: u64);
     /// So many last writes of `lww` namespaces lie in the future by more than clocks may differ.
     fn future(&self, writes: u64);
     /// A write was refused, since its key has too many siblings.
@@ -289,6 +293,7 @@ impl Shard {
                 clock: &mut self.clock,
                 corrupt: BTreeMap::new(),
                 mended: Mended::default(),
+                recorded: 0,
                 skew_max_ms: clocks.max_ms(),
                 trust: clocks.trust_at(now, || Others::Connected),
                 future: 0,
@@ -541,7 +546,7 @@ impl Staging<'_> {
         if self.turn.future > 0 {
             context.observer.future(self.turn.future);
         }
-        let mended = self.turn.mended;
+        let (mended, recorded) = (self.turn.mended, self.turn.recorded);
         let engine = self.turn.engine;
         let batch = self.turn.batch;
         let was_empty = batch.is_empty();
@@ -560,6 +565,9 @@ impl Staging<'_> {
         let failed = applied.err();
         if failed.is_none() && mended != Mended::default() {
             context.observer.mended(mended);
+        }
+        if failed.is_none() && recorded > 0 {
+            context.observer.recorded(recorded);
         }
         self.answers.into_iter().for_each(|answer| answer.send(failed.as_ref()));
         if self.to_sync.is_empty() {

@@ -140,6 +140,8 @@ pub struct Turn<'a> {
     pub corrupt: BTreeMap<Space, u64>,
     /// How many were replaced.
     pub mended: Mended,
+    /// How many rows the operation index gains.
+    pub recorded: u64,
     /// By how much a clock that orders writes may be off, in milliseconds.
     pub skew_max_ms: u64,
     /// Whether the clock that `admitting` was read from may order writes. Nobody being known is
@@ -169,6 +171,15 @@ impl Turn<'_> {
     fn put(&mut self, space: Space, key: Bytes, body: &[u8]) {
         let sealed = record::seal(&key, body);
         self.batch.put(space, key, sealed);
+    }
+
+    /// Stages a row of the operation index. One that is not `new` for certain is looked up, so that
+    /// it counts once.
+    fn record(&mut self, index: Bytes, recorded: Recorded, new: bool) {
+        if new || matches!(self.get(Space::Operations, &index), Ok(None)) {
+            self.recorded += 1;
+        }
+        self.put(Space::Operations, index, &encode_recorded(recorded));
     }
 
     /// How far the last write of an `lww` object lies in the future, if by more than the clock that
@@ -333,8 +344,7 @@ impl Vnode {
         }
         let object_encoded = self.stage(turn, stored, &object);
         let done = Done { dot, clock_ms: turn.admitting.now_ms };
-        let recorded = Recorded { key: hash, done: Some(done) };
-        turn.put(Space::Operations, index, &encode_recorded(recorded));
+        turn.record(index, Recorded { key: hash, done: Some(done) }, true);
         Ok(written(done, &object, object_encoded, &operation))
     }
 
@@ -380,8 +390,11 @@ impl Vnode {
             merge.object.decode(merge.address.conflict).map_err(RequestError::invalid)?;
         self.check_dots(&received)?;
         let carried = received.last().map(|last| last.dot);
+        // Whether the write may have come before, itself or within a later object.
+        let mut known = true;
         let object = match self.object(turn, &merge.address, &stored) {
             Ok(mut object) => {
+                known = merge.operation.is_some_and(|(_, dot)| object.version().covers(dot));
                 if object.merge(&received) {
                     self.stage(turn, stored, &object);
                 }
@@ -396,8 +409,7 @@ impl Vnode {
         if let Some((id, dot)) = merge.operation {
             let done = Done { dot, clock_ms: merge.clock_ms };
             let recorded = Recorded { key: merge.address.hash(), done: Some(done) };
-            let index = record::operation_key(self.id, &id);
-            turn.put(Space::Operations, index, &encode_recorded(recorded));
+            turn.record(record::operation_key(self.id, &id), recorded, !known);
             let future = turn.future_of(&object);
             if is_hidden(&object, dot) {
                 let late = || turn.is_late(merge.clock_ms, merge.wait_ms);
@@ -568,7 +580,7 @@ fn refuse(
     if !turn.admitting.is_named_by(&operation) {
         return WriteError::unknown(operation, refusal);
     }
-    turn.put(Space::Operations, index, &encode_recorded(Recorded { key, done: None }));
+    turn.record(index, Recorded { key, done: None }, true);
     WriteError::not_applied(refusal)
 }
 

@@ -31,6 +31,7 @@ use super::status;
 use crate::error::RequestError;
 use crate::limits::budget::{Budget, Charge, Kind, SMALL_BYTES, tie};
 use crate::limits::unread::Unread;
+use crate::telemetry::{Metrics, Operation};
 
 /// The memory of a large answer, among the extensions of its response.
 #[derive(Clone, Debug)]
@@ -38,12 +39,15 @@ pub struct ReplyCharge(pub Arc<Charge>);
 
 /// What the bodies of all requests share.
 #[derive(Debug)]
-struct Meter {
-    budget: Arc<Budget>,
+pub struct Meter {
+    /// In which bytes are counted.
+    pub budget: Arc<Budget>,
     /// How long a message may take to arrive.
-    patience: Duration,
+    pub patience: Duration,
     /// The node's name, for error messages.
-    node: String,
+    pub node: String,
+    /// What is refused here, no handler sees: it is counted here, too.
+    pub metrics: Arc<Metrics>,
 }
 
 /// A gRPC service whose messages are counted.
@@ -54,10 +58,9 @@ pub struct Metered<S> {
 }
 
 impl<S> Metered<S> {
-    /// Counts the messages of `service` in `budget`, and gives each `patience` to arrive; `node`
-    /// is this node's name.
-    pub fn new(service: S, budget: Arc<Budget>, patience: Duration, node: String) -> Self {
-        Self { service, meter: Arc::new(Meter { budget, patience, node }) }
+    /// Counts the messages of `service`.
+    pub fn new(service: S, meter: Arc<Meter>) -> Self {
+        Self { service, meter }
     }
 }
 
@@ -81,8 +84,10 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let meter = self.meter.clone();
         let unread = request.extensions().get::<Arc<Unread>>().cloned();
-        let request =
-            request.map(|body| Arriving { body, meter, seen: 0, charge: None, ends: None });
+        let operation = Operation::of_path(request.uri().path());
+        let arriving =
+            |body| Arriving { body, operation, meter, seen: 0, charge: None, ends: None };
+        let request = request.map(arriving);
         Answering { answer: self.service.call(request), budget: self.meter.budget.clone(), unread }
     }
 }
@@ -113,6 +118,8 @@ where
 #[derive(Debug)]
 pub struct Arriving<B> {
     body: B,
+    /// What it asks for, if it is about keys.
+    operation: Option<Operation>,
     meter: Arc<Meter>,
     seen: usize,
     charge: Option<Charge>,
@@ -131,6 +138,13 @@ impl<B> Arriving<B> {
                 Ok(())
             }
         }
+    }
+
+    /// The end of the body, after which nobody asks for more of it.
+    fn refuse(&mut self, error: &RequestError) -> Status {
+        self.charge = None;
+        self.meter.metrics.limits().unread(self.operation, error);
+        status::of_unread(error, &self.meter.node)
     }
 }
 
@@ -153,14 +167,13 @@ where
             ready!(ends.as_mut().poll(cx));
             let waiting_for = "the request arrived".to_owned();
             let late = RequestError::Timeout { waiting_for };
-            return Poll::Ready(Some(Err(status::of_unread(&late, &this.meter.node))));
+            return Poll::Ready(Some(Err(this.refuse(&late))));
         }
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
             && let Err(full) = this.count(data.len())
         {
-            this.charge = None;
-            return Poll::Ready(Some(Err(status::of_unread(&full, &this.meter.node))));
+            return Poll::Ready(Some(Err(this.refuse(&full))));
         }
         polled
     }

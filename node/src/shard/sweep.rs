@@ -139,7 +139,9 @@ impl Shard {
             if self.owns(id) {
                 let (batch, last) = self.outdated(kept_ms, id, after)?;
                 if !batch.is_empty() || last.is_some() {
-                    return self.delete(batch, last.or(Some(end)));
+                    let swept = self.delete(batch, last.or(Some(end)))?;
+                    self.context.observer.forgotten(swept.rows);
+                    return Ok(swept);
                 }
             }
             after = end;

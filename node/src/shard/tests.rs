@@ -33,6 +33,8 @@ struct Heard {
     expired: Mutex<u64>,
     panicked: Mutex<Vec<usize>>,
     corrupt: Mutex<u64>,
+    recorded: Mutex<u64>,
+    forgotten: Mutex<u64>,
 }
 
 impl ShardObserver for Heard {
@@ -44,6 +46,12 @@ impl ShardObserver for Heard {
         *self.corrupt.lock().unwrap() += records;
     }
     fn mended(&self, _: Mended) {}
+    fn recorded(&self, operations: u64) {
+        *self.recorded.lock().unwrap() += operations;
+    }
+    fn forgotten(&self, operations: u64) {
+        *self.forgotten.lock().unwrap() += operations;
+    }
     fn future(&self, _: u64) {}
     fn crowded(&self) {}
     fn expired(&self, requests: u64) {
@@ -301,6 +309,45 @@ async fn operations_are_forgotten_where_no_object_is_left() {
     bench.shards.sweep(live).await.unwrap();
     assert_eq!(bench.shards.forget_operations(KEPT_MS).await, Ok(1));
     assert_eq!(bench.shards.forget_operations(KEPT_MS).await, Ok(0), "the other is young");
+}
+
+/// An operator computes from these how the index grows.
+#[tokio::test]
+async fn each_row_of_the_operation_index_is_counted_once_when_it_comes_and_when_it_goes() {
+    let bench = bench();
+    let told = || {
+        let [recorded, forgotten] = [&bench.heard.recorded, &bench.heard.forgotten];
+        (*recorded.lock().unwrap(), *forgotten.lock().unwrap())
+    };
+    let written = bench.put(1, "key", 1).await.unwrap();
+    bench.put(1, "key", 1).await.unwrap();
+    let refusal = Some(RequestError::invalid("too few owners"));
+    let refused = Write { refusal, ..put(address(1, "key"), 2, Bytes::new()) };
+    bench.shards.write(refused, false, late()).await.unwrap_err();
+    assert_eq!((told(), bench.operations()), ((2, 0), 2), "a retry records nothing");
+
+    // The same object comes again, and comes under an operation that was not known here.
+    let again = |sequence: u64, dot: Dot| Merge {
+        address: address(1, "key"),
+        object: written.object.clone(),
+        operation: Some((put(address(1, "key"), sequence, Bytes::new()).operation, dot)),
+        clock_ms: 0,
+        wait_ms: 0,
+        mend: false,
+    };
+    let elsewhere = Dot { actor: Actor(1), n: 1 };
+    let merges = vec![again(1, written.dot), again(3, written.dot), again(4, elsewhere)];
+    bench.shards.merge_batch(merges.clone(), false, late()).await;
+    bench.shards.merge_batch(merges[..2].to_vec(), false, late()).await;
+    assert_eq!((told(), bench.operations()), ((4, 0), 4));
+
+    bench.merge_under(again(5, elsewhere).operation.unwrap().0, 0).await;
+    assert_eq!(bench.shards.forget_operations(KEPT_MS).await, Ok(1));
+    assert_eq!((told(), bench.operations()), ((5, 1), 4));
+    bench.engine.fail_next_sync();
+    bench.engine.sync().unwrap_err();
+    bench.put(1, "key", 6).await.unwrap_err();
+    assert_eq!(told(), (5, 1), "what was not applied is not counted");
 }
 
 /// Else a clock that was hours ahead, and set right, would have each of its writes applied again

@@ -6,7 +6,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::metrics::gauge;
+use super::metrics::{Operation, OutcomeLabel, RequestLabels, gauge};
+use crate::error::RequestError;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct KindLabels {
@@ -20,6 +21,7 @@ pub struct LimitMetrics {
     connections_refused: Counter,
     requests_running: Gauge,
     requests_limit: Gauge,
+    requests_unread: Family<RequestLabels, Counter>,
     expired: Counter,
     memory: Family<KindLabels, Gauge>,
     memory_max: Gauge,
@@ -33,6 +35,7 @@ impl LimitMetrics {
             connections_refused: Counter::default(),
             requests_running: Gauge::default(),
             requests_limit: Gauge::default(),
+            requests_unread: Family::default(),
             expired: Counter::default(),
             memory: Family::default(),
             memory_max: Gauge::default(),
@@ -46,6 +49,8 @@ impl LimitMetrics {
         registry.register("requests_running", help, metrics.requests_running.clone());
         let help = "How many requests of clients may be under way: falls when they take too long";
         registry.register("requests_limit", help, metrics.requests_limit.clone());
+        let help = "Requests of clients refused while they arrived, by operation and outcome";
+        registry.register("requests_unread", help, metrics.requests_unread.clone());
         let help = "Requests dropped before any work, since their time was over";
         registry.register("expired", help, metrics.expired.clone());
         let help = "Memory held, by what for; of the engine, what it may take";
@@ -72,6 +77,14 @@ impl LimitMetrics {
     pub fn requests(&self, running: usize, limit: u32) {
         self.requests_running.set(gauge(running as u64));
         self.requests_limit.set(gauge(limit.into()));
+    }
+
+    /// Counts a request that was refused while it arrived; of one that is not about keys, no more
+    /// is told.
+    pub fn unread(&self, operation: Option<Operation>, error: &RequestError) {
+        let operation = operation.map_or("other", Operation::name);
+        let labels = RequestLabels { operation, outcome: OutcomeLabel::from(error).name() };
+        self.requests_unread.get_or_create_owned(&labels).inc();
     }
 
     /// Counts requests whose time was over before any work on them.
@@ -104,6 +117,7 @@ mod tests {
         metrics.connections(3);
         metrics.connection_refused();
         metrics.requests(5, 64);
+        metrics.unread(None, &RequestError::Timeout { waiting_for: "it".to_owned() });
         metrics.expired(2);
         metrics.memory("replies", 4096);
         metrics.memory_bounds(1 << 20, 7);
@@ -114,6 +128,7 @@ mod tests {
             "connections_refused_total 1",
             "requests_running 5",
             "requests_limit 64",
+            r#"requests_unread_total{operation="other",outcome="timeout"} 1"#,
             "expired_total 2",
             r#"memory_bytes{kind="replies"} 4096"#,
             "memory_max_bytes 1048576",

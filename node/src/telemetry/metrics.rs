@@ -52,6 +52,19 @@ impl Operation {
     const ALL: [&str; 9] =
         ["get", "put", "delete", "batch_get", "batch_put", "scan", "forward", "replicate", "read"];
 
+    /// What a client asks for at this path of the gRPC interface; none if it is not about keys.
+    pub fn of_path(path: &str) -> Option<Self> {
+        Some(match path.strip_prefix("/quorate.v1.Kv/")? {
+            "Get" => Self::Get,
+            "Put" => Self::Put,
+            "Delete" => Self::Delete,
+            "BatchGet" => Self::BatchGet,
+            "BatchPut" => Self::BatchPut,
+            "Scan" => Self::Scan,
+            _ => return None,
+        })
+    }
+
     /// As metrics and log lines say it.
     pub const fn name(self) -> &'static str {
         Self::ALL[self as usize]
@@ -115,9 +128,9 @@ impl From<&RequestError> for OutcomeLabel {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct RequestLabels {
-    operation: &'static str,
-    outcome: &'static str,
+pub(super) struct RequestLabels {
+    pub(super) operation: &'static str,
+    pub(super) outcome: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -171,6 +184,8 @@ struct Single {
     peers_connected: Gauge,
     engine_disk_bytes: Gauge,
     engine_keys: Gauge,
+    operations_recorded: Counter,
+    operations_forgotten: Counter,
     siblings_refused: Counter,
     lww_from_the_future: Counter,
     clock_offset_max: Fraction,
@@ -200,6 +215,8 @@ impl Single {
             peers_connected: Gauge::default(),
             engine_disk_bytes: Gauge::default(),
             engine_keys: Gauge::default(),
+            operations_recorded: Counter::default(),
+            operations_forgotten: Counter::default(),
             siblings_refused: Counter::default(),
             lww_from_the_future: Counter::default(),
             clock_offset_max: Fraction::default(),
@@ -220,6 +237,10 @@ impl Single {
         registry.register_with_unit("engine_disk", help, Unit::Bytes, disk_bytes);
         let help = "About how many keys the engine holds, in all of its spaces";
         registry.register("engine_keys", help, single.engine_keys.clone());
+        let help = "Rows that the operation index gained";
+        registry.register("operations_recorded", help, single.operations_recorded.clone());
+        let help = "Rows that the operation index lost, since they are past their time";
+        registry.register("operations_forgotten", help, single.operations_forgotten.clone());
         let help = "Writes refused because the key has as many siblings as it may";
         registry.register("siblings_refused", help, single.siblings_refused.clone());
         let help =
@@ -350,6 +371,16 @@ impl Metrics {
         self.single.engine_keys.set(gauge(keys));
     }
 
+    /// Counts rows that the operation index gained.
+    pub fn operations_recorded(&self, rows: u64) {
+        self.single.operations_recorded.inc_by(rows);
+    }
+
+    /// Counts rows that it lost.
+    pub fn operations_forgotten(&self, rows: u64) {
+        self.single.operations_forgotten.inc_by(rows);
+    }
+
     /// The version of the newest document known.
     pub fn metadata_version(&self, version: u64) {
         self.single.metadata_version.set(gauge(version));
@@ -445,6 +476,9 @@ pub(super) fn gauge(value: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+    use prost_types::FileDescriptorSet;
+
     use super::*;
 
     const OPERATIONS: [Operation; 9] = [
@@ -482,6 +516,19 @@ mod tests {
     }
 
     #[test]
+    fn each_method_for_keys_is_an_operation() {
+        let files = FileDescriptorSet::decode(quorate_proto::v1::DESCRIPTORS).unwrap();
+        let services = files.file.iter().flat_map(|file| &file.service);
+        let kv = services.into_iter().find(|service| service.name() == "Kv").unwrap();
+        assert!(kv.method.len() > 5);
+        for method in &kv.method {
+            let operation = Operation::of_path(&format!("/quorate.v1.Kv/{}", method.name()));
+            assert_eq!(format!("{:?}", operation.unwrap()), method.name());
+        }
+        assert_eq!(Operation::of_path("/quorate.v1.Cluster/Describe"), None);
+    }
+
+    #[test]
     fn requests_are_counted_by_operation_and_outcome() {
         let metrics = Metrics::new();
         let took = Duration::from_micros(80);
@@ -511,6 +558,8 @@ mod tests {
         metrics.peers_connected(4);
         metrics.engine_disk_bytes(4096);
         metrics.engine_keys(10);
+        metrics.operations_recorded(6);
+        metrics.operations_forgotten(4);
         metrics.metadata_version(2);
         metrics.sibling_refused();
         metrics.lww_from_the_future(2);
@@ -534,6 +583,8 @@ mod tests {
             "quorate_peers_connected 4",
             "quorate_engine_disk_bytes 4096",
             "quorate_engine_keys 10",
+            "quorate_operations_recorded_total 6",
+            "quorate_operations_forgotten_total 4",
             "quorate_metadata_version 2",
             "quorate_siblings_refused_total 1",
             "quorate_lww_from_the_future_total 2",

@@ -81,6 +81,7 @@ impl Store {
             clock: &mut self.clock,
             corrupt: BTreeMap::new(),
             mended: Mended::default(),
+            recorded: 0,
             skew_max_ms: SKEW_MAX_MS,
             trust: self.trust,
             future: 0,

@@ -201,7 +201,7 @@ async fn call(channel: &Channel, path: &'static str, streams: bool, message: Byt
 
 /// Messages as they are.
 #[derive(Clone, Copy)]
-struct Raw;
+pub(super) struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;

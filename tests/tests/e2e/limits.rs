@@ -6,9 +6,12 @@ use std::net::TcpStream;
 use quorate_proto::v1::PutRequest;
 use quorate_proto::v1::error_detail::{Kind, Outcome};
 use quorate_tests::{Cluster, Node, until};
-use tonic::Status;
+use tonic::client::Grpc;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
 
 use super::grpc::{detail, kv};
+use super::hostile::Raw;
 
 /// Of which a twelfth is more than clients may send at once.
 const MEMORY: &str = "cache_bytes = 67108864\nmemory_max_bytes = 251658240\n\
@@ -23,7 +26,7 @@ fn node_with(lines: &str, namespace: &str) -> Cluster {
     cluster
 }
 
-/// The value of a metric without labels.
+/// The value of a metric, named with its labels.
 fn metric(node: &Node, name: &str) -> Option<f64> {
     let (_, page) = node.page("/metrics")?;
     let row = page.lines().find(|line| line.starts_with(&format!("{name} ")))?;
@@ -54,6 +57,11 @@ async fn a_value_for_which_there_is_no_memory_is_refused_and_others_are_not() {
     until("the refusal is counted", || {
         (metric(node, "quorate_memory_refused")? >= 1.0).then_some(())
     });
+    // Once for each time that it was sent, and only here: no handler saw it.
+    let unread = r#"quorate_requests_unread_total{operation="put",outcome="overloaded"}"#;
+    assert!(metric(node, unread) >= Some(2.0), "by the command line, and by hand");
+    let handled = r#"quorate_requests_total{operation="put",outcome="overloaded"}"#;
+    assert_eq!(metric(node, handled), None);
     // There is room for a smaller one, and what was refused is given back.
     cli.run_with(put, &huge[..20 << 20]).ok();
     assert_eq!(cli.line("get big huge").ok().text().len(), (20 << 20) + 1);
@@ -87,6 +95,29 @@ fn connections_over_the_limit_are_closed_and_those_within_it_served() {
         let got = cluster.cli().line("--timeout 2s get users alice");
         (got.text() == "hello\n").then_some(())
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_takes_too_long_to_arrive_is_refused_and_counted() {
+    let cluster = node_with("request_timeout_ms = 500\nrequest_timeout_max_ms = 500", "users");
+    let node = &cluster.nodes()[0];
+    let endpoint = Channel::from_shared(format!("http://{}", node.client_address()));
+    let channel = endpoint.expect("it is a URI").connect().await.expect("the node listens");
+    for (path, operation) in
+        [("/quorate.v1.Kv/Scan", "scan"), ("/quorate.v1.Cluster/Describe", "other")]
+    {
+        let mut grpc = Grpc::new(channel.clone());
+        grpc.ready().await.expect("the connection stands");
+        let nothing = Request::new(futures::stream::pending());
+        let path = path.parse().expect("it is a path");
+        let called = grpc.streaming(nothing, path, Raw);
+        let told = detail(&called.await.expect_err("it never comes"));
+        assert_eq!((told.kind(), told.outcome()), (Kind::Timeout, Outcome::Unread));
+        let unread = format!(
+            "quorate_requests_unread_total{{operation=\"{operation}\",outcome=\"timeout\"}}"
+        );
+        assert_eq!(metric(node, &unread), Some(1.0));
+    }
 }
 
 #[test]
