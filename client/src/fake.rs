@@ -76,6 +76,8 @@ pub(crate) struct Node {
     pub(crate) mute: AtomicBool,
     /// The reads of single keys.
     pub(crate) reads: Mutex<Vec<v1::GetRequest>>,
+    /// How each request to write, of one key or of many, is to be retried.
+    pub(crate) retries: Mutex<Vec<v1::Retry>>,
     /// What Describe answers; shared by all nodes.
     topology: Arc<Mutex<v1::DescribeReply>>,
     id: u64,
@@ -276,6 +278,7 @@ impl Kv for Node {
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutReply>, Status> {
         let request = request.into_inner();
+        self.retries.lock().unwrap().push(request.retry());
         let asked = Asked::Put(request.operation_id.unwrap(), request.retry, request.context);
         let act = self.act(asked).await?;
         self.known(&request.namespace)?;
@@ -287,6 +290,7 @@ impl Kv for Node {
         &self,
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteReply>, Status> {
+        self.retries.lock().unwrap().push(request.get_ref().retry());
         let act = self.act(Asked::Delete(request.into_inner().context)).await?;
         let ((context, siblings), receipt) = (written(act), self.receipt());
         Ok(Response::new(v1::DeleteReply { context, siblings, receipt }))
@@ -318,6 +322,7 @@ impl Kv for Node {
         request: Request<v1::BatchPutRequest>,
     ) -> Result<Response<v1::BatchPutReply>, Status> {
         let request = request.into_inner();
+        self.retries.lock().unwrap().push(request.retry());
         let entry = |entry: &v1::BatchPutEntry| (entry.key.clone(), entry.operation_id.unwrap());
         let asked = Asked::BatchPut(request.entries.iter().map(entry).collect());
         let act = self.act(asked).await?;

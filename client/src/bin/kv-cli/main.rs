@@ -19,11 +19,19 @@ mod shell;
 mod stderr;
 mod style;
 
+#[cfg(test)]
+#[path = "../../fake.rs"]
+#[allow(dead_code)]
+mod fake;
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+// For `fake`, which is of the library's tests too.
+#[cfg(test)]
+use quorate_client::{Client, ClientConfig};
 
 use crate::args::{Args, TopCommand};
 use crate::failure::Exit;

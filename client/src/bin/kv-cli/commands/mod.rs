@@ -83,11 +83,76 @@ fn bytes(argument: OsString) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::sync::Arc;
+
     use clap::Parser as _;
+    use quorate_proto::v1;
 
     use crate::args::{Args, TopCommand};
+    use crate::fake::{Act, Fakes, NAMESPACE, Node, namespace};
 
     use super::*;
+
+    async fn run_words(words: &[&str]) -> Result<Exit> {
+        let args = Args::try_parse_from(words).unwrap();
+        let TopCommand::One(command) = args.command else { panic!("{words:?}") };
+        run(&args.global, command).await
+    }
+
+    /// How the writes of a command are retried in namespaces of each rule, the first of which is
+    /// answered so; there are at least so many.
+    async fn assert_retries(command: &[&str], acts: &[Act], at_least: usize) {
+        let cases = [
+            (v1::ConflictRule::Siblings, v1::Retry::AtLeastOnce),
+            (v1::ConflictRule::Lww, v1::Retry::ExactlyOnce),
+        ];
+        for (conflict, expected) in cases {
+            let fakes = Fakes::start(&[]).await;
+            let conflict = conflict.into();
+            let namespace = v1::Namespace { conflict, value_max_bytes: 8, ..namespace(NAMESPACE) };
+            fakes.topology.lock().unwrap().namespaces = vec![namespace];
+            fakes.script(0, acts.iter().cloned());
+            let endpoint = fakes.addresses[0].to_string();
+            let words =
+                [&["kv-cli", "--endpoints", &endpoint, "--output", "json"][..], command].concat();
+            assert_eq!(run_words(&words).await.unwrap(), Exit::Done, "{words:?}");
+            let of = |node: &Arc<Node>| node.retries.lock().unwrap().clone();
+            let retries: Vec<v1::Retry> = fakes.nodes.iter().flat_map(of).collect();
+            assert!(retries.len() >= at_least, "{words:?}: {retries:?}");
+            assert!(retries.iter().all(|&retry| retry == expected), "{words:?}: {retries:?}");
+        }
+    }
+
+    /// In an `lww` namespace a copy made elsewhere would replace what was written between.
+    #[tokio::test]
+    async fn an_import_risks_copies_only_where_they_show_as_one() {
+        let file = |rows: &str| {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(rows.as_bytes()).unwrap();
+            file
+        };
+        let (one, two) = (file("a\tv\n"), file("a\tv\nb\tv\n"));
+        let import = |file: &tempfile::NamedTempFile| {
+            let path = file.path().to_str().unwrap().to_owned();
+            ["import", NAMESPACE, &path, "--format", "lines"].map(str::to_owned)
+        };
+        let (one, two) = (import(&one), import(&two));
+        // Alone, and again since another value stands beside; then in a batch.
+        assert_retries(&one.each_ref().map(String::as_str), &[Act::Nothing, Act::Beside], 2).await;
+        assert_retries(&two.each_ref().map(String::as_str), &[], 1).await;
+    }
+
+    #[tokio::test]
+    async fn a_bench_risks_copies_only_where_they_show_as_one() {
+        let lines = ["--workload write", "--workload write --batch 2", "--workload read --prepare"];
+        for line in lines {
+            let bench = ["bench", NAMESPACE, "--keys", "2", "--value-size", "8"];
+            let words = bench.into_iter().chain(["--concurrency", "1", "--duration", "50ms"]);
+            let words: Vec<&str> = words.chain(line.split(' ')).collect();
+            assert_retries(&words, &[], 1).await;
+        }
+    }
 
     #[tokio::test]
     async fn endpoints_that_are_down_are_named() {
@@ -96,9 +161,7 @@ mod tests {
         let (one, two) = (free().to_string(), free().to_string());
         let endpoints = format!("{one},{two}");
         let line = ["kv-cli", "--endpoints", &endpoints, "--timeout", "2s", "count", "users"];
-        let args = Args::try_parse_from(line).unwrap();
-        let TopCommand::One(command) = args.command else { panic!("{line:?}") };
-        let error = run(&args.global, command).await.unwrap_err().to_string();
+        let error = run_words(&line).await.unwrap_err().to_string();
         assert!(error.contains(&one) && error.contains(&two), "{error}");
     }
 }

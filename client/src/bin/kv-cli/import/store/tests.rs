@@ -1,14 +1,9 @@
 //! A row that goes on alone, against nodes that fail as scripted.
 
-use quorate_client::{Client, ClientConfig};
 use quorate_proto::v1::error_detail::{Kind, Outcome};
 
-use self::fake::{Act, Fakes, NAMESPACE};
 use super::*;
-
-#[path = "../../../../fake.rs"]
-#[allow(dead_code)]
-mod fake;
+use crate::fake::{Act, Fakes, NAMESPACE};
 
 #[test]
 fn only_copies_that_show_as_one_are_risked() {
