@@ -240,6 +240,7 @@ mod tests {
             (ExactlyOnce, true, refused(Kind::Siblings), Next::Stop, false),
             (ExactlyOnce, false, refused(Kind::ClockSkew), Next::Afresh, false),
             (ExactlyOnce, true, refused(Kind::ClockSkew), Next::Afresh, false),
+            (ExactlyOnce, false, unknown(Kind::ClockSkew), Next::Stop, true),
             (ExactlyOnce, true, unknown(Kind::ClockSkew), Next::Stop, true),
             (AtLeastOnce, true, unknown(Kind::ClockSkew), Next::Elsewhere, true),
             (AtLeastOnce, true, refused(Kind::ClockSkew), Next::Elsewhere, true),

@@ -285,7 +285,8 @@ fn cause_of_error(error: &RequestError) -> Cause {
         RequestError::Damaged { .. } => Cause::Damaged,
         RequestError::Timeout { .. } => Cause::Timeout,
         RequestError::ClockSkew { .. } => Cause::Future,
-        RequestError::ClockUncertain { .. } => Cause::Clocks,
+        RequestError::ClockUncertain { lasts: true, .. } => Cause::Late,
+        RequestError::ClockUncertain { lasts: false, .. } => Cause::Clocks,
         _ => Cause::Refused,
     }
 }

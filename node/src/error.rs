@@ -53,11 +53,13 @@ pub enum RequestError {
         max_ms: u64,
     },
     /// Clocks order the writes of `lww` namespaces, and here one cannot be told to be right. Try
-    /// again, or at another owner.
+    /// again, or at another owner; if it lasts, read the key.
     #[error("{reason}")]
     ClockUncertain {
         /// Whose clock, and what follows.
         reason: String,
+        /// Whether to ask for the same write again is in vain, since it is too old to be judged.
+        lasts: bool,
     },
     /// Too few replicas answered before the deadline. Try again, or ask for a lower level.
     #[error("{got} of the {needed} replicas needed answered{detail}")]
@@ -172,7 +174,12 @@ impl RequestError {
 
     /// A clock that may be wrong.
     pub fn clock_uncertain(reason: impl fmt::Display) -> Self {
-        Self::ClockUncertain { reason: reason.to_string() }
+        Self::ClockUncertain { reason: reason.to_string(), lasts: false }
+    }
+
+    /// A write too old to tell whether what hides it was written before it.
+    pub fn too_late(reason: impl fmt::Display) -> Self {
+        Self::ClockUncertain { reason: reason.to_string(), lasts: true }
     }
 
     /// A short word for metrics and logs.

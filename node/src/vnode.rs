@@ -210,7 +210,7 @@ impl Turn<'_> {
         let may_be_ms = clock_ms.saturating_add(wait_ms).saturating_add(skew_ms);
         let reason = "another write of the key is later here, and this one was written long ago \
              by its coordinator's clock: that is behind, or this is a late retry";
-        (self.admitting.now_ms > may_be_ms).then(|| RequestError::clock_uncertain(reason))
+        (self.admitting.now_ms > may_be_ms).then(|| RequestError::too_late(reason))
     }
 
     /// Why the clock may not order a write. Its coordinator has looked before, but the write waited

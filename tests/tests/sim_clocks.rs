@@ -307,6 +307,8 @@ fn sim_a_machine_that_stood_still_does_not_lose_what_it_acknowledges() {
         let stale = put(&cluster, 1, "two", Bytes::new()).await.unwrap_err();
         assert!(matches!(stale.outcome, Outcome::Unknown(_)), "{stale}");
         assert!(stale.to_string().contains("by clocks that differ"), "{stale}");
+        // Both others say so: to ask again would be in vain.
+        assert!(matches!(stale.error, RequestError::ClockUncertain { lasts: true, .. }));
         let read = get(&cluster, 1).await?;
         assert_eq!(values(&read), [b"one"]);
         tokio::time::sleep(Duration::from_secs(3)).await;

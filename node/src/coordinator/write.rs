@@ -385,6 +385,8 @@ fn conclude(
         let heard = |node: &NodeId| op.failures().iter().any(|f| f.node == *node);
         let silent: Vec<NodeId> = op.missing().into_iter().filter(|n| !heard(n)).collect();
         let error = not_reached(&target.view, op.tally(), op.failures(), &silent);
+        // Else the client would ask again until its time is over.
+        let error = if op.is_in_vain() { RequestError::too_late(error) } else { error };
         return Err(WriteError::unknown(id, error));
     }
     let acks = op.receipt();

@@ -186,6 +186,9 @@ pub enum Cause {
     /// It holds a later write of the key, and its clock or the coordinator's may be wrong.
     #[error("holds a write that may only seem later, by clocks that differ; read the key")]
     Clocks,
+    /// The same, and the write is too old for that ever to be told: no retry will be acknowledged.
+    #[error("holds a write that may only seem later, by clocks that differ or as this one is old")]
+    Late,
     /// Its silence is not believed, since its store is being rebuilt; what it told was merged.
     #[error("does not count while it is being rebuilt")]
     Rebuilding,

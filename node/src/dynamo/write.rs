@@ -95,6 +95,13 @@ impl WriteOp {
         &self.failures
     }
 
+    /// Whether a retry is in vain whoever can be reached by then: the owners that would acknowledge one
+    /// are too few.
+    pub fn is_in_vain(&self) -> bool {
+        let late = self.failures.iter().filter(|failure| failure.cause == Cause::Late).count();
+        self.owners.len() - late < self.tally.needed() as usize
+    }
+
     /// Whether `node` is an owner of whom nothing was heard.
     fn is_awaited(&self, node: NodeId) -> bool {
         let failed = self.failures.iter().any(|failure| failure.node == node);

@@ -42,6 +42,7 @@ pub(crate) fn cause(name: &str) -> Result<Cause, Box<dyn Error>> {
         "overloaded" => Ok(Cause::Overloaded),
         "refused" => Ok(Cause::Refused),
         "storage" => Ok(Cause::Storage),
+        "late" => Ok(Cause::Late),
         _ => Err(format!("{name} is no cause").into()),
     }
 }

@@ -14,7 +14,7 @@ fn transcripts() {
     run_scripts("write/scripts", 4, Transcript::default);
 }
 
-/// Runs `owners NODE..`, `write w=W`, `ack NODE [synced]`, `fail NODE CAUSE`, `receipt`, `missing`.
+/// Runs `owners NODE..`, `write w=W`, `ack NODE [synced]`, `fail NODE CAUSE`, `receipt`, `missing`, `retry`.
 #[derive(Default)]
 struct Transcript {
     owners: Vec<NodeId>,
@@ -49,6 +49,8 @@ impl Runner for Transcript {
                 let Acks { nodes, synced } = write.receipt();
                 return Ok(format!("acknowledged by {}, {synced} synced", show_nodes(&nodes)));
             }
+            "retry" if write.is_in_vain() => return Ok("in vain".to_owned()),
+            "retry" => return Ok("may help".to_owned()),
             "missing" => return Ok(format!("missing at {}", show_nodes(&write.missing()))),
             name => return Err(format!("{name} is no command").into()),
         }

@@ -64,7 +64,9 @@ fn encode_error(error: RequestError) -> proto::Failure {
             let number = ahead_ms.cast_unsigned();
             proto::Failure { number, limit: max_ms, ..with(Code::ClockSkew, what) }
         }
-        RequestError::ClockUncertain { reason } => with(Code::ClockUncertain, reason),
+        RequestError::ClockUncertain { reason, lasts } => {
+            proto::Failure { number: lasts.into(), ..with(Code::ClockUncertain, reason) }
+        }
         RequestError::QuorumNotReached { needed, got, detail } => {
             proto::Failure { needed, got, ..with(Code::QuorumNotReached, detail) }
         }
@@ -108,7 +110,9 @@ fn decode_error(m: proto::Failure) -> Result<RequestError, WireError> {
             let ahead_ms = m.number.cast_signed();
             RequestError::ClockSkew { what: text, ahead_ms, max_ms: m.limit }
         }
-        Ok(Code::ClockUncertain) => RequestError::ClockUncertain { reason: text },
+        Ok(Code::ClockUncertain) => {
+            RequestError::ClockUncertain { reason: text, lasts: m.number != 0 }
+        }
         Ok(Code::QuorumNotReached) => {
             RequestError::QuorumNotReached { needed: m.needed, got: m.got, detail: text }
         }

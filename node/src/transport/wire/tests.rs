@@ -131,7 +131,8 @@ fn errors() -> impl Strategy<Value = RequestError> {
         (".*", any::<i64>(), any::<u64>()).prop_map(|(what, ahead_ms, max_ms)| {
             RequestError::ClockSkew { what, ahead_ms, max_ms }
         }),
-        ".*".prop_map(|reason| RequestError::ClockUncertain { reason }),
+        (".*", any::<bool>())
+            .prop_map(|(reason, lasts)| RequestError::ClockUncertain { reason, lasts }),
         (any::<u32>(), any::<u32>(), ".*").prop_map(|(needed, got, detail)| {
             RequestError::QuorumNotReached { needed, got, detail }
         }),
