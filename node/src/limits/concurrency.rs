@@ -16,7 +16,8 @@
 //! else hold the limit down for all. Requests that wait for other nodes in vain are late like others,
 //! since where all nodes have too much to do, most of what is late is late so; but they lower the limit
 //! no further than to an eighth of its bound: a few that hang on a node that does not answer would else
-//! take all the places that are left.
+//! take all the places that are left. It falls further when of the others alone more than a few are
+//! late, not by one of them that comes on top of those that hang.
 //!
 //! Requests that started before the last decrease say nothing new, and are not heard. What is late
 //! depends on who asks: after half of the time that a client grants, so that the way, a queue and a
@@ -37,10 +38,12 @@ use tokio::time::Instant;
 use super::retry_after_ms;
 use crate::error::RequestError;
 
-/// The limit never falls below it: so few requests wait for each other on no machine.
+/// The limit never falls below it, unless its bound does: so few requests wait for each other on no
+/// machine.
 const LIMIT_MIN: u32 = 16;
 
-/// How far down requests bring the limit that waited for others in vain: an eighth of its bound.
+/// How far down the limit falls with the help of requests that waited for others in vain: an eighth of
+/// its bound.
 const OTHERS_PART: u32 = 8;
 
 /// Which part of a round may be late; two of it in any case.
@@ -70,6 +73,8 @@ pub struct Concurrency {
     /// How many of the present round ended, and how many of them late.
     ended: AtomicU32,
     late: AtomicU32,
+    /// How many of the late ones did not wait for others in vain.
+    late_alone: AtomicU32,
     made: Instant,
     /// When the limit last fell, in microseconds since it was made.
     fell_us: AtomicU64,
@@ -83,8 +88,8 @@ pub struct Permit {
     started: Instant,
     early_before: Duration,
     late_after: Duration,
-    /// How far down it may bring the limit.
-    floor: u32,
+    /// Whether it waited for others in vain.
+    in_vain: bool,
 }
 
 impl Concurrency {
@@ -100,6 +105,7 @@ impl Concurrency {
             average_us: AtomicU64::new(0),
             ended: AtomicU32::new(0),
             late: AtomicU32::new(0),
+            late_alone: AtomicU32::new(0),
             made: Instant::now(),
             fell_us: AtomicU64::new(0),
         })
@@ -128,7 +134,7 @@ impl Concurrency {
                 started: Instant::now(),
                 early_before: late_after.min(granted) / 2,
                 late_after,
-                floor: LIMIT_MIN,
+                in_vain: false,
             });
         }
         self.running.fetch_sub(weight, Relaxed);
@@ -159,11 +165,12 @@ impl Concurrency {
         }
         let limit = self.limit();
         if self.ended.fetch_add(1, Relaxed) >= limit {
-            self.ended.store(0, Relaxed);
-            self.late.store(0, Relaxed);
+            for counter in [&self.ended, &self.late, &self.late_alone] {
+                counter.store(0, Relaxed);
+            }
         }
         if took > permit.late_after {
-            self.on_late(limit, permit.floor);
+            self.on_late(limit, permit.in_vain);
         } else if limit < self.max && running * 2 >= limit as usize {
             // Only while the limit is what holds requests back: else it would rise without a reason.
             self.rise(limit, took < permit.early_before);
@@ -174,14 +181,19 @@ impl Concurrency {
         at.saturating_duration_since(self.made).as_micros() as u64
     }
 
-    fn on_late(&self, limit: u32, floor: u32) {
-        if self.late.fetch_add(1, Relaxed) + 1 < (limit / LATE_PART).max(LATE_MIN) {
+    fn on_late(&self, limit: u32, in_vain: bool) {
+        let few = (limit / LATE_PART).max(LATE_MIN);
+        let alone = u32::from(!in_vain);
+        let late = self.late.fetch_add(1, Relaxed) + 1;
+        let late_alone = self.late_alone.fetch_add(alone, Relaxed) + alone;
+        if late < few {
             return;
         }
-        let half = (limit / 2).max(floor.min(self.max));
+        let part = if late_alone < few { self.max / OTHERS_PART } else { 0 };
+        let half = (limit / 2).max(part.max(LIMIT_MIN).min(self.max));
         if half < limit && self.limit.compare_exchange(limit, half, Relaxed, Relaxed).is_ok() {
             self.fell_us.store(self.micros(Instant::now()), Relaxed);
-            for counter in [&self.credit, &self.ended, &self.late] {
+            for counter in [&self.credit, &self.ended, &self.late, &self.late_alone] {
                 counter.store(0, Relaxed);
             }
         }
@@ -202,9 +214,7 @@ impl Concurrency {
 impl Permit {
     /// Ends the request, with this error or without one.
     pub fn end(mut self, failed: Option<&RequestError>) {
-        if let Some(RequestError::QuorumNotReached { .. }) = failed {
-            self.floor = LIMIT_MIN.max(self.of.max / OTHERS_PART);
-        }
+        self.in_vain = matches!(failed, Some(RequestError::QuorumNotReached { .. }));
     }
 }
 
@@ -324,6 +334,51 @@ mod tests {
         let good = run(concurrency.clone(), 500, TARGET / 50, TARGET * 20, None);
         let (_, good) = tokio::join!(hung, good);
         assert!(concurrency.limit() >= 128 && good > 4900, "{good} of 5000");
+    }
+
+    /// Of those that hang, most are late whenever they end: with one more the limit must not fall as
+    /// low as they need it themselves.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_request_beside_those_that_wait_in_vain_does_not_take_the_places_they_leave() {
+        let lost = RequestError::QuorumNotReached { needed: 2, got: 1, detail: String::new() };
+        for (hung, slow_every_ms) in [(10, 2000), (15, 2000), (15, 1000), (18, 1000), (0, 1000)] {
+            let concurrency = Concurrency::new(1024, TARGET * 25);
+            let for_a_minute = |rate, takes, failed: Option<RequestError>| {
+                let one_of_six = |n| {
+                    let run = run(concurrency.clone(), rate, takes, TARGET * 50, failed.clone());
+                    async move {
+                        tokio::time::sleep(Duration::from_secs(10) * n).await;
+                        run.await
+                    }
+                };
+                futures::future::join_all((0..6).map(one_of_six))
+            };
+            let slow = async {
+                for _ in 0..60_000 / slow_every_ms {
+                    let permit = concurrency.enter(TARGET * 10).expect("there is a place");
+                    tokio::time::sleep(TARGET * 6).await;
+                    permit.end(None);
+                    assert!(concurrency.limit() >= 128, "{}", concurrency.limit());
+                    tokio::time::sleep(Duration::from_millis(slow_every_ms) - TARGET * 6).await;
+                }
+            };
+            // As many hang as 90 places can take.
+            let hung = for_a_minute(hung, TARGET * 50, Some(lost.clone()));
+            let good = for_a_minute(100, TARGET / 10, None);
+            let (good, _, ()) = tokio::join!(good, hung, slow);
+            assert_eq!(good.into_iter().sum::<usize>(), 6000);
+        }
+    }
+
+    /// But those that end late alone say that this node has too much to do, whatever hangs beside.
+    #[tokio::test(start_paused = true)]
+    async fn late_requests_alone_take_the_limit_to_its_least_beside_those_that_wait_in_vain() {
+        let concurrency = Concurrency::new(1024, TARGET);
+        let lost = RequestError::QuorumNotReached { needed: 2, got: 1, detail: String::new() };
+        let hung = run(concurrency.clone(), 10, TARGET * 2, TARGET * 2, Some(lost));
+        let late = run(concurrency.clone(), 1000, TARGET * 2, TARGET * 2, None);
+        tokio::join!(hung, late);
+        assert_eq!(concurrency.limit(), LIMIT_MIN);
     }
 
     #[tokio::test(start_paused = true)]
