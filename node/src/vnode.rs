@@ -230,11 +230,7 @@ fn is_hidden(object: &Object, dot: Dot) -> bool {
 /// Whether what hides the write was certainly written after it: a vnode gives its dots in the order of
 /// its writes, whatever its clock says.
 fn is_followed(object: &Object, dot: Dot) -> bool {
-    follows(object.last().map(|last| last.dot), dot)
-}
-
-fn follows(last: Option<Dot>, dot: Dot) -> bool {
-    last.is_some_and(|last| last.actor == dot.actor && last.n > dot.n)
+    object.last().is_some_and(|last| last.dot.actor == dot.actor && last.dot.n > dot.n)
 }
 
 /// One hosted partition.
@@ -413,8 +409,10 @@ impl Vnode {
             let future = turn.future_of(&object);
             if is_hidden(&object, dot) {
                 let late = || turn.is_late(merge.clock_ms, merge.wait_ms);
-                // Who acknowledges it for that has what follows it from the same message.
-                let followed = follows(carried, dot) && is_followed(&object, dot);
+                // Whoever acknowledges it for that holds the same last write, the one that came with
+                // it: of several that follow it, two owners need not hold the same one.
+                let last = object.last().map(|last| last.dot);
+                let followed = last == carried && is_followed(&object, dot);
                 let late = || late().filter(|_| !followed);
                 return future.or_else(|| turn.cannot_judge()).or_else(late).map_or(Ok(()), Err);
             }

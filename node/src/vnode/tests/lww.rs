@@ -282,6 +282,43 @@ fn a_retry_is_answered_with_its_dot_and_without_a_token_once_it_was_replaced() {
     assert_eq!((again.siblings, again.context.is_some()), (0, true), "nothing is to be shown");
 }
 
+/// Five owners, of which three hold an acknowledged write; the first one's clock stood still. Its late
+/// retry is sent with a write that followed, and another one that followed has reached the third. If
+/// that one acknowledged the retry, a quorum would have, and another quorum would show the older write.
+#[test]
+fn a_retry_is_not_followed_by_a_write_that_did_not_come_with_it() {
+    const NOW_MS: u64 = 1_000_000;
+    let mut owners: Vec<Store> = (1..=5).map(Store::new).collect();
+    let merged_by = |owners: &mut [Store], sequence, written: &Written| -> Vec<bool> {
+        let merge = || replicated(sequence, written);
+        let acks = owners.iter_mut().map(|owner| owner.turn(|v, turn| v.merge(turn, merge())));
+        acks.map(|ack| ack.is_ok()).collect()
+    };
+    owners.iter_mut().for_each(|owner| owner.now_ms = NOW_MS);
+    let older = owners[2].write(last(1, 1, Context::default())).unwrap();
+    assert_eq!(merged_by(&mut owners[3..], 1, &older), [true, true]);
+
+    owners[0].now_ms = NOW_MS - 600_000;
+    for sequence in [2, 3] {
+        let lost = owners[0].write(last(1, sequence, Context::default())).unwrap();
+        let acks = merged_by(&mut owners[1..], sequence, &lost);
+        assert_eq!(acks, [true, false, false, false], "by a clock that stood still");
+    }
+    owners.iter_mut().for_each(|owner| owner.now_ms = NOW_MS + 100);
+    let again = owners[0].write(last(1, 2, Context::default())).unwrap();
+    let newest = owners[0].write(last(1, 4, Context::default())).unwrap();
+    merged_by(&mut owners[2..3], 4, &newest);
+    let acks = merged_by(&mut owners[1..], 2, &again);
+    assert_eq!(acks, [true, false, false, false], "the second holds what came with it");
+
+    let held = [1, 3, 4].map(|owner: usize| owners[owner].read_at(&lww(1)).unwrap());
+    let quorum = held.into_iter().reduce(|mut all, one| {
+        all.merge(&one);
+        all
+    });
+    assert_eq!(values(&quorum.unwrap()), ["value 1"], "what was written before the retried one");
+}
+
 /// Two kinds have no merge: what a peer sends of the wrong one is as malformed as garbage.
 #[test]
 fn a_peers_object_of_the_other_kind_is_refused_and_changes_nothing() {
