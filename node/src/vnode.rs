@@ -346,7 +346,8 @@ impl Vnode {
 
     /// The write was done before: its object is replicated again, whatever it is by now. If the
     /// object was damaged since, what is here is no trace of the write, and acks of it are none. Nor
-    /// is there one if a wrong clock hides it, as in [`Self::merge`], or its own was behind.
+    /// is there one if a wrong clock hides it, as in [`Self::merge`], or its own was behind. What hides
+    /// it by this vnode's own later write needs no clock, since the dots tell the order.
     fn write_again(
         &mut self,
         turn: &mut Turn<'_>,
@@ -362,9 +363,9 @@ impl Vnode {
             let reason = format!("the write was applied as {dot}, and lost here since");
             return Err(unknown(RequestError::Data { reason }));
         }
-        let wrong = turn.future_of(&object).or_else(|| turn.wrong_clock());
-        let late = || turn.is_late(clock_ms, 0).filter(|_| !is_followed(&object, dot));
-        let wrong = wrong.or_else(late);
+        let wrong = turn.future_of(&object);
+        let by_clock = || turn.wrong_clock().or_else(|| turn.is_late(clock_ms, 0));
+        let wrong = wrong.or_else(|| by_clock().filter(|_| !is_followed(&object, dot)));
         if let Some(wrong) = wrong.filter(|_| is_hidden(&object, dot)) {
             return Err(unknown(wrong));
         }

@@ -260,12 +260,15 @@ fn a_retry_is_answered_with_its_dot_and_without_a_token_once_it_was_replaced() {
     let second = store.write(last(1, 2, Context::default())).unwrap();
     // However late it comes: the vnode's own dots tell the order.
     store.now_ms += 600_000;
+    // And whatever its clock says by then.
+    store.trust = Trust::Off { ahead_ms: 600_000 };
     let again = store.write(last(1, 1, Context::default())).unwrap();
     assert_eq!(
         (again.dot, again.context.as_ref()),
         (first.dot, None),
         "its holder was never shown this"
     );
+    store.trust = Trust::Right;
     let mut other = Store::new(2);
     other.now_ms = store.now_ms;
     let mut merge = |written| {
