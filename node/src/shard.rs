@@ -162,7 +162,7 @@ impl Job {
 /// An answer that waits for the turn's batch.
 enum Answer {
     /// A write refused, with the refusal recorded.
-    Refused(oneshot::Sender<Result<Written, WriteError>>, WriteError),
+    Refused(oneshot::Sender<Result<Written, WriteError>>, WriteError, OperationId),
     Written(oneshot::Sender<Result<Written, WriteError>>, Written, OperationId),
     Merged(oneshot::Sender<Result<(), RequestError>>),
     Read(oneshot::Sender<Result<EncodedObject, RequestError>>, EncodedObject),
@@ -174,7 +174,10 @@ impl Answer {
     fn send(self, failed: Option<&EngineError>) {
         let error = failed.map(|error| RequestError::from(error.clone()));
         match (self, error) {
-            (Self::Refused(to, refusal), _) => drop(to.send(Err(refusal))),
+            (Self::Refused(to, refusal, _), None) => drop(to.send(Err(refusal))),
+            (Self::Refused(to, refusal, id), Some(error)) => {
+                drop(to.send(Err(batch::unrecorded(refusal, id, error))));
+            }
             (Self::Written(to, written, _), None) => drop(to.send(Ok(written))),
             (Self::Written(to, _, id), Some(e)) => drop(to.send(Err(WriteError::unknown(id, e)))),
             (Self::Merged(to), error) => drop(to.send(error.map_or(Ok(()), Err))),
@@ -456,7 +459,7 @@ impl Staging<'_> {
         let operation = write.operation;
         match self.stage_write(write) {
             Ok(written) => self.answer(synced, Answer::Written(to, written, operation)),
-            Err(refusal) => self.answers.push(Answer::Refused(to, refusal)),
+            Err(refusal) => self.answers.push(Answer::Refused(to, refusal, operation)),
         }
     }
 

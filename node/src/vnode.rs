@@ -327,8 +327,9 @@ impl Vnode {
             return Err(refuse(turn, write.operation, write.address.hash(), index, refusal));
         }
         let stored = write.address.stored();
-        let found = self.object(turn, &write.address, &stored);
-        let mut object = found.map_err(WriteError::not_applied)?;
+        // That is not recorded.
+        let unread = |error| WriteError::at_the_door(write.doubtful, error);
+        let mut object = self.object(turn, &write.address, &stored).map_err(unread)?;
         if let Some(crowded) = refused_by(self.id.n, &object, &write, turn) {
             return Err(refuse(turn, write.operation, write.address.hash(), index, crowded));
         }

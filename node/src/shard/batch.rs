@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Job, Shards, Staging, gone, shard_of};
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::operation::OperationId;
-use crate::error::{RequestError, WriteError};
+use crate::error::{Outcome, RequestError, WriteError};
 use crate::vnode::{Address, Merge, Write, Written};
 
 /// What of a batch belongs to one shard, in the order of the batch.
@@ -38,19 +38,31 @@ pub(super) enum Answer {
 
 impl Answer {
     /// Answers after the engine's batch, which may have failed: then nothing of it was done for
-    /// certain. What was refused before stays refused.
+    /// certain, nor was a refusal recorded.
     pub(super) fn send(self, failed: Option<RequestError>) {
         match (self, failed) {
-            (Self::Written(to, mut written, ids), Some(error)) => {
-                for (written, id) in written.iter_mut().zip(ids).filter(|(w, _)| w.is_ok()) {
-                    *written = Err(WriteError::unknown(id, error.clone()));
-                }
-                drop(to.send(written));
+            (Self::Written(to, written, ids), Some(error)) => {
+                let failed = |written, id| match written {
+                    Ok(_) => WriteError::unknown(id, error.clone()),
+                    Err(refusal) => unrecorded(refusal, id, error.clone()),
+                };
+                let failed = written.into_iter().zip(ids).map(|(w, id)| Err(failed(w, id)));
+                drop(to.send(failed.collect()));
             }
             (Self::Written(to, written, _), None) => drop(to.send(written)),
             (Self::Merged(to, merged), failed) => drop(to.send(unless(merged, failed))),
             (Self::Read(to, found), failed) => drop(to.send(unless(found, failed))),
         }
+    }
+}
+
+/// What is known of a refused write whose refusal may not be recorded, since the engine's batch failed:
+/// a copy of the request that is still under way would be taken for new, and be applied. A damaged
+/// record is no refusal yet: it is for the coordinator to mend.
+pub(super) fn unrecorded(refusal: WriteError, id: OperationId, failed: RequestError) -> WriteError {
+    match (&refusal.error, refusal.outcome) {
+        (RequestError::Damaged { .. }, _) | (_, Outcome::Unknown(_)) => refusal,
+        (_, Outcome::NotApplied) => WriteError::unknown(id, failed),
     }
 }
 

@@ -65,6 +65,7 @@ impl ShardObserver for Heard {
 struct Bench {
     shards: Shards,
     engine: Arc<MemoryEngine>,
+    disk: Arc<Disk>,
     heard: Arc<Heard>,
 }
 
@@ -86,18 +87,19 @@ fn bench() -> Bench {
 fn of_cost(cost: Duration, queue: usize) -> Bench {
     let (engine, heard) = (Arc::new(MemoryEngine::new()), Arc::new(Heard::default()));
     let env = Env::simulated(Arc::new(Still), 1).with_request_cost(cost);
+    let disk = Arc::<Disk>::default();
     let context = ShardContext {
         node: NODE,
         opening: OPENING,
         engine: engine.clone(),
-        disk: Arc::default(),
+        disk: disk.clone(),
         clocks: Arc::new(Clocks::new(env.clone(), 500)),
         env,
         budget: Budget::unbounded(),
         observer: heard.clone(),
     };
     let (shards, _) = Shards::start(context, 2, queue);
-    Bench { shards, engine, heard }
+    Bench { shards, engine, disk, heard }
 }
 
 fn address(namespace: u64, key: &str) -> Address {
@@ -251,6 +253,39 @@ async fn after_a_failed_sync_of_a_shard_writes_are_refused_too() {
     let refused = bench.put(1, "key", 2).await.unwrap_err();
     assert_eq!(refused.outcome, crate::error::Outcome::NotApplied);
     assert!(matches!(refused.error, RequestError::DiskFailed { .. }), "{refused}");
+}
+
+/// A full disk that has space again: what is refused meanwhile leaves no record, and a copy of it would
+/// be new.
+#[tokio::test]
+async fn a_refusal_that_could_not_be_recorded_is_no_refusal() {
+    let bench = bench();
+    let refused = |sequence| Write {
+        refusal: Some(RequestError::invalid("refused")),
+        ..put(address(1, "key"), sequence, Bytes::from_static(b"value"))
+    };
+    let outcome_of = |failed: Result<Written, WriteError>| failed.unwrap_err().outcome;
+    for synced in [false, true] {
+        let id = refused(1).operation;
+        bench.engine.fill_next_apply();
+        let failed = bench.shards.write(refused(1), synced, late()).await.unwrap_err();
+        assert!(matches!(failed.error, RequestError::DiskFull { .. }), "{failed}");
+        assert_eq!(failed.outcome, Outcome::Unknown(id));
+        bench.disk.on_free(u64::MAX, 0);
+
+        bench.engine.fill_next_apply();
+        let ids = [2, 3].map(|sequence| Outcome::Unknown(refused(sequence).operation));
+        let failed = bench.shards.write_batch(vec![refused(2), refused(3)], synced, late()).await;
+        assert!(failed.into_iter().map(outcome_of).eq(ids));
+        bench.disk.on_free(u64::MAX, 0);
+    }
+    let recorded = bench.shards.write(refused(1), false, late()).await;
+    assert_eq!(outcome_of(recorded), Outcome::NotApplied);
+    let copy = Write { refusal: None, ..refused(1) };
+    assert_eq!(outcome_of(bench.shards.write(copy, false, late()).await), Outcome::NotApplied);
+    assert!(!bench.holds(1, "key").await);
+    let unrecorded = Write { refusal: None, ..refused(2) };
+    bench.shards.write(unrecorded, false, late()).await.expect("that one is new");
 }
 
 #[tokio::test]

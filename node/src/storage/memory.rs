@@ -42,6 +42,7 @@ struct State {
     durable: Trees,
     unsynced: Vec<Batch>,
     fail_next_sync: bool,
+    fill_next_apply: bool,
     poisoned: bool,
     closed: bool,
 }
@@ -79,6 +80,11 @@ impl MemoryEngine {
     /// Makes the next `sync` fail, as a dying disk would, and so poison this engine.
     pub fn fail_next_sync(&self) {
         self.lock().fail_next_sync = true;
+    }
+
+    /// Makes the next `apply` find no space, and change nothing.
+    pub fn fill_next_apply(&self) {
+        self.lock().fill_next_apply = true;
     }
 
     /// The store that [`checkpoint`](Engine::checkpoint) copied to `target`.
@@ -122,6 +128,9 @@ impl Engine for MemoryEngine {
 
     fn apply(&self, batch: Batch) -> Result<(), EngineError> {
         let mut state = self.writable_state()?;
+        if std::mem::take(&mut state.fill_next_apply) {
+            return Err(EngineError::Full { free_bytes: 0, needed_bytes: 1 });
+        }
         write(&mut state.visible, &batch);
         state.unsynced.push(batch);
         Ok(())

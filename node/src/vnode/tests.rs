@@ -310,8 +310,14 @@ fn only_a_mend_replaces_a_damaged_record() {
     let others = Store::new(2).write(put(1, 2, Context::default())).unwrap();
     rot(&store, Space::Objects, address(1).stored());
 
-    let refused = store.write(put(1, 3, Context::default())).unwrap_err();
-    assert_eq!(refused.error.kind(), "damaged");
+    // Neither is recorded, so that an earlier request may yet be applied.
+    for (doubtful, outcome) in
+        [(None, Outcome::NotApplied), (Some(operation(3)), Outcome::Unknown(operation(3)))]
+    {
+        let write = Write { doubtful, ..put(1, 3, Context::default()) };
+        let refused = store.write(write).unwrap_err();
+        assert_eq!((refused.error.kind(), refused.outcome), ("damaged", outcome));
+    }
     let object = others.object.clone();
     let mut merge = Merge {
         address: address(1),
