@@ -283,7 +283,7 @@ fn cause_of_error(error: &RequestError) -> Cause {
         | RequestError::DiskFull { .. }
         | RequestError::DiskFailed { .. } => Cause::Storage,
         RequestError::Damaged { .. } => Cause::Damaged,
-        RequestError::Timeout { .. } => Cause::Timeout,
+        RequestError::Timeout { .. } | RequestError::TimeoutElsewhere { .. } => Cause::Timeout,
         RequestError::ClockSkew { .. } => Cause::Future,
         RequestError::ClockUncertain { lasts: true, .. } => Cause::Late,
         RequestError::ClockUncertain { lasts: false, .. } => Cause::Clocks,

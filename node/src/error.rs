@@ -77,6 +77,12 @@ pub enum RequestError {
         /// What was not done by then.
         waiting_for: String,
     },
+    /// The deadline passed while another node had the request.
+    #[error("the deadline passed while {waiting_for}")]
+    TimeoutElsewhere {
+        /// What was not done by then.
+        waiting_for: String,
+    },
     /// A limit was reached. Wait and try again.
     #[error("{what} is full; try again in {retry_after_ms} ms")]
     Overloaded {
@@ -182,6 +188,27 @@ impl RequestError {
         Self::ClockUncertain { reason: reason.to_string(), lasts: true }
     }
 
+    /// The same, of a request that another node answered.
+    #[must_use]
+    pub fn elsewhere(self) -> Self {
+        match self {
+            Self::Timeout { waiting_for } => Self::TimeoutElsewhere { waiting_for },
+            other => other,
+        }
+    }
+
+    /// Whether the request waited for other nodes, and in vain: how long it took says little of this
+    /// one.
+    pub fn is_for_others(&self) -> bool {
+        matches!(
+            self,
+            Self::QuorumNotReached { .. }
+                | Self::TimeoutElsewhere { .. }
+                | Self::CoordinatorUnreachable { .. }
+                | Self::NotReady { .. }
+        )
+    }
+
     /// A short word for metrics and logs.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -192,7 +219,7 @@ impl RequestError {
             Self::ClockSkew { .. } => "clock_skew",
             Self::ClockUncertain { .. } => "clock_uncertain",
             Self::QuorumNotReached { .. } => "quorum",
-            Self::Timeout { .. } => "timeout",
+            Self::Timeout { .. } | Self::TimeoutElsewhere { .. } => "timeout",
             Self::Overloaded { .. } => "overloaded",
             Self::CoordinatorUnreachable { .. } => "coordinator",
             Self::EarlierOpening { .. } => "opening",
@@ -255,6 +282,12 @@ impl WriteError {
             None => Self::not_applied(error),
             Some(id) => Self::unknown(id, error),
         }
+    }
+
+    /// The same, of a write that another node answered.
+    #[must_use]
+    pub fn elsewhere(self) -> Self {
+        Self { error: self.error.elsewhere(), ..self }
     }
 
     /// A write that failed after it had a dot, or may have.

@@ -127,11 +127,11 @@ impl Coordinator {
                     return Ok((object, result.replicas));
                 }
                 Ok(Reply::Failed(error @ RequestError::NotReady { .. })) => last = error,
-                Ok(Reply::Failed(error)) => return Err(error),
+                Ok(Reply::Failed(error)) => return Err(error.elsewhere()),
                 Ok(_) => last = RequestError::internal("unexpected answer"),
                 Err(PeerError::TimedOut) => {
                     let waiting_for = format!("waiting for {}", target.view.name_of(node));
-                    last = RequestError::Timeout { waiting_for };
+                    last = RequestError::TimeoutElsewhere { waiting_for };
                 }
                 Err(error) => {
                     let node = target.view.name_of(node);

@@ -409,14 +409,14 @@ fn forward_failed(
 ) -> WriteError {
     match reply {
         Ok(Reply::WriteFailed(error)) => match error.outcome {
-            Outcome::NotApplied => error.clone(),
-            Outcome::Unknown(_) => WriteError::unknown(id, error.error.clone()),
+            Outcome::NotApplied => error.clone().elsewhere(),
+            Outcome::Unknown(_) => WriteError::unknown(id, error.error.clone().elsewhere()),
         },
-        Ok(Reply::Failed(error)) => WriteError::unknown(id, error.clone()),
+        Ok(Reply::Failed(error)) => WriteError::unknown(id, error.clone().elsewhere()),
         Ok(_) => WriteError::unknown(id, RequestError::internal("unexpected answer")),
         Err(PeerError::TimedOut) => {
             let waiting_for = "waiting for the node that coordinates the write".to_owned();
-            WriteError::unknown(id, RequestError::Timeout { waiting_for })
+            WriteError::unknown(id, RequestError::TimeoutElsewhere { waiting_for })
         }
         Err(error) => {
             let (nothing_sent, reason) = (error.nothing_sent(), error.to_string());
@@ -425,6 +425,36 @@ fn forward_failed(
                 true => WriteError::at_the_door(doubtful, error),
                 false => WriteError::unknown(id, error),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Or the node's limit of requests would fall as if it had too much to do itself.
+    #[test]
+    fn a_write_that_another_node_has_for_too_long_waited_for_others() {
+        let operation = OperationId {
+            issued_ms: 1,
+            coordinator: NodeId(2),
+            opening: Opening(3),
+            client: 4,
+            sequence: 5,
+        };
+        let late = RequestError::Timeout { waiting_for: "its storage".to_owned() };
+        assert!(!late.is_for_others());
+        let replies = [
+            Err(PeerError::TimedOut),
+            Ok(Reply::Failed(late.clone())),
+            Ok(Reply::WriteFailed(WriteError::not_applied(late.clone()))),
+            Ok(Reply::WriteFailed(WriteError::unknown(operation, late))),
+        ];
+        for reply in replies {
+            let failed = forward_failed(NodeId(2), operation, None, &reply);
+            assert!(failed.error.is_for_others(), "{reply:?}");
+            assert_eq!(failed.error.kind(), "timeout");
         }
     }
 }

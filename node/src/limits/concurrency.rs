@@ -88,7 +88,8 @@ pub struct Permit {
     started: Instant,
     early_before: Duration,
     late_after: Duration,
-    /// Whether it waited for others in vain.
+    /// Whether it waited for others in vain, as far as is known: a client that goes away, so that its
+    /// request is dropped, as a rule does so after having waited for long.
     in_vain: bool,
 }
 
@@ -134,7 +135,7 @@ impl Concurrency {
                 started: Instant::now(),
                 early_before: late_after.min(granted) / 2,
                 late_after,
-                in_vain: false,
+                in_vain: true,
             });
         }
         self.running.fetch_sub(weight, Relaxed);
@@ -212,9 +213,10 @@ impl Concurrency {
 }
 
 impl Permit {
-    /// Ends the request, with this error or without one.
-    pub fn end(mut self, failed: Option<&RequestError>) {
-        self.in_vain = matches!(failed, Some(RequestError::QuorumNotReached { .. }));
+    /// Ends the request, with these errors or without one. One that is dropped before its end counts
+    /// as one that waited for others in vain.
+    pub fn end<'e>(mut self, failures: impl IntoIterator<Item = &'e RequestError>) {
+        self.in_vain = failures.into_iter().any(RequestError::is_for_others);
     }
 }
 
@@ -234,7 +236,7 @@ mod tests {
         let permits: Vec<_> =
             (0..requests).map_while(|_| concurrency.enter(TARGET * 2).ok()).collect();
         tokio::time::sleep(takes).await;
-        permits.len()
+        permits.into_iter().map(|permit| permit.end(None)).count()
     }
 
     #[tokio::test(start_paused = true)]
@@ -280,7 +282,7 @@ mod tests {
                 let concurrency = Concurrency::new(64, TARGET);
                 let permits: Vec<_> = (0..4).map(|_| concurrency.enter(granted).unwrap()).collect();
                 tokio::time::sleep(took).await;
-                drop(permits);
+                permits.into_iter().for_each(|permit| permit.end(None));
                 assert_eq!(concurrency.limit(), limit, "granted {granted:?}, took {took:?}");
             }
         }
@@ -316,9 +318,9 @@ mod tests {
         let others = run(concurrency.clone(), 1000, TARGET * 3, TARGET * 9, None);
         let slow = async {
             for _ in 0..30 {
-                let permit = concurrency.enter(TARGET * 5).ok();
+                let permit = concurrency.enter(TARGET * 5).expect("there is a place");
                 tokio::time::sleep(TARGET * 3).await;
-                drop(permit);
+                permit.end(None);
             }
         };
         let (let_in, ()) = tokio::join!(others, slow);
@@ -334,6 +336,37 @@ mod tests {
         let good = run(concurrency.clone(), 500, TARGET / 50, TARGET * 20, None);
         let (_, good) = tokio::join!(hung, good);
         assert!(concurrency.limit() >= 128 && good > 4900, "{good} of 5000");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waited_for_others_in_vain_and_what_was_given_up_leave_an_eighth() {
+        let timeout = RequestError::Timeout { waiting_for: String::new() };
+        let lost = RequestError::QuorumNotReached { needed: 2, got: 1, detail: String::new() };
+        let data = RequestError::Data { reason: String::new() };
+        let cases = [
+            // Of a batch, one that waited for others says what held it up.
+            (Some(vec![data.clone(), lost.clone()]), 32),
+            (Some(vec![lost, data.clone()]), 32),
+            (Some(vec![timeout.clone().elsewhere()]), 32),
+            (None, 32),
+            (Some(vec![timeout, data]), LIMIT_MIN),
+            (Some(Vec::new()), LIMIT_MIN),
+        ];
+        for (ended, limit) in cases {
+            let concurrency = Concurrency::new(256, TARGET);
+            for _ in 0..8 {
+                let permits: Vec<_> =
+                    (0..256).map_while(|_| concurrency.enter(TARGET * 2).ok()).collect();
+                tokio::time::sleep(TARGET * 2).await;
+                for permit in permits {
+                    match &ended {
+                        Some(failures) => permit.end(failures),
+                        None => drop(permit),
+                    }
+                }
+            }
+            assert_eq!(concurrency.limit(), limit, "{ended:?}");
+        }
     }
 
     /// Of those that hang, most are late whenever they end: with one more the limit must not fall as
@@ -388,7 +421,7 @@ mod tests {
         let granted = TARGET / 25;
         let permits: Vec<_> = (0..512).map(|_| concurrency.enter(granted).unwrap()).collect();
         tokio::time::sleep(granted).await;
-        drop(permits);
+        permits.into_iter().for_each(|permit| permit.end(None));
         assert_eq!(concurrency.limit(), 512);
     }
 

@@ -50,9 +50,7 @@ pub(super) async fn get(
         match (get_of(message, timeout), node.capacity.concurrency.enter_for(weight, timeout)) {
             (Ok(batch), Ok(permit)) => {
                 let result = node.coordinator.get_batch(batch).await;
-                let failed =
-                    result.as_ref().map(|all| all.iter().find_map(|one| one.as_ref().err()));
-                permit.end(failed.unwrap_or_else(Some));
+                permit.end(failures(&result, |error| error));
                 result
             }
             (Err(error), _) | (_, Err(error)) => Err(error),
@@ -106,14 +104,15 @@ pub(super) async fn put(
             let running = tokio::spawn(Trace::current().run(async move {
                 let result = coordinator.put_batch(batch).await;
                 drop(charge);
-                permit.end(first_failure(&result));
+                permit.end(failures(&result, |failed| &failed.error));
                 result
             }));
             running.await.unwrap_or_else(|end| std::panic::resume_unwind(end.into_panic()))
         }
         (Err(error), _) | (_, Err(error)) => Err(error),
     };
-    node.ended(Operation::BatchPut, started, first_failure(&result));
+    let failed = failures(&result, |failed| &failed.error).next();
+    node.ended(Operation::BatchPut, started, failed);
     let outcomes = result.or_else(|error| refused(node, error, &named))?;
     let message = |outcome| {
         use v1::batch_put_result::Result as Message;
@@ -126,14 +125,14 @@ pub(super) async fn put(
     Ok(v1::BatchPutReply { results: outcomes.into_iter().map(message).collect() })
 }
 
-/// Why a batch failed, or the first of its writes that did.
-fn first_failure(
-    result: &Result<Vec<Result<WriteResult, WriteError>>, RequestError>,
-) -> Option<&RequestError> {
-    match result {
-        Ok(outcomes) => outcomes.iter().find_map(|o| o.as_ref().err()).map(|failed| &failed.error),
-        Err(error) => Some(error),
-    }
+/// Why a batch failed, or those of its keys that did.
+fn failures<'r, T, E>(
+    result: &'r Result<Vec<Result<T, E>>, RequestError>,
+    error: impl Fn(&'r E) -> &'r RequestError,
+) -> impl Iterator<Item = &'r RequestError> {
+    let outcomes = result.iter().flatten();
+    let failed = outcomes.filter_map(move |outcome| outcome.as_ref().err().map(&error));
+    result.as_ref().err().into_iter().chain(failed)
 }
 
 /// A batch refused as a whole. If some entry may have been sent before, its refusal says nothing of
@@ -215,4 +214,22 @@ fn entry_of(entry: v1::BatchPutEntry) -> Result<PutEntry, RequestError> {
         operation: entry.operation_id.as_ref().map(operation_of),
         fresh: entry.fresh,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_of_a_batch_is_told_and_the_first_one_first() {
+        let kinds = |result| -> Vec<_> {
+            failures(&result, |failed: &WriteError| &failed.error).map(RequestError::kind).collect()
+        };
+        let failed = |error| Err(WriteError::not_applied(error));
+        let lost = RequestError::QuorumNotReached { needed: 2, got: 1, detail: String::new() };
+        let outcomes = vec![Ok(()), failed(RequestError::invalid("a")), Ok(()), failed(lost)];
+        assert_eq!(kinds(Ok(outcomes)), ["invalid", "quorum"]);
+        assert_eq!(kinds(Err(RequestError::invalid("as a whole"))), ["invalid"]);
+        assert!(kinds(Ok(vec![Ok(())])).is_empty());
+    }
 }

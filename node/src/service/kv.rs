@@ -247,7 +247,13 @@ impl ScanWalk {
     }
 
     async fn page(&mut self, cursor: ScanCursor) -> Result<v1::ScanReply, RequestError> {
-        let _permit = self.node.capacity.concurrency.enter(self.scan.timeout)?;
+        let permit = self.node.capacity.concurrency.enter(self.scan.timeout)?;
+        let page = self.read_page(cursor).await;
+        permit.end(page.as_ref().err());
+        page
+    }
+
+    async fn read_page(&mut self, cursor: ScanCursor) -> Result<v1::ScanReply, RequestError> {
         let deadline = Instant::now() + self.scan.timeout;
         let part = self.node.coordinator.scan(&self.scan, cursor.clone()).await?;
         let (view, namespace) =

@@ -105,7 +105,9 @@ fn code_of(error: &RequestError) -> Code {
         | RequestError::QuorumNotReached { .. }
         | RequestError::CoordinatorUnreachable { .. }
         | RequestError::NotReady { .. } => Code::Unavailable,
-        RequestError::Timeout { .. } => Code::DeadlineExceeded,
+        RequestError::Timeout { .. } | RequestError::TimeoutElsewhere { .. } => {
+            Code::DeadlineExceeded
+        }
         RequestError::Overloaded { .. } | RequestError::DiskFull { .. } => Code::ResourceExhausted,
         RequestError::Conflict { .. } => Code::AlreadyExists,
         RequestError::Data { .. } | RequestError::Damaged { .. } => Code::DataLoss,
@@ -129,7 +131,7 @@ fn detail(error: &RequestError, node: &str) -> ErrorDetail {
             (detail.needed, detail.got) = (*needed, *got);
             Kind::Quorum
         }
-        RequestError::Timeout { .. } => Kind::Timeout,
+        RequestError::Timeout { .. } | RequestError::TimeoutElsewhere { .. } => Kind::Timeout,
         RequestError::Overloaded { retry_after_ms, .. } => {
             detail.retry_after_ms = *retry_after_ms;
             Kind::Overloaded

@@ -117,7 +117,7 @@ impl From<&RequestError> for OutcomeLabel {
             | RequestError::QuorumNotReached { .. }
             | RequestError::CoordinatorUnreachable { .. }
             | RequestError::NotReady { .. } => Self::Unavailable,
-            RequestError::Timeout { .. } => Self::Timeout,
+            RequestError::Timeout { .. } | RequestError::TimeoutElsewhere { .. } => Self::Timeout,
             RequestError::Overloaded { .. } | RequestError::DiskFull { .. } => Self::Overloaded,
             RequestError::Data { .. }
             | RequestError::Damaged { .. }

@@ -379,7 +379,8 @@ impl Coordinator {
                         let object = object.map_err(RequestError::internal)?;
                         Ok((object, result.replicas))
                     };
-                    done.push((forwarding.placed.place, result.and_then(decode)));
+                    let result = result.map_err(RequestError::elsewhere).and_then(decode);
+                    done.push((forwarding.placed.place, result));
                 }
             }
         }
@@ -412,11 +413,12 @@ fn failed(
     let name = || forwarding.placed.target.view.name_of(to);
     match reply {
         Ok(Reply::Failed(error)) => {
-            (error.clone(), !matches!(error, RequestError::NotReady { .. }))
+            (error.clone().elsewhere(), !matches!(error, RequestError::NotReady { .. }))
         }
         Ok(_) => (RequestError::internal("unexpected answer"), false),
         Err(PeerError::TimedOut) => {
-            (RequestError::Timeout { waiting_for: format!("waiting for {}", name()) }, false)
+            let waiting_for = format!("waiting for {}", name());
+            (RequestError::TimeoutElsewhere { waiting_for }, false)
         }
         Err(error) => (RequestError::not_ready(format!("{}: {error}", name())), false),
     }

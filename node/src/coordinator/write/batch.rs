@@ -142,6 +142,7 @@ impl Coordinator {
         let request = Request::ForwardWriteBatch(group.into_iter().map(|p| p.forward).collect());
         match self.peers.request(to, request, remaining(deadline)).await {
             Ok(Reply::WriteBatch(outcomes)) if outcomes.len() == named.len() => {
+                let outcomes = outcomes.into_iter().map(|o| o.map_err(WriteError::elsewhere));
                 named.into_iter().map(|(place, ..)| place).zip(outcomes).collect()
             }
             other => {

@@ -70,7 +70,10 @@ fn encode_error(error: RequestError) -> proto::Failure {
         RequestError::QuorumNotReached { needed, got, detail } => {
             proto::Failure { needed, got, ..with(Code::QuorumNotReached, detail) }
         }
-        RequestError::Timeout { waiting_for } => with(Code::Timeout, waiting_for),
+        // Whoever hears of it knows that it was elsewhere.
+        RequestError::Timeout { waiting_for } | RequestError::TimeoutElsewhere { waiting_for } => {
+            with(Code::Timeout, waiting_for)
+        }
         RequestError::Overloaded { what, retry_after_ms } => {
             proto::Failure { retry_after_ms, ..with(Code::Overloaded, what) }
         }
