@@ -15,6 +15,7 @@ mod binaries;
 mod cli;
 mod cluster;
 mod dev;
+pub mod history;
 mod http;
 mod ports;
 mod process;

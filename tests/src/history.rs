@@ -1,0 +1,272 @@
+//! Histories: what clients asked and were told, what nodes lost, and what they held in the end.
+//!
+//! A history is all that a checker sees, so whoever can write one down can have it checked: the
+//! simulator, or a harness around real processes. On disk it is a line of JSON for each [`Entry`].
+//!
+//! ```text
+//!   {"Namespace":{"name":"things","n":3,"lww":false}}
+//!   {"Operation":{"id":7,"client":1,"namespace":"things","key":"k3","invoked":40,"returned":55, ...
+//!   {"Loss":{"at":60,"node":2,"kind":"PowerCut"}}
+//!   {"Snapshot":{"at":99,"node":2,"healed":true, ...
+//! ```
+//!
+//! Every write has a value that no other write has, so that whoever sees one knows whose it is. A
+//! batch is an operation for each of its keys, a scan one for each key that it might have listed.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Write};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+/// When something happened: a number that grows, and that no two events of a history share. Of two
+/// events the one with the smaller number happened first.
+pub type Moment = u64;
+
+/// A node's id.
+pub type Node = u64;
+
+/// The numbers by actor: of a context, or of an object.
+pub type Version = BTreeMap<u64, u64>;
+
+/// The name of a write.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Dot {
+    /// Who issued it.
+    pub actor: u64,
+    /// The actor's count.
+    pub n: u64,
+}
+
+impl Dot {
+    /// Whether a version reflects the write.
+    pub fn is_covered_by(self, version: &Version) -> bool {
+        version.get(&self.actor).is_some_and(|&n| n >= self.n)
+    }
+}
+
+/// One line of a history.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Entry {
+    /// A namespace that operations name.
+    Namespace(Namespace),
+    /// What a client asked and was told of one key.
+    Operation(Operation),
+    /// What a node lost.
+    Loss(Loss),
+    /// What a node held.
+    Snapshot(Snapshot),
+}
+
+/// A namespace.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+    /// How many owners each key has.
+    pub n: usize,
+    /// Whether the last write wins; else siblings stand beside each other.
+    pub lww: bool,
+}
+
+/// What a client asked of one key, and what it was told.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Operation {
+    /// Which one.
+    pub id: u64,
+    /// Who asked.
+    pub client: u64,
+    /// Of which namespace.
+    pub namespace: String,
+    /// Of which key.
+    pub key: String,
+    /// When it was first sent.
+    pub invoked: Moment,
+    /// The same, in milliseconds of the right time.
+    pub invoked_ms: u64,
+    /// When the last answer came that its client waited for; none if it waits still, so that the
+    /// operation may happen at any later time. Of an *unknown* outcome too it may happen later.
+    pub returned: Option<Moment>,
+    /// The same, in milliseconds of the right time.
+    pub returned_ms: Option<u64>,
+    /// What was asked.
+    pub action: Action,
+    /// What was told.
+    pub outcome: Outcome,
+}
+
+/// What is asked of a key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Action {
+    /// To write.
+    Write {
+        /// The value; none deletes.
+        value: Option<String>,
+        /// What the context that was sent covers; empty for none.
+        context: Version,
+        /// How many owners must acknowledge.
+        w: usize,
+        /// Whether each acknowledges what is on its disk.
+        synced: bool,
+    },
+    /// To read.
+    Read {
+        /// How many owners must answer.
+        r: usize,
+    },
+}
+
+/// What a client was told in the end.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Outcome {
+    /// A write was acknowledged.
+    Written(Receipt),
+    /// A write was not applied, and never will be.
+    NotApplied(String),
+    /// A write may have been applied, or may yet be.
+    Unknown(String),
+    /// A read was answered.
+    Shown(Shown),
+    /// A read was not answered.
+    Failed(String),
+}
+
+/// An acknowledged write.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Its name.
+    pub dot: Dot,
+    /// What the context that came with it covers, if one came.
+    pub context: Option<Version>,
+    /// How many values stood there, this one included unless it deleted.
+    pub siblings: u32,
+    /// The nodes that acknowledged it.
+    pub acked: Vec<Node>,
+    /// How many of them had it on disk.
+    pub synced: usize,
+}
+
+/// An answered read.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Shown {
+    /// The values.
+    pub values: Vec<String>,
+    /// What the context that came with them covers; none if none could come, as for a key that a
+    /// scan did not list.
+    pub context: Option<Version>,
+}
+
+/// A node lost what it had acknowledged, or may have.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Loss {
+    /// When.
+    pub at: Moment,
+    /// Which node.
+    pub node: Node,
+    /// How much.
+    pub kind: LossKind,
+}
+
+/// How much a node lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum LossKind {
+    /// What was not on its disk.
+    PowerCut,
+    /// Everything.
+    Wiped,
+    /// What came after this moment: an older copy of its disk was put in its place.
+    RolledBack(Moment),
+}
+
+/// What a node held.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// When.
+    pub at: Moment,
+    /// Which node.
+    pub node: Node,
+    /// Whether faults were over, and all keys had been read and repaired.
+    pub healed: bool,
+    /// Its metadata: the document's version, and a hash of the document.
+    pub metadata: (u64, u64),
+    /// Every object of the partitions that it owns; a key without one is absent.
+    pub objects: Vec<Held>,
+    /// The frontiers of the partitions that it owns.
+    pub frontiers: Vec<Seen>,
+}
+
+/// An object as a node held it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Held {
+    /// The namespace.
+    pub namespace: String,
+    /// The key.
+    pub key: String,
+    /// The key's partition: keys of one partition share a frontier.
+    pub partition: String,
+    /// What it reflects.
+    pub version: Version,
+    /// Its live values, by dot.
+    pub values: Vec<(Dot, String)>,
+    /// Of an `lww` namespace: time and dot of the last write, a deletion too.
+    pub last: Option<(u64, Dot)>,
+}
+
+/// What a partition had seen of one actor.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Seen {
+    /// The partition.
+    pub partition: String,
+    /// The actor.
+    pub actor: u64,
+    /// The numbers, as ranges of first and last.
+    pub ranges: Vec<(u64, u64)>,
+}
+
+/// A history.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct History {
+    /// The namespaces.
+    pub namespaces: Vec<Namespace>,
+    /// What clients did, in the order in which they began.
+    pub operations: Vec<Operation>,
+    /// What nodes lost.
+    pub losses: Vec<Loss>,
+    /// What nodes held.
+    pub snapshots: Vec<Snapshot>,
+}
+
+impl History {
+    /// Adds an entry.
+    pub fn push(&mut self, entry: Entry) {
+        match entry {
+            Entry::Namespace(namespace) => self.namespaces.push(namespace),
+            Entry::Operation(operation) => self.operations.push(operation),
+            Entry::Loss(loss) => self.losses.push(loss),
+            Entry::Snapshot(snapshot) => self.snapshots.push(snapshot),
+        }
+    }
+
+    /// Writes it down, a line for each entry.
+    pub fn write(&self, mut file: impl Write) -> Result<()> {
+        let namespaces = self.namespaces.iter().cloned().map(Entry::Namespace);
+        let operations = self.operations.iter().cloned().map(Entry::Operation);
+        let losses = self.losses.iter().cloned().map(Entry::Loss);
+        let snapshots = self.snapshots.iter().cloned().map(Entry::Snapshot);
+        for entry in namespaces.chain(operations).chain(losses).chain(snapshots) {
+            serde_json::to_writer(&mut file, &entry)?;
+            file.write_all(b"\n")?;
+        }
+        Ok(())
+    }
+
+    /// Reads what [`write`](Self::write) wrote, or anybody else.
+    pub fn read(file: impl BufRead) -> Result<Self> {
+        let mut history = Self::default();
+        for (at, line) in file.lines().enumerate() {
+            let entry = serde_json::from_str(&line?);
+            history.push(entry.with_context(|| format!("line {} of the history", at + 1))?);
+        }
+        Ok(history)
+    }
+}
