@@ -12,8 +12,11 @@
 //! dead process that still hold it get [`EngineError::Closed`] and cannot write to the next one's
 //! data. Nothing here depends on time, threads or hashing: the same calls give the same bytes.
 //!
-//! Left out: torn and flipped bytes, which are a matter of records and their checksums. A scan
-//! shares the tree, and the next batch copies that tree if the scan is still alive.
+//! A disk that is full refuses batches as fjall's would: the engine is poisoned, and has nothing of
+//! the batch when it is opened again. Bits of values can rot.
+//!
+//! Left out: torn writes, which an engine's own checksums find. A scan shares the tree, and the next
+//! batch copies that tree if the scan is still alive.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -43,8 +46,21 @@ struct State {
     unsynced: Vec<Batch>,
     fail_next_sync: bool,
     fill_next_apply: bool,
+    /// It is the machine's, and stays so when the process ends.
+    full: bool,
     poisoned: bool,
     closed: bool,
+}
+
+impl State {
+    /// A write that finds no space poisons the engine.
+    fn find_space(&mut self) -> Result<(), EngineError> {
+        self.poisoned |= self.full;
+        match self.full {
+            true => Err(EngineError::io("apply a batch")(io::ErrorKind::StorageFull.into())),
+            false => Ok(()),
+        }
+    }
 }
 
 impl MemoryEngine {
@@ -61,6 +77,7 @@ impl MemoryEngine {
             visible: ended.visible,
             durable: ended.durable,
             unsynced: ended.unsynced,
+            full: ended.full,
             ..State::default()
         })
     }
@@ -74,7 +91,38 @@ impl MemoryEngine {
         for batch in ended.unsynced.drain(..kept) {
             write(&mut ended.durable, &batch);
         }
-        Self::of_trees(ended.durable)
+        let (found, full) = (Self::of_trees(ended.durable), ended.full);
+        found.set_full(full);
+        found
+    }
+
+    /// What a copy of the data directory holds, made between two batches while the store runs: all
+    /// that was applied, on a disk of its own and synced there.
+    pub fn copy(&self) -> Result<Self, EngineError> {
+        Ok(Self::of_trees(self.open_state()?.visible.clone()))
+    }
+
+    /// Fills the disk, or makes room on it. An engine that met a full disk stays poisoned until it
+    /// is killed and so opened again.
+    pub fn set_full(&self, full: bool) {
+        self.lock().full = full;
+    }
+
+    /// Flips a bit of what is stored under a key, wherever it is; false if no value with a byte is
+    /// visible there. That is no batch: neither a sync nor a power cut undoes it.
+    pub fn rot(&self, space: Space, key: &[u8]) -> Result<bool, EngineError> {
+        let mut guard = self.open_state()?;
+        let state = &mut *guard;
+        let visible = rot_in(&mut state.visible, space, key);
+        rot_in(&mut state.durable, space, key);
+        for batch in &mut state.unsynced {
+            if let Some(Some(value)) = batch.staged(space, key)
+                && let Some(flipped) = flip(value)
+            {
+                batch.put(space, Bytes::copy_from_slice(key), flipped);
+            }
+        }
+        Ok(visible)
     }
 
     /// Makes the next `sync` fail, as a dying disk would, and so poison this engine.
@@ -131,6 +179,7 @@ impl Engine for MemoryEngine {
         if std::mem::take(&mut state.fill_next_apply) {
             return Err(EngineError::Full { free_bytes: 0, needed_bytes: 1 });
         }
+        state.find_space()?;
         write(&mut state.visible, &batch);
         state.unsynced.push(batch);
         Ok(())
@@ -138,6 +187,8 @@ impl Engine for MemoryEngine {
 
     fn sync(&self) -> Result<(), EngineError> {
         let mut state = self.writable_state()?;
+        // A sync writes too: fjall's, a row with its number.
+        state.find_space()?;
         if std::mem::take(&mut state.fail_next_sync) {
             state.poisoned = true;
             return Err(EngineError::io("sync")(io::Error::other("injected failure")));
@@ -179,6 +230,21 @@ fn write(trees: &mut Trees, batch: &Batch) {
             None => drop(tree.remove(key)),
         }
     }
+}
+
+/// Flips a bit of a key's value; false if there is none.
+fn rot_in(trees: &mut Trees, space: Space, key: &[u8]) -> bool {
+    let tree = &mut trees[space as usize];
+    let Some(flipped) = tree.get(key).and_then(flip) else { return false };
+    Arc::make_mut(tree).insert(Bytes::copy_from_slice(key), flipped);
+    true
+}
+
+/// The same bytes, but for a bit in the middle; none if there are no bytes.
+fn flip(value: &Bytes) -> Option<Bytes> {
+    let mut flipped = value.to_vec();
+    *flipped.get_mut(value.len() / 2)? ^= 1;
+    Some(flipped.into())
 }
 
 /// Walks a shared tree, finding its place anew for each entry: it then borrows nothing.

@@ -103,3 +103,76 @@ fn a_failed_sync_poisons_writes_but_not_reads() {
     assert_eq!(numbers(&engine, Space::Objects), [1]);
     apply(&engine.kill(), 2);
 }
+
+#[test]
+fn a_copy_has_what_was_applied_and_goes_its_own_way() {
+    let engine = MemoryEngine::new();
+    (1..=3).for_each(|n| apply(&engine, n));
+    let copy = engine.copy().unwrap();
+    apply(&engine, 4);
+    apply(&copy, 5);
+    assert_eq!(numbers(&engine, Space::Objects), [1, 2, 3, 4]);
+    let shortest = (0..64).map(|seed| {
+        let copy = copy.copy().unwrap();
+        apply(&copy, 6);
+        numbers(&copy.crash(&mut ChaCha8Rng::seed_from_u64(seed)), Space::Frontiers)
+    });
+    assert_eq!(shortest.min(), Some(vec![1, 2, 3, 5]));
+    drop(copy.kill());
+    assert!(matches!(copy.copy(), Err(EngineError::Closed)));
+}
+
+#[test]
+fn a_full_disk_takes_nothing_of_a_batch_and_is_read_all_the_same() {
+    let engine = MemoryEngine::new();
+    apply(&engine, 1);
+    engine.set_full(true);
+    let mut batch = Batch::new();
+    batch.put(Space::Objects, vec![2], "object");
+    batch.delete(Space::Objects, vec![1]);
+    let refused = engine.apply(batch).unwrap_err();
+    assert!(refused.is_out_of_space(), "{refused}");
+    assert!(matches!(engine.sync(), Err(EngineError::Poisoned)));
+    assert_eq!(numbers(&engine, Space::Objects), [1]);
+    // There is no more room for the next process, until somebody makes some.
+    let next = engine.kill();
+    assert!(next.sync().unwrap_err().is_out_of_space());
+    next.set_full(false);
+    assert!(matches!(next.apply(Batch::new()), Err(EngineError::Poisoned)));
+    let last = next.kill();
+    apply(&last, 3);
+    last.sync().unwrap();
+    assert_eq!(numbers(&last, Space::Objects), [1, 3]);
+    last.set_full(true);
+    let cut = last.crash(&mut ChaCha8Rng::seed_from_u64(1));
+    assert!(cut.apply(Batch::new()).unwrap_err().is_out_of_space());
+}
+
+#[test]
+fn rot_is_found_by_every_later_process() {
+    let value = |engine: &MemoryEngine| engine.get(Space::Objects, &[1]).unwrap().unwrap();
+    let put = |engine: &MemoryEngine, value: &'static str| {
+        let mut batch = Batch::new();
+        batch.put(Space::Objects, vec![1], value);
+        batch.put(Space::Objects, vec![2], "");
+        engine.apply(batch).unwrap();
+    };
+    let engine = MemoryEngine::new();
+    put(&engine, "sound");
+    engine.sync().unwrap();
+    assert!(engine.rot(Space::Objects, &[1]).unwrap());
+    assert_eq!(value(&engine), "sotnd");
+    let engine = engine.crash(&mut ChaCha8Rng::seed_from_u64(1));
+    assert_eq!(value(&engine), "sotnd");
+    // What is not synced yet does not heal by a sync.
+    put(&engine, "whole");
+    assert!(engine.rot(Space::Objects, &[1]).unwrap());
+    engine.sync().unwrap();
+    let engine = engine.crash(&mut ChaCha8Rng::seed_from_u64(1));
+    assert_eq!(value(&engine), "whnle");
+    put(&engine, "sound");
+    assert_eq!(value(&engine), "sound");
+    for nothing in [2, 3] {
+        assert!(!engine.rot(Space::Objects, &[nothing]).unwrap());
+    }
+}
