@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
+use tokio::sync::watch;
 
 /// A wall clock.
 pub trait Clock: Send + Sync + 'static {
@@ -37,6 +38,32 @@ pub enum Blocking {
     Inline,
 }
 
+/// Whether a simulated process stands still, as after SIGSTOP. Clones are one switch.
+#[derive(Clone, Debug)]
+pub struct Pause(Arc<watch::Sender<bool>>);
+
+impl Default for Pause {
+    /// The process runs.
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(false)))
+    }
+}
+
+impl Pause {
+    /// Stops the process, or lets it go on.
+    pub fn set(&self, paused: bool) {
+        self.0.send_replace(paused);
+    }
+
+    /// Returns once the process runs.
+    pub async fn over(&self) {
+        if *self.0.borrow() {
+            let over = self.0.subscribe().wait_for(|paused| !paused).await.is_ok();
+            assert!(over, "the sender lives as long as its owner");
+        }
+    }
+}
+
 /// The outside world of one node.
 #[derive(Clone)]
 pub struct Env {
@@ -44,6 +71,7 @@ pub struct Env {
     rng: Arc<Mutex<ChaCha8Rng>>,
     blocking: Blocking,
     request_cost: Duration,
+    pause: Pause,
 }
 
 impl Env {
@@ -54,19 +82,32 @@ impl Env {
             rng: Arc::new(Mutex::new(ChaCha8Rng::from_rng(&mut rand::rng()))),
             blocking: Blocking::Threads,
             request_cost: Duration::ZERO,
+            pause: Pause::default(),
         }
     }
 
     /// A repeatable world: `clock` and `seed` decide everything, on one thread.
     pub fn simulated(clock: Arc<dyn Clock>, seed: u64) -> Self {
         let rng = Arc::new(Mutex::new(ChaCha8Rng::seed_from_u64(seed)));
-        Self { clock, rng, blocking: Blocking::Inline, request_cost: Duration::ZERO }
+        let (blocking, request_cost) = (Blocking::Inline, Duration::ZERO);
+        Self { clock, rng, blocking, request_cost, pause: Pause::default() }
     }
 
     /// The same world, where each request takes a shard so long: machines of simulations have no
     /// limits else.
     pub fn with_request_cost(self, request_cost: Duration) -> Self {
         Self { request_cost, ..self }
+    }
+
+    /// The same world, where shards and disk work of simulations stand still while `pause` says so.
+    /// Timers and whatever else runs in a process go on: only what would last is kept from it.
+    pub fn with_pause(self, pause: Pause) -> Self {
+        Self { pause, ..self }
+    }
+
+    /// Whether the process stands still.
+    pub fn pause(&self) -> &Pause {
+        &self.pause
     }
 
     /// How long a request takes a shard, beside what it really takes.
@@ -97,7 +138,10 @@ impl Env {
     /// Runs work that blocks.
     pub async fn block<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         match self.blocking {
-            Blocking::Inline => work(),
+            Blocking::Inline => {
+                self.pause.over().await;
+                work()
+            }
             Blocking::Threads => match tokio::task::spawn_blocking(work).await {
                 Ok(value) => value,
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -109,5 +153,23 @@ impl Env {
 impl fmt::Debug for Env {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Env").field("blocking", &self.blocking).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_paused_process_does_no_disk_work() {
+        let pause = Pause::default();
+        let env = Env::simulated(Arc::new(SystemClock), 1).with_pause(pause.clone());
+        assert_eq!(env.block(|| 1).await, 1);
+        pause.set(true);
+        let work = tokio::spawn(async move { env.block(|| 2).await });
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!work.is_finished());
+        pause.set(false);
+        assert_eq!(work.await.unwrap(), 2);
     }
 }

@@ -706,12 +706,15 @@ fn start_shard(
     if shard.context.env.blocking() == Blocking::Inline {
         tokio::spawn(async move {
             let _watch = watch;
-            let cost = shard.context.env.request_cost();
+            let env = shard.context.env.clone();
+            let cost = env.request_cost();
             while queue.recv_many(&mut queued, TURN_MAX).await > 0 {
+                env.pause().over().await;
                 let began = shard.worthwhile(&mut queued, &mut jobs);
                 if !cost.is_zero() {
                     let requests: usize = jobs.iter().map(Job::requests).sum();
                     tokio::time::sleep(cost * requests as u32).await;
+                    env.pause().over().await;
                 }
                 shard.turns(&mut jobs, began);
             }

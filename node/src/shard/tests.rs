@@ -12,7 +12,7 @@ use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::context::Context;
 use crate::dynamo::metadata::document::Conflict;
 use crate::dynamo::operation::OPERATION_KEPT_MS;
-use crate::env::Clock;
+use crate::env::{Clock, Pause};
 use crate::error::Outcome;
 use crate::storage::memory::MemoryEngine;
 
@@ -67,6 +67,7 @@ struct Bench {
     engine: Arc<MemoryEngine>,
     disk: Arc<Disk>,
     heard: Arc<Heard>,
+    pause: Pause,
 }
 
 const NODE: NodeId = NodeId(1);
@@ -86,8 +87,8 @@ fn bench() -> Bench {
 /// The same, whose requests take so long, and whose queues hold so many.
 fn of_cost(cost: Duration, queue: usize) -> Bench {
     let (engine, heard) = (Arc::new(MemoryEngine::new()), Arc::new(Heard::default()));
-    let env = Env::simulated(Arc::new(Still), 1).with_request_cost(cost);
-    let disk = Arc::<Disk>::default();
+    let (disk, pause) = (Arc::<Disk>::default(), Pause::default());
+    let env = Env::simulated(Arc::new(Still), 1).with_request_cost(cost).with_pause(pause.clone());
     let context = ShardContext {
         node: NODE,
         opening: OPENING,
@@ -99,7 +100,7 @@ fn of_cost(cost: Duration, queue: usize) -> Bench {
         observer: heard.clone(),
     };
     let (shards, _) = Shards::start(context, 2, queue);
-    Bench { shards, engine, disk, heard }
+    Bench { shards, engine, disk, heard, pause }
 }
 
 fn address(namespace: u64, key: &str) -> Address {
@@ -524,4 +525,44 @@ async fn new_writes_leave_room_for_what_others_have_begun() {
     let refused = futures::future::join_all(writes).await.pop().unwrap().unwrap_err();
     let RequestError::Overloaded { retry_after_ms, .. } = refused.error else { panic!() };
     assert!((10..=60).contains(&retry_after_ms), "{retry_after_ms}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_process_applies_nothing_until_it_goes_on() {
+    for cost in [Duration::ZERO, Duration::from_secs(1)] {
+        let bench = of_cost(cost, 64);
+        let waits = async {
+            let mut write = std::pin::pin!(bench.put(1, "key", 1));
+            if !cost.is_zero() {
+                // The turn has begun, but not applied what it will.
+                assert!(tokio::time::timeout(cost / 2, &mut write).await.is_err());
+            }
+            bench.pause.set(true);
+            let paused = tokio::time::timeout(Duration::from_secs(60), &mut write).await;
+            assert!(paused.is_err());
+            assert_eq!(
+                (*bench.heard.applied.lock().unwrap(), bench.engine.stats().unwrap().keys_approx),
+                (0, 0)
+            );
+            bench.pause.set(false);
+            write.await
+        };
+        assert!(waits.await.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_process_finds_that_what_waited_is_over() {
+    let bench = bench();
+    bench.pause.set(true);
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let write = put(address(1, "key"), 1, Bytes::from_static(b"value"));
+    let write = bench.shards.write(write, false, deadline);
+    let goes_on = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        bench.pause.set(false);
+    };
+    let (written, ()) = tokio::join!(write, goes_on);
+    assert!(matches!(written, Err(WriteError { .. })));
+    assert_eq!(*bench.heard.expired.lock().unwrap(), 1);
 }
