@@ -30,7 +30,7 @@ use quorate_node::standing::{self, Progress};
 use quorate_node::storage::memory::MemoryEngine;
 use quorate_node::storage::{Batch, Engine as _, Space, record};
 use quorate_node::telemetry::Metrics;
-use quorate_node::transport::memory::{Faults, MemoryNetwork};
+use quorate_node::transport::memory::{Delivery, Faults, MemoryNetwork, MemoryPeers};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use tokio::time::Instant;
@@ -79,6 +79,7 @@ struct Running {
     replica: Replica,
     capacity: Capacity,
     engine: Arc<MemoryEngine>,
+    peers: Arc<MemoryPeers>,
     stop: CancellationToken,
 }
 
@@ -96,7 +97,13 @@ pub struct SimCluster {
     openings: u64,
     /// Of nodes that lost their first store.
     store_ids: BTreeMap<usize, StoreId>,
-    trace: Arc<Mutex<Vec<String>>>,
+    trace: Arc<Mutex<Vec<Event>>>,
+}
+
+/// What happened. It becomes text only for those who read it: most runs deliver for nobody's eyes.
+enum Event {
+    Delivered(Delivery),
+    Noted(String),
 }
 
 /// The name of the `index`-th node.
@@ -121,7 +128,8 @@ impl SimCluster {
         let trace = Arc::new(Mutex::new(Vec::new()));
         let recorded = trace.clone();
         network.record(move |delivery| {
-            recorded.lock().unwrap_or_else(PoisonError::into_inner).push(delivery.to_string());
+            let mut trace = recorded.lock().unwrap_or_else(PoisonError::into_inner);
+            trace.push(Event::Delivered(delivery.clone()));
         });
         let (running, stores) = (BTreeMap::new(), BTreeMap::new());
         let (openings, store_ids) = (0, BTreeMap::new());
@@ -221,7 +229,7 @@ impl SimCluster {
     /// Ends a node as `kill -9` does: what its engine applied stays.
     pub fn kill(&mut self, index: usize) {
         if let Some(killed) = self.running.remove(&index) {
-            self.network.detach(node(index));
+            self.network.detach(&killed.peers);
             killed.stop.cancel();
             self.stores.insert(index, Arc::new(killed.engine.kill()));
         }
@@ -268,12 +276,16 @@ impl SimCluster {
     pub fn note(&self, line: String) {
         let at = self.started.elapsed().as_millis();
         let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
-        trace.push(format!("{at} ms  {line}"));
+        trace.push(Event::Noted(format!("{at} ms  {line}")));
     }
 
     /// Everything that happened: deliveries and notes, in order.
     pub fn trace(&self) -> Vec<String> {
-        self.trace.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let text = |event: &Event| match event {
+            Event::Delivered(delivery) => delivery.to_string(),
+            Event::Noted(line) => line.clone(),
+        };
+        self.trace.lock().unwrap_or_else(PoisonError::into_inner).iter().map(text).collect()
     }
 
     /// The metadata document that a running node has.
@@ -330,11 +342,12 @@ impl SimCluster {
     fn run(&mut self, index: usize, engine: Arc<MemoryEngine>) -> Result<()> {
         self.openings += 1;
         let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(self.openings);
+        let peers = self.network.peers(node(index));
         let parts = ReplicaParts {
             node: node(index),
             store: self.store_ids.get(&index).copied().unwrap_or(StoreId(index as u64 + 1)),
             engine: engine.clone(),
-            peers: self.network.peers(node(index)),
+            peers: peers.clone(),
             env: Env::simulated(self.clock(index), seed).with_request_cost(self.size.request_cost),
             metrics: Arc::new(Metrics::new()),
             excused: BTreeSet::new(),
@@ -351,8 +364,8 @@ impl SimCluster {
         let size = ReplicaSize { shards: 2, queue: 1024, sync_every, clock_skew_max };
         let stop = CancellationToken::new();
         let replica = Replica::start(parts, size, stop.clone())?;
-        self.network.attach(node(index), replica.handler());
-        self.running.insert(index, Running { replica, capacity, engine, stop });
+        self.network.attach(&peers, replica.handler());
+        self.running.insert(index, Running { replica, capacity, engine, peers, stop });
         Ok(())
     }
 }

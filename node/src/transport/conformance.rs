@@ -100,13 +100,13 @@ impl Pair {
     async fn memory() -> Self {
         let network = MemoryNetwork::seeded(1);
         let (here, there) = (Arc::new(TestHandler::default()), Arc::new(TestHandler::default()));
-        for (node, handler) in [(ONE, &here), (TWO, &there)] {
+        let [one, two] = [ONE, TWO].map(|node| network.peers(node));
+        for (life, handler) in [(&one, &here), (&two, &there)] {
             let handler: Arc<dyn Handler> = handler.clone();
-            network.attach(node, &handler);
+            network.attach(life, &handler);
         }
-        let peers = network.peers(ONE);
-        let end_two = Box::pin(async move { network.detach(TWO) });
-        Self { peers, here, there, end_two, _one: None }
+        let end_two = Box::pin(async move { network.detach(&two) });
+        Self { peers: one, here, there, end_two, _one: None }
     }
 
     fn ask(&self, message: &Bytes) -> BoxFuture<'static, Result<Reply, PeerError>> {

@@ -9,57 +9,46 @@
 //!   14 ms  000…2 -> 000…1  write_result     31 bytes  01ab…
 //! ```
 //!
-//! A link that is cut swallows messages at first, as a silent network does; after
-//! [`Faults::notice`] both sides see that there is no connection. A node that is detached, as by a
-//! crash, is seen to be gone at once: its kernel would have said so.
+//! A node has *lives*: each is one process, and what a dead one still says is not heard, even when
+//! the node runs again. Two at a time are a data directory that was copied and started twice; every
+//! other life then admits one of them, as [`grpc`](super::grpc) does (see `state`).
 //!
-//! Left out: bandwidth, and queues that fill.
+//! A link that is cut swallows messages at first, as a silent network does, and a process that is
+//! paused, as by SIGSTOP, lets them wait; after [`Faults::notice`] both sides see that there is no
+//! connection. A life that ends, as by a crash, is seen to be gone at once: its kernel would have
+//! said so.
+//!
+//! Left out: bandwidth, queues that fill, and the time that connecting takes. Only messages of a
+//! paused node stand still here; its timers go on, so that what it waits for runs out meanwhile, and
+//! its shards and disk need [`Pause`](crate::env::Pause).
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _};
-use quorate_proto::peer::message::Body;
 use quorate_proto::peer::{Frame, Message};
-use rand::{RngExt as _, SeedableRng as _};
+use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 use xxhash_rust::xxh3::xxh3_64;
 
+use self::state::{Answered, Life, Sent, State};
 use super::answer::{Arrival, answer};
 use super::wire::{self, decode_frame, encode_frame};
 use super::{Handler, PeerError, Peers, Reply, Request};
 use crate::dynamo::key::NodeId;
 
+mod faults;
+mod state;
+
+pub use self::faults::Faults;
+
 /// The pause after newer metadata could not be fetched: every answer would ask for it again.
 const FETCH_PAUSE: Duration = Duration::from_millis(500);
-
-/// What the network does to messages.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Faults {
-    /// How long a message takes, in milliseconds.
-    pub latency_ms: RangeInclusive<u64>,
-    /// The probability that one is lost.
-    pub loss: f64,
-    /// The probability that one arrives twice.
-    pub duplication: f64,
-    /// How long a cut goes unnoticed.
-    pub notice: Duration,
-}
-
-impl Default for Faults {
-    /// A good network: 1 to 5 ms, nothing lost.
-    fn default() -> Self {
-        let notice = Duration::from_secs(7);
-        Self { latency_ms: 1..=5, loss: 0.0, duplication: 0.0, notice }
-    }
-}
 
 /// A message that arrived. Its text is one line of a run's trace.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,54 +74,21 @@ impl fmt::Display for Delivery {
     }
 }
 
-/// Who hears of deliveries.
-type Recorder = Box<dyn FnMut(&Delivery) + Send>;
-
 /// A network in memory. Clones are one network.
 #[derive(Clone)]
-pub struct MemoryNetwork(Arc<Mutex<State>>);
+pub struct MemoryNetwork(Arc<Shared>);
 
-struct State {
-    started: Instant,
-    rng: ChaCha8Rng,
-    faults: Faults,
-    nodes: BTreeMap<NodeId, Attached>,
-    /// One-way, and since when.
-    cuts: BTreeMap<(NodeId, NodeId), Instant>,
-    waiting: BTreeMap<u64, Waiting>,
-    next: u64,
-    recorder: Option<Recorder>,
-}
-
-/// A running node.
-#[derive(Clone)]
-struct Attached {
-    handler: Weak<dyn Handler>,
-    /// Cancelled when the node goes: what it was doing ends there.
-    gone: CancellationToken,
-    /// Whether it is fetching newer metadata that an answer told of.
-    fetching: bool,
-}
-
-struct Waiting {
-    from: NodeId,
-    to: NodeId,
-    answer: oneshot::Sender<Option<Body>>,
+struct Shared {
+    state: Mutex<State>,
+    /// Tells the courier that something is due before what it waits for.
+    sooner: Arc<Notify>,
 }
 
 impl MemoryNetwork {
     /// A network without nodes. Made within a runtime; time is counted from here.
     pub fn new(rng: ChaCha8Rng, faults: Faults) -> Self {
-        Self(Arc::new(Mutex::new(State {
-            started: Instant::now(),
-            rng,
-            faults,
-            nodes: BTreeMap::new(),
-            cuts: BTreeMap::new(),
-            waiting: BTreeMap::new(),
-            next: 0,
-            recorder: None,
-        })))
+        let state = Mutex::new(State::new(rng, faults));
+        Self(Arc::new(Shared { state, sooner: Arc::default() }))
     }
 
     /// A good network with a generator of this seed.
@@ -140,57 +96,70 @@ impl MemoryNetwork {
         Self::new(ChaCha8Rng::seed_from_u64(seed), Faults::default())
     }
 
-    /// Starts `node`, whose requests `handler` answers until its last owner drops it. An earlier
-    /// life of the node ends.
-    pub fn attach(&self, node: NodeId, handler: &Arc<dyn Handler>) {
-        self.detach(node);
-        let attached = Attached {
-            handler: Arc::downgrade(handler),
-            gone: CancellationToken::new(),
-            fetching: false,
-        };
-        self.lock().nodes.insert(node, attached);
-    }
-
-    /// Ends `node`: requests to and from it break, and what it was doing is dropped where it is.
-    pub fn detach(&self, node: NodeId) {
-        let mut state = self.lock();
-        let gone = state.nodes.remove(&node);
-        let concerns = |waiting: &Waiting| waiting.from == node || waiting.to == node;
-        let (broken, kept): (BTreeMap<_, _>, _) =
-            std::mem::take(&mut state.waiting).into_iter().partition(|(_, w)| concerns(w));
-        state.waiting = kept;
-        drop(state);
-        // Wakes others, who may come back here.
-        drop(broken);
-        if let Some(node) = gone {
-            node.gone.cancel();
-        }
-    }
-
-    /// How `node` reaches the others.
+    /// A new life of `node`, and how it reaches the others once it was attached.
     pub fn peers(&self, node: NodeId) -> Arc<MemoryPeers> {
-        Arc::new(MemoryPeers { network: self.clone(), node })
+        let (network, life) = (self.clone(), self.lock().life());
+        Arc::new(MemoryPeers { network, node, life, begun: AtomicBool::new(false) })
+    }
+
+    /// Starts a life, whose requests `handler` answers until its last owner drops it. Earlier lives
+    /// of the node end.
+    pub fn attach(&self, life: &MemoryPeers, handler: &Arc<dyn Handler>) {
+        self.change(|state, _| {
+            state.lives_of(life.node).into_iter().for_each(|earlier| state.end(earlier));
+        });
+        self.attach_beside(life, handler);
+    }
+
+    /// The same, and earlier lives go on: two processes run under one name.
+    pub fn attach_beside(&self, life: &MemoryPeers, handler: &Arc<dyn Handler>) {
+        assert!(!life.begun.swap(true, Ordering::Relaxed), "a life begins once");
+        self.change(|state, _| state.begin(life.life, life.node, handler));
+    }
+
+    /// Ends a life: requests to and from it break, and what it was doing is dropped where it is.
+    pub fn detach(&self, life: &MemoryPeers) {
+        self.change(|state, _| state.end(life.life));
     }
 
     /// Swallows what `from` sends to `to` from now on; the other direction stands.
     pub fn cut(&self, from: NodeId, to: NodeId) {
-        self.lock().cuts.entry((from, to)).or_insert_with(Instant::now);
+        self.change(|state, now| state.cut(from, to, now));
     }
 
     /// Mends the link from `from` to `to`.
     pub fn mend(&self, from: NodeId, to: NodeId) {
-        self.lock().cuts.remove(&(from, to));
+        self.change(|state, _| state.mend(|direction| direction == (from, to)));
     }
 
-    /// Mends every link.
+    /// Mends every link; their faults stay.
     pub fn mend_all(&self) {
-        self.lock().cuts.clear();
+        self.change(|state, _| state.mend(|_| true));
+    }
+
+    /// Stops the processes that run as `node`, as SIGSTOP does: what it is sent and what it sends
+    /// waits, in order. What it sent before arrives.
+    pub fn pause(&self, node: NodeId) {
+        self.change(|state, now| state.pause(node, now));
+    }
+
+    /// Lets them go on: what has waited arrives at once.
+    pub fn resume(&self, node: NodeId) {
+        self.change(|state, now| state.resume(node, now));
     }
 
     /// Changes what happens to messages sent from now on.
     pub fn set_faults(&self, faults: Faults) {
-        self.lock().faults = faults;
+        self.change(|state, _| state.faults = faults);
+    }
+
+    /// Changes what happens to messages that `from` sends to `to` from now on, whatever happens to
+    /// others; none: what happens to others.
+    pub fn set_link(&self, from: NodeId, to: NodeId, faults: Option<Faults>) {
+        self.change(|state, _| match faults {
+            Some(faults) => drop(state.links.insert((from, to), faults)),
+            None => drop(state.links.remove(&(from, to))),
+        });
     }
 
     /// Calls `recorder` with every delivery from now on. It must not use the network.
@@ -199,63 +168,105 @@ impl MemoryNetwork {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a request; none if there is no connection.
-    fn open(
-        &self,
-        from: NodeId,
-        to: NodeId,
-    ) -> Result<(u64, oneshot::Receiver<Option<Body>>), PeerError> {
-        let mut state = self.lock();
-        if !state.connected(from, to) {
-            let reason = format!("node {to} is not there");
-            return Err(PeerError::Disconnected { reason });
-        }
-        let (answer, answered) = oneshot::channel();
-        let id = state.next;
-        state.next += 1;
-        state.waiting.insert(id, Waiting { from, to, answer });
-        Ok((id, answered))
+    /// Changes who is there or who hears whom.
+    fn change(&self, change: impl FnOnce(&mut State, Instant)) {
+        let (mut state, now) = (self.lock(), Instant::now());
+        // What was to be noticed by now was so before the change.
+        state.settle(now);
+        change(&mut state, now);
+        state.settle(now);
+        let ended = std::mem::take(&mut state.ended);
+        self.wake(&mut state);
+        drop(state);
+        ended.tell();
     }
 
-    /// Sends a message: lost, once or twice, each after its own latency.
-    fn send(&self, from: NodeId, to: NodeId, message: Message) {
-        let bytes = encode_frame(&Frame { hello: None, messages: vec![message] });
-        let mut state = self.lock();
-        let gone = state.nodes.get(&to).map(|node| node.gone.clone());
-        let Some(gone) = gone.filter(|_| !state.cuts.contains_key(&(from, to))) else { return };
-        for latency in state.latencies() {
-            let arrival = self.clone().arrive((from, to), latency, bytes.clone());
-            let gone = gone.clone();
-            tokio::spawn(async move { gone.run_until_cancelled_owned(arrival).await });
+    /// Notices the silences that are to be noticed by now.
+    fn notice(&self) {
+        let notices = self.lock().notices();
+        if notices {
+            self.change(|_, _| {});
         }
     }
 
-    async fn arrive(self, (from, to): (NodeId, NodeId), latency: Duration, bytes: Bytes) {
-        sleep(latency).await;
-        let (length, hash) = (bytes.len(), xxh3_64(&bytes));
-        let frame = decode_frame(bytes).expect("the network damages no bytes");
-        let delivers = !self.lock().cuts.contains_key(&(from, to));
-        for message in frame.messages.into_iter().filter(|_| delivers) {
-            let kind = wire::kind(message.body.as_ref());
-            self.lock().on_delivery(|at_ms| Delivery { at_ms, from, to, kind, length, hash });
-            match wire::is_request(message.body.as_ref()) {
-                true => self.on_request(from, to, message).await,
-                false => self.on_answer(from, to, message),
+    /// Lets the courier look again; there is one as soon as there is something to do.
+    fn wake(&self, state: &mut State) {
+        match &state.courier {
+            Some(_) => self.0.sooner.notify_one(),
+            None if state.due().is_none() => {}
+            None => {
+                let courier = run_courier(Arc::downgrade(&self.0), self.0.sooner.clone());
+                state.courier = Some(AbortOnDropHandle::new(tokio::spawn(courier)));
             }
         }
     }
 
-    async fn on_request(&self, from: NodeId, to: NodeId, message: Message) {
-        let Some(handler) = self.lock().handler(to) else { return };
-        let answer = answer(handler, from, message, Arrival::now()).await;
-        self.send(to, from, answer);
+    fn open(&self, from: &MemoryPeers, to: NodeId) -> Result<(u64, Life, Answered), PeerError> {
+        self.notice();
+        self.lock().open(from.life, to).ok_or_else(|| {
+            let reason = format!("node {to} is not there, or does not hear this process");
+            PeerError::Disconnected { reason }
+        })
     }
 
-    fn on_answer(&self, from: NodeId, to: NodeId, message: Message) {
-        self.fetch(to, from, message.version);
+    fn send(&self, from: Life, to: Life, message: Message) {
+        let bytes = encode_frame(&Frame { hello: None, messages: vec![message] });
+        let mut state = self.lock();
+        let before = state.due();
+        state.send(from, to, bytes, Instant::now());
+        let due = state.due();
+        if due.is_some_and(|due| before.is_none_or(|before| due < before)) {
+            self.wake(&mut state);
+        }
+    }
+
+    /// Does what is due by now; tells when there is something to do again.
+    fn deliver(&self) -> Option<Instant> {
+        self.notice();
+        let now = Instant::now();
+        loop {
+            let arrived = self.lock().arrived(now);
+            match arrived {
+                Ok((sent, node)) => self.on_arrival(sent, node),
+                Err(next) => return next,
+            }
+        }
+    }
+
+    fn on_arrival(&self, sent: Sent, node: NodeId) {
+        let frame = decode_frame(sent.bytes.clone()).expect("the network damages no bytes");
+        for message in frame.messages {
+            self.lock().on_delivery(|at_ms| {
+                let (length, hash) = (sent.bytes.len(), xxh3_64(&sent.bytes));
+                let kind = wire::kind(message.body.as_ref());
+                Delivery { at_ms, from: sent.node, to: node, kind, length, hash }
+            });
+            match wire::is_request(message.body.as_ref()) {
+                true => self.on_request(&sent, message),
+                false => self.on_answer(&sent, message),
+            }
+        }
+    }
+
+    /// Lets the handler work on a request, for as long as its life lasts.
+    fn on_request(&self, sent: &Sent, message: Message) {
+        let mut state = self.lock();
+        let Some(handler) = state.handler(sent.to) else { return };
+        let Some(attached) = state.attached(sent.to) else { return };
+        let (network, gone) = (self.clone(), attached.gone.clone());
+        let (asking, node, asked) = (sent.from, sent.node, sent.to);
+        let work = async move {
+            let answer = answer(handler, node, message, Arrival::now()).await;
+            network.send(asked, asking, answer);
+        };
+        tokio::spawn(gone.run_until_cancelled_owned(work));
+    }
+
+    fn on_answer(&self, sent: &Sent, message: Message) {
+        self.fetch(sent, message.version);
         let waiting = self.lock().waiting.remove(&message.id);
         if let Some(waiting) = waiting {
             // An error says that it was given up just now.
@@ -263,11 +274,12 @@ impl MemoryNetwork {
         }
     }
 
-    /// Lets `node` fetch newer metadata of `from`, once at a time.
-    fn fetch(&self, node: NodeId, from: NodeId, version: u64) {
+    /// Lets whoever got an answer fetch newer metadata that it told of, once at a time.
+    fn fetch(&self, answered: &Sent, version: u64) {
+        let (life, from) = (answered.to, answered.node);
         let mut state = self.lock();
-        let Some(handler) = state.handler(node) else { return };
-        let Some(attached) = state.nodes.get_mut(&node) else { return };
+        let Some(handler) = state.handler(life) else { return };
+        let Some(attached) = state.attached(life) else { return };
         if attached.fetching || version <= handler.metadata_version() {
             return;
         }
@@ -279,7 +291,7 @@ impl MemoryNetwork {
             if handler.metadata_version() < version {
                 sleep(FETCH_PAUSE).await;
             }
-            if let Some(attached) = network.lock().nodes.get_mut(&node) {
+            if let Some(attached) = network.lock().attached(life) {
                 attached.fetching = false;
             }
         };
@@ -287,42 +299,25 @@ impl MemoryNetwork {
     }
 }
 
-impl State {
-    fn handler(&self, node: NodeId) -> Option<Arc<dyn Handler>> {
-        self.nodes.get(&node)?.handler.upgrade()
-    }
-
-    /// Whether `from` believes to be connected to `to`.
-    fn connected(&self, from: NodeId, to: NodeId) -> bool {
-        let noticed =
-            |link| self.cuts.get(&link).is_some_and(|since| since.elapsed() >= self.faults.notice);
-        let attached = self.nodes.contains_key(&from) && self.nodes.contains_key(&to);
-        attached && from != to && !noticed((from, to)) && !noticed((to, from))
-    }
-
-    /// One for each time that a message arrives.
-    fn latencies(&mut self) -> Vec<Duration> {
-        if self.rng.random_bool(self.faults.loss) {
-            return Vec::new();
-        }
-        let copies = if self.rng.random_bool(self.faults.duplication) { 2 } else { 1 };
-        let latency = self.faults.latency_ms.clone();
-        let draw = |_| Duration::from_millis(self.rng.random_range(latency.clone()));
-        (0..copies).map(draw).collect()
-    }
-
-    fn on_delivery(&mut self, delivery: impl FnOnce(u128) -> Delivery) {
-        let at_ms = self.started.elapsed().as_millis();
-        if let Some(recorder) = &mut self.recorder {
-            recorder(&delivery(at_ms));
+/// Delivers what is due, for as long as there is a network: one task and one timer, whatever is
+/// under way.
+async fn run_courier(network: Weak<Shared>, sooner: Arc<Notify>) {
+    while let Some(shared) = network.upgrade() {
+        let next = MemoryNetwork(shared).deliver();
+        match next {
+            None => sooner.notified().await,
+            // An error says that the time has come.
+            Some(at) => drop(timeout_at(at, sooner.notified()).await),
         }
     }
 }
 
-/// [`Peers`] of one node of a [`MemoryNetwork`].
+/// [`Peers`] of one life of a node of a [`MemoryNetwork`].
 pub struct MemoryPeers {
     network: MemoryNetwork,
     node: NodeId,
+    life: Life,
+    begun: AtomicBool,
 }
 
 /// A request whose answer is given up when this is dropped.
@@ -345,15 +340,14 @@ impl Peers for MemoryPeers {
         request: Request,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<Reply, PeerError>> {
-        let opened = self.network.open(self.node, to);
-        let (id, answered) = match opened {
+        let (id, peer, answered) = match self.network.open(self, to) {
             Ok(opened) => opened,
             Err(error) => return std::future::ready(Err(error)).boxed(),
         };
-        let handler = self.network.lock().handler(self.node);
+        let handler = self.network.lock().handler(self.life);
         let version = handler.map_or(0, |handler| handler.metadata_version());
         let message = wire::request_message(id, version, timeout, request);
-        self.network.send(self.node, to, message);
+        self.network.send(self.life, peer, message);
         let (sent, ticket) = (Instant::now(), Ticket { network: self.network.clone(), id });
         Box::pin(async move {
             let _ticket = ticket;
@@ -367,7 +361,8 @@ impl Peers for MemoryPeers {
     }
 
     fn connected(&self, node: NodeId) -> bool {
-        self.network.lock().connected(self.node, node)
+        self.network.notice();
+        self.network.lock().peer(self.life, node).is_some()
     }
 }
 
