@@ -1,13 +1,30 @@
 //! A cluster of the real node code on one thread, from one seed.
 //!
+//! ```text
+//!   Scenario: seed, workload, faults ─► run ─► History ─► checkers
+//! ```
+//!
 //! Coordinators, shards, vnodes and background tasks are those of production; the network, the
 //! engine, the clock and the randomness are the test's. Time is tokio's, paused: it jumps to the
 //! next timer whenever nothing is left to do. So a seed is a run, to the byte.
 //!
-//! Left out: faults as data, histories and checkers, which come with the simulator proper.
+//! [`SimCluster`] is the cluster, for tests that tell a story; [`run::Scenario`] is a whole run, with
+//! clients and faults from the seed, whose history checkers read.
+
+mod client;
+pub mod faults;
+mod injure;
+mod observe;
+pub mod profile;
+pub mod run;
+pub mod seeds;
+pub mod shrink;
+mod wire;
+pub mod workload;
+mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +36,7 @@ use quorate_node::dynamo::metadata::Document;
 use quorate_node::dynamo::metadata::document::{
     ClusterId, ClusterKey, FirstDocument, Member, NewNamespace, StoreId, Voter,
 };
-use quorate_node::env::{Clock, Env};
+use quorate_node::env::{Clock, Env, Pause};
 use quorate_node::limits::Capacity;
 use quorate_node::limits::budget::Budget;
 use quorate_node::limits::concurrency::Concurrency;
@@ -42,12 +59,39 @@ const EPOCH_MS: u64 = 1_782_000_000_000;
 /// A node's wall clock: it follows the runtime's paused time, and is right unless a test sets it.
 struct SimClock {
     started: Instant,
-    ahead_ms: AtomicI64,
+    wrong: Mutex<Wrong>,
+}
+
+/// How wrong a clock is.
+#[derive(Clone, Copy)]
+struct Wrong {
+    ahead_ms: i64,
+    gains_ms_per_s: i64,
+    since: Instant,
+}
+
+impl Wrong {
+    fn ahead_ms(self) -> i64 {
+        self.ahead_ms + self.gains_ms_per_s * self.since.elapsed().as_millis() as i64 / 1000
+    }
+}
+
+impl SimClock {
+    fn right(started: Instant) -> Self {
+        let wrong = Wrong { ahead_ms: 0, gains_ms_per_s: 0, since: Instant::now() };
+        Self { started, wrong: Mutex::new(wrong) }
+    }
+
+    fn set(&self, wrong: impl FnOnce(Wrong) -> Wrong) {
+        let mut now = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        *now = Wrong { since: Instant::now(), ..wrong(*now) };
+    }
 }
 
 impl Clock for SimClock {
     fn now_ms(&self) -> u64 {
-        right_ms(self.started).saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed))
+        let wrong = *self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        right_ms(self.started).saturating_add_signed(wrong.ahead_ms())
     }
 }
 
@@ -64,13 +108,17 @@ pub struct SimSize {
     pub timeout: Duration,
     /// Memory for requests, in bytes.
     pub memory: u64,
+    /// The first so many nodes vote on metadata.
+    pub voters: usize,
+    /// Whether deliveries and notes are kept to be read.
+    pub traced: bool,
 }
 
 impl Default for SimSize {
     /// Machines without limits that matter.
     fn default() -> Self {
         let (request_cost, timeout) = (Duration::ZERO, Duration::from_secs(5));
-        Self { request_cost, timeout, memory: 1 << 30 }
+        Self { request_cost, timeout, memory: 1 << 30, voters: usize::MAX, traced: true }
     }
 }
 
@@ -81,6 +129,18 @@ struct Running {
     engine: Arc<MemoryEngine>,
     peers: Arc<MemoryPeers>,
     stop: CancellationToken,
+    service: KvService,
+}
+
+/// A process, as a client meets it.
+#[derive(Clone)]
+pub struct Serving {
+    /// Its handlers.
+    pub service: KvService,
+    /// Cancelled when it ends.
+    pub gone: CancellationToken,
+    /// Whether it stands still.
+    pub pause: Pause,
 }
 
 /// A simulated cluster.
@@ -97,7 +157,29 @@ pub struct SimCluster {
     openings: u64,
     /// Of nodes that lost their first store.
     store_ids: BTreeMap<usize, StoreId>,
-    trace: Arc<Mutex<Vec<Event>>>,
+    /// Copies of data directories, with the ids of their stores.
+    copies: BTreeMap<usize, (Arc<MemoryEngine>, StoreId)>,
+    /// Second processes, started over such copies.
+    twins: BTreeMap<usize, Running>,
+    pauses: BTreeMap<usize, Pause>,
+    trace: Arc<Mutex<Trace>>,
+}
+
+#[derive(Default)]
+struct Trace {
+    /// None unless somebody wants to read them.
+    events: Option<Vec<Event>>,
+    fingerprint: DefaultHasher,
+}
+
+impl Trace {
+    fn on_delivery(&mut self, delivery: &Delivery) {
+        let Delivery { at_ms, from, to, kind: _, length, hash } = delivery;
+        (at_ms, from.0, to.0, length, hash).hash(&mut self.fingerprint);
+        if let Some(events) = &mut self.events {
+            events.push(Event::Delivered(delivery.clone()));
+        }
+    }
 }
 
 /// What happened. It becomes text only for those who read it: most runs deliver for nobody's eyes.
@@ -125,31 +207,31 @@ impl SimCluster {
     /// The same, with choices.
     pub async fn sized(nodes: usize, seed: u64, size: SimSize) -> Result<Self> {
         let network = MemoryNetwork::seeded(seed);
-        let trace = Arc::new(Mutex::new(Vec::new()));
+        let events = size.traced.then(Vec::new);
+        let trace = Arc::new(Mutex::new(Trace { events, ..Trace::default() }));
         let recorded = trace.clone();
         network.record(move |delivery| {
-            let mut trace = recorded.lock().unwrap_or_else(PoisonError::into_inner);
-            trace.push(Event::Delivered(delivery.clone()));
+            recorded.lock().unwrap_or_else(PoisonError::into_inner).on_delivery(delivery);
         });
-        let (running, stores) = (BTreeMap::new(), BTreeMap::new());
-        let (openings, store_ids) = (0, BTreeMap::new());
-        let (started, clocks) = (Instant::now(), BTreeMap::new());
         let mut cluster = Self {
             network,
-            started,
-            clocks,
+            started: Instant::now(),
+            clocks: BTreeMap::new(),
             seed,
             size,
-            running,
-            stores,
-            openings,
-            store_ids,
+            running: BTreeMap::new(),
+            stores: BTreeMap::new(),
+            openings: 0,
+            store_ids: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            twins: BTreeMap::new(),
+            pauses: BTreeMap::new(),
             trace,
         };
         for index in 0..nodes {
             cluster.run(index, Arc::new(MemoryEngine::new()))?;
         }
-        let document = first_document(nodes)?.encode();
+        let document = first_document(nodes, size.voters.min(nodes))?.encode();
         for running in cluster.running.values() {
             running.replica.cluster().bootstrap(document.clone()).await?;
         }
@@ -170,17 +252,16 @@ impl SimCluster {
 
     /// The handlers of the `index`-th node, as its clients meet them.
     pub fn service(&self, index: usize) -> Option<KvService> {
-        let running = self.running.get(&index)?;
-        let (default, longest) = (self.size.timeout, Duration::from_secs(60));
-        Some(KvService::new(Arc::new(NodeParts {
-            name: name(index),
-            coordinator: running.replica.coordinator().clone(),
-            metrics: Arc::new(Metrics::new()),
-            capacity: running.capacity.clone(),
-            timeouts: Timeouts { default, longest },
-            message_max_bytes: 16 << 20,
-            requests: Default::default(),
-        })))
+        self.running.get(&index).map(|running| running.service.clone())
+    }
+
+    /// What a client reaches at the address of the `index`-th node: of two processes under one
+    /// name, the second if it looks there.
+    pub fn serving(&self, index: usize, second: bool) -> Option<Serving> {
+        let twin = self.twins.get(&index).filter(|_| second);
+        let Running { service, stop, .. } = twin.or_else(|| self.running.get(&index))?;
+        let pause = self.pauses.get(&index).cloned().unwrap_or_default();
+        Some(Serving { service: service.clone(), gone: stop.clone(), pause })
     }
 
     /// How many requests the `index`-th node runs at once.
@@ -205,13 +286,12 @@ impl SimCluster {
 
     /// Sets a node's wall clock to so much ahead of the right time, or behind it.
     pub fn set_clock(&mut self, index: usize, ahead_ms: i64) {
-        self.clock(index).ahead_ms.store(ahead_ms, Ordering::Relaxed);
+        self.clock(index).set(|wrong| Wrong { ahead_ms, ..wrong });
     }
 
     fn clock(&mut self, index: usize) -> Arc<SimClock> {
-        let (started, ahead_ms) = (self.started, AtomicI64::new(0));
-        let clock = self.clocks.entry(index);
-        clock.or_insert_with(|| Arc::new(SimClock { started, ahead_ms })).clone()
+        let (started, clock) = (self.started, self.clocks.entry(index));
+        clock.or_insert_with(|| Arc::new(SimClock::right(started))).clone()
     }
 
     /// Swallows all that two nodes send each other, without their noticing.
@@ -263,10 +343,7 @@ impl SimCluster {
 
     /// The engine of a node, running or not, and where a key lies in it.
     fn record(&self, index: usize, namespace: &str, key: &Key) -> Result<(&MemoryEngine, Bytes)> {
-        let up = self.running.get(&index).map(|running| &running.engine);
-        let engine = up.or_else(|| self.stores.get(&index)).context("there is no such node")?;
-        let anybody = self.running.values().next().context("no node runs")?;
-        let view = anybody.replica.cluster().view().context("there is no cluster")?;
+        let (engine, view) = (self.engine(index)?, self.view()?);
         let namespace = view.namespace_named(namespace).context("there is no such namespace")?;
         let vnode = view.vnode(namespace, key);
         Ok((engine, record::object_key(vnode, namespace.id, key.as_bytes())))
@@ -274,18 +351,38 @@ impl SimCluster {
 
     /// Adds a line to the trace.
     pub fn note(&self, line: String) {
-        let at = self.started.elapsed().as_millis();
+        self.note_with(|| line);
+    }
+
+    /// The same, of a line that is only made for those who read it.
+    pub fn note_with(&self, line: impl FnOnce() -> String) {
         let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
-        trace.push(Event::Noted(format!("{at} ms  {line}")));
+        if let Some(events) = &mut trace.events {
+            let at = self.started.elapsed().as_millis();
+            events.push(Event::Noted(format!("{at} ms  {}", line())));
+        }
     }
 
     /// Everything that happened: deliveries and notes, in order.
     pub fn trace(&self) -> Vec<String> {
+        let name = |id| match self.clocks.keys().find(|&&index| node(index) == id) {
+            Some(&index) => name(index),
+            None => id.to_string(),
+        };
         let text = |event: &Event| match event {
-            Event::Delivered(delivery) => delivery.to_string(),
+            Event::Delivered(Delivery { at_ms, from, to, kind, length, hash }) => {
+                let (from, to) = (name(*from), name(*to));
+                format!("{at_ms} ms  {from} -> {to}  {kind}  {length} bytes  {hash:016x}")
+            }
             Event::Noted(line) => line.clone(),
         };
-        self.trace.lock().unwrap_or_else(PoisonError::into_inner).iter().map(text).collect()
+        let trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
+        trace.events.iter().flatten().map(text).collect()
+    }
+
+    /// A hash of all deliveries.
+    pub fn fingerprint(&self) -> u64 {
+        self.trace.lock().unwrap_or_else(PoisonError::into_inner).fingerprint.finish()
     }
 
     /// The metadata document that a running node has.
@@ -316,7 +413,7 @@ impl SimCluster {
     }
 
     /// Lets a running node's disk be almost full, or have room again.
-    pub fn set_disk_full(&self, index: usize, full: bool) -> Result<()> {
+    pub fn set_almost_full(&self, index: usize, full: bool) -> Result<()> {
         const RESERVE_BYTES: u64 = 1 << 20;
         let running = self.running.get(&index).context("the node is down")?;
         let free_bytes = if full { 0 } else { 1 << 40 };
@@ -340,37 +437,65 @@ impl SimCluster {
     }
 
     fn run(&mut self, index: usize, engine: Arc<MemoryEngine>) -> Result<()> {
+        let store = self.store_id(index);
+        let running = self.begin(index, engine, store)?;
+        self.network.attach(&running.peers, running.replica.handler());
+        self.running.insert(index, running);
+        Ok(())
+    }
+
+    fn store_id(&self, index: usize) -> StoreId {
+        self.store_ids.get(&index).copied().unwrap_or(StoreId(index as u64 + 1))
+    }
+
+    /// Begins a process, which nobody can reach yet.
+    fn begin(
+        &mut self,
+        index: usize,
+        engine: Arc<MemoryEngine>,
+        store: StoreId,
+    ) -> Result<Running> {
         self.openings += 1;
         let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(self.openings);
-        let peers = self.network.peers(node(index));
+        let (peers, metrics) = (self.network.peers(node(index)), Arc::new(Metrics::new()));
+        let capacity = Capacity {
+            concurrency: Concurrency::new(1024, self.size.timeout / 2),
+            budget: Budget::new(self.size.memory),
+            engine_bytes: 0,
+        };
+        let pause = self.pauses.entry(index).or_default().clone();
+        let env = Env::simulated(self.clock(index), seed);
         let parts = ReplicaParts {
             node: node(index),
-            store: self.store_ids.get(&index).copied().unwrap_or(StoreId(index as u64 + 1)),
+            store,
             engine: engine.clone(),
             peers: peers.clone(),
-            env: Env::simulated(self.clock(index), seed).with_request_cost(self.size.request_cost),
-            metrics: Arc::new(Metrics::new()),
+            env: env.with_request_cost(self.size.request_cost).with_pause(pause),
+            metrics: metrics.clone(),
             excused: BTreeSet::new(),
-            capacity: Capacity {
-                concurrency: Concurrency::new(1024, self.size.timeout / 2),
-                budget: Budget::new(self.size.memory),
-                engine_bytes: 0,
-            },
+            capacity: capacity.clone(),
             probe: None,
         };
-        let capacity = parts.capacity.clone();
         let sync_every = Duration::from_millis(100);
         let clock_skew_max = Duration::from_millis(500);
         let size = ReplicaSize { shards: 2, queue: 1024, sync_every, clock_skew_max };
         let stop = CancellationToken::new();
         let replica = Replica::start(parts, size, stop.clone())?;
-        self.network.attach(&peers, replica.handler());
-        self.running.insert(index, Running { replica, capacity, engine, peers, stop });
-        Ok(())
+        let (default, longest) = (self.size.timeout, Duration::from_secs(60));
+        let service = KvService::new(Arc::new(NodeParts {
+            name: name(index),
+            coordinator: replica.coordinator().clone(),
+            metrics,
+            capacity: capacity.clone(),
+            timeouts: Timeouts { default, longest },
+            message_max_bytes: 16 << 20,
+            requests: Default::default(),
+        }));
+        Ok(Running { replica, capacity, engine, peers, stop, service })
     }
 }
 
-fn first_document(nodes: usize) -> Result<Document> {
+fn first_document(nodes: usize, voters: usize) -> Result<Document> {
     let member = |index| Member {
         node: node(index),
         name: name(index),
@@ -385,7 +510,7 @@ fn first_document(nodes: usize) -> Result<Document> {
         cluster_key: ClusterKey([2; 32]),
         partitions: PartitionCount::new(16)?,
         members: (0..nodes).map(member).collect(),
-        voters: (0..nodes).map(voter).collect(),
+        voters: (0..voters).map(voter).collect(),
     })?)
 }
 

@@ -454,7 +454,7 @@ fn sim_a_full_disk_refuses_its_writes_and_no_others() {
         let cluster = SimCluster::start(3, 11).await?;
         cluster.create_namespace(NewNamespace::named(NAMESPACE)).await?;
         let entries = |value| put_batch((0..40).map(|number| blind(number, value)).collect());
-        cluster.set_disk_full(0, true)?;
+        cluster.set_almost_full(0, true)?;
         let (full, other) = (cluster.coordinator(0).unwrap(), cluster.coordinator(1).unwrap());
         for outcome in full.put_batch(entries("refused")).await? {
             let refused = outcome.unwrap_err();
@@ -470,13 +470,13 @@ fn sim_a_full_disk_refuses_its_writes_and_no_others() {
         assert!(reads.iter().all(|read| values(read) == Ok(stored.clone())));
 
         // Two of three: each write has its dot, and no quorum. It says why.
-        cluster.set_disk_full(2, true)?;
+        cluster.set_almost_full(2, true)?;
         for outcome in other.put_batch(entries("alone")).await? {
             let unknown = outcome.unwrap_err();
             assert!(matches!(unknown.outcome, Outcome::Unknown(_)), "{unknown}");
             assert!(matches!(unknown.error, RequestError::QuorumNotReached { got: 1, .. }));
         }
-        cluster.set_disk_full(0, false)?;
+        cluster.set_almost_full(0, false)?;
         assert!(full.put_batch(entries("again")).await?.iter().all(Result::is_ok));
         Ok(())
     })

@@ -1,0 +1,530 @@
+//! Clients: what a careful program around the gRPC interface would be.
+//!
+//! A client names each write, asks again under the same name when it does not know what became of
+//! it, and sends the contexts that it was shown. It is not the SDK, which wants sockets; so it may do
+//! what the SDK would not, as to use a context of long ago, or to give up before the node does.
+//!
+//! Whatever it asks and is told goes into the run's history.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use quorate_node::service::kv::KvService;
+use quorate_proto::v1::error_detail::{Kind, Outcome as Told};
+use quorate_proto::v1::kv_server::Kv as _;
+use quorate_proto::v1::{self, batch_get_result, batch_put_result};
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tonic::{Request, Response, Status};
+
+use super::wire::Failure;
+use super::workload::Choice;
+use super::world::{NAMESPACE, World, key_name};
+use super::{Serving, node};
+use crate::history::{Action, Dot, Outcome, Receipt, Shown, Version};
+
+/// How many keys a batch has.
+const BATCH: usize = 4;
+
+/// A context, and what it covers.
+#[derive(Clone, Default)]
+struct Token {
+    bytes: Bytes,
+    version: Version,
+}
+
+/// A write that is about to be sent.
+struct Write {
+    key: u64,
+    /// None deletes.
+    value: Option<String>,
+    token: Token,
+}
+
+/// One client of a run.
+pub(super) struct Client<'a> {
+    id: u64,
+    world: &'a World,
+    rng: ChaCha8Rng,
+    sequence: u64,
+    /// The last context of each key.
+    remembered: BTreeMap<u64, Token>,
+}
+
+impl<'a> Client<'a> {
+    pub(super) fn new(id: u64, seed: u64, world: &'a World) -> Self {
+        let rng = ChaCha8Rng::seed_from_u64(seed.wrapping_mul(31).wrapping_add(id));
+        Self { id, world, rng, sequence: 0, remembered: BTreeMap::new() }
+    }
+
+    /// Works until then.
+    pub(super) async fn run(mut self, until: Instant) {
+        loop {
+            let pause_ms = self.rng.random_range(0..=2 * self.world.workload.pause_ms);
+            sleep(Duration::from_millis(pause_ms)).await;
+            if Instant::now() >= until {
+                return;
+            }
+            self.step().await;
+        }
+    }
+
+    async fn step(&mut self) {
+        let key = self.rng.random_range(0..self.world.workload.keys);
+        match self.world.workload.mix.draw(&mut self.rng) {
+            Choice::Read => drop(self.read(key).await),
+            Choice::Replace => {
+                let Some(token) = self.read(key).await else { return };
+                let value = Some(self.value());
+                self.write(Write { key, value, token }).await;
+            }
+            Choice::Blind => {
+                let remembers = self.rng.random_bool(0.5);
+                let token = self.remembered.get(&key).filter(|_| remembers).cloned();
+                let value = Some(self.value());
+                self.write(Write { key, value, token: token.unwrap_or_default() }).await;
+            }
+            Choice::Delete => {
+                let token = self.read(key).await.filter(|token| !token.bytes.is_empty());
+                let Some(token) = token else { return };
+                self.write(Write { key, value: None, token }).await;
+            }
+            Choice::Batch => self.write_batch().await,
+            Choice::BatchRead => self.read_batch().await,
+            Choice::Scan => self.scan().await,
+        }
+    }
+
+    fn value(&mut self) -> String {
+        self.sequence += 1;
+        format!("{}.{}", self.id, self.sequence)
+    }
+
+    /// Where to send what concerns a key: mostly to an owner.
+    fn somewhere(&mut self, key: u64) -> usize {
+        match self.rng.random_bool(0.9) {
+            true => self.owner(key),
+            false => self.rng.random_range(0..self.world.nodes),
+        }
+    }
+
+    fn owner(&mut self, key: u64) -> usize {
+        let owners = &self.world.owners[key as usize];
+        owners[self.rng.random_range(0..owners.len())]
+    }
+
+    async fn read(&mut self, key: u64) -> Option<Token> {
+        let action = Action::Read { r: self.world.quorum() };
+        let at = self.somewhere(key);
+        let asked = self.world.invoke(self.id, key, action);
+        let request = v1::GetRequest {
+            namespace: NAMESPACE.to_owned(),
+            key: key_name(key).into(),
+            timeout_ms: self.timeout_ms(),
+            ..Default::default()
+        };
+        let call =
+            move |service: KvService| async move { service.get(Request::new(request)).await };
+        match self.call(at, call).await {
+            Ok(reply) => Some(self.shown(asked, key, reply)),
+            Err(failure) => {
+                self.world.answered(asked, Outcome::Failed(failure.text));
+                None
+            }
+        }
+    }
+
+    fn shown(&mut self, asked: usize, key: u64, reply: v1::GetReply) -> Token {
+        let v1::GetReply { siblings, context, .. } = reply;
+        let token = self.token(key, context);
+        let outcome = Shown { values: values(&siblings), context: Some(token.version.clone()) };
+        self.world.answered(asked, Outcome::Shown(outcome));
+        token
+    }
+
+    fn token(&mut self, key: u64, bytes: Bytes) -> Token {
+        let token = Token { version: self.world.version_of(key, &bytes), bytes };
+        self.remembered.insert(key, token.clone());
+        token
+    }
+
+    fn asked(&mut self, write: &Write, synced: bool) -> usize {
+        let (value, context) = (write.value.clone(), write.token.version.clone());
+        let action = Action::Write { value, context, w: self.world.quorum(), synced };
+        self.world.invoke(self.id, write.key, action)
+    }
+
+    fn durability(&mut self) -> (bool, i32) {
+        let synced = self.rng.random_range(0..100) < self.world.workload.synced_of_100;
+        let durability = if synced { v1::Durability::Synced } else { v1::Durability::Default };
+        (synced, durability.into())
+    }
+
+    /// An id that names that node; none while it does not run.
+    fn operation(&mut self, coordinator: usize) -> Option<v1::OperationId> {
+        self.sequence += 1;
+        let (opening, now_ms) = self.world.describe(coordinator)?;
+        Some(v1::OperationId {
+            coordinator: node(coordinator).0,
+            opening,
+            client: self.id,
+            sequence: self.sequence,
+            issued_ms: now_ms,
+        })
+    }
+
+    /// Writes, and asks again for the outcome until it is known, or it has asked often enough.
+    async fn write(&mut self, write: Write) {
+        let coordinator = self.owner(write.key);
+        let Some(operation) = self.operation(coordinator) else { return };
+        let (synced, durability) = self.durability();
+        let asked = self.asked(&write, synced);
+        let mut request = v1::PutRequest {
+            namespace: NAMESPACE.to_owned(),
+            key: key_name(write.key).into(),
+            value: write.value.clone().unwrap_or_default().into(),
+            context: write.token.bytes.clone(),
+            durability,
+            operation_id: Some(operation),
+            timeout_ms: self.timeout_ms(),
+            fresh: true,
+            ..Default::default()
+        };
+        let mut sent = Sent::default();
+        for _ in 0..=self.world.workload.retries {
+            let at =
+                if self.rng.random_bool(0.9) { coordinator } else { self.somewhere(write.key) };
+            let answer = self.put(at, request.clone(), write.value.is_none()).await;
+            request.fresh = false;
+            if let Some(outcome) = sent.on_answer(answer) {
+                return self.wrote(asked, write.key, outcome);
+            }
+            sleep(Duration::from_millis(self.rng.random_range(20..400))).await;
+        }
+        self.wrote(asked, write.key, sent.given_up());
+    }
+
+    async fn put(
+        &mut self,
+        at: usize,
+        request: v1::PutRequest,
+        deletes: bool,
+    ) -> Result<v1::PutReply, Failure> {
+        let send = move |service: KvService, request: v1::PutRequest| async move {
+            match deletes {
+                true => service.delete(Request::new(delete(request))).await.map(deleted),
+                false => service.put(Request::new(request)).await,
+            }
+        };
+        if self.rng.random_bool(0.02) {
+            self.send_late(at, request.clone(), send);
+        }
+        self.call(at, move |service| send(service, request)).await
+    }
+
+    /// Sends a copy of a request that its client has long given up when it arrives.
+    fn send_late<F>(
+        &mut self,
+        at: usize,
+        request: v1::PutRequest,
+        send: impl FnOnce(KvService, v1::PutRequest) -> F + Send + 'static,
+    ) where
+        F: Future<Output = Result<Response<v1::PutReply>, Status>> + Send,
+    {
+        let Some(Serving { service, gone, .. }) = self.serving(at) else { return };
+        let late = Duration::from_millis(self.rng.random_range(100..6_000));
+        tokio::spawn(gone.run_until_cancelled_owned(async move {
+            sleep(late).await;
+            let _nobody_hears_it = send(service, request).await;
+        }));
+    }
+
+    fn wrote(&mut self, asked: usize, key: u64, outcome: Result<v1::PutReply, Outcome>) {
+        let outcome = match outcome {
+            Ok(reply) => self.receipt(key, reply),
+            Err(outcome) => outcome,
+        };
+        self.world.answered(asked, outcome);
+    }
+
+    fn receipt(&mut self, key: u64, reply: v1::PutReply) -> Outcome {
+        let v1::PutReply { context, siblings, receipt } = reply;
+        let receipt = receipt.unwrap_or_default();
+        let named = receipt.dot.unwrap_or_default();
+        let context = (!context.is_empty()).then(|| self.token(key, context).version);
+        Outcome::Written(Receipt {
+            dot: Dot { actor: named.actor, n: named.n },
+            context,
+            siblings,
+            acked: receipt.acked,
+            synced: receipt.synced as usize,
+        })
+    }
+
+    /// Writes some keys that one node owns, in one call, and asks again for what it does not know.
+    async fn write_batch(&mut self) {
+        let key = self.rng.random_range(0..self.world.workload.keys);
+        let coordinator = self.owner(key);
+        let (synced, durability) = self.durability();
+        let mut open: BTreeMap<usize, (u64, v1::BatchPutEntry, Sent)> = BTreeMap::new();
+        for key in self.world.owned_with(key, coordinator, BATCH) {
+            let Some(operation) = self.operation(coordinator) else { return };
+            let remembers = self.rng.random_bool(0.7);
+            let token = self.remembered.get(&key).filter(|_| remembers).cloned();
+            let token = token.unwrap_or_default();
+            let deletes = !token.bytes.is_empty() && self.rng.random_bool(0.2);
+            let value = (!deletes).then(|| self.value());
+            let write = Write { key, value, token };
+            let asked = self.asked(&write, synced);
+            let entry = v1::BatchPutEntry {
+                key: key_name(key).into(),
+                value: write.value.map(Bytes::from),
+                context: write.token.bytes,
+                operation_id: Some(operation),
+                fresh: true,
+            };
+            open.insert(asked, (key, entry, Sent::default()));
+        }
+        for _ in 0..=self.world.workload.retries {
+            let entries = open.values().map(|(_, entry, _)| entry.clone()).collect();
+            let answers = self.put_batch(coordinator, entries, durability).await;
+            let mut rest = BTreeMap::new();
+            for ((asked, (key, mut entry, mut sent)), answer) in open.into_iter().zip(answers) {
+                match sent.on_answer(answer) {
+                    Some(outcome) => self.wrote(asked, key, outcome),
+                    None => {
+                        entry.fresh = false;
+                        rest.insert(asked, (key, entry, sent));
+                    }
+                }
+            }
+            open = rest;
+            if open.is_empty() {
+                return;
+            }
+            sleep(Duration::from_millis(self.rng.random_range(20..400))).await;
+        }
+        for (asked, (key, _, sent)) in open {
+            self.wrote(asked, key, sent.given_up());
+        }
+    }
+
+    /// One answer for each entry.
+    async fn put_batch(
+        &mut self,
+        at: usize,
+        entries: Vec<v1::BatchPutEntry>,
+        durability: i32,
+    ) -> Vec<Result<v1::PutReply, Failure>> {
+        let count = entries.len();
+        let request = v1::BatchPutRequest {
+            namespace: NAMESPACE.to_owned(),
+            entries,
+            durability,
+            timeout_ms: self.timeout_ms(),
+            ..Default::default()
+        };
+        let call =
+            move |service: KvService| async move { service.batch_put(Request::new(request)).await };
+        let answer = |result: v1::BatchPutResult| match result.result {
+            Some(batch_put_result::Result::Reply(reply)) => Ok(reply),
+            Some(batch_put_result::Result::Error(error)) => Err(Failure::of_entry(&error)),
+            None => Err(Failure::silence("no result")),
+        };
+        match self.call(at, call).await {
+            Ok(reply) => reply.results.into_iter().map(answer).collect(),
+            Err(failure) => vec![Err(failure); count],
+        }
+    }
+
+    async fn read_batch(&mut self) {
+        let key = self.rng.random_range(0..self.world.workload.keys);
+        let at = self.somewhere(key);
+        let keys = self.world.owned_with(key, at, BATCH);
+        let action = || Action::Read { r: self.world.quorum() };
+        let asked: Vec<_> =
+            keys.iter().map(|&key| self.world.invoke(self.id, key, action())).collect();
+        let request = v1::BatchGetRequest {
+            namespace: NAMESPACE.to_owned(),
+            keys: keys.iter().map(|&key| key_name(key).into()).collect(),
+            timeout_ms: self.timeout_ms(),
+            ..Default::default()
+        };
+        let call =
+            move |service: KvService| async move { service.batch_get(Request::new(request)).await };
+        let results = match self.call(at, call).await {
+            Ok(reply) => reply.results.into_iter().map(|result| result.result).collect(),
+            Err(_) => vec![None; keys.len()],
+        };
+        for ((key, asked), result) in keys.into_iter().zip(asked).zip(results) {
+            match result {
+                Some(batch_get_result::Result::Reply(reply)) => {
+                    self.shown(asked, key, reply);
+                }
+                Some(batch_get_result::Result::Error(error)) => {
+                    self.world.answered(asked, Outcome::Failed(error.message));
+                }
+                None => self.world.answered(asked, Outcome::Failed("no answer".to_owned())),
+            }
+        }
+    }
+
+    /// Lists the namespace: every key is in the answer, or was found to have no value.
+    async fn scan(&mut self) {
+        let at = self.rng.random_range(0..self.world.nodes);
+        let action = || Action::Read { r: self.world.quorum() };
+        let keys = 0..self.world.workload.keys;
+        let asked: Vec<_> =
+            keys.clone().map(|key| self.world.invoke(self.id, key, action())).collect();
+        let request = v1::ScanRequest {
+            namespace: NAMESPACE.to_owned(),
+            timeout_ms: self.timeout_ms(),
+            ..Default::default()
+        };
+        let call = move |service: KvService| async move {
+            let mut pages = service.scan(Request::new(request)).await?.into_inner();
+            let mut items = Vec::new();
+            while let Some(page) = pages.next().await {
+                items.extend(page?.items);
+            }
+            Ok(Response::new(items))
+        };
+        let listed = match self.call(at, call).await {
+            Err(failure) => {
+                let failed =
+                    |asked| self.world.answered(asked, Outcome::Failed(failure.text.clone()));
+                return asked.into_iter().for_each(failed);
+            }
+            Ok(items) => items,
+        };
+        let mut listed: BTreeMap<Bytes, v1::ScanItem> =
+            listed.into_iter().map(|item| (item.key.clone(), item)).collect();
+        for (key, asked) in keys.zip(asked) {
+            let shown = match listed.remove(key_name(key).as_bytes()) {
+                None => Shown { values: Vec::new(), context: None },
+                Some(item) => {
+                    let token = self.token(key, item.context);
+                    Shown { values: values(&item.siblings), context: Some(token.version) }
+                }
+            };
+            self.world.answered(asked, Outcome::Shown(shown));
+        }
+    }
+
+    fn timeout_ms(&self) -> u32 {
+        self.world.workload.timeout_ms as u32
+    }
+
+    /// Sends a request to a node and waits for the answer; either may get lost, or the node.
+    async fn call<T, F>(
+        &mut self,
+        at: usize,
+        send: impl FnOnce(KvService) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let deadline = Instant::now() + Duration::from_millis(self.world.workload.timeout_ms);
+        let silent = || Failure::silence("no answer came in time");
+        let (there, back) = (self.way(), self.way());
+        let Some(there) = there else {
+            sleep_until(deadline).await;
+            return Err(silent());
+        };
+        sleep(there).await;
+        let Some(Serving { service, gone, pause }) = self.serving(at) else {
+            return Err(Failure::silence("nobody listens there"));
+        };
+        let exchange = async {
+            pause.over().await;
+            let answer = send(service).await;
+            pause.over().await;
+            answer
+        };
+        let answer = tokio::select! {
+            biased;
+            () = gone.cancelled() => return Err(Failure::silence("the connection broke")),
+            answer = timeout_at(deadline, exchange) => answer.map_err(|_| silent())?,
+        };
+        let Some(back) = back else {
+            sleep_until(deadline).await;
+            return Err(silent());
+        };
+        sleep(back).await;
+        answer.map(Response::into_inner).map_err(|status| Failure::of_status(&status))
+    }
+
+    fn serving(&mut self, at: usize) -> Option<Serving> {
+        let second = self.rng.random_bool(0.5);
+        self.world.cluster.borrow().serving(at, second)
+    }
+
+    /// How long a message to or from a node takes; none if it is lost.
+    fn way(&mut self) -> Option<Duration> {
+        let takes = Duration::from_millis(self.rng.random_range(1..4));
+        (!self.rng.random_bool(0.005)).then_some(takes)
+    }
+}
+
+/// What has come of the requests under one operation id.
+#[derive(Default)]
+struct Sent {
+    /// Why it may have been applied.
+    doubt: Option<String>,
+}
+
+impl Sent {
+    /// The outcome, if this answer tells.
+    fn on_answer(
+        &mut self,
+        answer: Result<v1::PutReply, Failure>,
+    ) -> Option<Result<v1::PutReply, Outcome>> {
+        let failure = match answer {
+            Ok(reply) => return Some(Ok(reply)),
+            Err(failure) => failure,
+        };
+        match (failure.outcome, failure.kind) {
+            (Told::NotApplied, _) => return Some(Err(Outcome::NotApplied(failure.text))),
+            // Nothing was done with this one.
+            (Told::Unread, _) => {}
+            // Nobody else can tell.
+            (_, Kind::Opening) => return Some(Err(Outcome::Unknown(failure.text))),
+            _ => self.doubt = Some(failure.text),
+        }
+        None
+    }
+
+    fn given_up(self) -> Result<v1::PutReply, Outcome> {
+        Err(match self.doubt {
+            Some(why) => Outcome::Unknown(why),
+            None => Outcome::NotApplied("it was never read".to_owned()),
+        })
+    }
+}
+
+fn values(siblings: &[v1::Sibling]) -> Vec<String> {
+    let text = |sibling: &v1::Sibling| String::from_utf8_lossy(&sibling.value).into_owned();
+    siblings.iter().map(text).collect()
+}
+
+fn delete(put: v1::PutRequest) -> v1::DeleteRequest {
+    v1::DeleteRequest {
+        namespace: put.namespace,
+        key: put.key,
+        context: put.context,
+        w: put.w,
+        durability: put.durability,
+        operation_id: put.operation_id,
+        retry: put.retry,
+        timeout_ms: put.timeout_ms,
+        fresh: put.fresh,
+    }
+}
+
+fn deleted(reply: Response<v1::DeleteReply>) -> Response<v1::PutReply> {
+    let v1::DeleteReply { context, siblings, receipt } = reply.into_inner();
+    Response::new(v1::PutReply { context, siblings, receipt })
+}

@@ -1,0 +1,202 @@
+//! The faults that a simulated cluster can be given, beside those of stories.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use quorate_node::cluster::view::View;
+use quorate_node::dynamo::metadata::document::StoreId;
+use quorate_node::storage::memory::MemoryEngine;
+use quorate_node::storage::{Engine as _, KeyRange, Space, record};
+use quorate_node::transport::memory::Faults;
+use rand_chacha::ChaCha8Rng;
+
+use super::{SimCluster, Wrong, node};
+
+impl SimCluster {
+    fn nodes(&self) -> impl Iterator<Item = usize> + use<> {
+        0..self.running.keys().chain(self.stores.keys()).max().map_or(0, |last| last + 1)
+    }
+
+    /// Swallows what one node sends to another, without their noticing.
+    pub fn cut_one_way(&self, from: usize, to: usize) {
+        self.network.cut(node(from), node(to));
+    }
+
+    /// Mends every link.
+    pub fn reconnect_all(&self) {
+        self.network.mend_all();
+    }
+
+    /// Lets messages of one node to another take so much longer; 0: as long as others.
+    pub fn slow(&self, from: usize, to: usize, by_ms: u64) {
+        let slow = Faults { latency_ms: by_ms / 2..=by_ms, ..Faults::default() };
+        self.network.set_link(node(from), node(to), (by_ms > 0).then_some(slow));
+    }
+
+    /// Loses, doubles and delays so many messages of a thousand.
+    pub fn weather(&self, of_1000: u32) {
+        let share = f64::from(of_1000) / 1000.0;
+        let bad = Faults {
+            latency_ms: 1..=40,
+            loss: share,
+            duplication: share,
+            slow: share,
+            ..Faults::default()
+        };
+        self.network.set_faults(if of_1000 == 0 { Faults::default() } else { bad });
+    }
+
+    /// Cuts the power of a node: of what was not synced a prefix stays. False if it did not run.
+    pub fn cut_power(&mut self, index: usize, rng: &mut ChaCha8Rng) -> bool {
+        let Some(dark) = self.running.remove(&index) else { return false };
+        self.network.detach(&dark.peers);
+        dark.stop.cancel();
+        self.stores.insert(index, Arc::new(dark.engine.crash(rng)));
+        true
+    }
+
+    /// Lets a process stand still.
+    pub fn pause(&mut self, index: usize) {
+        self.pauses.entry(index).or_default().set(true);
+        self.network.pause(node(index));
+    }
+
+    /// Lets it go on.
+    pub fn resume(&mut self, index: usize) {
+        self.pauses.entry(index).or_default().set(false);
+        self.network.resume(node(index));
+    }
+
+    /// Lets a wall clock gain so many milliseconds a second.
+    pub fn set_drift(&mut self, index: usize, gains_ms_per_s: i64) {
+        let drifts = |wrong: Wrong| Wrong { ahead_ms: wrong.ahead_ms(), gains_ms_per_s, ..wrong };
+        self.clock(index).set(drifts);
+    }
+
+    /// What the wall clock of a node shows, in milliseconds since the Unix epoch.
+    pub fn node_ms(&mut self, index: usize) -> u64 {
+        use quorate_node::env::Clock as _;
+        self.clock(index).now_ms()
+    }
+
+    /// Ends a node, and starts it with an empty data directory: it has a new store id, and hears of
+    /// the cluster from the others.
+    pub fn wipe(&mut self, index: usize) -> Result<()> {
+        self.kill(index);
+        self.store_ids.insert(index, StoreId(1_000 + self.openings));
+        self.stores.insert(index, Arc::new(MemoryEngine::new()));
+        self.restart(index)
+    }
+
+    /// Copies the data directory of a node; false if there is none that can be read.
+    pub fn copy(&mut self, index: usize) -> Result<bool> {
+        let Ok(copy) = self.engine(index)?.copy() else { return Ok(false) };
+        self.copies.insert(index, (Arc::new(copy), self.store_id(index)));
+        Ok(true)
+    }
+
+    /// Ends a node, and starts it with the copy of its data directory; false if there is none.
+    pub fn roll_back(&mut self, index: usize) -> Result<bool> {
+        let Some((copy, store)) = self.copies.remove(&index) else { return Ok(false) };
+        self.kill(index);
+        self.store_ids.insert(index, store);
+        self.stores.insert(index, copy);
+        self.restart(index)?;
+        Ok(true)
+    }
+
+    /// Starts a second process with the copy of a node's data directory, if there is one.
+    pub fn start_twin(&mut self, index: usize) -> Result<()> {
+        let Some((copy, store)) = self.copies.remove(&index) else { return Ok(()) };
+        self.end_twin(index);
+        let twin = self.begin(index, copy, store)?;
+        self.network.attach_beside(&twin.peers, twin.replica.handler());
+        self.twins.insert(index, twin);
+        Ok(())
+    }
+
+    /// Ends the second process of a node; false if there is none.
+    pub fn end_twin(&mut self, index: usize) -> bool {
+        let Some(twin) = self.twins.remove(&index) else { return false };
+        self.network.detach(&twin.peers);
+        twin.stop.cancel();
+        // Its handle ends.
+        drop(twin.engine.kill());
+        true
+    }
+
+    /// Flips a bit of a record of a node, the `pick`-th; which key it is of. None if there is no
+    /// record, or another owner's of the same key is damaged: what all owners lost is lost.
+    pub fn rot(&self, view: &View, index: usize, pick: u64) -> Result<Option<(String, String)>> {
+        let Ok(engine) = self.engine(index) else { return Ok(None) };
+        let rows: Vec<_> =
+            engine.scan(Space::Objects, KeyRange::all()).filter_map(Result::ok).collect();
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let (stored, _) = &rows[pick as usize % rows.len()];
+        let Some((_, id, key)) = record::split_object_key(stored) else { return Ok(None) };
+        let Some(namespace) = view.namespace(id) else { return Ok(None) };
+        for other in self.nodes().filter(|&other| other != index) {
+            if self.is_damaged(other, &namespace.name, &key)? {
+                return Ok(None);
+            }
+        }
+        let rotten = engine.rot(Space::Objects, stored)?;
+        let key = String::from_utf8_lossy(key.as_bytes()).into_owned();
+        Ok(rotten.then(|| (namespace.name.clone(), key)))
+    }
+
+    /// Lets the next sync of a node's disk fail.
+    pub fn fail_sync(&self, index: usize) {
+        if let Some(running) = self.running.get(&index) {
+            running.engine.fail_next_sync();
+        }
+    }
+
+    /// Fills a node's disk, or makes room on it; then the node opens its store again.
+    pub fn set_disk_full(&mut self, index: usize, full: bool) -> Result<()> {
+        self.engine(index)?.set_full(full);
+        if !full && self.running.contains_key(&index) {
+            self.kill(index);
+            self.restart(index)?;
+        }
+        Ok(())
+    }
+
+    /// Starts again what ended by itself, as its supervisor does.
+    pub fn reopen_ended(&mut self) -> Result<()> {
+        let ended = |(&index, running): (&usize, &super::Running)| {
+            running.replica.ended().is_some().then_some(index)
+        };
+        let ended: Vec<usize> = self.running.iter().filter_map(ended).collect();
+        for index in ended {
+            self.kill(index);
+            self.restart(index)?;
+        }
+        Ok(())
+    }
+
+    /// Ends all faults.
+    pub fn set_right(&mut self) -> Result<()> {
+        self.reconnect_all();
+        self.weather(0);
+        for index in self.nodes() {
+            self.nodes().for_each(|other| self.slow(index, other, 0));
+            self.resume(index);
+            self.set_drift(index, 0);
+            self.set_clock(index, 0);
+            self.end_twin(index);
+            self.set_disk_full(index, false)?;
+            if !self.running.contains_key(&index) {
+                self.restart(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a node runs and its store is whole.
+    pub fn is_whole(&self, index: usize) -> bool {
+        self.running.contains_key(&index) && self.rebuilding(index).is_none()
+    }
+}

@@ -1,0 +1,137 @@
+//! What a node holds, read from its engine behind its back, whether it runs or not.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use quorate_node::cluster::view::View;
+use quorate_node::dynamo::clock::{self, VersionVector};
+use quorate_node::dynamo::format::{EncodedObject, decode_intervals};
+use quorate_node::dynamo::key::VnodeId;
+use quorate_node::dynamo::metadata::document::Conflict;
+use quorate_node::dynamo::object::Object;
+use quorate_node::storage::memory::MemoryEngine;
+use quorate_node::storage::{Engine as _, KeyRange, Space, record};
+
+use super::{SimCluster, node};
+use crate::history::{Dot, Held, Moment, Seen, Snapshot, Version};
+
+/// A dot, as histories have it.
+pub(super) fn dot(dot: clock::Dot) -> Dot {
+    Dot { actor: dot.actor.0, n: dot.n }
+}
+
+/// A version, as histories have it.
+pub(super) fn version(version: &VersionVector) -> Version {
+    version.iter().map(|dot| (dot.actor.0, dot.n)).collect()
+}
+
+impl SimCluster {
+    /// The newest metadata that a running node knows.
+    pub fn view(&self) -> Result<Arc<View>> {
+        let views = self.running.values().filter_map(|running| running.replica.cluster().view());
+        let newest = views.max_by_key(|view| view.document().version);
+        newest.context("no running node knows of a cluster")
+    }
+
+    /// What the `index`-th node holds of the partitions that it owns.
+    pub fn snapshot(
+        &self,
+        view: &View,
+        index: usize,
+        at: Moment,
+        healed: bool,
+    ) -> Result<Snapshot> {
+        let engine = self.engine(index)?;
+        let known = self.running.get(&index).and_then(|running| running.replica.cluster().view());
+        let hash = |view: Arc<View>| {
+            let document = view.document();
+            (
+                document.version,
+                u64::from_le_bytes(*document.hash().0.first_chunk().expect("a hash has 32 bytes")),
+            )
+        };
+        let mut snapshot = Snapshot {
+            at,
+            node: node(index).0,
+            healed,
+            metadata: known.map(hash).unwrap_or_default(),
+            objects: Vec::new(),
+            damaged: Vec::new(),
+            frontiers: Vec::new(),
+        };
+        let owns =
+            |vnode| view.preference(vnode).is_some_and(|list| list.owners().contains(&node(index)));
+        add_objects(&mut snapshot, engine, view, &owns)?;
+        add_frontiers(&mut snapshot, engine, &owns)?;
+        Ok(snapshot)
+    }
+
+    /// The engine of a node, running or not.
+    pub(super) fn engine(&self, index: usize) -> Result<&MemoryEngine> {
+        let up = self.running.get(&index).map(|running| &running.engine);
+        let engine = up.or_else(|| self.stores.get(&index));
+        engine.map(|engine| &**engine).context("there is no such node")
+    }
+}
+
+fn partition(vnode: VnodeId) -> String {
+    format!("n{}/{}", vnode.n, vnode.partition.0)
+}
+
+fn add_objects(
+    snapshot: &mut Snapshot,
+    engine: &MemoryEngine,
+    view: &View,
+    owns: &impl Fn(VnodeId) -> bool,
+) -> Result<()> {
+    for row in engine.scan(Space::Objects, KeyRange::all()) {
+        let (stored, sealed) = row?;
+        let Some((vnode, id, key)) = record::split_object_key(&stored) else { continue };
+        let Some(namespace) = view.namespace(id).filter(|_| owns(vnode)) else { continue };
+        let key = String::from_utf8_lossy(key.as_bytes()).into_owned();
+        match object(&stored, &sealed, namespace.conflict) {
+            None => snapshot.damaged.push((namespace.name.clone(), key)),
+            Some(object) => snapshot.objects.push(Held {
+                namespace: namespace.name.clone(),
+                key,
+                partition: partition(vnode),
+                ..held(&object)
+            }),
+        }
+    }
+    Ok(())
+}
+
+fn object(stored: &Bytes, sealed: &Bytes, rule: Conflict) -> Option<Object> {
+    EncodedObject(record::open(stored, sealed).ok()?).decode(rule).ok()
+}
+
+fn held(object: &Object) -> Held {
+    let text = |payload: &Bytes| String::from_utf8_lossy(payload).into_owned();
+    let values = object.entries().iter().map(|(at, entry)| (dot(*at), text(&entry.payload)));
+    Held {
+        namespace: String::new(),
+        key: String::new(),
+        partition: String::new(),
+        version: version(object.version()),
+        values: values.collect(),
+        last: object.last().map(|last| (last.time.0, dot(last.dot))),
+    }
+}
+
+fn add_frontiers(
+    snapshot: &mut Snapshot,
+    engine: &MemoryEngine,
+    owns: &impl Fn(VnodeId) -> bool,
+) -> Result<()> {
+    for row in engine.scan(Space::Frontiers, KeyRange::all()) {
+        let (stored, sealed) = row?;
+        let Some(vnode) = record::vnode_of(&stored).filter(|vnode| owns(*vnode)) else { continue };
+        let Some(actor) = record::frontier_actor(&stored) else { continue };
+        let Ok(body) = record::open(&stored, &sealed) else { continue };
+        let ranges = decode_intervals(body)?.ranges().to_vec();
+        snapshot.frontiers.push(Seen { partition: partition(vnode), actor: actor.0, ranges });
+    }
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! Kinds of runs: what may go wrong in them, and what clients do meanwhile.
+
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+use super::faults::{Dangers, Range, Schedule};
+use super::run::Scenario;
+use super::workload::{Mix, Workload};
+
+/// A kind of run. A seed makes it a [`Scenario`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Profile {
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// What may go wrong.
+    pub dangers: Dangers,
+    /// Whether the last write wins.
+    pub lww: bool,
+    /// How long clients work, in milliseconds.
+    pub length_ms: u64,
+}
+
+impl Profile {
+    /// Siblings, and faults that leave acknowledged writes where they are.
+    pub const SIBLINGS: Self =
+        Self { nodes: 5, dangers: Dangers::HARMLESS, lww: false, length_ms: 12_000 };
+    /// Siblings on three nodes: whatever goes wrong concerns every key.
+    pub const THREE: Self = Self { nodes: 3, ..Self::SIBLINGS };
+    /// Siblings, and nodes that lose what they acknowledged.
+    pub const EVERYTHING: Self = Self { dangers: Dangers::ALL, ..Self::SIBLINGS };
+    /// The last write wins.
+    pub const LWW: Self = Self { lww: true, ..Self::SIBLINGS };
+    /// The last write wins, and nodes lose what they acknowledged.
+    pub const LWW_EVERYTHING: Self = Self { lww: true, ..Self::EVERYTHING };
+
+    /// The run of a seed.
+    pub fn scenario(self, seed: u64) -> Scenario {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5ce4a);
+        let Self { nodes, dangers, lww, length_ms } = self;
+        let range = Range { nodes, voters: 3, length_ms };
+        let faults = Schedule::random(&mut rng, range, dangers);
+        let workload = Workload {
+            clients: rng.random_range(2..=8),
+            keys: rng.random_range(2..=12),
+            pause_ms: rng.random_range(5..60),
+            mix: Mix::ALL,
+            lww,
+            synced_of_100: [0, 20, 100][rng.random_range(0..3)],
+            timeout_ms: rng.random_range(300..2_500),
+            retries: rng.random_range(0..6),
+        };
+        Scenario { seed, nodes, length_ms, workload, faults }
+    }
+}

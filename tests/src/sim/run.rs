@@ -1,0 +1,239 @@
+//! A run: a cluster, its clients and its faults, all from one seed, and what came of it.
+//!
+//! ```text
+//!   start ─► clients work while faults come ─► look ─► heal ─► read all, repair ─► look ─► check
+//! ```
+//!
+//! The first look is at what faults left, before anything could mend it; the second at what stands
+//! in the end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use futures::future::join_all;
+use quorate_node::coordinator::Get;
+use quorate_node::dynamo::key::Key;
+use quorate_node::dynamo::metadata::document::{Conflict, NewNamespace};
+use quorate_node::dynamo::quorum::Level;
+use quorate_node::dynamo::read::Repair;
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::client::Client;
+use super::faults::{Fault, Planned, Schedule};
+use super::workload::Workload;
+use super::world::{NAMESPACE, World, key_name};
+use super::{SimCluster, SimSize, node, simulate};
+use crate::history::{Entry, History, Loss, LossKind, Namespace};
+
+/// All that decides a run. As JSON it can be kept, and run again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Scenario {
+    /// Decides whatever the rest leaves open: latencies, what clients do, actors, ...
+    pub seed: u64,
+    /// How many nodes there are; the first three, or all of fewer, vote.
+    pub nodes: usize,
+    /// How long clients work and faults come, in milliseconds.
+    pub length_ms: u64,
+    /// What clients do.
+    pub workload: Workload,
+    /// What goes wrong.
+    pub faults: Schedule,
+}
+
+/// What came of a run.
+pub struct Report {
+    /// What clients and nodes saw.
+    pub history: History,
+    /// Deliveries and notes, in order; empty if none were asked for.
+    pub trace: Vec<String>,
+    /// A hash of all messages that were delivered, with their times.
+    pub fingerprint: u64,
+    /// How long it took the cluster, in simulated milliseconds.
+    pub simulated_ms: u64,
+}
+
+impl Scenario {
+    /// Runs it.
+    pub fn run(&self, traced: bool) -> Result<Report> {
+        simulate(async {
+            let begun = Instant::now();
+            let world = self.start(traced).await?;
+            self.work(&world).await?;
+            world.snapshot(false)?;
+            heal(&world).await.context("healing")?;
+            world.snapshot(true)?;
+            let simulated_ms = begun.elapsed().as_millis() as u64;
+            let (cluster, history) = world.into_history();
+            let (trace, fingerprint) = (cluster.trace(), cluster.fingerprint());
+            Ok(Report { history, trace, fingerprint, simulated_ms })
+        })
+    }
+
+    async fn start(&self, traced: bool) -> Result<World> {
+        let size = SimSize { voters: self.nodes.min(3), traced, ..SimSize::default() };
+        let cluster = SimCluster::sized(self.nodes, self.seed, size).await?;
+        let conflict = if self.workload.lww { Conflict::Lww } else { Conflict::Siblings };
+        let things = NewNamespace { conflict, ..NewNamespace::named(NAMESPACE) };
+        cluster.create_namespace(things).await?;
+        // Clocks are compared before they order writes.
+        sleep(Duration::from_secs(3)).await;
+        let world = World::new(cluster, self.workload)?;
+        let namespace = Namespace { name: NAMESPACE.to_owned(), n: 3, lww: self.workload.lww };
+        world.push(Entry::Namespace(namespace));
+        Ok(world)
+    }
+
+    async fn work(&self, world: &World) -> Result<()> {
+        let begun = Instant::now();
+        let until = begun + Duration::from_millis(self.length_ms);
+        let client = |id| Client::new(id, self.seed, world).run(until);
+        let clients = join_all((1..=self.workload.clients as u64).map(client));
+        let injure = async {
+            let mut injuries = Injuries::new(world, self.seed);
+            for Planned { at_ms, fault } in &self.faults.0 {
+                sleep_until(begun + Duration::from_millis(*at_ms)).await;
+                injuries.bring(*fault).with_context(|| fault.to_string())?;
+            }
+            for index in 0..world.nodes {
+                injuries.bring(Fault::EndTwin(index))?;
+            }
+            anyhow::Ok(())
+        };
+        let keep_open = async {
+            loop {
+                sleep(Duration::from_millis(250)).await;
+                world.cluster.borrow_mut().reopen_ended()?;
+            }
+        };
+        tokio::select! {
+            biased;
+            (_, injured) = async { tokio::join!(clients, injure) } => injured,
+            failed = keep_open => failed,
+        }
+    }
+}
+
+/// Brings faults over a cluster.
+struct Injuries<'a> {
+    world: &'a World,
+    rng: ChaCha8Rng,
+    /// When each node's data directory was copied.
+    copied: BTreeMap<usize, u64>,
+}
+
+impl<'a> Injuries<'a> {
+    fn new(world: &'a World, seed: u64) -> Self {
+        let rng = ChaCha8Rng::seed_from_u64(seed ^ 0xfa17);
+        Self { world, rng, copied: BTreeMap::new() }
+    }
+
+    fn bring(&mut self, fault: Fault) -> Result<()> {
+        self.world.note(|| format!("fault: {fault}"));
+        let mut cluster = self.world.cluster.borrow_mut();
+        match fault {
+            Fault::Cut(from, to) => cluster.cut_one_way(from, to),
+            Fault::Part(one, other) => cluster.cut(one, other),
+            Fault::Isolate(one) => {
+                let others = (0..self.world.nodes).filter(|&other| other != one);
+                others.for_each(|other| cluster.cut(one, other));
+            }
+            Fault::Split(first) => {
+                let pairs = (0..first).flat_map(|a| (first..self.world.nodes).map(move |b| (a, b)));
+                pairs.for_each(|(one, other)| cluster.cut(one, other));
+            }
+            Fault::Reconnect => cluster.reconnect_all(),
+            Fault::Slow(from, to, ms) => cluster.slow(from, to, ms),
+            Fault::Weather(of_1000) => cluster.weather(of_1000),
+            Fault::Kill(at) => cluster.kill(at),
+            Fault::CutPower(at) => {
+                if cluster.cut_power(at, &mut self.rng) {
+                    self.lost(at, LossKind::PowerCut);
+                }
+            }
+            Fault::Start(at) => drop(cluster.restart(at)),
+            Fault::Pause(at) => cluster.pause(at),
+            Fault::Resume(at) => cluster.resume(at),
+            Fault::SetClock(at, ahead_ms) => cluster.set_clock(at, ahead_ms),
+            Fault::Drift(at, gains_ms) => cluster.set_drift(at, gains_ms),
+            Fault::Wipe(at) => {
+                cluster.wipe(at)?;
+                self.lost(at, LossKind::Wiped);
+            }
+            Fault::Copy(at) => {
+                if cluster.copy(at)? {
+                    self.copied.insert(at, self.world.moment());
+                }
+            }
+            Fault::RollBack(at) => {
+                if cluster.roll_back(at)? {
+                    self.lost(at, LossKind::RolledBack(self.copied[&at]));
+                }
+            }
+            Fault::Twin(at) => cluster.start_twin(at)?,
+            Fault::EndTwin(at) => {
+                if cluster.end_twin(at) {
+                    self.lost(at, LossKind::RolledBack(self.copied[&at]));
+                }
+            }
+            Fault::Rot(at, pick) => {
+                if let Some((namespace, key)) = cluster.rot(self.world.view(), at, pick)? {
+                    self.lost(at, LossKind::Rotten { namespace, key });
+                }
+            }
+            Fault::FailSync(at) => cluster.fail_sync(at),
+            Fault::Fill(at) => cluster.set_disk_full(at, true)?,
+            Fault::Free(at) => cluster.set_disk_full(at, false)?,
+        }
+        Ok(())
+    }
+
+    fn lost(&self, at: usize, kind: LossKind) {
+        let (at, node) = (self.world.moment(), node(at).0);
+        self.world.push(Entry::Loss(Loss { at, node, kind }));
+    }
+}
+
+/// Sets everything right, and has every key read from all owners and repaired.
+async fn heal(world: &World) -> Result<()> {
+    world.note(|| "healing".to_owned());
+    world.cluster.borrow_mut().set_right()?;
+    for _ in 0..120 {
+        sleep(Duration::from_secs(1)).await;
+        let mut cluster = world.cluster.borrow_mut();
+        cluster.reopen_ended()?;
+        if (0..world.nodes).all(|index| cluster.is_whole(index)) {
+            break;
+        }
+    }
+    sleep(Duration::from_secs(10)).await;
+    for key in 0..world.workload.keys {
+        read_all(world, key).await?;
+    }
+    Ok(())
+}
+
+/// Reads a key from all owners until that works: what is damaged is mended after a read that failed.
+async fn read_all(world: &World, key: u64) -> Result<()> {
+    let mut failure = None;
+    for _ in 0..20 {
+        let coordinator = world.cluster.borrow().coordinator(0).context("node 0 runs")?;
+        let get = Get {
+            namespace: NAMESPACE.to_owned(),
+            key: Key::new(key_name(key))?,
+            r: Some(Level::All),
+            repair: Repair::Blocking,
+            replica: None,
+            timeout: Duration::from_secs(5),
+        };
+        match coordinator.get(get).await {
+            Ok(_) => return Ok(()),
+            Err(error) => failure = Some(error),
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    bail!("{} cannot be read from all owners: {failure:?}", key_name(key))
+}

@@ -1,0 +1,121 @@
+//! Running many seeds, and telling of those that fail what it takes to see it again.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use quorate_tests::checkers::{Verdict, check};
+use quorate_tests::sim::profile::Profile;
+use quorate_tests::sim::run::{Report, Scenario};
+use quorate_tests::sim::seeds;
+use quorate_tests::sim::shrink::shrink;
+
+/// How many runs it may take to make a failing one small.
+const SHRINK_RUNS: usize = 150;
+
+/// How many of a thousand acknowledged writes may be excused: with more, runs would prove little.
+const EXCUSED_OF_1000: usize = 10;
+
+#[derive(Default)]
+struct Sum {
+    operations: usize,
+    acknowledged: usize,
+    excused: usize,
+    unknown: usize,
+    reads: usize,
+    simulated_ms: u64,
+}
+
+/// Runs the seeds of a profile, and panics with the first that breaks a promise.
+pub(crate) fn run_all(name: &str, profile: Profile, by_default: u64) {
+    let (seeds, began, mut sum) = (seeds::seeds(by_default), Instant::now(), Sum::default());
+    for seed in seeds.clone() {
+        let scenario = profile.scenario(seed);
+        let traced = seeds::only().is_some();
+        let report = scenario
+            .run(traced)
+            .unwrap_or_else(|error| failed(name, &scenario, &format!("{error:#}")));
+        let verdict = check(&report.history);
+        if traced {
+            show(&scenario, &report, &verdict);
+        }
+        if !verdict.violations.is_empty() {
+            failed(name, &scenario, &verdict.to_string());
+        }
+        sum.add(&report, &verdict);
+    }
+    let count = seeds.end - seeds.start;
+    let Sum { operations, acknowledged, excused, unknown, reads, simulated_ms } = sum;
+    let simulated = simulated_ms as f64 / 1000.0;
+    let pace = simulated / began.elapsed().as_secs_f64();
+    println!(
+        "{name}: seeds={count} operations={operations} acknowledged={acknowledged} \
+         excused={excused} unknown={unknown} reads={reads} \
+         ({simulated:.0} simulated seconds, {pace:.0} a second)"
+    );
+    assert!(count < 10 || acknowledged > 50 * count as usize, "too little happened");
+    assert!(excused * 1000 <= EXCUSED_OF_1000 * acknowledged, "too much is excused");
+}
+
+impl Sum {
+    fn add(&mut self, report: &Report, verdict: &Verdict) {
+        self.operations += report.history.operations.len();
+        self.acknowledged += verdict.acknowledged;
+        self.excused += verdict.excused;
+        self.unknown += verdict.unknown;
+        self.reads += verdict.reads;
+        self.simulated_ms += report.simulated_ms;
+    }
+}
+
+/// What happened in a run, for whoever asked for its seed.
+fn show(scenario: &Scenario, report: &Report, verdict: &Verdict) {
+    println!("{scenario:#?}");
+    report.trace.iter().for_each(|line| println!("{line}"));
+    println!("{}\n{verdict}", scenario.faults);
+}
+
+/// What breaks in a run; nothing if it keeps all promises.
+fn broken(scenario: &Scenario) -> Option<String> {
+    match scenario.run(false) {
+        Err(error) => Some(error.root_cause().to_string()),
+        Ok(report) => check(&report.history).violations.first().map(|v| v.invariant.to_owned()),
+    }
+}
+
+/// Makes a failing run small, keeps it, and panics with what there is to say.
+fn failed(name: &str, scenario: &Scenario, why: &str) -> ! {
+    let first = broken(scenario);
+    let least = shrink(scenario, SHRINK_RUNS, |candidate| broken(candidate) == first);
+    let path = keep(name, &least);
+    let why_least = match least.run(true) {
+        Err(error) => format!("{error:#}"),
+        Ok(report) => {
+            let mut file = File::create(path.with_extension("trace")).unwrap();
+            report.trace.iter().for_each(|line| writeln!(file, "{line}").unwrap());
+            report
+                .history
+                .write(File::create(path.with_extension("history.jsonl")).unwrap())
+                .unwrap();
+            check(&report.history).to_string()
+        }
+    };
+    panic!(
+        "QUORATE_SEED={} breaks a promise of {name}:\n{why}\n\nThe smallest run that fails like it \
+         has {} of {} faults:\n{}{why_least}\nIt is kept, with its trace and history, at {}",
+        scenario.seed,
+        least.faults.0.len(),
+        scenario.faults.0.len(),
+        least.faults,
+        path.display(),
+    );
+}
+
+fn keep(name: &str, scenario: &Scenario) -> PathBuf {
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("sim");
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = directory.join(format!("{name}-{}.json", scenario.seed));
+    std::fs::write(&path, serde_json::to_string_pretty(scenario).unwrap()).unwrap();
+    path
+}
