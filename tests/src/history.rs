@@ -168,7 +168,7 @@ pub struct Loss {
 }
 
 /// How much a node lost.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum LossKind {
     /// What was not on its disk.
     PowerCut,
@@ -176,6 +176,13 @@ pub enum LossKind {
     Wiped,
     /// What came after this moment: an older copy of its disk was put in its place.
     RolledBack(Moment),
+    /// One record, whose damage shows.
+    Rotten {
+        /// The namespace.
+        namespace: String,
+        /// The key.
+        key: String,
+    },
 }
 
 /// What a node held.
@@ -191,6 +198,8 @@ pub struct Snapshot {
     pub metadata: (u64, u64),
     /// Every object of the partitions that it owns; a key without one is absent.
     pub objects: Vec<Held>,
+    /// Keys whose records are damaged, with their namespaces: nothing is known of them here.
+    pub damaged: Vec<(String, String)>,
     /// The frontiers of the partitions that it owns.
     pub frontiers: Vec<Seen>,
 }

@@ -1,5 +1,6 @@
-//! Harnesses: [`sim`] runs the real code on one thread from one seed; the rest are clusters of real
-//! processes, for tests that see what a user sees.
+//! Harnesses: [`sim`] runs the real code on one thread from one seed; [`checkers`] judge what came of
+//! it, or of any run whose [`history`] was written down; the rest are clusters of real processes, for
+//! tests that see what a user sees.
 //!
 //! A test of processes starts a [`Cluster`] or a [`DevCluster`], runs `kv-cli` against it, kills nodes and starts
 //! them again, and looks at exit codes, output, logs and data. Four rules keep such tests honest:
@@ -12,6 +13,7 @@
 //!   however the test process ends.
 
 mod binaries;
+pub mod checkers;
 mod cli;
 mod cluster;
 mod dev;

@@ -1,0 +1,139 @@
+//! Checkers: whether what clients were told and what nodes held can be true of a store that keeps
+//! its promises. They know histories and the protocol's rules, and nothing of the code that they
+//! judge: a mistake in the store is not repeated here.
+//!
+//! | | what a violation says | module |
+//! |---|---|---|
+//! | form | the history contradicts itself, so that nothing follows from it | `form` |
+//! | I1 | an acknowledged write is lost | `lost` |
+//! | I2 | a value shows that nobody wrote, or whose write was refused | `invented` |
+//! | I3 | what a delete had seen is back | `resurrected` |
+//! | I4 | one dot names two writes, or one write has two dots | `dots` |
+//! | I5 | a node claims to have seen what its object does not reflect | `frontiers` |
+//! | I6 | too many siblings, or a context that covers what was not shown | `siblings` |
+//! | I7 | owners differ after all was repaired | `agreement` |
+//! | I10 | a read misses what was acknowledged before it began | `stale` |
+//! | I17 | a receipt names a node that does not have the write | `receipts` |
+//!
+//! Each is a pure function over an [`Index`], and reports all it finds; [`check`] runs them all. What
+//! a write may be excused from, since all who had it lost it, is in `losses`; how writes supersede
+//! each other in `causality`, and in namespaces where the last one wins in `last`.
+//!
+//! Left out: merge laws (I8), which properties of the object test; sessions (I9), typed values (I12,
+//! I13), deadlines (I15), hints (I19) and reaping (I21), which are not there yet. Reaping will change
+//! I1 and I3, which take for granted that owners keep tombstones.
+
+use std::fmt;
+
+use crate::history::{Action, History};
+
+mod agreement;
+mod causality;
+mod dots;
+mod form;
+mod frontiers;
+mod index;
+mod invented;
+mod last;
+mod losses;
+mod lost;
+mod receipts;
+mod resurrected;
+mod settled;
+mod siblings;
+mod stale;
+#[cfg(test)]
+mod testing;
+
+pub use self::index::Index;
+pub use self::losses::reads_are_believed;
+
+/// A promise that was broken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// Which one: "I1" for example, or "form" if the history contradicts itself.
+    pub invariant: &'static str,
+    /// Which write, who was told what, and when.
+    pub text: String,
+    /// The operations concerned, by id.
+    pub operations: Vec<u64>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} (operations {:?})", self.invariant, self.text, self.operations)
+    }
+}
+
+/// What the checkers say of a history, and how much they had to go by: of a history in which
+/// nothing happened there is nothing to object to.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Verdict {
+    /// What is wrong, by invariant.
+    pub violations: Vec<Violation>,
+    /// How many writes were acknowledged.
+    pub acknowledged: usize,
+    /// How many of these are excused, since every node of their receipts lost them.
+    pub excused: usize,
+    /// How many writes have an unknown outcome, or none yet.
+    pub unknown: usize,
+    /// How many reads were answered.
+    pub reads: usize,
+    /// Whether reads had to show what was acknowledged before them; see [`reads_are_believed`].
+    pub reads_believed: bool,
+    /// How many nodes tell the final state. If none does, I7, I1, and the part of I3 that is about
+    /// the final state were not checked.
+    pub settled: usize,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { violations, acknowledged, excused, unknown, reads, settled, .. } = self;
+        for violation in violations {
+            writeln!(f, "{violation}")?;
+        }
+        let believed = if self.reads_believed { "believed" } else { "not believed" };
+        write!(f, "{} violations; {acknowledged} writes acknowledged, ", violations.len())?;
+        write!(f, "{excused} of them excused, {unknown} unknown; ")?;
+        write!(f, "{reads} reads, {believed}; {settled} nodes settled")
+    }
+}
+
+/// A checker: all that it finds.
+type Checker = fn(&Index<'_>) -> Vec<Violation>;
+
+/// In the order in which their findings help most: what makes other findings doubtful comes first.
+const CHECKERS: [Checker; 10] = [
+    form::check,
+    dots::check,
+    invented::check,
+    lost::check,
+    resurrected::check,
+    frontiers::check,
+    siblings::check,
+    agreement::check,
+    stale::check,
+    receipts::check,
+];
+
+/// Checks a history for everything.
+pub fn check(history: &History) -> Verdict {
+    let index = Index::new(history);
+    let writes = || index.keys.values().flat_map(|of| &of.writes);
+    let writes_of = |action: &Action| matches!(action, Action::Write { .. });
+    let asked = history.operations.iter().filter(|op| writes_of(&op.action)).count();
+    let acknowledged = writes().filter(|write| write.receipt.is_some()).count();
+    let refused = asked - writes().count();
+    Verdict {
+        violations: CHECKERS.iter().flat_map(|checker| checker(&index)).collect(),
+        acknowledged,
+        excused: writes().filter(|write| write.lost_from.is_some()).count(),
+        unknown: asked - refused - acknowledged,
+        reads: index.keys.values().map(|of| of.reads.len()).sum(),
+        reads_believed: reads_are_believed(history),
+        settled: index.settled.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

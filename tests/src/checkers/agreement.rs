@@ -1,0 +1,146 @@
+//! I7: once faults are over and all was repaired, the owners of a key hold the same, and all nodes
+//! know the same metadata.
+//!
+//! Live values and last writes must agree. Versions may still differ, and so may frontiers, until
+//! owners exchange these. A snapshot has what its node owns, and nothing of other keys; so how many
+//! nodes hold a key tells whether an owner holds nothing at all.
+
+use std::collections::BTreeMap;
+
+use super::Violation;
+use super::index::{Index, Key, Name, OfKey};
+use super::settled::held;
+use crate::history::{Dot, Held, Node};
+
+pub(super) fn check(index: &Index<'_>) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for (key, of) in &index.keys {
+        found.extend(check_key(index, *key, of));
+        for (node, at) in index.settled.iter().filter(|(_, at)| of.damaged.contains(at)) {
+            let at = index.history.snapshots[*at].at;
+            found.push(violation(format!("node {node} at {at} cannot read {key}")));
+        }
+    }
+    found.extend(check_metadata(index));
+    found
+}
+
+fn check_key(index: &Index<'_>, key: Key<'_>, of: &OfKey<'_>) -> Option<Violation> {
+    let mut alike: BTreeMap<Live<'_>, Vec<Node>> = BTreeMap::new();
+    for (at, held) in held(index, of) {
+        alike.entry(live(held)).or_default().push(index.history.snapshots[at].node);
+    }
+    let holders: usize = alike.values().map(Vec::len).sum();
+    let owners = of.n.min(index.settled.len());
+    let lives = alike.keys().any(|(values, last)| !values.is_empty() || last.is_some());
+    if alike.len() <= 1 && (!lives || holders >= owners) {
+        return None;
+    }
+    let held = alike.iter().map(|((values, last), nodes)| {
+        let values = values.iter().map(|(dot, value)| format!("{} {value:?}", Name(*dot)));
+        let values: Vec<_> = values.collect();
+        let last = last.map_or_else(String::new, |(_, dot)| format!(", last {}", Name(dot)));
+        format!("nodes {nodes:?} hold [{}]{last}", values.join(", "))
+    });
+    let held: Vec<_> = held.collect();
+    Some(violation(format!("the {owners} owners of {key} differ: {}", held.join("; "))))
+}
+
+/// Live values, and the last write.
+type Live<'a> = (Vec<(Dot, &'a str)>, Option<(u64, Dot)>);
+
+fn live(held: &Held) -> Live<'_> {
+    let mut values: Vec<_> = held.values.iter().map(|(dot, value)| (*dot, &**value)).collect();
+    values.sort_unstable();
+    (values, held.last)
+}
+
+fn check_metadata(index: &Index<'_>) -> Option<Violation> {
+    let mut known: BTreeMap<(u64, u64), Vec<Node>> = BTreeMap::new();
+    for (&node, &at) in &index.settled {
+        known.entry(index.history.snapshots[at].metadata).or_default().push(node);
+    }
+    (known.len() > 1).then(|| {
+        let known = known.iter().map(|((version, hash), nodes)| {
+            format!("nodes {nodes:?} know version {version} ({hash:016x})")
+        });
+        let known: Vec<_> = known.collect();
+        violation(format!("metadata differs: {}", known.join("; ")))
+    })
+}
+
+fn violation(text: String) -> Violation {
+    Violation { invariant: "I7", text, operations: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Story, assert_accepts, assert_finds};
+    use super::*;
+
+    fn story() -> Story {
+        let mut story = Story::siblings();
+        story.put("k", "x", "", "a1");
+        story.put("k", "y", "", "b1");
+        story
+    }
+
+    #[test]
+    fn owners_hold_the_same_values() {
+        let mut story = story();
+        story.holds(3, "k", "a1", "a1=x");
+        let mut same = story.clone();
+        same.settle("k", "a1 b1", "a1=x b1=y");
+        assert_accepts(&same);
+        story.settles(1, "k", "a1 b1", "a1=x b1=y");
+        story.settles(2, "k", "a1 b1", "a1=x b1=y");
+        story.settles(3, "k", "a1", "a1=x");
+        assert_finds(check, &story, "nodes [3] hold [1:1 \"x\"]");
+    }
+
+    #[test]
+    fn an_owner_that_holds_nothing_differs() {
+        let mut story = story();
+        story.settles(1, "k", "a1 b1", "a1=x b1=y");
+        story.settles(2, "k", "a1 b1", "a1=x b1=y");
+        let mut no_owner = story.clone();
+        no_owner.settles(3, "k", "a1 b1", "a1=x b1=y");
+        no_owner.settles(4, "k", "", "").without_objects();
+        assert_accepts(&no_owner);
+        story.settles(3, "k", "", "").without_objects();
+        assert_finds(check, &story, "the 3 owners of things/k differ");
+    }
+
+    #[test]
+    fn nodes_know_the_same_metadata() {
+        let mut story = story();
+        story.settle("k", "a1 b1", "a1=x b1=y");
+        assert_accepts(&story);
+        story.history.snapshots[1].metadata = (1, 8);
+        assert_finds(check, &story, "nodes [2] know version 1");
+    }
+
+    #[test]
+    fn nothing_stays_damaged() {
+        let mut story = story();
+        story.settle("k", "a1 b1", "a1=x b1=y");
+        let damaged = ("things".to_owned(), "k".to_owned());
+        story.history.snapshots[1].objects.clear();
+        story.history.snapshots[1].damaged.push(damaged);
+        assert_finds(check, &story, "cannot read things/k");
+    }
+
+    #[test]
+    fn last_writes_agree() {
+        let mut story = Story::lww();
+        story.delete("k", "", "a1");
+        story.delete("k", "", "b1");
+        let mut same = story.clone();
+        same.settle("k", "a1 b1", "").last(8, "b1");
+        assert_accepts(&same);
+        story.settles(1, "k", "a1 b1", "").last(8, "b1");
+        story.settles(2, "k", "a1 b1", "").last(7, "a1");
+        story.settles(3, "k", "a1 b1", "").last(8, "b1");
+        assert_finds(check, &story, "last 1:1");
+    }
+}
