@@ -39,7 +39,8 @@ const MEMORY: u64 = 2 << 20;
 const VALUE_BYTES: usize = 8 << 10;
 
 fn size() -> SimSize {
-    SimSize { request_cost: Duration::from_millis(10), timeout: TIMEOUT, memory: MEMORY }
+    let request_cost = Duration::from_millis(10);
+    SimSize { request_cost, timeout: TIMEOUT, memory: MEMORY, ..SimSize::default() }
 }
 
 /// What became of an open load.
