@@ -1,6 +1,6 @@
-use super::super::testing::{Story, assert_accepts, assert_finds};
+use super::super::testing::{Story, assert_accepts, assert_finds, version};
 use super::*;
-use crate::history::LossKind;
+use crate::history::{LossKind, Outcome};
 
 fn two() -> Story {
     let mut story = Story::siblings();
@@ -151,4 +151,24 @@ fn where_nothing_shows_a_delete_was_last() {
     old.put("k", "x", "", "a1");
     old.read("k", "", Some("a1 b1"));
     assert_finds(check, &old, "misses \"x\"");
+}
+
+#[test]
+fn a_delete_that_comes_later_or_is_not_covered_was_not_last() {
+    let mut story = Story::lww();
+    story.put("k", "x", "", "a1");
+    let mut later = story.clone();
+    later.read("k", "", Some("a1"));
+    later.unknown("k", None, "");
+    assert_finds(check, &later, "misses \"x\"");
+    // It was under way during the read, which may or may not have met it.
+    story.read("k", "", Some("a1 b1"));
+    let read = story.operation_at(1).operation().invoked;
+    story.delete("k", "", "b1").operation().invoked = read;
+    assert_accepts(&story);
+    let Outcome::Shown(shown) = &mut story.operation_at(1).operation().outcome else {
+        panic!("a read shows")
+    };
+    shown.context = Some(version("a1"));
+    assert_finds(check, &story, "misses \"x\"");
 }
