@@ -210,7 +210,7 @@ impl<'a> Client<'a> {
     async fn put(
         &mut self,
         at: usize,
-        request: v1::PutRequest,
+        mut request: v1::PutRequest,
         deletes: bool,
     ) -> Result<v1::PutReply, Failure> {
         let send = move |service: KvService, request: v1::PutRequest| async move {
@@ -220,6 +220,8 @@ impl<'a> Client<'a> {
             }
         };
         if self.rng.random_bool(0.02) {
+            // Of two requests neither may claim to be the first.
+            request.fresh = false;
             self.send_late(at, request.clone(), send);
         }
         self.call(at, move |service| send(service, request)).await
@@ -498,10 +500,7 @@ impl Sent {
     }
 
     fn given_up(self) -> Result<v1::PutReply, Outcome> {
-        Err(match self.doubt {
-            Some(why) => Outcome::Unknown(why),
-            None => Outcome::NotApplied("it was never read".to_owned()),
-        })
+        Err(Outcome::Unknown(self.doubt.unwrap_or_else(|| "it was not read".to_owned())))
     }
 }
 

@@ -105,14 +105,17 @@ impl SimCluster {
         Ok(true)
     }
 
-    /// Starts a second process with the copy of a node's data directory, if there is one.
-    pub fn start_twin(&mut self, index: usize) -> Result<()> {
-        let Some((copy, store)) = self.copies.remove(&index) else { return Ok(()) };
-        self.end_twin(index);
+    /// Starts a second process with the copy of a node's data directory; false if there is no copy,
+    /// or if there are two processes already.
+    pub fn start_twin(&mut self, index: usize) -> Result<bool> {
+        if self.twins.contains_key(&index) {
+            return Ok(false);
+        }
+        let Some((copy, store)) = self.copies.remove(&index) else { return Ok(false) };
         let twin = self.begin(index, copy, store)?;
         self.network.attach_beside(&twin.peers, twin.replica.handler());
         self.twins.insert(index, twin);
-        Ok(())
+        Ok(true)
     }
 
     /// Ends the second process of a node; false if there is none.

@@ -27,7 +27,7 @@ use super::faults::{Fault, Planned, Schedule};
 use super::workload::Workload;
 use super::world::{NAMESPACE, World, key_name};
 use super::{SimCluster, SimSize, node, simulate};
-use crate::history::{Entry, History, Loss, LossKind, Namespace};
+use crate::history::{Entry, History, Loss, LossKind, Moment, Namespace};
 
 /// All that decides a run. As JSON it can be kept, and run again.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -122,13 +122,15 @@ struct Injuries<'a> {
     world: &'a World,
     rng: ChaCha8Rng,
     /// When each node's data directory was copied.
-    copied: BTreeMap<usize, u64>,
+    copied: BTreeMap<usize, Moment>,
+    /// When what its second process began with was copied.
+    twins: BTreeMap<usize, Moment>,
 }
 
 impl<'a> Injuries<'a> {
     fn new(world: &'a World, seed: u64) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(seed ^ 0xfa17);
-        Self { world, rng, copied: BTreeMap::new() }
+        Self { world, rng, copied: BTreeMap::new(), twins: BTreeMap::new() }
     }
 
     fn bring(&mut self, fault: Fault) -> Result<()> {
@@ -173,10 +175,14 @@ impl<'a> Injuries<'a> {
                     self.lost(at, LossKind::RolledBack(self.copied[&at]));
                 }
             }
-            Fault::Twin(at) => cluster.start_twin(at)?,
+            Fault::Twin(at) => {
+                if cluster.start_twin(at)? {
+                    self.twins.insert(at, self.copied[&at]);
+                }
+            }
             Fault::EndTwin(at) => {
                 if cluster.end_twin(at) {
-                    self.lost(at, LossKind::RolledBack(self.copied[&at]));
+                    self.lost(at, LossKind::RolledBack(self.twins[&at]));
                 }
             }
             Fault::Rot(at, pick) => {

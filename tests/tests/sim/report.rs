@@ -1,5 +1,7 @@
 //! Running many seeds, and telling of those that fail what it takes to see it again.
 
+#![allow(clippy::print_stdout, reason = "a test says which runs it made")]
+
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
