@@ -11,6 +11,7 @@
 //! [`SimCluster`] is the cluster, for tests that tell a story; [`run::Scenario`] is a whole run, with
 //! clients and faults from the seed, whose history checkers read.
 
+mod administrator;
 mod client;
 pub mod faults;
 mod injure;

@@ -254,16 +254,8 @@ impl<'a> Client<'a> {
 
     fn receipt(&mut self, key: u64, reply: v1::PutReply) -> Outcome {
         let v1::PutReply { context, siblings, receipt } = reply;
-        let receipt = receipt.unwrap_or_default();
-        let named = receipt.dot.unwrap_or_default();
         let context = (!context.is_empty()).then(|| self.token(key, context).version);
-        Outcome::Written(Receipt {
-            dot: Dot { actor: named.actor, n: named.n },
-            context,
-            siblings,
-            acked: receipt.acked,
-            synced: receipt.synced as usize,
-        })
+        self::receipt(siblings, receipt, context)
     }
 
     /// Writes some keys that one node owns, in one call, and asks again for what it does not know.
@@ -504,7 +496,20 @@ impl Sent {
     }
 }
 
-fn values(siblings: &[v1::Sibling]) -> Vec<String> {
+/// What an acknowledged write was told.
+pub(super) fn receipt(
+    siblings: u32,
+    receipt: Option<v1::Receipt>,
+    context: Option<Version>,
+) -> Outcome {
+    let v1::Receipt { dot, acked, synced } = receipt.unwrap_or_default();
+    let v1::Dot { actor, n } = dot.unwrap_or_default();
+    let (dot, synced) = (Dot { actor, n }, synced as usize);
+    Outcome::Written(Receipt { dot, context, siblings, acked, synced })
+}
+
+/// The values, as histories have them.
+pub(super) fn values(siblings: &[v1::Sibling]) -> Vec<String> {
     let text = |sibling: &v1::Sibling| String::from_utf8_lossy(&sibling.value).into_owned();
     siblings.iter().map(text).collect()
 }

@@ -48,6 +48,7 @@ impl Profile {
             synced_of_100: [0, 20, 100][rng.random_range(0..3)],
             timeout_ms: rng.random_range(300..2_500),
             retries: rng.random_range(0..6),
+            administrator: rng.random_bool(0.5),
         };
         Scenario { seed, nodes, length_ms, workload, faults }
     }

@@ -22,6 +22,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::administrator::Administrator;
 use super::client::Client;
 use super::faults::{Fault, Planned, Schedule};
 use super::workload::Workload;
@@ -48,6 +49,8 @@ pub struct Scenario {
 pub struct Report {
     /// What clients and nodes saw.
     pub history: History,
+    /// What the administrator saw, of namespaces that come and go.
+    pub extra: History,
     /// Deliveries and notes, in order; empty if none were asked for.
     pub trace: Vec<String>,
     /// A hash of all messages that were delivered, with their times.
@@ -67,9 +70,9 @@ impl Scenario {
             heal(&world).await.context("healing")?;
             world.snapshot(true)?;
             let simulated_ms = begun.elapsed().as_millis() as u64;
-            let (cluster, history) = world.into_history();
+            let (cluster, history, extra) = world.into_parts();
             let (trace, fingerprint) = (cluster.trace(), cluster.fingerprint());
-            Ok(Report { history, trace, fingerprint, simulated_ms })
+            Ok(Report { history, extra, trace, fingerprint, simulated_ms })
         })
     }
 
@@ -92,6 +95,11 @@ impl Scenario {
         let until = begun + Duration::from_millis(self.length_ms);
         let client = |id| Client::new(id, self.seed, world).run(until);
         let clients = join_all((1..=self.workload.clients as u64).map(client));
+        let administrator = async {
+            if self.workload.administrator {
+                Administrator::new(self.seed, world).run(until).await;
+            }
+        };
         let injure = async {
             let mut injuries = Injuries::new(world, self.seed);
             for Planned { at_ms, fault } in &self.faults.0 {
@@ -111,7 +119,7 @@ impl Scenario {
         };
         tokio::select! {
             biased;
-            (_, injured) = async { tokio::join!(clients, injure) } => injured,
+            (_, (), injured) = async { tokio::join!(clients, administrator, injure) } => injured,
             failed = keep_open => failed,
         }
     }
@@ -218,6 +226,12 @@ async fn heal(world: &World) -> Result<()> {
     sleep(Duration::from_secs(10)).await;
     for key in 0..world.workload.keys {
         read_all(world, key).await?;
+    }
+    for at in 0..world.nodes {
+        let (cluster, _) = world.metadata(at).context("every node runs")?;
+        if let Some(alarm) = cluster.alarm() {
+            bail!("node {at} found two documents of one version: {alarm:?}");
+        }
     }
     Ok(())
 }

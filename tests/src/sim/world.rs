@@ -1,19 +1,21 @@
 //! What the clients and the faults of a run share: the cluster, and the history they leave.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
+use quorate_node::cluster::Cluster;
 use quorate_node::cluster::view::View;
 use quorate_node::coordinator::binding;
 use quorate_node::dynamo::context::Context;
 use quorate_node::dynamo::key::Key;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::workload::Workload;
 use super::{SimCluster, node, observe};
-use crate::history::{Action, Entry, History, Moment, Operation, Outcome, Version};
+use crate::history::{Action, Entry, History, Moment, Namespace, Operation, Outcome, Version};
 
 /// The namespace of a run.
 pub(super) const NAMESPACE: &str = "things";
@@ -32,20 +34,10 @@ pub(super) struct World {
     pub(super) owners: Vec<Vec<usize>>,
     view: Arc<View>,
     started: Instant,
-    recorder: RefCell<Recorder>,
-}
-
-#[derive(Default)]
-struct Recorder {
-    history: History,
-    moment: Moment,
-}
-
-impl Recorder {
-    fn moment(&mut self) -> Moment {
-        self.moment += 1;
-        self.moment
-    }
+    moment: Cell<Moment>,
+    history: RefCell<History>,
+    /// What the administrator did.
+    extra: RefCell<History>,
 }
 
 impl World {
@@ -59,9 +51,17 @@ impl World {
             anyhow::Ok(owners.into_iter().filter_map(index).collect())
         };
         let owners = (0..workload.keys).map(owners).collect::<Result<_>>()?;
-        let (recorder, started) = (RefCell::default(), Instant::now());
-        let cluster = RefCell::new(cluster);
-        Ok(Self { cluster, workload, nodes, owners, view, started, recorder })
+        Ok(Self {
+            cluster: RefCell::new(cluster),
+            workload,
+            nodes,
+            owners,
+            view,
+            started: Instant::now(),
+            moment: Cell::default(),
+            history: RefCell::default(),
+            extra: RefCell::default(),
+        })
     }
 
     /// How many replicas a quorum is, of three owners.
@@ -106,17 +106,49 @@ impl World {
 
     /// Notes what a client asks; how to say what it was told.
     pub(super) fn invoke(&self, client: u64, key: u64, action: Action) -> usize {
-        let (key, invoked_ms) = (key_name(key), self.elapsed_ms());
-        self.note(|| format!("client {client} asks of {key}: {action:?}"));
-        let mut recorder = self.recorder.borrow_mut();
-        let (asked, invoked) = (recorder.history.operations.len(), recorder.moment());
-        recorder.history.operations.push(Operation {
+        self.begin(&self.history, client, NAMESPACE.to_owned(), key, action)
+    }
+
+    /// Notes what a client was told.
+    pub(super) fn answered(&self, asked: usize, outcome: Outcome) {
+        self.end(&self.history, asked, outcome);
+    }
+
+    /// Notes that the administrator made a namespace.
+    pub(super) fn add_extra(&self, name: String) {
+        let namespace = Namespace { name, n: 3, lww: false };
+        self.extra.borrow_mut().push(Entry::Namespace(namespace));
+    }
+
+    /// Notes what the administrator asks.
+    pub(super) fn invoke_extra(&self, namespace: String, key: u64, action: Action) -> usize {
+        self.begin(&self.extra, 0, namespace, key, action)
+    }
+
+    /// Notes what the administrator was told.
+    pub(super) fn answered_extra(&self, asked: usize, outcome: Outcome) {
+        self.end(&self.extra, asked, outcome);
+    }
+
+    fn begin(
+        &self,
+        history: &RefCell<History>,
+        client: u64,
+        namespace: String,
+        key: u64,
+        action: Action,
+    ) -> usize {
+        let key = key_name(key);
+        self.note(|| format!("client {client} asks of {namespace}/{key}: {action:?}"));
+        let mut history = history.borrow_mut();
+        let asked = history.operations.len();
+        history.operations.push(Operation {
             id: asked as u64,
             client,
-            namespace: NAMESPACE.to_owned(),
+            namespace,
             key,
-            invoked,
-            invoked_ms,
+            invoked: self.moment(),
+            invoked_ms: self.elapsed_ms(),
             returned: None,
             returned_ms: None,
             action,
@@ -125,27 +157,37 @@ impl World {
         asked
     }
 
-    /// Notes what a client was told.
-    pub(super) fn answered(&self, asked: usize, outcome: Outcome) {
-        let returned_ms = self.elapsed_ms();
-        let mut recorder = self.recorder.borrow_mut();
-        let returned = recorder.moment();
-        let operation = &mut recorder.history.operations[asked];
+    fn end(&self, history: &RefCell<History>, asked: usize, outcome: Outcome) {
+        let mut history = history.borrow_mut();
+        let operation = &mut history.operations[asked];
         assert!(operation.returned.is_none(), "operation {asked} was answered twice");
-        let Operation { client, key, .. } = operation;
-        self.note(|| format!("client {client} is told of {key}: {outcome:?} (operation {asked})"));
+        let Operation { client, key, namespace, .. } = operation;
+        let of = || format!("{namespace}/{key} (operation {asked})");
+        self.note(|| format!("client {client} is told of {}: {outcome:?}", of()));
         operation.outcome = outcome;
-        (operation.returned, operation.returned_ms) = (Some(returned), Some(returned_ms));
+        operation.returned = Some(self.moment());
+        operation.returned_ms = Some(self.elapsed_ms());
     }
 
     /// The next moment.
     pub(super) fn moment(&self) -> Moment {
-        self.recorder.borrow_mut().moment()
+        self.moment.update(|moment| moment + 1);
+        self.moment.get()
     }
 
     /// Adds to the history.
     pub(super) fn push(&self, entry: Entry) {
-        self.recorder.borrow_mut().history.push(entry);
+        if let Entry::Loss(_) = entry {
+            self.extra.borrow_mut().push(entry.clone());
+        }
+        self.history.borrow_mut().push(entry);
+    }
+
+    /// What a node knows of the metadata, until it ends; none if it does not run.
+    pub(super) fn metadata(&self, at: usize) -> Option<(Arc<Cluster>, CancellationToken)> {
+        let coordinator = self.cluster.borrow().coordinator(at)?;
+        let gone = self.cluster.borrow().serving(at, false)?.gone;
+        Some((coordinator.cluster().clone(), gone))
     }
 
     /// Notes what every node holds.
@@ -164,7 +206,7 @@ impl World {
     }
 
     /// What happened.
-    pub(super) fn into_history(self) -> (SimCluster, History) {
-        (self.cluster.into_inner(), self.recorder.into_inner().history)
+    pub(super) fn into_parts(self) -> (SimCluster, History, History) {
+        (self.cluster.into_inner(), self.history.into_inner(), self.extra.into_inner())
     }
 }

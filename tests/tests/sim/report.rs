@@ -38,7 +38,7 @@ pub(crate) fn run_all(name: &str, profile: Profile, by_default: u64) {
         let report = scenario
             .run(traced)
             .unwrap_or_else(|error| failed(name, &scenario, &format!("{error:#}")));
-        let verdict = check(&report.history);
+        let verdict = judge(&report);
         if traced {
             show(&scenario, &report, &verdict);
         }
@@ -78,11 +78,21 @@ fn show(scenario: &Scenario, report: &Report, verdict: &Verdict) {
     println!("{}\n{verdict}", scenario.faults);
 }
 
+/// What the checkers say of both histories of a run.
+fn judge(report: &Report) -> Verdict {
+    let mut verdict = check(&report.history);
+    let extra = check(&report.extra);
+    verdict.violations.extend(extra.violations);
+    verdict.acknowledged += extra.acknowledged;
+    verdict.reads += extra.reads;
+    verdict
+}
+
 /// What breaks in a run; nothing if it keeps all promises.
 fn broken(scenario: &Scenario) -> Option<String> {
     match scenario.run(false) {
         Err(error) => Some(error.root_cause().to_string()),
-        Ok(report) => check(&report.history).violations.first().map(|v| v.invariant.to_owned()),
+        Ok(report) => judge(&report).violations.first().map(|v| v.invariant.to_owned()),
     }
 }
 
@@ -100,7 +110,7 @@ fn failed(name: &str, scenario: &Scenario, why: &str) -> ! {
                 .history
                 .write(File::create(path.with_extension("history.jsonl")).unwrap())
                 .unwrap();
-            check(&report.history).to_string()
+            judge(&report).to_string()
         }
     };
     panic!(

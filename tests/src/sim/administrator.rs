@@ -1,0 +1,163 @@
+//! An administrator: makes a namespace, uses it, drops it, and makes it again under the same name.
+//!
+//! Each time it is another namespace, in which nothing of the one before may show: in the history
+//! they are *extra#1*, *extra#2*, ... That history is one by itself, since no node is asked in the end
+//! what it holds of what was dropped.
+
+use std::time::Duration;
+
+use quorate_node::dynamo::metadata::document::NewNamespace;
+use quorate_node::error::RequestError;
+use quorate_node::service::kv::KvService;
+use quorate_proto::v1;
+use quorate_proto::v1::error_detail::Outcome as Told;
+use quorate_proto::v1::kv_server::Kv as _;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::{Request, Response, Status};
+
+use super::client;
+use super::wire::Failure;
+use super::world::World;
+use super::{Serving, world};
+use crate::history::{Action, Outcome, Shown};
+
+const NAME: &str = "extra";
+const KEYS: u64 = 2;
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The administrator of a run.
+pub(super) struct Administrator<'a> {
+    world: &'a World,
+    rng: ChaCha8Rng,
+    /// How often it made the namespace.
+    generation: u64,
+    sequence: u64,
+}
+
+impl<'a> Administrator<'a> {
+    pub(super) fn new(seed: u64, world: &'a World) -> Self {
+        let rng = ChaCha8Rng::seed_from_u64(seed ^ 0xad);
+        Self { world, rng, generation: 0, sequence: 0 }
+    }
+
+    /// Works until then.
+    pub(super) async fn run(mut self, until: Instant) {
+        while Instant::now() < until {
+            if !self.create(until).await {
+                return;
+            }
+            self.generation += 1;
+            self.world.add_extra(self.namespace());
+            for _ in 0..self.rng.random_range(1..8) {
+                sleep(Duration::from_millis(self.rng.random_range(5..400))).await;
+                let key = self.rng.random_range(0..KEYS);
+                match self.rng.random() {
+                    true => self.write(key).await,
+                    false => self.read(key).await,
+                }
+            }
+            if !self.drop(until).await {
+                return;
+            }
+        }
+    }
+
+    fn namespace(&self) -> String {
+        format!("{NAME}#{}", self.generation)
+    }
+
+    /// Makes the namespace; false if nobody says that it is there before the time is over.
+    async fn create(&mut self, until: Instant) -> bool {
+        while Instant::now() < until {
+            let at = self.rng.random_range(0..self.world.nodes);
+            if let Some((cluster, gone)) = self.world.metadata(at) {
+                let create = cluster.create_namespace(NewNamespace::named(NAME), TIMEOUT);
+                match gone.run_until_cancelled(create).await {
+                    // An earlier attempt made it, or this one.
+                    Some(Ok(_) | Err(RequestError::Conflict { .. })) => return true,
+                    told => self.world.note(|| format!("{NAME} is not made: {told:?}")),
+                }
+            }
+            sleep(Duration::from_millis(self.rng.random_range(50..500))).await;
+        }
+        false
+    }
+
+    async fn drop(&mut self, until: Instant) -> bool {
+        while Instant::now() < until {
+            let at = self.rng.random_range(0..self.world.nodes);
+            if let Some((cluster, gone)) = self.world.metadata(at) {
+                let drop = cluster.drop_namespace(NAME, TIMEOUT);
+                match gone.run_until_cancelled(drop).await {
+                    Some(Ok(_) | Err(RequestError::UnknownNamespace { .. })) => return true,
+                    told => self.world.note(|| format!("{NAME} is not dropped: {told:?}")),
+                }
+            }
+            sleep(Duration::from_millis(self.rng.random_range(50..500))).await;
+        }
+        false
+    }
+
+    async fn write(&mut self, key: u64) {
+        self.sequence += 1;
+        let value = format!("extra.{}", self.sequence);
+        let request = v1::PutRequest {
+            namespace: NAME.to_owned(),
+            key: world::key_name(key).into(),
+            value: value.clone().into(),
+            fresh: true,
+            ..Default::default()
+        };
+        let (w, context) = (self.world.quorum(), Default::default());
+        let action = Action::Write { value: Some(value), context, w, synced: false };
+        let asked = self.world.invoke_extra(self.namespace(), key, action);
+        let put = |service: KvService| async move { service.put(Request::new(request)).await };
+        let outcome = match self.call(put).await {
+            Ok(reply) => client::receipt(reply.siblings, reply.receipt, None),
+            Err(failure) if failure.outcome == Told::NotApplied => {
+                Outcome::NotApplied(failure.text)
+            }
+            Err(failure) => Outcome::Unknown(failure.text),
+        };
+        self.world.answered_extra(asked, outcome);
+    }
+
+    async fn read(&mut self, key: u64) {
+        let request = v1::GetRequest {
+            namespace: NAME.to_owned(),
+            key: world::key_name(key).into(),
+            ..Default::default()
+        };
+        let action = Action::Read { r: self.world.quorum() };
+        let asked = self.world.invoke_extra(self.namespace(), key, action);
+        let get = |service: KvService| async move { service.get(Request::new(request)).await };
+        let outcome = match self.call(get).await {
+            Ok(reply) => {
+                Outcome::Shown(Shown { values: client::values(&reply.siblings), context: None })
+            }
+            Err(failure) => Outcome::Failed(failure.text),
+        };
+        self.world.answered_extra(asked, outcome);
+    }
+
+    async fn call<T, F>(&mut self, send: impl FnOnce(KvService) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let at = self.rng.random_range(0..self.world.nodes);
+        let serving = self.world.cluster.borrow().serving(at, false);
+        let Some(Serving { service, gone, .. }) = serving else {
+            return Err(Failure::silence("nobody listens there"));
+        };
+        let answer = gone.run_until_cancelled(timeout(TIMEOUT, send(service))).await;
+        match answer {
+            None => Err(Failure::silence("the connection broke")),
+            Some(Err(_)) => Err(Failure::silence("no answer came in time")),
+            Some(Ok(answer)) => {
+                answer.map(Response::into_inner).map_err(|status| Failure::of_status(&status))
+            }
+        }
+    }
+}
