@@ -14,6 +14,7 @@
 //! batch is an operation for each of its keys, a scan one for each key that it might have listed.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{BufRead, Write};
 
 use anyhow::{Context as _, Result};
@@ -154,6 +155,61 @@ pub struct Shown {
     /// What the context that came with them covers; none if none could come, as for a key that a
     /// scan did not list.
     pub context: Option<Version>,
+}
+
+impl fmt::Display for Dot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}:{}", self.actor, self.n)
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read { r } => write!(f, "read, r={r}"),
+            Self::Write { value, context, w, synced } => {
+                match value {
+                    Some(value) => write!(f, "write {value:?}")?,
+                    None => write!(f, "delete")?,
+                }
+                write!(f, " over {}, w={w}", Numbers(context))?;
+                f.write_str(if *synced { ", synced" } else { "" })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Written(Receipt { dot, siblings, acked, synced, .. }) => {
+                write!(f, "done as {dot}, {siblings} siblings; acknowledged by")?;
+                acked.iter().try_for_each(|node| write!(f, " {node:016x}"))?;
+                write!(f, ", {synced} of them on disk")
+            }
+            Self::NotApplied(why) => write!(f, "not applied: {why}"),
+            Self::Unknown(why) => write!(f, "unknown: {why}"),
+            Self::Failed(why) => write!(f, "failed: {why}"),
+            Self::Shown(Shown { values, context }) => {
+                write!(f, "{values:?}")?;
+                let all_of = |context| write!(f, ", all of {}", Numbers(context));
+                context.as_ref().map_or(Ok(()), all_of)
+            }
+        }
+    }
+}
+
+/// A version as text.
+struct Numbers<'a>(&'a Version);
+
+impl fmt::Display for Numbers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut dots = self.0.iter().map(|(&actor, &n)| Dot { actor, n });
+        let Some(first) = dots.next() else { return f.write_str("nothing") };
+        write!(f, "{{{first}")?;
+        dots.try_for_each(|dot| write!(f, " {dot}"))?;
+        f.write_str("}")
+    }
 }
 
 /// A node lost what it had acknowledged, or may have.

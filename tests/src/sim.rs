@@ -366,16 +366,14 @@ impl SimCluster {
 
     /// Everything that happened: deliveries and notes, in order.
     pub fn trace(&self) -> Vec<String> {
-        let name = |id| match self.clocks.keys().find(|&&index| node(index) == id) {
-            Some(&index) => name(index),
-            None => id.to_string(),
+        let names: Vec<_> =
+            self.clocks.keys().map(|&index| (node(index).to_string(), name(index))).collect();
+        let named = |line: String| {
+            names.iter().fold(line, |line, (id, name)| line.replace(id.as_str(), name))
         };
         let text = |event: &Event| match event {
-            Event::Delivered(Delivery { at_ms, from, to, kind, length, hash }) => {
-                let (from, to) = (name(*from), name(*to));
-                format!("{at_ms} ms  {from} -> {to}  {kind}  {length} bytes  {hash:016x}")
-            }
-            Event::Noted(line) => line.clone(),
+            Event::Delivered(delivery) => named(delivery.to_string()),
+            Event::Noted(line) => named(line.clone()),
         };
         let trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
         trace.events.iter().flatten().map(text).collect()

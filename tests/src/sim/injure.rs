@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use quorate_node::cluster::view::View;
 use quorate_node::dynamo::metadata::document::StoreId;
+use quorate_node::replica::Ended;
 use quorate_node::storage::memory::MemoryEngine;
 use quorate_node::storage::{Engine as _, KeyRange, Space, record};
 use quorate_node::transport::memory::Faults;
 use rand_chacha::ChaCha8Rng;
 
-use super::{SimCluster, Wrong, node};
+use super::{Running, SimCluster, Wrong, node};
 
 impl SimCluster {
     fn nodes(&self) -> impl Iterator<Item = usize> + use<> {
@@ -167,13 +168,15 @@ impl SimCluster {
         Ok(())
     }
 
-    /// Starts again what ended by itself, as its supervisor does.
+    /// Starts again what ended by itself to open its store anew, as its supervisor does. A node that
+    /// ended for another reason, as a panic, is a failure of the run.
     pub fn reopen_ended(&mut self) -> Result<()> {
-        let ended = |(&index, running): (&usize, &super::Running)| {
-            running.replica.ended().is_some().then_some(index)
-        };
-        let ended: Vec<usize> = self.running.iter().filter_map(ended).collect();
-        for index in ended {
+        let ended = |(&index, running): (&usize, &Running)| Some((index, running.replica.ended()?));
+        let ended: Vec<_> = self.running.iter().filter_map(ended).collect();
+        for (index, ended) in ended {
+            if let Ended::Failed(reason) = ended {
+                bail!("node {index} ended: {reason}");
+            }
             self.kill(index);
             self.restart(index)?;
         }

@@ -133,17 +133,23 @@ struct Injuries<'a> {
     copied: BTreeMap<usize, Moment>,
     /// When what its second process began with was copied.
     twins: BTreeMap<usize, Moment>,
+    /// Records that were damaged: node, namespace and key.
+    rotten: Vec<(usize, String, String)>,
+    /// Whether any node may have lost something.
+    lossy: bool,
 }
 
 impl<'a> Injuries<'a> {
     fn new(world: &'a World, seed: u64) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(seed ^ 0xfa17);
-        Self { world, rng, copied: BTreeMap::new(), twins: BTreeMap::new() }
+        let (copied, twins, rotten) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        Self { world, rng, copied, twins, rotten, lossy: false }
     }
 
     fn bring(&mut self, fault: Fault) -> Result<()> {
         self.world.note(|| format!("fault: {fault}"));
-        let mut cluster = self.world.cluster.borrow_mut();
+        let world = self.world;
+        let mut cluster = world.cluster.borrow_mut();
         match fault {
             Fault::Cut(from, to) => cluster.cut_one_way(from, to),
             Fault::Part(one, other) => cluster.cut(one, other),
@@ -161,7 +167,7 @@ impl<'a> Injuries<'a> {
             Fault::Kill(at) => cluster.kill(at),
             Fault::CutPower(at) => {
                 if cluster.cut_power(at, &mut self.rng) {
-                    self.lost(at, LossKind::PowerCut);
+                    self.lost(&cluster, at, LossKind::PowerCut)?;
                 }
             }
             Fault::Start(at) => drop(cluster.restart(at)),
@@ -171,7 +177,7 @@ impl<'a> Injuries<'a> {
             Fault::Drift(at, gains_ms) => cluster.set_drift(at, gains_ms),
             Fault::Wipe(at) => {
                 cluster.wipe(at)?;
-                self.lost(at, LossKind::Wiped);
+                self.lost(&cluster, at, LossKind::Wiped)?;
             }
             Fault::Copy(at) => {
                 if cluster.copy(at)? {
@@ -180,7 +186,7 @@ impl<'a> Injuries<'a> {
             }
             Fault::RollBack(at) => {
                 if cluster.roll_back(at)? {
-                    self.lost(at, LossKind::RolledBack(self.copied[&at]));
+                    self.lost(&cluster, at, LossKind::RolledBack(self.copied[&at]))?;
                 }
             }
             Fault::Twin(at) => {
@@ -190,14 +196,16 @@ impl<'a> Injuries<'a> {
             }
             Fault::EndTwin(at) => {
                 if cluster.end_twin(at) {
-                    self.lost(at, LossKind::RolledBack(self.twins[&at]));
+                    self.lost(&cluster, at, LossKind::RolledBack(self.twins[&at]))?;
                 }
             }
-            Fault::Rot(at, pick) => {
-                if let Some((namespace, key)) = cluster.rot(self.world.view(), at, pick)? {
-                    self.lost(at, LossKind::Rotten { namespace, key });
+            Fault::Rot(at, pick) => match cluster.rot(self.world.view(), at, pick)? {
+                Some((namespace, key)) if self.lossy => {
+                    self.push(at, LossKind::Rotten { namespace, key });
                 }
-            }
+                Some((namespace, key)) => self.rotten.push((at, namespace, key)),
+                None => {}
+            },
             Fault::FailSync(at) => cluster.fail_sync(at),
             Fault::Fill(at) => cluster.set_disk_full(at, true)?,
             Fault::Free(at) => cluster.set_disk_full(at, false)?,
@@ -205,9 +213,22 @@ impl<'a> Injuries<'a> {
         Ok(())
     }
 
-    fn lost(&self, at: usize, kind: LossKind) {
+    fn push(&self, at: usize, kind: LossKind) {
         let (at, node) = (self.world.moment(), node(at).0);
         self.world.push(Entry::Loss(Loss { at, node, kind }));
+    }
+
+    /// Notes that a node may have lost something. What is damaged elsewhere by now, and not mended
+    /// yet, or will be, is as good as lost; by itself it is not, since all other owners can mend it.
+    fn lost(&mut self, cluster: &SimCluster, at: usize, kind: LossKind) -> Result<()> {
+        for (damaged, namespace, key) in std::mem::take(&mut self.rotten) {
+            if cluster.is_damaged(damaged, &namespace, &Key::new(key.clone())?)? {
+                self.push(damaged, LossKind::Rotten { namespace, key });
+            }
+        }
+        self.push(at, kind);
+        self.lossy = true;
+        Ok(())
     }
 }
 

@@ -139,9 +139,9 @@ impl World {
         action: Action,
     ) -> usize {
         let key = key_name(key);
-        self.note(|| format!("client {client} asks of {namespace}/{key}: {action:?}"));
         let mut history = history.borrow_mut();
         let asked = history.operations.len();
+        self.note(|| format!("{asked}: client {client} asks {namespace}/{key}: {action}"));
         history.operations.push(Operation {
             id: asked as u64,
             client,
@@ -162,8 +162,7 @@ impl World {
         let operation = &mut history.operations[asked];
         assert!(operation.returned.is_none(), "operation {asked} was answered twice");
         let Operation { client, key, namespace, .. } = operation;
-        let of = || format!("{namespace}/{key} (operation {asked})");
-        self.note(|| format!("client {client} is told of {}: {outcome:?}", of()));
+        self.note(|| format!("{asked}: client {client} hears of {namespace}/{key}: {outcome}"));
         operation.outcome = outcome;
         operation.returned = Some(self.moment());
         operation.returned_ms = Some(self.elapsed_ms());

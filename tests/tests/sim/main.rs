@@ -3,16 +3,25 @@
 //! ```text
 //!   QUORATE_SIM_SEEDS=500 cargo test -p quorate-tests --test sim     more seeds
 //!   QUORATE_SIM_FIRST=500 ...                                        others
-//!   QUORATE_SEED=17 ... sim_lww -- --nocapture                       one, with its trace
+//!   QUORATE_SEED=17 ... sim_lww_keeps_its -- --nocapture             one, with its trace
+//!   QUORATE_SIM_REPLAY=FILE ... sim_regressions -- --nocapture       one that was kept
 //! ```
+//!
+//! `regressions/` keeps scenarios that once broke a promise, by the name of what was mended.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod report;
 
-use quorate_tests::sim::profile::Profile;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use self::report::run_all;
+use quorate_tests::sim::faults::Schedule;
+use quorate_tests::sim::profile::Profile;
+use quorate_tests::sim::run::Scenario;
+use quorate_tests::sim::workload::{Mix, Workload};
+
+use self::report::{replay, run_all};
 
 #[test]
 fn sim_siblings_keep_their_promises_under_harmless_faults() {
@@ -53,4 +62,46 @@ fn sim_one_seed_is_one_run_to_the_byte() {
         assert_eq!(untraced.fingerprint, first.fingerprint, "to look on changes nothing");
         println!("seeds=3 operations={}", first.history.operations.len());
     }
+}
+
+/// What once broke a promise keeps it.
+#[test]
+fn sim_regressions() {
+    if let Ok(path) = std::env::var("QUORATE_SIM_REPLAY") {
+        return println!("seeds=1 operations={}", replay(Path::new(&path), true));
+    }
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sim/regressions");
+    let files = std::fs::read_dir(directory).into_iter().flatten();
+    let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+    files.sort();
+    let operations: usize = files.iter().map(|file| replay(file, false)).sum();
+    println!("seeds={} operations={operations}", files.len());
+}
+
+/// Five nodes that nothing happens to, at 200 operations a second: what a simulated second costs.
+#[test]
+fn sim_pace() {
+    let workload = Workload {
+        clients: 12,
+        keys: 64,
+        pause_ms: 40,
+        mix: Mix::ALL,
+        lww: false,
+        synced_of_100: 20,
+        timeout_ms: 2_000,
+        retries: 4,
+        administrator: false,
+    };
+    let faults = Schedule::default();
+    let scenario = Scenario { seed: 1, nodes: 5, length_ms: 30_000, workload, faults };
+    let began = Instant::now();
+    let report = scenario.run(false).unwrap();
+    let seconds = scenario.length_ms as f64 / 1000.0;
+    let operations = report.history.operations.len();
+    println!(
+        "seeds=1 operations={operations}: {:.0} a simulated second, {:.0} of them a second",
+        operations as f64 / seconds,
+        seconds / began.elapsed().as_secs_f64(),
+    );
+    assert!(operations > 3_000, "too little happened");
 }

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use quorate_tests::checkers::{Verdict, check};
@@ -58,6 +58,20 @@ pub(crate) fn run_all(name: &str, profile: Profile, by_default: u64) {
     );
     assert!(count < 10 || acknowledged > 50 * count as usize, "too little happened");
     assert!(excused * 1000 <= EXCUSED_OF_1000 * acknowledged, "too much is excused");
+}
+
+/// Runs a scenario that was kept, and panics if it breaks a promise; how many operations it had.
+pub(crate) fn replay(path: &Path, traced: bool) -> usize {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let scenario: Scenario =
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let report = scenario.run(traced).unwrap();
+    let verdict = judge(&report);
+    if traced {
+        show(&scenario, &report, &verdict);
+    }
+    assert!(verdict.violations.is_empty(), "{} breaks a promise:\n{verdict}", path.display());
+    report.history.operations.len()
 }
 
 impl Sum {
@@ -115,7 +129,8 @@ fn failed(name: &str, scenario: &Scenario, why: &str) -> ! {
     };
     panic!(
         "QUORATE_SEED={} breaks a promise of {name}:\n{why}\n\nThe smallest run that fails like it \
-         has {} of {} faults:\n{}{why_least}\nIt is kept, with its trace and history, at {}",
+         has {} of {} faults:\n{}{why_least}\nIt is kept, with its trace and history, at {}\n\
+         QUORATE_SIM_REPLAY=that file runs it again",
         scenario.seed,
         least.faults.0.len(),
         scenario.faults.0.len(),
