@@ -14,7 +14,7 @@ use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::{Outcome, RequestError, WriteError};
 use quorate_node::transport::WriteResult;
-use quorate_tests::sim::{SimCluster, SimSize, node, simulate, workload_rng};
+use quorate_tests::sim::{SimCluster, SimSize, node, seeds, simulate, workload_rng};
 use rand::RngExt as _;
 
 const NODES: usize = 3;
@@ -190,8 +190,9 @@ fn sim_a_node_whose_clock_is_ten_minutes_off_coordinates_no_lww_write() {
 /// within the bound: every read shows what was written last.
 #[test]
 fn sim_within_the_bound_a_write_never_loses_to_what_its_client_had_read() {
-    let seeds: u64 = std::env::var("QUORATE_SIM_SEEDS").map_or(20, |n| n.parse().unwrap());
-    for seed in 0..seeds {
+    let seeds = seeds::seeds(20);
+    println!("seeds={} operations={}", seeds.end - seeds.start, 80 * (seeds.end - seeds.start));
+    for seed in seeds {
         eprintln!("QUORATE_SEED={seed}");
         simulate(async {
             let (mut cluster, mut rng) = (started(seed).await?, workload_rng(seed));

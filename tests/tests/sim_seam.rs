@@ -14,7 +14,7 @@ use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::Outcome;
 use quorate_node::transport::memory::Faults;
-use quorate_tests::sim::{SimCluster, simulate, workload_rng};
+use quorate_tests::sim::{SimCluster, seeds, simulate, workload_rng};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
@@ -276,9 +276,10 @@ fn bad_network() -> Faults {
 
 /// How many seeds were run on a bad network, and what they add up to.
 fn over_seeds(trouble: Trouble) -> (u64, Ledger) {
-    let seeds = std::env::var("QUORATE_SIM_SEEDS").map_or(20, |n| n.parse().unwrap());
+    let seeds = seeds::seeds(20);
+    let count = seeds.end - seeds.start;
     let mut sum = Ledger::default();
-    for seed in 0..seeds {
+    for seed in seeds {
         eprintln!("QUORATE_SEED={seed}");
         let (_, ledger) = run_with(seed, 150, bad_network(), trouble).unwrap();
         sum.operations += ledger.operations;
@@ -286,7 +287,7 @@ fn over_seeds(trouble: Trouble) -> (u64, Ledger) {
         sum.damaged += ledger.damaged;
         sum.lost += ledger.lost;
     }
-    (seeds, sum)
+    (count, sum)
 }
 
 #[test]

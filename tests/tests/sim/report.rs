@@ -33,6 +33,7 @@ struct Sum {
 pub(crate) fn run_all(name: &str, profile: Profile, by_default: u64) {
     let (seeds, began, mut sum) = (seeds::seeds(by_default), Instant::now(), Sum::default());
     for seed in seeds.clone() {
+        println!("QUORATE_SEED={seed}");
         let scenario = profile.scenario(seed);
         let traced = seeds::only().is_some();
         let report = scenario
