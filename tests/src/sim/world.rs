@@ -106,7 +106,7 @@ impl World {
 
     /// Notes what a client asks; how to say what it was told.
     pub(super) fn invoke(&self, client: u64, key: u64, action: Action) -> usize {
-        self.begin(&self.history, client, NAMESPACE.to_owned(), key, action)
+        self.begin(&self.history, client, (NAMESPACE.to_owned(), key), action)
     }
 
     /// Notes what a client was told.
@@ -122,7 +122,7 @@ impl World {
 
     /// Notes what the administrator asks.
     pub(super) fn invoke_extra(&self, namespace: String, key: u64, action: Action) -> usize {
-        self.begin(&self.extra, 0, namespace, key, action)
+        self.begin(&self.extra, 0, (namespace, key), action)
     }
 
     /// Notes what the administrator was told.
@@ -134,8 +134,7 @@ impl World {
         &self,
         history: &RefCell<History>,
         client: u64,
-        namespace: String,
-        key: u64,
+        (namespace, key): (String, u64),
         action: Action,
     ) -> usize {
         let key = key_name(key);
