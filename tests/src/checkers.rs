@@ -12,16 +12,18 @@
 //! | I5 | a node claims to have seen what its object does not reflect | `frontiers` |
 //! | I6 | too many siblings, or a context that covers what was not shown | `siblings` |
 //! | I7 | owners differ after all was repaired | `agreement` |
+//! | I8 | merging is not commutative, associative or idempotent | `merging` |
 //! | I10 | a read misses what was acknowledged before it began | `stale` |
 //! | I17 | a receipt names a node that does not have the write | `receipts` |
 //!
-//! Each is a pure function over an [`Index`], and reports all it finds; [`check`] runs them all. What
+//! Each is a pure function over an [`Index`], and reports all it finds; [`check`] runs them all but
+//! [`merging`], which wants objects and the code. What
 //! a write may be excused from, since all who had it lost it, is in `losses`; how writes supersede
 //! each other in `causality`, and in namespaces where the last one wins in `last`.
 //!
-//! Left out: merge laws (I8), which properties of the object test; sessions (I9), typed values (I12,
-//! I13), deadlines (I15), hints (I19) and reaping (I21), which are not there yet. Reaping will change
-//! I1 and I3, which take for granted that owners keep tombstones.
+//! Left out: sessions (I9), typed values (I12, I13), deadlines (I15), hints (I19) and reaping (I21),
+//! which are not there yet. Reaping will change I1 and I3, which take for granted that owners keep
+//! tombstones.
 
 use std::fmt;
 
@@ -37,6 +39,7 @@ mod invented;
 mod last;
 mod losses;
 mod lost;
+pub mod merging;
 mod receipts;
 mod resurrected;
 mod settled;

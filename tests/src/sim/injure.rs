@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{Running, SimCluster, Wrong, node};
 
 impl SimCluster {
-    fn nodes(&self) -> impl Iterator<Item = usize> + use<> {
+    pub(super) fn nodes(&self) -> impl Iterator<Item = usize> + use<> {
         0..self.running.keys().chain(self.stores.keys()).max().map_or(0, |last| last + 1)
     }
 

@@ -1,5 +1,6 @@
 //! What a node holds, read from its engine behind its back, whether it runs or not.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -14,6 +15,7 @@ use quorate_node::storage::memory::MemoryEngine;
 use quorate_node::storage::{Engine as _, KeyRange, Space, record};
 
 use super::{SimCluster, node};
+use crate::checkers::{Violation, merging};
 use crate::history::{Dot, Held, Moment, Seen, Snapshot, Version};
 
 /// A dot, as histories have it.
@@ -65,6 +67,29 @@ impl SimCluster {
         add_objects(&mut snapshot, engine, view, &owns)?;
         add_frontiers(&mut snapshot, engine, &owns)?;
         Ok(snapshot)
+    }
+
+    /// What is wrong with merging what the nodes hold of each key.
+    pub fn merge_laws(&self, view: &View) -> Result<Vec<Violation>> {
+        let mut held: BTreeMap<Bytes, Vec<Object>> = BTreeMap::new();
+        for index in self.nodes() {
+            for row in self.engine(index)?.scan(Space::Objects, KeyRange::all()) {
+                let (stored, sealed) = row?;
+                let id = record::split_object_key(&stored).map(|(_, namespace, _)| namespace);
+                let namespace = id.and_then(|id| view.namespace(id));
+                let object = namespace.and_then(|n| object(&stored, &sealed, n.conflict));
+                held.entry(stored).or_default().extend(object);
+            }
+        }
+        let merge = |one: &Object, other: &Object| {
+            let mut both = one.clone();
+            both.merge(other);
+            both
+        };
+        let laws = |(stored, objects): (Bytes, Vec<Object>)| {
+            merging::laws(&format!("{stored:?}"), &objects, merge)
+        };
+        Ok(held.into_iter().flat_map(laws).collect())
     }
 
     /// The engine of a node, running or not.

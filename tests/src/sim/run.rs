@@ -28,6 +28,7 @@ use super::faults::{Fault, Planned, Schedule};
 use super::workload::Workload;
 use super::world::{NAMESPACE, World, key_name};
 use super::{SimCluster, SimSize, node, simulate};
+use crate::checkers::Violation;
 use crate::history::{Entry, History, Loss, LossKind, Moment, Namespace};
 
 /// All that decides a run. As JSON it can be kept, and run again.
@@ -51,6 +52,8 @@ pub struct Report {
     pub history: History,
     /// What the administrator saw, of namespaces that come and go.
     pub extra: History,
+    /// What the merging of real objects violates; the rest is for checkers to find in the histories.
+    pub merging: Vec<Violation>,
     /// Deliveries and notes, in order; empty if none were asked for.
     pub trace: Vec<String>,
     /// A hash of all messages that were delivered, with their times.
@@ -67,12 +70,13 @@ impl Scenario {
             let world = self.start(traced).await?;
             self.work(&world).await?;
             world.snapshot(false)?;
+            let merging = world.cluster.borrow().merge_laws(world.view())?;
             heal(&world).await.context("healing")?;
             world.snapshot(true)?;
             let simulated_ms = begun.elapsed().as_millis() as u64;
             let (cluster, history, extra) = world.into_parts();
             let (trace, fingerprint) = (cluster.trace(), cluster.fingerprint());
-            Ok(Report { history, extra, trace, fingerprint, simulated_ms })
+            Ok(Report { history, extra, merging, trace, fingerprint, simulated_ms })
         })
     }
 

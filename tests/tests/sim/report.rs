@@ -98,6 +98,7 @@ fn judge(report: &Report) -> Verdict {
     let mut verdict = check(&report.history);
     let extra = check(&report.extra);
     verdict.violations.extend(extra.violations);
+    verdict.violations.extend(report.merging.iter().cloned());
     verdict.acknowledged += extra.acknowledged;
     verdict.reads += extra.reads;
     verdict
