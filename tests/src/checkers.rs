@@ -49,7 +49,7 @@ mod stale;
 mod testing;
 
 pub use self::index::Index;
-pub use self::losses::reads_are_believed;
+pub use self::losses::reads_are_believed_until;
 
 /// A promise that was broken.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,8 +82,9 @@ pub struct Verdict {
     pub unknown: usize,
     /// How many reads were answered.
     pub reads: usize,
-    /// Whether reads had to show what was acknowledged before them; see [`reads_are_believed`].
-    pub reads_believed: bool,
+    /// How many of them had to show what was acknowledged before them; see
+    /// [`reads_are_believed_until`].
+    pub believed: usize,
     /// How many nodes tell the final state. If none does, I7, I1, and the part of I3 that is about
     /// the final state were not checked.
     pub settled: usize,
@@ -91,14 +92,13 @@ pub struct Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { violations, acknowledged, excused, unknown, reads, settled, .. } = self;
+        let Self { violations, acknowledged, excused, unknown, reads, believed, settled } = self;
         for violation in violations {
             writeln!(f, "{violation}")?;
         }
-        let believed = if self.reads_believed { "believed" } else { "not believed" };
         write!(f, "{} violations; {acknowledged} writes acknowledged, ", violations.len())?;
         write!(f, "{excused} of them excused, {unknown} unknown; ")?;
-        write!(f, "{reads} reads, {believed}; {settled} nodes settled")
+        write!(f, "{reads} reads, {believed} believed; {settled} nodes settled")
     }
 }
 
@@ -127,13 +127,15 @@ pub fn check(history: &History) -> Verdict {
     let asked = history.operations.iter().filter(|op| writes_of(&op.action)).count();
     let acknowledged = writes().filter(|write| write.receipt.is_some()).count();
     let refused = asked - writes().count();
+    let reads = || index.keys.values().flat_map(|of| &of.reads);
+    let until = reads_are_believed_until(history);
     Verdict {
         violations: CHECKERS.iter().flat_map(|checker| checker(&index)).collect(),
         acknowledged,
         excused: writes().filter(|write| write.lost_from.is_some()).count(),
         unknown: asked - refused - acknowledged,
-        reads: index.keys.values().map(|of| of.reads.len()).sum(),
-        reads_believed: reads_are_believed(history),
+        reads: reads().count(),
+        believed: reads().filter(|read| read.returned <= until).count(),
         settled: index.settled.len(),
     }
 }

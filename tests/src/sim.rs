@@ -16,6 +16,7 @@ mod client;
 pub mod faults;
 mod injure;
 mod observe;
+mod panics;
 pub mod profile;
 pub mod run;
 pub mod seeds;
@@ -37,6 +38,7 @@ use quorate_node::dynamo::metadata::Document;
 use quorate_node::dynamo::metadata::document::{
     ClusterId, ClusterKey, FirstDocument, Member, NewNamespace, StoreId, Voter,
 };
+use quorate_node::dynamo::operation::Opening;
 use quorate_node::env::{Clock, Env, Pause};
 use quorate_node::limits::Capacity;
 use quorate_node::limits::budget::Budget;
@@ -111,6 +113,10 @@ pub struct SimSize {
     pub memory: u64,
     /// The first so many nodes vote on metadata.
     pub voters: usize,
+    /// How many partitions there are.
+    pub partitions: u64,
+    /// How long nodes do not notice that others are silent.
+    pub notice: Duration,
     /// Whether deliveries and notes are kept to be read.
     pub traced: bool,
 }
@@ -119,7 +125,15 @@ impl Default for SimSize {
     /// Machines without limits that matter.
     fn default() -> Self {
         let (request_cost, timeout) = (Duration::ZERO, Duration::from_secs(5));
-        Self { request_cost, timeout, memory: 1 << 30, voters: usize::MAX, traced: true }
+        Self {
+            request_cost,
+            timeout,
+            memory: 1 << 30,
+            voters: usize::MAX,
+            partitions: 16,
+            notice: Faults::default().notice,
+            traced: true,
+        }
     }
 }
 
@@ -142,6 +156,8 @@ pub struct Serving {
     pub gone: CancellationToken,
     /// Whether it stands still.
     pub pause: Pause,
+    /// Its opening.
+    pub opening: Opening,
 }
 
 /// A simulated cluster.
@@ -229,10 +245,11 @@ impl SimCluster {
             pauses: BTreeMap::new(),
             trace,
         };
+        cluster.network.set_faults(cluster.calm());
         for index in 0..nodes {
             cluster.run(index, Arc::new(MemoryEngine::new()))?;
         }
-        let document = first_document(nodes, size.voters.min(nodes))?.encode();
+        let document = first_document(nodes, size)?.encode();
         for running in cluster.running.values() {
             running.replica.cluster().bootstrap(document.clone()).await?;
         }
@@ -260,9 +277,10 @@ impl SimCluster {
     /// name, the second if it looks there.
     pub fn serving(&self, index: usize, second: bool) -> Option<Serving> {
         let twin = self.twins.get(&index).filter(|_| second);
-        let Running { service, stop, .. } = twin.or_else(|| self.running.get(&index))?;
+        let Running { service, stop, replica, .. } = twin.or_else(|| self.running.get(&index))?;
         let pause = self.pauses.get(&index).cloned().unwrap_or_default();
-        Some(Serving { service: service.clone(), gone: stop.clone(), pause })
+        let opening = replica.coordinator().opening();
+        Some(Serving { service: service.clone(), gone: stop.clone(), pause, opening })
     }
 
     /// How many requests the `index`-th node runs at once.
@@ -494,7 +512,7 @@ impl SimCluster {
     }
 }
 
-fn first_document(nodes: usize, voters: usize) -> Result<Document> {
+fn first_document(nodes: usize, size: SimSize) -> Result<Document> {
     let member = |index| Member {
         node: node(index),
         name: name(index),
@@ -507,9 +525,9 @@ fn first_document(nodes: usize, voters: usize) -> Result<Document> {
     Ok(Document::first(FirstDocument {
         cluster: ClusterId([1; 16]),
         cluster_key: ClusterKey([2; 32]),
-        partitions: PartitionCount::new(16)?,
+        partitions: PartitionCount::new(size.partitions)?,
         members: (0..nodes).map(member).collect(),
-        voters: (0..voters).map(voter).collect(),
+        voters: (0..size.voters.min(nodes)).map(voter).collect(),
     })?)
 }
 

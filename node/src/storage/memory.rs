@@ -102,6 +102,11 @@ impl MemoryEngine {
         Ok(Self::of_trees(self.open_state()?.visible.clone()))
     }
 
+    /// What a power cut would leave under a key at least.
+    pub fn get_durable(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        Ok(self.open_state()?.durable[space as usize].get(key).cloned())
+    }
+
     /// Fills the disk, or makes room on it. An engine that met a full disk stays poisoned until it
     /// is killed and so opened again.
     pub fn set_full(&self, full: bool) {

@@ -1,16 +1,16 @@
 //! I7: once faults are over and all was repaired, the owners of a key hold the same, and all nodes
 //! know the same metadata.
 //!
-//! Live values and last writes must agree. Versions may still differ, and so may frontiers, until
-//! owners exchange these. A snapshot has what its node owns, and nothing of other keys; so how many
+//! Live values, last writes and versions must agree: who misses a tombstone would revive what it hides.
+//! Frontiers may still differ, until owners exchange these. A snapshot has what its node owns, and nothing of other keys; so how many
 //! nodes hold a key tells whether an owner holds nothing at all.
 
 use std::collections::BTreeMap;
 
 use super::Violation;
-use super::index::{Index, Key, Name, OfKey};
+use super::index::{Covers, Index, Key, Name, OfKey};
 use super::settled::held;
-use crate::history::{Dot, Held, Node};
+use crate::history::{Dot, Held, Node, Version};
 
 pub(super) fn check(index: &Index<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
@@ -32,27 +32,27 @@ fn check_key(index: &Index<'_>, key: Key<'_>, of: &OfKey<'_>) -> Option<Violatio
     }
     let holders: usize = alike.values().map(Vec::len).sum();
     let owners = of.n.min(index.settled.len());
-    let lives = alike.keys().any(|(values, last)| !values.is_empty() || last.is_some());
-    if alike.len() <= 1 && (!lives || holders >= owners) {
+    let holds = alike.keys().any(|(.., version)| !version.is_empty());
+    if alike.len() <= 1 && (!holds || holders >= owners) {
         return None;
     }
-    let held = alike.iter().map(|((values, last), nodes)| {
+    let held = alike.iter().map(|((values, last, version), nodes)| {
         let values = values.iter().map(|(dot, value)| format!("{} {value:?}", Name(*dot)));
         let values: Vec<_> = values.collect();
         let last = last.map_or_else(String::new, |(_, dot)| format!(", last {}", Name(dot)));
-        format!("nodes {nodes:?} hold [{}]{last}", values.join(", "))
+        format!("nodes {nodes:?} hold [{}]{last} of {}", values.join(", "), Covers(version))
     });
     let held: Vec<_> = held.collect();
     Some(violation(format!("the {owners} owners of {key} differ: {}", held.join("; "))))
 }
 
-/// Live values, and the last write.
-type Live<'a> = (Vec<(Dot, &'a str)>, Option<(u64, Dot)>);
+/// Live values, the last write, and what the object reflects.
+type Live<'a> = (Vec<(Dot, &'a str)>, Option<(u64, Dot)>, &'a Version);
 
 fn live(held: &Held) -> Live<'_> {
     let mut values: Vec<_> = held.values.iter().map(|(dot, value)| (*dot, &**value)).collect();
     values.sort_unstable();
-    (values, held.last)
+    (values, held.last, &held.version)
 }
 
 fn check_metadata(index: &Index<'_>) -> Option<Violation> {
@@ -96,6 +96,23 @@ mod tests {
         story.settles(2, "k", "a1 b1", "a1=x b1=y");
         story.settles(3, "k", "a1", "a1=x");
         assert_finds(check, &story, "nodes [3] hold [1:1 \"x\"]");
+    }
+
+    #[test]
+    fn an_owner_without_the_tombstone_differs() {
+        let mut story = Story::siblings();
+        story.put("k", "x", "", "a1");
+        story.delete("k", "a1", "b1");
+        let mut same = story.clone();
+        same.settle("k", "a1 b1", "");
+        assert_accepts(&same);
+        story.settles(1, "k", "a1 b1", "");
+        story.settles(2, "k", "a1 b1", "");
+        let mut absent = story.clone();
+        absent.settles(3, "k", "", "").without_objects();
+        assert_finds(check, &absent, "the 3 owners of things/k differ");
+        story.settles(3, "k", "b1", "");
+        assert_finds(check, &story, "nodes [3] hold []");
     }
 
     #[test]

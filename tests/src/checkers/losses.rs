@@ -17,16 +17,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::index::Written;
-use crate::history::{History, Loss, LossKind, Moment, Node, Receipt};
+use crate::history::{History, Loss, LossKind, Moment, Node, Operation, Outcome, Receipt};
 
-/// Whether reads must show what was acknowledged before them, R + W > N given.
+/// Until when reads must show what was acknowledged before them, R + W > N given.
 ///
 /// Today an owner that lost something answers as if it had not, and counts toward R: it will not
-/// once owners know whether their silence may be believed. So after a loss, which may have made
-/// any later read miss something, no read of the history is held to it. A damaged record alone is
-/// no such loss: its owner says that it cannot read the key, until all other owners were asked.
-pub fn reads_are_believed(history: &History) -> bool {
-    history.losses.iter().all(|loss| matches!(loss.kind, LossKind::Rotten { .. }))
+/// once owners know whether their silence may be believed. So reads that were answered after a loss,
+/// which may have made any of them miss something, are not held to it. A damaged record alone is no
+/// such loss: its owner says that it cannot read the key, until all other owners were asked. Nor is a
+/// power cut where every node had on disk what it acknowledged.
+pub fn reads_are_believed_until(history: &History) -> Moment {
+    let buffered = |operation: &Operation| match &operation.outcome {
+        Outcome::Written(receipt) => receipt.synced < receipt.acked.len(),
+        _ => false,
+    };
+    let keeps = !history.operations.iter().any(buffered);
+    let hurts = |loss: &&Loss| match loss.kind {
+        LossKind::Rotten { .. } => false,
+        LossKind::PowerCut => !keeps,
+        _ => true,
+    };
+    history.losses.iter().filter(hurts).map(|loss| loss.at).min().unwrap_or(Moment::MAX)
 }
 
 /// The losses of each node, in the order in which they happened.
@@ -106,6 +117,7 @@ fn effect(loss: &Loss, write: &Written<'_>) -> Effect {
         return Effect::None;
     }
     match &loss.kind {
+        LossKind::Doubled => Effect::None,
         LossKind::PowerCut => Effect::IfBuffered,
         LossKind::Wiped => Effect::Gone,
         LossKind::RolledBack(copied) if operation.returned.is_some_and(|at| at < *copied) => {
@@ -169,17 +181,21 @@ mod tests {
         story.put("k", "x", "", "a1");
         let index = Index::new(&story.history);
         assert!(index.keys.values().all(|of| of.writes[0].lost_from.is_none()));
-        assert!(!reads_are_believed(&story.history));
+        assert_ne!(reads_are_believed_until(&story.history), Moment::MAX);
     }
 
     #[test]
     fn reads_are_believed_until_more_than_a_record_is_lost() {
         let mut story = Story::siblings();
-        assert!(reads_are_believed(&story.history));
         let (namespace, key) = ("things".to_owned(), "k".to_owned());
         story.loses(1, LossKind::Rotten { namespace, key });
-        assert!(reads_are_believed(&story.history));
         story.loses(1, LossKind::PowerCut);
-        assert!(!reads_are_believed(&story.history));
+        assert_eq!(reads_are_believed_until(&story.history), Moment::MAX, "all of it was on disk");
+        story.put("k", "x", "", "a1");
+        story.loses(2, LossKind::Wiped);
+        let losses = &story.history.losses;
+        assert_eq!(reads_are_believed_until(&story.history), losses[1].at);
+        story.history.losses.remove(1);
+        assert_eq!(reads_are_believed_until(&story.history), story.history.losses[1].at);
     }
 }

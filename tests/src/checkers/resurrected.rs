@@ -6,17 +6,15 @@
 use super::Violation;
 use super::causality::Covering;
 use super::index::{Answered, Index, Key, OfKey, Source, Written};
-use super::losses::reads_are_believed;
+use super::losses::reads_are_believed_until;
 use super::settled::Settled;
 use crate::history::{Dot, Moment};
 
 pub(super) fn check(index: &Index<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
-    let believed = reads_are_believed(index.history);
+    let until = reads_are_believed_until(index.history);
     for (key, of) in &index.keys {
-        if believed {
-            check_reads(*key, of, &mut found);
-        }
+        check_reads(*key, of, until, &mut found);
         if let Some(moment) = index.settled_from() {
             check_end(*key, of, &Settled::new(index, of), moment, &mut found);
         }
@@ -24,7 +22,7 @@ pub(super) fn check(index: &Index<'_>) -> Vec<Violation> {
     found
 }
 
-fn check_reads(key: Key<'_>, of: &OfKey<'_>, found: &mut Vec<Violation>) {
+fn check_reads(key: Key<'_>, of: &OfKey<'_>, until: Moment, found: &mut Vec<Violation>) {
     let deletes = of.writes.iter().enumerate().filter(|(_, write)| write.value.is_none());
     let acked = deletes.filter_map(|(at, write)| {
         write.receipt?;
@@ -35,7 +33,7 @@ fn check_reads(key: Key<'_>, of: &OfKey<'_>, found: &mut Vec<Violation>) {
         let write = of.of_value(value)?;
         Some((write, write.dot?))
     };
-    for read in &of.reads {
+    for read in of.reads.iter().filter(|read| read.returned <= until) {
         for (write, dot) in read.shown.values.iter().filter_map(|value| dot_of(value)) {
             // Mostly there is no delete at all that had seen it, and no need to look closer.
             if covering.first(dot).is_none_or(|(acked, _)| acked >= read.operation.invoked) {

@@ -14,17 +14,14 @@ use super::Violation;
 use super::causality::{Causality, Covering};
 use super::index::{Answered, Covers, Index, Key, OfKey, Source, Written};
 use super::last::{Hidden, may_be_last, may_hide};
-use super::losses::reads_are_believed;
+use super::losses::reads_are_believed_until;
 use crate::history::{Dot, Moment, Version};
 
 pub(super) fn check(index: &Index<'_>) -> Vec<Violation> {
-    if !reads_are_believed(index.history) {
-        return Vec::new();
-    }
-    let mut found = Vec::new();
+    let (mut found, until) = (Vec::new(), reads_are_believed_until(index.history));
     for (key, of) in &index.keys {
         let before = Before::new(of);
-        for read in &of.reads {
+        for read in of.reads.iter().filter(|read| read.returned <= until) {
             if before.levels(read, of.n).all(|level| before.is_seen(level, read)) {
                 continue;
             }

@@ -21,7 +21,7 @@ fn a_verdict_says_how_much_there_was_to_judge() {
         excused: 2,
         unknown: 1,
         reads: 1,
-        reads_believed: false,
+        believed: 1,
         settled: 0,
     };
     assert_eq!(verdict, expected);

@@ -1,13 +1,16 @@
 //! An administrator: makes a namespace, uses it, drops it, and makes it again under the same name.
 //!
 //! Each time it is another namespace, in which nothing of the one before may show: in the history
-//! they are *extra#1*, *extra#2*, ... That history is one by itself, since no node is asked in the end
-//! what it holds of what was dropped.
+//! they are *extra#2*, *extra#3*, ..., by their ids. That history is one by itself, since no node is
+//! asked in the end what it holds of what was dropped.
+//!
+//! A node that is cut off goes by older metadata, as it should: it says that the namespace is there, or
+//! gone, and serves the one before. So the administrator believes what the newest metadata says too,
+//! and uses nodes that know of its namespace.
 
 use std::time::Duration;
 
 use quorate_node::dynamo::metadata::document::NewNamespace;
-use quorate_node::error::RequestError;
 use quorate_node::service::kv::KvService;
 use quorate_proto::v1;
 use quorate_proto::v1::error_detail::Outcome as Told;
@@ -31,15 +34,15 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) struct Administrator<'a> {
     world: &'a World,
     rng: ChaCha8Rng,
-    /// How often it made the namespace.
-    generation: u64,
+    /// The id of the namespace that it made last.
+    id: u64,
     sequence: u64,
 }
 
 impl<'a> Administrator<'a> {
     pub(super) fn new(seed: u64, world: &'a World) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(seed ^ 0xad);
-        Self { world, rng, generation: 0, sequence: 0 }
+        Self { world, rng, id: 0, sequence: 0 }
     }
 
     /// Works until then.
@@ -48,7 +51,6 @@ impl<'a> Administrator<'a> {
             if !self.create(until).await {
                 return;
             }
-            self.generation += 1;
             self.world.add_extra(self.namespace());
             for _ in 0..self.rng.random_range(1..8) {
                 sleep(Duration::from_millis(self.rng.random_range(5..400))).await;
@@ -65,7 +67,7 @@ impl<'a> Administrator<'a> {
     }
 
     fn namespace(&self) -> String {
-        format!("{NAME}#{}", self.generation)
+        format!("{NAME}#{}", self.id)
     }
 
     /// Makes the namespace; false if nobody says that it is there before the time is over.
@@ -74,10 +76,17 @@ impl<'a> Administrator<'a> {
             let at = self.rng.random_range(0..self.world.nodes);
             if let Some((cluster, gone)) = self.world.metadata(at) {
                 let create = cluster.create_namespace(NewNamespace::named(NAME), TIMEOUT);
-                match gone.run_until_cancelled(create).await {
-                    // An earlier attempt made it, or this one.
-                    Some(Ok(_) | Err(RequestError::Conflict { .. })) => return true,
-                    told => self.world.note(|| format!("{NAME} is not made: {told:?}")),
+                let made = match gone.run_until_cancelled(create).await {
+                    Some(Ok((namespace, _))) => Some(namespace.id.0),
+                    // An earlier attempt may have made it.
+                    told => {
+                        self.world.note(|| format!("{NAME} is not made: {told:?}"));
+                        self.world.newest_id(NAME)
+                    }
+                };
+                if let Some(id) = made.filter(|id| *id > self.id) {
+                    self.id = id;
+                    return true;
                 }
             }
             sleep(Duration::from_millis(self.rng.random_range(50..500))).await;
@@ -90,9 +99,10 @@ impl<'a> Administrator<'a> {
             let at = self.rng.random_range(0..self.world.nodes);
             if let Some((cluster, gone)) = self.world.metadata(at) {
                 let drop = cluster.drop_namespace(NAME, TIMEOUT);
-                match gone.run_until_cancelled(drop).await {
-                    Some(Ok(_) | Err(RequestError::UnknownNamespace { .. })) => return true,
-                    told => self.world.note(|| format!("{NAME} is not dropped: {told:?}")),
+                let told = gone.run_until_cancelled(drop).await;
+                self.world.note(|| format!("{NAME} was to be dropped: {told:?}"));
+                if self.world.newest_id(NAME) != Some(self.id) {
+                    return true;
                 }
             }
             sleep(Duration::from_millis(self.rng.random_range(50..500))).await;
@@ -147,9 +157,10 @@ impl<'a> Administrator<'a> {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let at = self.rng.random_range(0..self.world.nodes);
+        let knows = self.world.id_at(at, NAME) == Some(self.id);
         let serving = self.world.cluster.borrow().serving(at, false);
-        let Some(Serving { service, gone, .. }) = serving else {
-            return Err(Failure::silence("nobody listens there"));
+        let Some(Serving { service, gone, .. }) = serving.filter(|_| knows) else {
+            return Err(Failure::silence("nobody knows of it there"));
         };
         let answer = gone.run_until_cancelled(timeout(TIMEOUT, send(service))).await;
         match answer {

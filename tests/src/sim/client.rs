@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use anyhow::{Result, bail};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use quorate_node::service::kv::KvService;
@@ -22,12 +23,18 @@ use tonic::{Request, Response, Status};
 
 use super::wire::Failure;
 use super::workload::Choice;
-use super::world::{NAMESPACE, World, key_name};
+use super::world::{NAMESPACE, Unknown, World, key_name, violation};
 use super::{Serving, node};
 use crate::history::{Action, Dot, Outcome, Receipt, Shown, Version};
 
 /// How many keys a batch has.
 const BATCH: usize = 4;
+
+/// How many owners a key has.
+const N: usize = 3;
+
+/// How long one waits for an outcome when nothing goes wrong any more.
+const SETTLE_MS: u32 = 5_000;
 
 /// A context, and what it covers.
 #[derive(Clone, Default)]
@@ -50,6 +57,8 @@ pub(super) struct Client<'a> {
     world: &'a World,
     rng: ChaCha8Rng,
     sequence: u64,
+    /// Of two processes under one name, whether it meets the second.
+    second: bool,
     /// The last context of each key.
     remembered: BTreeMap<u64, Token>,
 }
@@ -57,7 +66,7 @@ pub(super) struct Client<'a> {
 impl<'a> Client<'a> {
     pub(super) fn new(id: u64, seed: u64, world: &'a World) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(seed.wrapping_mul(31).wrapping_add(id));
-        Self { id, world, rng, sequence: 0, remembered: BTreeMap::new() }
+        Self { id, world, rng, sequence: 0, second: false, remembered: BTreeMap::new() }
     }
 
     /// Works until then.
@@ -73,6 +82,7 @@ impl<'a> Client<'a> {
     }
 
     async fn step(&mut self) {
+        self.second = self.rng.random();
         let key = self.rng.random_range(0..self.world.workload.keys);
         match self.world.workload.mix.draw(&mut self.rng) {
             Choice::Read => drop(self.read(key).await),
@@ -116,13 +126,30 @@ impl<'a> Client<'a> {
         owners[self.rng.random_range(0..owners.len())]
     }
 
+    /// How many owners shall answer, mostly a quorum; and the same for the request.
+    fn level(&mut self, may_be_one: bool) -> (usize, Option<v1::Level>) {
+        let (kind, count) = match self.rng.random_range(0..10) {
+            0 if may_be_one => (v1::level::Kind::One, 1),
+            1 => (v1::level::Kind::All, N),
+            2 => (v1::level::Kind::Count, 2),
+            _ => return (self.world.quorum(), None),
+        };
+        (count, Some(v1::Level { kind: kind.into(), count: count as u32 }))
+    }
+
     async fn read(&mut self, key: u64) -> Option<Token> {
-        let action = Action::Read { r: self.world.quorum() };
         let at = self.somewhere(key);
+        self.read_by(at, key).await
+    }
+
+    async fn read_by(&mut self, at: usize, key: u64) -> Option<Token> {
+        let (r, level) = self.level(true);
+        let action = Action::Read { r };
         let asked = self.world.invoke(self.id, key, action);
         let request = v1::GetRequest {
             namespace: NAMESPACE.to_owned(),
             key: key_name(key).into(),
+            r: level,
             timeout_ms: self.timeout_ms(),
             ..Default::default()
         };
@@ -151,10 +178,9 @@ impl<'a> Client<'a> {
         token
     }
 
-    fn asked(&mut self, write: &Write, synced: bool) -> usize {
+    fn asked(&mut self, write: &Write, w: usize, synced: bool) -> usize {
         let (value, context) = (write.value.clone(), write.token.version.clone());
-        let action = Action::Write { value, context, w: self.world.quorum(), synced };
-        self.world.invoke(self.id, write.key, action)
+        self.world.invoke(self.id, write.key, Action::Write { value, context, w, synced })
     }
 
     fn durability(&mut self) -> (bool, i32) {
@@ -166,65 +192,79 @@ impl<'a> Client<'a> {
     /// An id that names that node; none while it does not run.
     fn operation(&mut self, coordinator: usize) -> Option<v1::OperationId> {
         self.sequence += 1;
-        let (opening, now_ms) = self.world.describe(coordinator)?;
+        let opening = self.serving(coordinator)?.opening.0;
         Some(v1::OperationId {
             coordinator: node(coordinator).0,
             opening,
             client: self.id,
             sequence: self.sequence,
-            issued_ms: now_ms,
+            issued_ms: self.world.node_ms(coordinator),
         })
     }
 
     /// Writes, and asks again for the outcome until it is known, or it has asked often enough.
     async fn write(&mut self, write: Write) {
         let coordinator = self.owner(write.key);
-        let Some(operation) = self.operation(coordinator) else { return };
+        self.write_by(coordinator, write).await;
+    }
+
+    /// Whether it was acknowledged.
+    async fn write_by(&mut self, coordinator: usize, write: Write) -> bool {
+        let Some(operation) = self.operation(coordinator) else { return false };
         let (synced, durability) = self.durability();
-        let asked = self.asked(&write, synced);
-        let mut request = v1::PutRequest {
+        let (w, level) = self.level(self.world.workload.weak_writes);
+        let (key, deletes) = (write.key, write.value.is_none());
+        let asked = self.asked(&write, w, synced);
+        let request = v1::PutRequest {
             namespace: NAMESPACE.to_owned(),
-            key: key_name(write.key).into(),
-            value: write.value.clone().unwrap_or_default().into(),
-            context: write.token.bytes.clone(),
+            key: key_name(key).into(),
+            value: write.value.unwrap_or_default().into(),
+            context: write.token.bytes,
+            w: level,
             durability,
             operation_id: Some(operation),
             timeout_ms: self.timeout_ms(),
             fresh: true,
             ..Default::default()
         };
+        let mut write = Unknown { asked, key, coordinator, request, deletes };
         let mut sent = Sent::default();
         for _ in 0..=self.world.workload.retries {
-            let at =
-                if self.rng.random_bool(0.9) { coordinator } else { self.somewhere(write.key) };
-            let answer = self.put(at, request.clone(), write.value.is_none()).await;
-            request.fresh = false;
+            let at = if self.rng.random_bool(0.9) { coordinator } else { self.somewhere(key) };
+            let answer = self.put(at, &write).await;
+            write.request.fresh = false;
             if let Some(outcome) = sent.on_answer(answer) {
-                return self.wrote(asked, write.key, outcome);
+                let written = outcome.is_ok();
+                self.wrote(outcome, write);
+                return written;
             }
             sleep(Duration::from_millis(self.rng.random_range(20..400))).await;
         }
-        self.wrote(asked, write.key, sent.given_up());
+        self.wrote(sent.given_up(), write);
+        false
     }
 
-    async fn put(
-        &mut self,
-        at: usize,
-        mut request: v1::PutRequest,
-        deletes: bool,
-    ) -> Result<v1::PutReply, Failure> {
+    async fn put(&mut self, at: usize, write: &Unknown) -> Result<v1::PutReply, Failure> {
+        let &Unknown { asked, key, deletes, .. } = write;
         let send = move |service: KvService, request: v1::PutRequest| async move {
             match deletes {
                 true => service.delete(Request::new(delete(request))).await.map(deleted),
                 false => service.put(Request::new(request)).await,
             }
         };
+        let mut request = write.request.clone();
         if self.rng.random_bool(0.02) {
             // Of two requests neither may claim to be the first.
             request.fresh = false;
             self.send_late(at, request.clone(), send);
         }
-        self.call(at, move |service| send(service, request)).await
+        let world = self.world;
+        let look = |reply: &Response<v1::PutReply>| {
+            let receipt = reply.get_ref().receipt.clone().unwrap_or_default();
+            world.inspect(asked, key, &receipt);
+        };
+        let call = move |service| async move { send(service, request).await.inspect(look) };
+        self.call(at, call).await
     }
 
     /// Sends a copy of a request that its client has long given up when it arrives.
@@ -244,12 +284,61 @@ impl<'a> Client<'a> {
         }));
     }
 
-    fn wrote(&mut self, asked: usize, key: u64, outcome: Result<v1::PutReply, Outcome>) {
+    fn wrote(&mut self, outcome: Result<v1::PutReply, Outcome>, unknown: Unknown) {
+        let (asked, key) = (unknown.asked, unknown.key);
         let outcome = match outcome {
             Ok(reply) => self.receipt(key, reply),
             Err(outcome) => outcome,
         };
+        if let Outcome::Unknown(_) = outcome {
+            self.world.add_unknown(unknown);
+        }
         self.world.answered(asked, outcome);
+    }
+
+    /// Asks once more for every outcome that is not known, when nothing goes wrong any more. The node
+    /// that was named can tell, unless it was started again since; where the last write wins, it may
+    /// be too late.
+    pub(super) async fn settle_unknown(&mut self) {
+        for mut write in self.world.take_unknown() {
+            let Unknown { asked, key, coordinator, .. } = write;
+            let opening = write.request.operation_id.as_ref().map(|id| id.opening);
+            let serving = self.world.cluster.borrow().serving(coordinator, false);
+            if serving.is_none_or(|serving| Some(serving.opening.0) != opening) {
+                continue;
+            }
+            write.request.timeout_ms = SETTLE_MS;
+            let mut sent = Sent::default();
+            for _ in 0..8 {
+                let answer = self.put(coordinator, &write).await;
+                if let Some(outcome) = sent.on_answer(answer) {
+                    let outcome = outcome.map_or_else(|outcome| outcome, |r| self.receipt(key, r));
+                    self.world.settled(asked, outcome);
+                    sent.doubt = None;
+                    break;
+                }
+            }
+            let may_be_lost = self.world.workload.lww || self.world.is_rotten(coordinator);
+            if let Some(why) = sent.doubt.filter(|_| !may_be_lost) {
+                let text = format!("nobody can tell what became of a write: {why}");
+                self.world.add_violations([violation("outcome", text, asked)]);
+            }
+        }
+    }
+
+    /// Writes and reads by way of a node, which must work before long.
+    pub(super) async fn must_be_served(&mut self, at: usize) -> Result<()> {
+        let keys = self.world.owned_with(0, at, 1);
+        let Some(&key) = keys.first() else { return Ok(()) };
+        for _ in 0..30 {
+            let (value, token) = (Some(self.value()), Token::default());
+            let written = self.write_by(at, Write { key, value, token }).await;
+            if written && self.read_by(at, key).await.is_some() {
+                return Ok(());
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        bail!("half a minute after everything was set right")
     }
 
     fn receipt(&mut self, key: u64, reply: v1::PutReply) -> Outcome {
@@ -263,7 +352,8 @@ impl<'a> Client<'a> {
         let key = self.rng.random_range(0..self.world.workload.keys);
         let coordinator = self.owner(key);
         let (synced, durability) = self.durability();
-        let mut open: BTreeMap<usize, (u64, v1::BatchPutEntry, Sent)> = BTreeMap::new();
+        let (w, level) = self.level(self.world.workload.weak_writes);
+        let mut open: Vec<(Unknown, Sent)> = Vec::new();
         for key in self.world.owned_with(key, coordinator, BATCH) {
             let Some(operation) = self.operation(coordinator) else { return };
             let remembers = self.rng.random_bool(0.7);
@@ -272,27 +362,28 @@ impl<'a> Client<'a> {
             let deletes = !token.bytes.is_empty() && self.rng.random_bool(0.2);
             let value = (!deletes).then(|| self.value());
             let write = Write { key, value, token };
-            let asked = self.asked(&write, synced);
-            let entry = v1::BatchPutEntry {
+            let asked = self.asked(&write, w, synced);
+            let request = v1::PutRequest {
+                namespace: NAMESPACE.to_owned(),
                 key: key_name(key).into(),
-                value: write.value.map(Bytes::from),
+                value: write.value.unwrap_or_default().into(),
                 context: write.token.bytes,
+                w: level,
+                durability,
                 operation_id: Some(operation),
                 fresh: true,
+                ..Default::default()
             };
-            open.insert(asked, (key, entry, Sent::default()));
+            open.push((Unknown { asked, key, coordinator, request, deletes }, Sent::default()));
         }
         for _ in 0..=self.world.workload.retries {
-            let entries = open.values().map(|(_, entry, _)| entry.clone()).collect();
-            let answers = self.put_batch(coordinator, entries, durability).await;
-            let mut rest = BTreeMap::new();
-            for ((asked, (key, mut entry, mut sent)), answer) in open.into_iter().zip(answers) {
+            let answers = self.put_batch(coordinator, &open, (level, durability)).await;
+            let mut rest = Vec::new();
+            for ((mut unknown, mut sent), answer) in open.into_iter().zip(answers) {
+                unknown.request.fresh = false;
                 match sent.on_answer(answer) {
-                    Some(outcome) => self.wrote(asked, key, outcome),
-                    None => {
-                        entry.fresh = false;
-                        rest.insert(asked, (key, entry, sent));
-                    }
+                    Some(outcome) => self.wrote(outcome, unknown),
+                    None => rest.push((unknown, sent)),
                 }
             }
             open = rest;
@@ -301,8 +392,8 @@ impl<'a> Client<'a> {
             }
             sleep(Duration::from_millis(self.rng.random_range(20..400))).await;
         }
-        for (asked, (key, _, sent)) in open {
-            self.wrote(asked, key, sent.given_up());
+        for (unknown, sent) in open {
+            self.wrote(sent.given_up(), unknown);
         }
     }
 
@@ -310,13 +401,20 @@ impl<'a> Client<'a> {
     async fn put_batch(
         &mut self,
         at: usize,
-        entries: Vec<v1::BatchPutEntry>,
-        durability: i32,
+        open: &[(Unknown, Sent)],
+        (level, durability): (Option<v1::Level>, i32),
     ) -> Vec<Result<v1::PutReply, Failure>> {
-        let count = entries.len();
+        let entry = |(Unknown { request, deletes, .. }, _): &(Unknown, Sent)| v1::BatchPutEntry {
+            key: request.key.clone(),
+            value: (!deletes).then(|| request.value.clone()),
+            context: request.context.clone(),
+            operation_id: request.operation_id,
+            fresh: request.fresh,
+        };
         let request = v1::BatchPutRequest {
             namespace: NAMESPACE.to_owned(),
-            entries,
+            entries: open.iter().map(entry).collect(),
+            w: level,
             durability,
             timeout_ms: self.timeout_ms(),
             ..Default::default()
@@ -329,8 +427,11 @@ impl<'a> Client<'a> {
             None => Err(Failure::silence("no result")),
         };
         match self.call(at, call).await {
-            Ok(reply) => reply.results.into_iter().map(answer).collect(),
-            Err(failure) => vec![Err(failure); count],
+            Ok(reply) => {
+                assert_eq!(reply.results.len(), open.len(), "a result for each entry");
+                reply.results.into_iter().map(answer).collect()
+            }
+            Err(failure) => vec![Err(failure); open.len()],
         }
     }
 
@@ -350,7 +451,10 @@ impl<'a> Client<'a> {
         let call =
             move |service: KvService| async move { service.batch_get(Request::new(request)).await };
         let results = match self.call(at, call).await {
-            Ok(reply) => reply.results.into_iter().map(|result| result.result).collect(),
+            Ok(reply) => {
+                assert_eq!(reply.results.len(), keys.len(), "a result for each key");
+                reply.results.into_iter().map(|result| result.result).collect()
+            }
             Err(_) => vec![None; keys.len()],
         };
         for ((key, asked), result) in keys.into_iter().zip(asked).zip(results) {
@@ -394,8 +498,10 @@ impl<'a> Client<'a> {
             }
             Ok(items) => items,
         };
+        let count = listed.len();
         let mut listed: BTreeMap<Bytes, v1::ScanItem> =
             listed.into_iter().map(|item| (item.key.clone(), item)).collect();
+        assert_eq!(listed.len(), count, "a scan lists each key once");
         for (key, asked) in keys.zip(asked) {
             let shown = match listed.remove(key_name(key).as_bytes()) {
                 None => Shown { values: Vec::new(), context: None },
@@ -406,6 +512,7 @@ impl<'a> Client<'a> {
             };
             self.world.answered(asked, Outcome::Shown(shown));
         }
+        assert!(listed.is_empty(), "a scan lists what nobody wrote: {listed:?}");
     }
 
     fn timeout_ms(&self) -> u32 {
@@ -429,7 +536,7 @@ impl<'a> Client<'a> {
             return Err(silent());
         };
         sleep(there).await;
-        let Some(Serving { service, gone, pause }) = self.serving(at) else {
+        let Some(Serving { service, gone, pause, .. }) = self.serving(at) else {
             return Err(Failure::silence("nobody listens there"));
         };
         let exchange = async {
@@ -451,9 +558,8 @@ impl<'a> Client<'a> {
         answer.map(Response::into_inner).map_err(|status| Failure::of_status(&status))
     }
 
-    fn serving(&mut self, at: usize) -> Option<Serving> {
-        let second = self.rng.random_bool(0.5);
-        self.world.cluster.borrow().serving(at, second)
+    fn serving(&self, at: usize) -> Option<Serving> {
+        self.world.cluster.borrow().serving(at, self.second)
     }
 
     /// How long a message to or from a node takes; none if it is lost.

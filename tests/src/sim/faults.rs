@@ -26,8 +26,14 @@ pub enum Fault {
     Isolate(usize),
     /// The nodes below this index and the others are cut apart.
     Split(usize),
-    /// Every link is mended.
-    Reconnect,
+    /// What [`Cut`](Self::Cut) did is mended.
+    Mend(usize, usize),
+    /// What [`Part`](Self::Part) did is mended.
+    Join(usize, usize),
+    /// What [`Isolate`](Self::Isolate) did is mended.
+    Admit(usize),
+    /// What [`Split`](Self::Split) did is mended.
+    Unite(usize),
     /// Messages from one node to another take this many milliseconds more or less.
     Slow(usize, usize, u64),
     /// All links are bad: so many messages of a thousand are lost, and doubled, and late.
@@ -66,6 +72,23 @@ pub enum Fault {
     Free(usize),
 }
 
+impl Fault {
+    /// The links that it cuts or mends, of so many nodes: from whom to whom.
+    pub(super) fn links(self, nodes: usize) -> impl Iterator<Item = (usize, usize)> {
+        let between = move |from: usize, to: usize| match self {
+            Self::Cut(one, other) | Self::Mend(one, other) => (from, to) == (one, other),
+            Self::Part(one, other) | Self::Join(one, other) => {
+                [(from, to), (to, from)].contains(&(one, other))
+            }
+            Self::Isolate(one) | Self::Admit(one) => (from == one) != (to == one),
+            Self::Split(first) | Self::Unite(first) => (from < first) != (to < first),
+            _ => false,
+        };
+        let pairs = (0..nodes).flat_map(move |from| (0..nodes).map(move |to| (from, to)));
+        pairs.filter(move |&(from, to)| between(from, to))
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -73,7 +96,10 @@ impl fmt::Display for Fault {
             Self::Part(one, other) => write!(f, "part nodes {one} and {other}"),
             Self::Isolate(node) => write!(f, "isolate node {node}"),
             Self::Split(first) => write!(f, "part the nodes below {first} from the others"),
-            Self::Reconnect => write!(f, "mend all links"),
+            Self::Mend(from, to) => write!(f, "mend the link from node {from} to node {to}"),
+            Self::Join(one, other) => write!(f, "join nodes {one} and {other}"),
+            Self::Admit(node) => write!(f, "admit node {node}"),
+            Self::Unite(first) => write!(f, "unite the nodes below {first} with the others"),
             Self::Slow(from, to, ms) => write!(f, "slow node {from} to node {to} by {ms} ms"),
             Self::Weather(of_1000) => write!(f, "lose, double, delay {of_1000} of 1000 messages"),
             Self::Kill(node) => write!(f, "kill node {node}"),
@@ -170,7 +196,9 @@ impl Schedule {
         let mut at_ms = rng.random_range(100..800);
         while at_ms < range.length_ms && !kinds.is_empty() {
             let kind = kinds[rng.random_range(0..kinds.len())];
-            let lasts_ms = rng.random_range(200..3_000);
+            // Most end before anybody notices that there is no connection.
+            let longest_ms = if rng.random_bool(0.2) { 9_000 } else { 3_000 };
+            let lasts_ms = rng.random_range(200..longest_ms);
             let plan = |(after_ms, fault)| Planned { at_ms: at_ms + after_ms, fault };
             let victim = (first_victim + rng.random_range(0..victims)) % range.nodes;
             planned.extend(kind.draw(rng, range, victim, lasts_ms).into_iter().map(plan));
@@ -236,10 +264,13 @@ impl Episode {
         let other = (one + rng.random_range(1..nodes)) % nodes;
         let until = |begin, end| vec![(0, begin), (lasts_ms, end)];
         match self {
-            Self::Cut => until(Fault::Cut(one, other), Fault::Reconnect),
-            Self::Part => until(Fault::Part(one, other), Fault::Reconnect),
-            Self::Isolate => until(Fault::Isolate(one), Fault::Reconnect),
-            Self::Split => until(Fault::Split(rng.random_range(1..nodes)), Fault::Reconnect),
+            Self::Cut => until(Fault::Cut(one, other), Fault::Mend(one, other)),
+            Self::Part => until(Fault::Part(one, other), Fault::Join(one, other)),
+            Self::Isolate => until(Fault::Isolate(one), Fault::Admit(one)),
+            Self::Split => {
+                let first = rng.random_range(1..nodes);
+                until(Fault::Split(first), Fault::Unite(first))
+            }
             Self::Slow => {
                 let ms = rng.random_range(20..1_500);
                 until(Fault::Slow(one, other, ms), Fault::Slow(one, other, 0))
@@ -275,8 +306,13 @@ impl Episode {
             Self::Twin if victim < voters => Vec::new(),
             Self::Twin => {
                 let one = victim;
-                let twin = [(0, Fault::Copy(one)), (100, Fault::Twin(one))];
-                twin.into_iter().chain([(100 + lasts_ms, Fault::EndTwin(one))]).collect()
+                let mut faults = vec![(0, Fault::Copy(one)), (100, Fault::Twin(one))];
+                // Else the others stay with the first process.
+                if rng.random_bool(0.7) {
+                    faults.extend([(200, Fault::Kill(one)), (150 + lasts_ms, Fault::Start(one))]);
+                }
+                faults.push((100 + lasts_ms, Fault::EndTwin(one)));
+                faults
             }
         }
     }

@@ -23,14 +23,19 @@ impl SimCluster {
         self.network.cut(node(from), node(to));
     }
 
-    /// Mends every link.
-    pub fn reconnect_all(&self) {
-        self.network.mend_all();
+    /// Lets one node hear another again.
+    pub fn mend_one_way(&self, from: usize, to: usize) {
+        self.network.mend(node(from), node(to));
+    }
+
+    /// Starts a node that does not run.
+    pub fn start_again(&mut self, index: usize) -> Result<()> {
+        if self.running.contains_key(&index) { Ok(()) } else { self.restart(index) }
     }
 
     /// Lets messages of one node to another take so much longer; 0: as long as others.
     pub fn slow(&self, from: usize, to: usize, by_ms: u64) {
-        let slow = Faults { latency_ms: by_ms / 2..=by_ms, ..Faults::default() };
+        let slow = Faults { latency_ms: by_ms / 2..=by_ms, ..self.calm() };
         self.network.set_link(node(from), node(to), (by_ms > 0).then_some(slow));
     }
 
@@ -42,18 +47,23 @@ impl SimCluster {
             loss: share,
             duplication: share,
             slow: share,
-            ..Faults::default()
+            ..self.calm()
         };
-        self.network.set_faults(if of_1000 == 0 { Faults::default() } else { bad });
+        self.network.set_faults(if of_1000 == 0 { self.calm() } else { bad });
     }
 
-    /// Cuts the power of a node: of what was not synced a prefix stays. False if it did not run.
-    pub fn cut_power(&mut self, index: usize, rng: &mut ChaCha8Rng) -> bool {
-        let Some(dark) = self.running.remove(&index) else { return false };
-        self.network.detach(&dark.peers);
-        dark.stop.cancel();
-        self.stores.insert(index, Arc::new(dark.engine.crash(rng)));
-        true
+    /// A good network.
+    pub(super) fn calm(&self) -> Faults {
+        Faults { notice: self.size.notice, ..Faults::default() }
+    }
+
+    /// Cuts the power of a machine, whether its node runs or not: of what was not synced a prefix
+    /// stays.
+    pub fn cut_power(&mut self, index: usize, rng: &mut ChaCha8Rng) {
+        self.kill(index);
+        if let Some(store) = self.stores.get_mut(&index) {
+            *store = Arc::new(store.crash(rng));
+        }
     }
 
     /// Lets a process stand still.
@@ -129,16 +139,25 @@ impl SimCluster {
         true
     }
 
-    /// Flips a bit of a record of a node, the `pick`-th; which key it is of. None if there is no
-    /// record, or another owner's of the same key is damaged: what all owners lost is lost.
+    /// Flips a bit of a record of a node, the `pick`-th; which key it is of. None if there is no such
+    /// object: no record, one of a frontier or an operation, or one of a key whose record is damaged
+    /// elsewhere, which is left alone, since what all owners lost is lost.
     pub fn rot(&self, view: &View, index: usize, pick: u64) -> Result<Option<(String, String)>> {
         let Ok(engine) = self.engine(index) else { return Ok(None) };
-        let rows: Vec<_> =
-            engine.scan(Space::Objects, KeyRange::all()).filter_map(Result::ok).collect();
+        let space = match pick % 10 {
+            0 => Space::Frontiers,
+            1 | 2 => Space::Operations,
+            _ => Space::Objects,
+        };
+        let rows: Vec<_> = engine.scan(space, KeyRange::all()).filter_map(Result::ok).collect();
         if rows.is_empty() {
             return Ok(None);
         }
         let (stored, _) = &rows[pick as usize % rows.len()];
+        if space != Space::Objects {
+            engine.rot(space, stored)?;
+            return Ok(None);
+        }
         let Some((_, id, key)) = record::split_object_key(stored) else { return Ok(None) };
         let Some(namespace) = view.namespace(id) else { return Ok(None) };
         for other in self.nodes().filter(|&other| other != index) {
@@ -158,10 +177,11 @@ impl SimCluster {
         }
     }
 
-    /// Fills a node's disk, or makes room on it; then the node opens its store again.
+    /// Fills a node's disk, or makes room on it; then a node that met it opens its store again.
     pub fn set_disk_full(&mut self, index: usize, full: bool) -> Result<()> {
         self.engine(index)?.set_full(full);
-        if !full && self.running.contains_key(&index) {
+        let refuses = |running: &Running| running.replica.disk().refusal().is_some();
+        if !full && self.running.get(&index).is_some_and(refuses) {
             self.kill(index);
             self.restart(index)?;
         }
@@ -185,7 +205,7 @@ impl SimCluster {
 
     /// Ends all faults.
     pub fn set_right(&mut self) -> Result<()> {
-        self.reconnect_all();
+        self.network.mend_all();
         self.weather(0);
         for index in self.nodes() {
             self.nodes().for_each(|other| self.slow(index, other, 0));
@@ -194,9 +214,7 @@ impl SimCluster {
             self.set_clock(index, 0);
             self.end_twin(index);
             self.set_disk_full(index, false)?;
-            if !self.running.contains_key(&index) {
-                self.restart(index)?;
-            }
+            self.start_again(index)?;
         }
         Ok(())
     }

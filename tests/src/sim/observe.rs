@@ -8,7 +8,7 @@ use bytes::Bytes;
 use quorate_node::cluster::view::View;
 use quorate_node::dynamo::clock::{self, VersionVector};
 use quorate_node::dynamo::format::{EncodedObject, decode_intervals};
-use quorate_node::dynamo::key::VnodeId;
+use quorate_node::dynamo::key::{Key, VnodeId};
 use quorate_node::dynamo::metadata::document::Conflict;
 use quorate_node::dynamo::object::Object;
 use quorate_node::storage::memory::MemoryEngine;
@@ -67,6 +67,33 @@ impl SimCluster {
         add_objects(&mut snapshot, engine, view, &owns)?;
         add_frontiers(&mut snapshot, engine, &owns)?;
         Ok(snapshot)
+    }
+
+    /// Whether a node reflects a write of a key, and whether its disk does; none if it cannot tell.
+    /// Two processes under its name count as one.
+    pub fn reflects(
+        &self,
+        index: usize,
+        namespace: &str,
+        key: &Key,
+        write: Dot,
+    ) -> Option<[bool; 2]> {
+        let twin = self.twins.get(&index).map(|twin| &*twin.engine);
+        let (engine, stored) = self.record(index, namespace, key).ok()?;
+        let rule = self.view().ok()?.namespace_named(namespace)?.conflict;
+        let covers = |sealed: Option<Bytes>| match sealed {
+            None => Some(false),
+            Some(sealed) => {
+                let object = object(&stored, &sealed, rule)?;
+                Some(write.is_covered_by(&version(object.version())))
+            }
+        };
+        let mut reflects = [false; 2];
+        for engine in std::iter::once(engine).chain(twin) {
+            reflects[0] |= covers(engine.get(Space::Objects, &stored).ok()?)?;
+            reflects[1] |= covers(engine.get_durable(Space::Objects, &stored).ok()?)?;
+        }
+        Some(reflects)
     }
 
     /// What is wrong with merging what the nodes hold of each key.

@@ -48,8 +48,10 @@ impl Profile {
             synced_of_100: [0, 20, 100][rng.random_range(0..3)],
             timeout_ms: rng.random_range(300..2_500),
             retries: rng.random_range(0..6),
+            weak_writes: !dangers.losses && !dangers.twins,
             administrator: rng.random_bool(0.5),
         };
-        Scenario { seed, nodes, length_ms, workload, faults }
+        let notice_ms = [1_000, 7_000][rng.random_range(0..2)];
+        Scenario { seed, nodes, length_ms, notice_ms, workload, faults }
     }
 }

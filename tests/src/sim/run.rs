@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::administrator::Administrator;
 use super::client::Client;
 use super::faults::{Fault, Planned, Schedule};
+use super::panics::noticing_panics;
 use super::workload::Workload;
 use super::world::{NAMESPACE, World, key_name};
 use super::{SimCluster, SimSize, node, simulate};
@@ -40,6 +41,8 @@ pub struct Scenario {
     pub nodes: usize,
     /// How long clients work and faults come, in milliseconds.
     pub length_ms: u64,
+    /// How long nodes do not notice that others are silent, in milliseconds.
+    pub notice_ms: u64,
     /// What clients do.
     pub workload: Workload,
     /// What goes wrong.
@@ -52,8 +55,8 @@ pub struct Report {
     pub history: History,
     /// What the administrator saw, of namespaces that come and go.
     pub extra: History,
-    /// What the merging of real objects violates; the rest is for checkers to find in the histories.
-    pub merging: Vec<Violation>,
+    /// What was seen to be wrong meanwhile; the rest is for checkers to find in the histories.
+    pub violations: Vec<Violation>,
     /// Deliveries and notes, in order; empty if none were asked for.
     pub trace: Vec<String>,
     /// A hash of all messages that were delivered, with their times.
@@ -63,25 +66,34 @@ pub struct Report {
 }
 
 impl Scenario {
-    /// Runs it.
+    /// Runs it. A panic anywhere in it is an error: an assert is a checker too.
     pub fn run(&self, traced: bool) -> Result<Report> {
-        simulate(async {
-            let begun = Instant::now();
-            let world = self.start(traced).await?;
-            self.work(&world).await?;
-            world.snapshot(false)?;
-            let merging = world.cluster.borrow().merge_laws(world.view())?;
-            heal(&world).await.context("healing")?;
-            world.snapshot(true)?;
-            let simulated_ms = begun.elapsed().as_millis() as u64;
-            let (cluster, history, extra) = world.into_parts();
-            let (trace, fingerprint) = (cluster.trace(), cluster.fingerprint());
-            Ok(Report { history, extra, merging, trace, fingerprint, simulated_ms })
-        })
+        noticing_panics(|| simulate(self.run_through(traced)))
+    }
+
+    async fn run_through(&self, traced: bool) -> Result<Report> {
+        let begun = Instant::now();
+        let world = self.start(traced).await?;
+        self.work(&world).await?;
+        world.snapshot(false)?;
+        let laws = world.cluster.borrow().merge_laws(world.view())?;
+        world.add_violations(laws);
+        heal(&world, self.seed).await.context("healing")?;
+        world.snapshot(true)?;
+        let simulated_ms = begun.elapsed().as_millis() as u64;
+        let (trace, fingerprint) = {
+            let cluster = world.cluster.borrow();
+            (cluster.trace(), cluster.fingerprint())
+        };
+        let (history, extra, violations) = world.into_parts();
+        Ok(Report { history, extra, violations, trace, fingerprint, simulated_ms })
     }
 
     async fn start(&self, traced: bool) -> Result<World> {
-        let size = SimSize { voters: self.nodes.min(3), traced, ..SimSize::default() };
+        // As few as there can be: keys that share one share its frontier and its actors.
+        let (voters, partitions) = (self.nodes.min(3), 8);
+        let notice = Duration::from_millis(self.notice_ms);
+        let size = SimSize { voters, partitions, traced, notice, ..SimSize::default() };
         let cluster = SimCluster::sized(self.nodes, self.seed, size).await?;
         let conflict = if self.workload.lww { Conflict::Lww } else { Conflict::Siblings };
         let things = NewNamespace { conflict, ..NewNamespace::named(NAMESPACE) };
@@ -155,26 +167,20 @@ impl<'a> Injuries<'a> {
         let world = self.world;
         let mut cluster = world.cluster.borrow_mut();
         match fault {
-            Fault::Cut(from, to) => cluster.cut_one_way(from, to),
-            Fault::Part(one, other) => cluster.cut(one, other),
-            Fault::Isolate(one) => {
-                let others = (0..self.world.nodes).filter(|&other| other != one);
-                others.for_each(|other| cluster.cut(one, other));
+            Fault::Cut(..) | Fault::Part(..) | Fault::Isolate(_) | Fault::Split(_) => {
+                fault.links(world.nodes).for_each(|(from, to)| cluster.cut_one_way(from, to));
             }
-            Fault::Split(first) => {
-                let pairs = (0..first).flat_map(|a| (first..self.world.nodes).map(move |b| (a, b)));
-                pairs.for_each(|(one, other)| cluster.cut(one, other));
+            Fault::Mend(..) | Fault::Join(..) | Fault::Admit(_) | Fault::Unite(_) => {
+                fault.links(world.nodes).for_each(|(from, to)| cluster.mend_one_way(from, to));
             }
-            Fault::Reconnect => cluster.reconnect_all(),
             Fault::Slow(from, to, ms) => cluster.slow(from, to, ms),
             Fault::Weather(of_1000) => cluster.weather(of_1000),
             Fault::Kill(at) => cluster.kill(at),
             Fault::CutPower(at) => {
-                if cluster.cut_power(at, &mut self.rng) {
-                    self.lost(&cluster, at, LossKind::PowerCut)?;
-                }
+                cluster.cut_power(at, &mut self.rng);
+                self.lost(&cluster, at, LossKind::PowerCut)?;
             }
-            Fault::Start(at) => drop(cluster.restart(at)),
+            Fault::Start(at) => cluster.start_again(at)?,
             Fault::Pause(at) => cluster.pause(at),
             Fault::Resume(at) => cluster.resume(at),
             Fault::SetClock(at, ahead_ms) => cluster.set_clock(at, ahead_ms),
@@ -196,6 +202,7 @@ impl<'a> Injuries<'a> {
             Fault::Twin(at) => {
                 if cluster.start_twin(at)? {
                     self.twins.insert(at, self.copied[&at]);
+                    self.push(at, LossKind::Doubled);
                 }
             }
             Fault::EndTwin(at) => {
@@ -203,18 +210,32 @@ impl<'a> Injuries<'a> {
                     self.lost(&cluster, at, LossKind::RolledBack(self.twins[&at]))?;
                 }
             }
-            Fault::Rot(at, pick) => match cluster.rot(self.world.view(), at, pick)? {
-                Some((namespace, key)) if self.lossy => {
-                    self.push(at, LossKind::Rotten { namespace, key });
-                }
-                Some((namespace, key)) => self.rotten.push((at, namespace, key)),
-                None => {}
-            },
+            Fault::Rot(at, pick) => {
+                world.add_rotten(at);
+                self.rotted(at, cluster.rot(world.view(), at, pick)?);
+            }
             Fault::FailSync(at) => cluster.fail_sync(at),
             Fault::Fill(at) => cluster.set_disk_full(at, true)?,
             Fault::Free(at) => cluster.set_disk_full(at, false)?,
         }
-        Ok(())
+        match fault {
+            // Before others make good what a node should not have lost.
+            Fault::Kill(at) | Fault::CutPower(at) | Fault::RollBack(at) | Fault::Free(at) => {
+                world.look(&cluster, at, false)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes that a record rots. By itself nothing is lost, since all other owners can mend it.
+    fn rotted(&mut self, at: usize, record: Option<(String, String)>) {
+        match record {
+            Some((namespace, key)) if self.lossy => {
+                self.push(at, LossKind::Rotten { namespace, key });
+            }
+            Some((namespace, key)) => self.rotten.push((at, namespace, key)),
+            None => {}
+        }
     }
 
     fn push(&self, at: usize, kind: LossKind) {
@@ -223,7 +244,7 @@ impl<'a> Injuries<'a> {
     }
 
     /// Notes that a node may have lost something. What is damaged elsewhere by now, and not mended
-    /// yet, or will be, is as good as lost; by itself it is not, since all other owners can mend it.
+    /// yet, or will be damaged, is as good as lost.
     fn lost(&mut self, cluster: &SimCluster, at: usize, kind: LossKind) -> Result<()> {
         for (damaged, namespace, key) in std::mem::take(&mut self.rotten) {
             if cluster.is_damaged(damaged, &namespace, &Key::new(key.clone())?)? {
@@ -236,8 +257,9 @@ impl<'a> Injuries<'a> {
     }
 }
 
-/// Sets everything right, and has every key read from all owners and repaired.
-async fn heal(world: &World) -> Result<()> {
+/// Sets everything right; every node must serve again, every client learn what became of its writes.
+/// Then every key is read from all owners and repaired.
+async fn heal(world: &World, seed: u64) -> Result<()> {
     world.note(|| "healing".to_owned());
     world.cluster.borrow_mut().set_right()?;
     for _ in 0..120 {
@@ -249,6 +271,11 @@ async fn heal(world: &World) -> Result<()> {
         }
     }
     sleep(Duration::from_secs(10)).await;
+    let mut client = Client::new(0, seed, world);
+    for at in 0..world.nodes {
+        client.must_be_served(at).await.with_context(|| format!("node {at} does not serve"))?;
+    }
+    client.settle_unknown().await;
     for key in 0..world.workload.keys {
         read_all(world, key).await?;
     }

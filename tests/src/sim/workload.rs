@@ -23,6 +23,8 @@ pub struct Workload {
     pub timeout_ms: u64,
     /// How often one asks again for the outcome of a write.
     pub retries: u32,
+    /// Whether some writes wait for one owner alone. What that one loses is lost.
+    pub weak_writes: bool,
     /// Whether somebody makes, uses and drops namespaces meanwhile.
     pub administrator: bool,
 }

@@ -1,6 +1,7 @@
 //! What the clients and the faults of a run share: the cluster, and the history they leave.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -10,12 +11,14 @@ use quorate_node::cluster::view::View;
 use quorate_node::coordinator::binding;
 use quorate_node::dynamo::context::Context;
 use quorate_node::dynamo::key::Key;
+use quorate_proto::v1;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::workload::Workload;
 use super::{SimCluster, node, observe};
-use crate::history::{Action, Entry, History, Moment, Namespace, Operation, Outcome, Version};
+use crate::checkers::Violation;
+use crate::history::{Action, Dot, Entry, History, Moment, Namespace, Operation, Outcome, Version};
 
 /// The namespace of a run.
 pub(super) const NAMESPACE: &str = "things";
@@ -38,6 +41,23 @@ pub(super) struct World {
     history: RefCell<History>,
     /// What the administrator did.
     extra: RefCell<History>,
+    /// What was seen to be wrong meanwhile.
+    violations: RefCell<Vec<Violation>>,
+    /// Writes whose outcome their clients do not know.
+    unknown: RefCell<Vec<Unknown>>,
+    /// Nodes whose records were damaged: what they alone had of a write may be lost.
+    rotten: RefCell<BTreeSet<usize>>,
+}
+
+/// A write whose outcome its client does not know.
+pub(super) struct Unknown {
+    /// Which operation it is.
+    pub(super) asked: usize,
+    pub(super) key: u64,
+    /// The node that its id names.
+    pub(super) coordinator: usize,
+    pub(super) request: v1::PutRequest,
+    pub(super) deletes: bool,
 }
 
 impl World {
@@ -61,6 +81,9 @@ impl World {
             moment: Cell::default(),
             history: RefCell::default(),
             extra: RefCell::default(),
+            violations: RefCell::default(),
+            unknown: RefCell::default(),
+            rotten: RefCell::default(),
         })
     }
 
@@ -79,11 +102,9 @@ impl World {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// The opening of a node and the time there, as `Describe` tells them.
-    pub(super) fn describe(&self, at: usize) -> Option<(u64, u64)> {
-        let mut cluster = self.cluster.borrow_mut();
-        let opening = cluster.coordinator(at)?.opening();
-        Some((opening.0, cluster.node_ms(at)))
+    /// The time at a node, as `Describe` tells it.
+    pub(super) fn node_ms(&self, at: usize) -> u64 {
+        self.cluster.borrow_mut().node_ms(at)
     }
 
     /// Up to `count` keys of a node, among them this one if it is one.
@@ -128,6 +149,68 @@ impl World {
     /// Notes what the administrator was told.
     pub(super) fn answered_extra(&self, asked: usize, outcome: Outcome) {
         self.end(&self.extra, asked, outcome);
+    }
+
+    /// Notes that the outcome of a write, unknown before, is known now.
+    pub(super) fn settled(&self, asked: usize, outcome: Outcome) {
+        self.history.borrow_mut().operations[asked].returned = None;
+        self.end(&self.history, asked, outcome);
+    }
+
+    /// Looks whether a receipt is true, at the moment when it is given: each node that it names
+    /// reflects the write, as many as it says on disk. Those that lost something, or cannot read the
+    /// key, have an excuse.
+    pub(super) fn inspect(&self, asked: usize, key: u64, receipt: &v1::Receipt) {
+        let Some(v1::Dot { actor, n }) = receipt.dot else { return };
+        let (cluster, history) = (self.cluster.borrow(), self.history.borrow());
+        let since = history.operations[asked].invoked;
+        let excused = |id| history.losses.iter().any(|loss| loss.node == id && loss.at > since);
+        let stored = Key::new(key_name(key)).expect("it is short");
+        let (mut on_disk, mut unknown) = (0, 0);
+        for &id in &receipt.acked {
+            let index = (0..self.nodes).find(|&index| node(index).0 == id);
+            let dot = Dot { actor, n };
+            let look = |index| cluster.reflects(index, NAMESPACE, &stored, dot);
+            match index.and_then(look).filter(|_| !excused(id)) {
+                None => unknown += 1,
+                Some([reflects, durable]) => {
+                    on_disk += usize::from(durable);
+                    if !reflects {
+                        let text = format!("node {id:016x} is named for {dot} and has it not");
+                        self.add_violations([violation("I17", text, asked)]);
+                    }
+                }
+            }
+        }
+        if on_disk + unknown < receipt.synced as usize {
+            let text = format!("{} are said to have it on disk, {on_disk} do", receipt.synced);
+            self.add_violations([violation("I17", text, asked)]);
+        }
+    }
+
+    /// Notes what is wrong.
+    pub(super) fn add_violations(&self, found: impl IntoIterator<Item = Violation>) {
+        self.violations.borrow_mut().extend(found);
+    }
+
+    /// Notes that a client does not know what became of a write.
+    pub(super) fn add_unknown(&self, unknown: Unknown) {
+        self.unknown.borrow_mut().push(unknown);
+    }
+
+    /// Notes that a record of a node was damaged.
+    pub(super) fn add_rotten(&self, at: usize) {
+        self.rotten.borrow_mut().insert(at);
+    }
+
+    /// Whether any was.
+    pub(super) fn is_rotten(&self, at: usize) -> bool {
+        self.rotten.borrow().contains(&at)
+    }
+
+    /// The writes whose outcomes are not known.
+    pub(super) fn take_unknown(&self) -> Vec<Unknown> {
+        self.unknown.take()
     }
 
     fn begin(
@@ -181,6 +264,18 @@ impl World {
         self.history.borrow_mut().push(entry);
     }
 
+    /// The id of a namespace by the newest metadata that a running node knows.
+    pub(super) fn newest_id(&self, name: &str) -> Option<u64> {
+        let view = self.cluster.borrow().view().ok()?;
+        Some(view.namespace_named(name)?.id.0)
+    }
+
+    /// The same by what one node knows.
+    pub(super) fn id_at(&self, at: usize, name: &str) -> Option<u64> {
+        let view = self.metadata(at)?.0.view()?;
+        Some(view.namespace_named(name)?.id.0)
+    }
+
     /// What a node knows of the metadata, until it ends; none if it does not run.
     pub(super) fn metadata(&self, at: usize) -> Option<(Arc<Cluster>, CancellationToken)> {
         let coordinator = self.cluster.borrow().coordinator(at)?;
@@ -190,11 +285,16 @@ impl World {
 
     /// Notes what every node holds.
     pub(super) fn snapshot(&self, healed: bool) -> Result<()> {
-        for index in 0..self.nodes {
-            let at = self.moment();
-            let held = self.cluster.borrow().snapshot(&self.view, index, at, healed);
-            self.push(Entry::Snapshot(held.with_context(|| format!("node {index}"))?));
+        (0..self.nodes).try_for_each(|index| self.look(&self.cluster.borrow(), index, healed))
+    }
+
+    /// Notes what one node holds, unless it is two processes: either has what the other may not.
+    pub(super) fn look(&self, cluster: &SimCluster, index: usize, healed: bool) -> Result<()> {
+        if cluster.twins.contains_key(&index) {
+            return Ok(());
         }
+        let held = cluster.snapshot(&self.view, index, self.moment(), healed);
+        self.push(Entry::Snapshot(held.with_context(|| format!("node {index}"))?));
         Ok(())
     }
 
@@ -204,7 +304,12 @@ impl World {
     }
 
     /// What happened.
-    pub(super) fn into_parts(self) -> (SimCluster, History, History) {
-        (self.cluster.into_inner(), self.history.into_inner(), self.extra.into_inner())
+    pub(super) fn into_parts(self) -> (History, History, Vec<Violation>) {
+        (self.history.into_inner(), self.extra.into_inner(), self.violations.into_inner())
     }
+}
+
+/// A violation that one operation shows.
+pub(super) fn violation(invariant: &'static str, text: String, asked: usize) -> Violation {
+    Violation { invariant, text, operations: vec![asked as u64] }
 }

@@ -90,10 +90,12 @@ fn sim_pace() {
         synced_of_100: 20,
         timeout_ms: 2_000,
         retries: 4,
+        weak_writes: true,
         administrator: false,
     };
     let faults = Schedule::default();
-    let scenario = Scenario { seed: 1, nodes: 5, length_ms: 30_000, workload, faults };
+    let scenario =
+        Scenario { seed: 1, nodes: 5, length_ms: 30_000, notice_ms: 7_000, workload, faults };
     let began = Instant::now();
     let report = scenario.run(false).unwrap();
     let seconds = scenario.length_ms as f64 / 1000.0;
