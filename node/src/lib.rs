@@ -5,6 +5,9 @@
 //! [`transport`] keep and carry bytes; [`dynamo`] is the protocol itself, pure code without IO.
 //! A test in `tests/` enforces it.
 
+#[macro_use]
+pub mod mutants;
+
 pub mod args;
 pub mod certs;
 pub mod clocks;

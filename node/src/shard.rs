@@ -458,6 +458,7 @@ impl Staging<'_> {
     ) {
         let operation = write.operation;
         match self.stage_write(write) {
+            Ok(written) if planted!("answered_before_the_batch") => drop(to.send(Ok(written))),
             Ok(written) => self.answer(synced, Answer::Written(to, written, operation)),
             Err(refusal) => self.answers.push(Answer::Refused(to, refusal, operation)),
         }
@@ -482,6 +483,7 @@ impl Staging<'_> {
 
     fn merge(&mut self, merge: Merge, synced: bool, to: oneshot::Sender<Result<(), RequestError>>) {
         match self.stage_merge(merge) {
+            Ok(()) if planted!("acknowledged_before_the_batch") => drop(to.send(Ok(()))),
             Ok(()) => self.answer(synced, Answer::Merged(to)),
             Err(refused) => drop(to.send(Err(refused))),
         }
@@ -519,6 +521,7 @@ impl Staging<'_> {
     }
 
     fn answer(&mut self, synced: bool, answer: Answer) {
+        let synced = synced && !planted!("synced_before_the_sync");
         if synced { self.to_sync.push(answer) } else { self.answers.push(answer) }
     }
 
@@ -535,6 +538,11 @@ impl Staging<'_> {
 
     /// Applies the batch, then answers; syncs for those who asked, then answers them.
     fn commit(mut self, context: &ShardContext) {
+        planted!("frontier_ahead_of_its_batch", {
+            let mut ahead = Batch::new();
+            let staged = self.vnodes.values_mut().map(|vnode| vnode.stage_frontier(&mut ahead));
+            let _ = (staged.sum::<u64>(), self.turn.engine.apply(ahead));
+        });
         for id in &self.touched {
             if let Some(vnode) = self.vnodes.get_mut(id) {
                 let damaged = vnode.stage_frontier(&mut self.turn.batch);

@@ -304,6 +304,7 @@ impl Vnode {
         // What cannot be looked up may have been applied before.
         let recorded = self.recorded(turn, &index);
         let recorded = recorded.map_err(|error| WriteError::unknown(id, error))?;
+        let recorded = recorded.filter(|_| !planted!("retry_taken_as_new"));
         let asked = Asked { at_least_once: write.at_least_once, fresh: write.doubtful.is_none() };
         match turn.admitting.admit(&id, hash, recorded, asked) {
             Admission::New => self.write_new(turn, write, index),
@@ -333,7 +334,9 @@ impl Vnode {
         if let Some(crowded) = refused_by(self.id.n, &object, &write, turn) {
             return Err(refuse(turn, write.operation, write.address.hash(), index, crowded));
         }
-        let dot = self.next_dot(turn);
+        let Dot { actor, n } = self.next_dot(turn);
+        let per_key = planted!("dots_counted_per_key");
+        let dot = Dot { actor, n: if per_key { object.version().last(actor) + 1 } else { n } };
         let (hash, operation) = (write.address.hash(), write.operation);
         match write.address.conflict {
             Conflict::Siblings => write_sibling(&mut object, turn, write, dot),
@@ -393,6 +396,9 @@ impl Vnode {
         let object = match self.object(turn, &merge.address, &stored) {
             Ok(mut object) => {
                 known = merge.operation.is_some_and(|(_, dot)| object.version().covers(dot));
+                if planted!("repair_replaces_instead_of_merging") && merge.operation.is_none() {
+                    object = Object::default();
+                }
                 if object.merge(&received) {
                     self.stage(turn, stored, &object);
                 }
@@ -516,6 +522,7 @@ impl Vnode {
         };
         match record::open(stored, &sealed).map(EncodedObject) {
             Ok(object) if object.is_of(address.conflict) => Ok(object),
+            _ if planted!("damaged_record_taken_as_absent") => Ok(EncodedObject::default()),
             Ok(_) | Err(RecordError::Damaged) => Err(self.damaged(turn, address, stored)),
             Err(newer @ RecordError::Format(_)) => {
                 Err(RequestError::Data { reason: newer.to_string() })
@@ -561,6 +568,10 @@ impl Vnode {
     fn next_dot(&mut self, turn: &mut Turn<'_>) -> Dot {
         let dot = match self.issued {
             Some(last) => Dot { n: last.n + 1, ..last },
+            None if planted!("actor_kept_over_a_rollback") => {
+                let actor = Actor(turn.admitting.node.0 ^ u64::from(self.id.partition.0));
+                Dot { actor, n: self.frontier.base(actor) + 1 }
+            }
             None => Dot { actor: Actor(turn.rng.next_u64()), n: 1 },
         };
         assert!(!self.frontier.contains(dot), "{dot} was issued twice");
@@ -580,7 +591,9 @@ fn refuse(
     if !turn.admitting.is_named_by(&operation) {
         return WriteError::unknown(operation, refusal);
     }
-    turn.record(index, Recorded { key, done: None }, true);
+    if !planted!("refusal_not_recorded") {
+        turn.record(index, Recorded { key, done: None }, true);
+    }
     WriteError::not_applied(refusal)
 }
 
@@ -627,7 +640,10 @@ fn write_last(object: &mut Object, turn: &mut Turn<'_>, write: Write, dot: Dot) 
 /// the key. The clock of the shard has no part in it, so that one key in the future leaves the others
 /// alone. None at the end of time.
 fn next_time(object: &Object, write: &Write, turn: &Turn<'_>) -> Option<Hlc> {
-    object.time().max(write.context.time).after(turn.admitting.now_ms)
+    let (held, seen) = (object.time(), write.context.time);
+    planted!("lww_clock_below_what_it_holds", { return seen.after(turn.admitting.now_ms) });
+    planted!("lww_clock_below_what_its_client_saw", { return held.after(turn.admitting.now_ms) });
+    held.max(seen).after(turn.admitting.now_ms)
 }
 
 fn written(

@@ -26,16 +26,21 @@ pub fn binaries() -> &'static Binaries {
     BUILT.get_or_init(build)
 }
 
-fn build() -> Binaries {
+/// A command of cargo, in the workspace and with the profile of the running test.
+pub fn cargo(command: &str) -> Command {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent");
     let mut cargo = Command::new(env!("CARGO"));
     for name in variables_of_this_package() {
         cargo.env_remove(name);
     }
-    let output = cargo
-        .args(["build", "--workspace", "--bin", "quorate", "--bin", "kv-cli"])
-        .args(["--message-format", "json-render-diagnostics", "--profile", &profile()])
-        .current_dir(workspace)
+    cargo.args([command, "--profile", &profile()]).current_dir(workspace);
+    cargo
+}
+
+fn build() -> Binaries {
+    let output = cargo("build")
+        .args(["--workspace", "--bin", "quorate", "--bin", "kv-cli"])
+        .args(["--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()
         .expect("cargo, which built this test, can be run");

@@ -25,7 +25,7 @@ pub mod rows;
 pub mod sim;
 mod wait;
 
-pub use binaries::{Binaries, binaries};
+pub use binaries::{Binaries, binaries, cargo};
 pub use cli::{Cli, Ran};
 pub use cluster::{Cluster, ClusterSpec, Node, quorate};
 pub use dev::DevCluster;

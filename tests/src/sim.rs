@@ -15,6 +15,7 @@ mod administrator;
 mod client;
 pub mod faults;
 mod injure;
+pub mod mutants;
 mod observe;
 mod panics;
 pub mod profile;

@@ -55,6 +55,9 @@ impl Frontier {
     pub fn add_object(&mut self, object: &Object, mut grown: impl FnMut(Actor)) {
         let entries = object.entries().iter().map(|(dot, _)| *dot);
         for dot in entries.chain(object.version().iter()) {
+            planted!("frontier_takes_versions_prefix", {
+                let _ = (1..dot.n).map(|n| self.add(Dot { n, ..dot })).count();
+            });
             if self.add(dot) {
                 grown(dot.actor);
             }

@@ -82,6 +82,16 @@ impl Object {
     /// An object from its parts, as decoded; none if an entry's dot is not covered by the version
     /// or the dots are not strictly ascending.
     pub fn from_parts(entries: Vec<(Dot, Entry)>, version: VersionVector) -> Option<Self> {
+        planted!("compact_encoding_arithmetic", {
+            // An actor's values have its last numbers, without gaps.
+            let mut entries = entries;
+            for at in (0..entries.len()).rev() {
+                let Dot { actor, .. } = entries[at].0;
+                let next = entries.get(at + 1).filter(|(next, _)| next.actor == actor);
+                entries[at].0.n = next.map_or(version.last(actor), |(next, _)| next.n - 1);
+            }
+            return Some(Self { entries, version, last: None });
+        });
         let ascending = entries.is_sorted_by(|(x, _), (y, _)| x < y);
         let covered = entries.iter().all(|(dot, _)| version.covers(*dot));
         (ascending && covered).then_some(Self { entries, version, last: None })
@@ -154,6 +164,9 @@ impl Object {
 
     /// Removes exactly what `context` covers, under the new `dot`.
     pub fn delete(&mut self, dot: Dot, context: &VersionVector) {
+        planted!("delete_without_a_dot", {
+            return self.entries.retain(|(d, _)| !context.covers(*d));
+        });
         self.supersede(dot, context);
     }
 
@@ -180,7 +193,8 @@ impl Object {
         let removed = self.entries.len() != before;
         let mut changed = removed || !self.version.includes(&other.version);
         for (dot, entry) in &other.entries {
-            if !self.version.covers(*dot) {
+            let dropped = planted!("merge_drops_a_concurrent_sibling") && !self.entries.is_empty();
+            if !self.version.covers(*dot) && !dropped {
                 let at = self.entries.partition_point(|(d, _)| d < dot);
                 self.entries.insert(at, (*dot, entry.clone()));
                 changed = true;

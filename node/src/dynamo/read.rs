@@ -154,7 +154,7 @@ impl ReadOp {
         assert!(plan.needed > 0, "a level resolves to at least one owner");
         assert!(is_distinct(&plan.owners), "an owner is named twice: {:?}", plan.owners);
         Self {
-            needed: plan.needed,
+            needed: plan.needed - u8::from(planted!("one_answer_too_few") && plan.needed > 1),
             repair: plan.repair,
             digester: plan.digester,
             owners: plan.owners.into_iter().map(Owner::new).collect(),
@@ -300,7 +300,8 @@ impl ReadOp {
         }
         let Some(merged) = &self.merged else { return };
         for owner in &mut self.owners {
-            let reflected = |told| merged.reflected.contains(&told);
+            let reflected =
+                |told| merged.reflected.contains(&told) || planted!("digest_mismatch_ignored");
             owner.counted |= owner.believed && owner.told.is_some_and(reflected);
         }
     }

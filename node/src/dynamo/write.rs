@@ -44,6 +44,7 @@ impl WriteOp {
     /// is unreachable from the start, and should be refused before it is given a dot.
     pub fn new(needed: u8, owners: &[NodeId]) -> Self {
         assert!(is_distinct(owners), "an owner is named twice: {owners:?}");
+        let needed = needed - u8::from(planted!("one_ack_too_few"));
         Self {
             owners: owners.to_vec(),
             tally: Tally::new(needed, owners.len()),
@@ -81,6 +82,9 @@ impl WriteOp {
 
     /// Who acknowledged so far.
     pub fn receipt(&self) -> Acks {
+        planted!("receipt_names_who_did_not_acknowledge", {
+            return Acks { nodes: self.owners.clone(), ..self.acks };
+        });
         self.acks.clone()
     }
 

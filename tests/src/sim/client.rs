@@ -253,7 +253,7 @@ impl<'a> Client<'a> {
             }
         };
         let mut request = write.request.clone();
-        if self.rng.random_bool(0.02) {
+        if self.rng.random_bool(0.1) {
             // Of two requests neither may claim to be the first.
             request.fresh = false;
             self.send_late(at, request.clone(), send);

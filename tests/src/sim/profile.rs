@@ -30,6 +30,12 @@ impl Profile {
     pub const EVERYTHING: Self = Self { dangers: Dangers::ALL, ..Self::SIBLINGS };
     /// The last write wins.
     pub const LWW: Self = Self { lww: true, ..Self::SIBLINGS };
+    /// The last write wins, on three nodes of which nothing goes wrong but clocks and links.
+    pub const LWW_CLOCKS: Self = Self {
+        nodes: 3,
+        dangers: Dangers { network: true, clocks: true, ..Dangers::NONE },
+        ..Self::LWW
+    };
     /// The last write wins, and nodes lose what they acknowledged.
     pub const LWW_EVERYTHING: Self = Self { lww: true, ..Self::EVERYTHING };
 

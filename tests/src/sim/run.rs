@@ -29,7 +29,7 @@ use super::panics::noticing_panics;
 use super::workload::Workload;
 use super::world::{NAMESPACE, World, key_name};
 use super::{SimCluster, SimSize, node, simulate};
-use crate::checkers::Violation;
+use crate::checkers::{Verdict, Violation, check};
 use crate::history::{Entry, History, Loss, LossKind, Moment, Namespace};
 
 /// All that decides a run. As JSON it can be kept, and run again.
@@ -63,6 +63,18 @@ pub struct Report {
     pub fingerprint: u64,
     /// How long it took the cluster, in simulated milliseconds.
     pub simulated_ms: u64,
+}
+
+impl Report {
+    /// All that is wrong with it, in both histories and beside them; and how much there was to judge.
+    pub fn verdict(&self) -> Verdict {
+        let (mut verdict, extra) = (check(&self.history), check(&self.extra));
+        verdict.violations.extend(extra.violations);
+        verdict.violations.extend(self.violations.iter().cloned());
+        verdict.acknowledged += extra.acknowledged;
+        verdict.excused += extra.excused;
+        verdict
+    }
 }
 
 impl Scenario {

@@ -11,6 +11,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod planted;
 mod report;
 
 use std::path::{Path, PathBuf};

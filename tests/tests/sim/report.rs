@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use quorate_tests::checkers::{Verdict, check};
+use quorate_tests::checkers::Verdict;
 use quorate_tests::sim::profile::Profile;
 use quorate_tests::sim::run::{Report, Scenario};
 use quorate_tests::sim::seeds;
@@ -44,7 +44,7 @@ pub(crate) fn run_all(name: &str, profile: Profile, by_default: u64) {
         let report = scenario
             .run(traced)
             .unwrap_or_else(|error| failed(name, &scenario, &format!("{error:#}")));
-        let verdict = judge(&report);
+        let verdict = report.verdict();
         if traced {
             show(&scenario, &report, &verdict);
         }
@@ -82,7 +82,7 @@ pub(crate) fn replay(path: &Path, traced: bool) -> usize {
     let scenario: Scenario =
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let report = scenario.run(traced).unwrap();
-    let verdict = judge(&report);
+    let verdict = report.verdict();
     if traced {
         show(&scenario, &report, &verdict);
     }
@@ -108,23 +108,11 @@ fn show(scenario: &Scenario, report: &Report, verdict: &Verdict) {
     println!("{}\n{verdict}", scenario.faults);
 }
 
-/// What the checkers say of both histories of a run.
-fn judge(report: &Report) -> Verdict {
-    let mut verdict = check(&report.history);
-    let extra = check(&report.extra);
-    verdict.violations.extend(extra.violations);
-    verdict.violations.extend(report.violations.iter().cloned());
-    verdict.acknowledged += extra.acknowledged;
-    verdict.excused += extra.excused;
-    verdict.reads += extra.reads;
-    verdict
-}
-
 /// What breaks in a run; nothing if it keeps all promises.
 fn broken(scenario: &Scenario) -> Option<String> {
     match scenario.run(false) {
         Err(error) => Some(error.root_cause().to_string()),
-        Ok(report) => judge(&report).violations.first().map(|v| v.invariant.to_owned()),
+        Ok(report) => report.verdict().violations.first().map(|v| v.invariant.to_owned()),
     }
 }
 
@@ -149,7 +137,7 @@ fn failed(name: &str, scenario: &Scenario, why: &str) -> ! {
                 .history
                 .write(File::create(path.with_extension("history.jsonl")).unwrap())
                 .unwrap();
-            judge(&report).to_string()
+            report.verdict().to_string()
         }
     };
     panic!(

@@ -8,7 +8,9 @@ use super::source::{Source, names_after, read, rust};
 
 /// The modules of the node, bottom up: each may use those named beside it, all of which stand above
 /// it in this table. So no circle can be written down here, and the order is the architecture.
-const MODULES: [(&str, &[&str]); 26] = [
+const MODULES: [(&str, &[&str]); 27] = [
+    // A macro that anybody may write, and names nothing.
+    ("mutants", &[]),
     // The protocol uses nothing.
     ("dynamo", &[]),
     // What everybody may see.

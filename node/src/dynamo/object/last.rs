@@ -71,7 +71,9 @@ impl Object {
     /// should be here, is below all.
     pub(super) fn merge_last(&mut self, other: &Self) -> bool {
         let mut changed = !self.version.includes(&other.version);
-        if other.last > self.last {
+        let deletes = other.is_empty() && !self.is_empty();
+        let kept = deletes && planted!("lww_value_kept_from_a_later_delete");
+        if other.last > self.last && !kept {
             self.entries.clone_from(&other.entries);
             self.last = other.last;
             changed = true;

@@ -1,0 +1,98 @@
+//! Planted defects: how it is known that the simulator would notice a mistake.
+//!
+//! A place where a mistake would be easy has it, behind its name, and a test turns on one after the
+//! other and demands that each is caught (`tests/tests/mutants.rs`):
+//!
+//! ```text
+//!   Tally::new(needed - u8::from(planted!("one_ack_too_few")), ..)     a condition: true while active
+//!   planted!("delete_without_a_dot", { return; });                     what to do while active
+//! ```
+//!
+//! They are compiled under `--cfg quorate_mutants` alone, which is no feature that a dependent could
+//! turn on. Otherwise the condition is `false`, the statement is nothing, and the names are not in the
+//! program. Left out: two defects at once, which would hide each other.
+
+#[cfg(quorate_mutants)]
+use std::cell::Cell;
+
+/// Whether the planted defect of this name is active; with a block, what it does then.
+#[cfg(not(quorate_mutants))]
+macro_rules! planted {
+    ($name:literal) => {
+        false
+    };
+    ($name:literal, $wrong:block) => {};
+}
+
+/// Whether the planted defect of this name is active; with a block, what it does then.
+#[cfg(quorate_mutants)]
+macro_rules! planted {
+    ($name:literal) => {
+        $crate::mutants::is_active(concat!("planted: ", $name))
+    };
+    ($name:literal, $wrong:block) => {
+        if $crate::mutants::is_active(concat!("planted: ", $name)) $wrong
+    };
+}
+
+/// Every planted defect.
+#[cfg(quorate_mutants)]
+pub const NAMES: [&str; 23] = [
+    "acknowledged_before_the_batch",
+    "actor_kept_over_a_rollback",
+    "answered_before_the_batch",
+    "compact_encoding_arithmetic",
+    "damaged_record_taken_as_absent",
+    "delete_without_a_dot",
+    "digest_mismatch_ignored",
+    "dots_counted_per_key",
+    "earlier_opening_taken_as_new",
+    "frontier_ahead_of_its_batch",
+    "frontier_takes_versions_prefix",
+    "lww_clock_below_what_it_holds",
+    "lww_clock_below_what_its_client_saw",
+    "lww_value_kept_from_a_later_delete",
+    "merge_drops_a_concurrent_sibling",
+    "one_ack_too_few",
+    "one_answer_too_few",
+    "receipt_names_who_did_not_acknowledge",
+    "refusal_not_recorded",
+    "repair_replaces_instead_of_merging",
+    "retry_taken_as_new",
+    "synced_before_the_sync",
+    "token_covers_a_sibling_never_shown",
+];
+
+#[cfg(quorate_mutants)]
+thread_local! {
+    /// A simulated run is one thread, and others run beside it.
+    static ACTIVE: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// Keeps a defect active on this thread.
+#[cfg(quorate_mutants)]
+#[derive(Debug)]
+#[must_use = "the defect ends with it"]
+pub struct Active(());
+
+/// Activates a defect on this thread, until the guard is dropped.
+#[cfg(quorate_mutants)]
+pub fn activate(name: &'static str) -> Active {
+    assert!(NAMES.contains(&name), "no defect is named {name}");
+    assert_eq!(ACTIVE.replace(Some(name)), None, "one defect at a time");
+    Active(())
+}
+
+#[cfg(quorate_mutants)]
+impl Drop for Active {
+    fn drop(&mut self) {
+        ACTIVE.set(None);
+    }
+}
+
+/// What [`planted!`] asks. Its prefix is where the site itself stands in a program, and no list of
+/// names.
+#[cfg(quorate_mutants)]
+pub fn is_active(site: &'static str) -> bool {
+    ACTIVE.get().is_some_and(|name| site.strip_prefix("planted: ") == Some(name))
+}

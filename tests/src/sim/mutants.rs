@@ -1,0 +1,59 @@
+//! The planted defects of `quorate_node::mutants`, and what gives each of them away.
+//!
+//! The bounds are a few times what it takes today: a change anywhere draws other runs from the same
+//! seeds. One that takes ever more seeds has lost what caught it.
+
+use memchr::memmem;
+
+use super::profile::Profile;
+
+/// A planted defect, and the runs that show it.
+#[derive(Clone, Copy, Debug)]
+pub struct Defect {
+    /// Its name.
+    pub name: &'static str,
+    /// The kind of runs.
+    pub profile: Profile,
+    /// How many seeds it may take, from 0 on.
+    pub seeds: u64,
+    /// The invariant that is found broken; or what the assert says that fires.
+    pub breaks: &'static str,
+}
+
+impl Defect {
+    const fn new(name: &'static str, profile: Profile, seeds: u64, breaks: &'static str) -> Self {
+        Self { name, profile, seeds, breaks }
+    }
+}
+
+/// All of them, by name.
+pub const DEFECTS: &[Defect] = &[
+    Defect::new("acknowledged_before_the_batch", Profile::EVERYTHING, 40, "I17"),
+    Defect::new("actor_kept_over_a_rollback", Profile::EVERYTHING, 20, "was issued twice"),
+    Defect::new("answered_before_the_batch", Profile::EVERYTHING, 40, "I17"),
+    Defect::new("compact_encoding_arithmetic", Profile::EVERYTHING, 10, "I4"),
+    Defect::new("damaged_record_taken_as_absent", Profile::THREE, 40, "I10"),
+    Defect::new("delete_without_a_dot", Profile::EVERYTHING, 5, "I1"),
+    Defect::new("digest_mismatch_ignored", Profile::SIBLINGS, 5, "I10"),
+    Defect::new("dots_counted_per_key", Profile::EVERYTHING, 10, "I4"),
+    Defect::new("earlier_opening_taken_as_new", Profile::EVERYTHING, 40, "I6"),
+    Defect::new("frontier_ahead_of_its_batch", Profile::EVERYTHING, 40, "I5"),
+    Defect::new("frontier_takes_versions_prefix", Profile::EVERYTHING, 40, "I5"),
+    Defect::new("lww_clock_below_what_it_holds", Profile::LWW_EVERYTHING, 20, "does not exceed"),
+    Defect::new("lww_clock_below_what_its_client_saw", Profile::LWW_CLOCKS, 40, "I10"),
+    Defect::new("lww_value_kept_from_a_later_delete", Profile::LWW, 5, "I3"),
+    Defect::new("merge_drops_a_concurrent_sibling", Profile::SIBLINGS, 5, "I1"),
+    Defect::new("one_ack_too_few", Profile::SIBLINGS, 5, "I17"),
+    Defect::new("one_answer_too_few", Profile::SIBLINGS, 5, "I10"),
+    Defect::new("receipt_names_who_did_not_acknowledge", Profile::SIBLINGS, 10, "I17"),
+    Defect::new("refusal_not_recorded", Profile::EVERYTHING, 60, "I2"),
+    Defect::new("repair_replaces_instead_of_merging", Profile::THREE, 10, "I10"),
+    Defect::new("retry_taken_as_new", Profile::EVERYTHING, 10, "I4"),
+    Defect::new("synced_before_the_sync", Profile::EVERYTHING, 20, "I17"),
+    Defect::new("token_covers_a_sibling_never_shown", Profile::SIBLINGS, 5, "I6"),
+];
+
+/// Whether a program holds a text.
+pub fn holds(program: &[u8], text: &str) -> bool {
+    memmem::find(program, text.as_bytes()).is_some()
+}

@@ -1,0 +1,107 @@
+//! Every planted defect is caught, each by the promise that it breaks. It needs a build with the
+//! defects, which `tests/tests/sim/planted.rs` makes; otherwise there is nothing here. By hand:
+//!
+//! ```text
+//!   RUSTC_WORKSPACE_WRAPPER=$PWD/tests/scripts/mutants.sh \
+//!     cargo test -p quorate-tests --test mutants -- --nocapture
+//!   QUORATE_MUTANT=one_ack_too_few ...                               one defect: all that it breaks
+//! ```
+#![cfg(quorate_mutants)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use quorate_node::mutants;
+use quorate_tests::sim::mutants::{DEFECTS, Defect, holds};
+use quorate_tests::sim::profile::Profile;
+use quorate_tests::sim::run::Scenario;
+
+#[test]
+fn the_names_are_those_that_the_ordinary_program_is_searched_for() {
+    let names: Vec<&str> = DEFECTS.iter().map(|defect| defect.name).collect();
+    assert_eq!(names, mutants::NAMES);
+    let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+    for name in names {
+        assert!(holds(&program, &format!("planted: {name}")), "{name} is planted nowhere");
+    }
+}
+
+#[test]
+fn every_planted_defect_is_caught() {
+    let only = std::env::var("QUORATE_MUTANT").ok();
+    let wanted = |defect: &&Defect| only.as_ref().is_none_or(|only| only == defect.name);
+    let defects: Vec<&Defect> = DEFECTS.iter().filter(wanted).collect();
+    let caught = side_by_side(&defects, |defect| hunt(defect));
+    let missed: Vec<&str> =
+        defects.iter().zip(&caught).filter(|(_, at)| at.is_none()).map(|(d, _)| d.name).collect();
+    assert!(missed.is_empty(), "these defects are not caught: {missed:?}");
+    // The same runs without a defect: a checker that is never content has caught nothing.
+    let mut controls: BTreeMap<String, (Profile, u64)> = BTreeMap::new();
+    for (defect, last) in defects.iter().zip(caught.into_iter().flatten()) {
+        let control = (defect.profile, last);
+        let of_profile = controls.entry(format!("{:?}", defect.profile)).or_insert(control);
+        of_profile.1 = of_profile.1.max(last);
+    }
+    let scenarios: Vec<Scenario> = controls
+        .into_values()
+        .flat_map(|(profile, last)| (0..=last).map(move |seed| profile.scenario(seed)))
+        .collect();
+    let broken = side_by_side(&scenarios, broken);
+    for (scenario, broken) in scenarios.iter().zip(broken) {
+        assert!(broken.is_empty(), "without a defect: {broken:?} in {scenario:?}");
+    }
+    println!("{} runs without a defect break nothing", scenarios.len());
+}
+
+/// The first seed that shows the defect.
+fn hunt(defect: &Defect) -> Option<u64> {
+    let Defect { name, profile, seeds, breaks } = *defect;
+    let _active = mutants::activate(name);
+    let mut others = BTreeSet::new();
+    for seed in 0..seeds {
+        let broken = broken(&profile.scenario(seed));
+        let is_it = |what: &&String| {
+            *what == breaks || what.starts_with("panicked") && what.contains(breaks)
+        };
+        if broken.iter().find(is_it).is_some() {
+            println!("mutant {name}: caught by {breaks} at seed {seed}; breaks {broken:?}");
+            return Some(seed);
+        }
+        others.extend(broken);
+    }
+    println!("mutant {name}: not caught by {breaks} in {seeds} seeds, which break {others:?}");
+    None
+}
+
+/// The invariants that a run breaks; or why there was none, a panic for example.
+fn broken(scenario: &Scenario) -> BTreeSet<String> {
+    let report = match scenario.run(false) {
+        Err(error) => return BTreeSet::from([format!("{error:#}")]),
+        Ok(report) => report,
+    };
+    let violations = report.verdict().violations;
+    violations.into_iter().map(|violation| violation.invariant.to_owned()).collect()
+}
+
+/// The results of all of these, in their order: a run is one thread, and knows nothing of others.
+fn side_by_side<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let (next, threads) =
+        (AtomicUsize::new(0), thread::available_parallelism().map_or(1, NonZero::get));
+    let take = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(at) else { return done };
+            done.push((at, work(item)));
+        }
+    };
+    let mut done: Vec<(usize, R)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
+}
