@@ -166,12 +166,13 @@ impl Coordinator {
             // No namespace can have it: nobody need be asked, and nothing so long be answered.
             return Err(RequestError::UnknownNamespace { name: format!("{}...", &name[..cut]) });
         }
-        self.cluster.refresh(remaining(deadline)).await;
+        let refreshed = self.cluster.refresh(remaining(deadline)).await;
         let view = self.view()?;
-        let found = view.namespace_named(name).cloned();
-        let namespace =
-            found.ok_or_else(|| RequestError::UnknownNamespace { name: name.to_owned() })?;
-        Ok((view, namespace))
+        if let Some(namespace) = view.namespace_named(name).cloned() {
+            return Ok((view, namespace));
+        }
+        refreshed?;
+        Err(RequestError::UnknownNamespace { name: name.to_owned() })
     }
 
     fn view(&self) -> Result<Arc<View>, RequestError> {

@@ -163,6 +163,11 @@ pub enum RequestError {
 }
 
 impl RequestError {
+    /// Whether this node's disk is why.
+    pub fn is_of_the_disk(&self) -> bool {
+        matches!(self, Self::DiskFull { .. } | Self::DiskFailed { .. } | Self::Data { .. })
+    }
+
     /// A wrong request.
     pub fn invalid(reason: impl fmt::Display) -> Self {
         Self::Invalid { reason: reason.to_string() }

@@ -187,8 +187,13 @@ impl<'a> Campaign<'a> {
             return Err(refused);
         }
         self.refreshed = true;
-        self.cluster.refresh(self.deadline.saturating_duration_since(Instant::now())).await;
-        if self.cluster.version() > current.version { Ok(None) } else { Err(refused) }
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let refreshed = self.cluster.refresh(left).await;
+        if self.cluster.version() > current.version {
+            return Ok(None);
+        }
+        refreshed?;
+        Err(refused)
     }
 
     /// Proposes until the instance is decided; whether for the wanted document.

@@ -69,7 +69,7 @@ pub struct Cluster {
     peers: OnceLock<Arc<dyn Peers>>,
     /// Held by the change under way: a node does not outvote itself.
     changing: tokio::sync::Mutex<()>,
-    refreshes: Rounds<()>,
+    refreshes: Rounds<Result<(), RequestError>>,
     fetches: Mutex<BTreeMap<NodeId, Arc<Fetches>>>,
 }
 

@@ -29,21 +29,29 @@ impl Cluster {
     /// Asks every member for its newest document, and returns when all who can be reached have
     /// answered, or `timeout` has passed. Call it before a client is told that something does not
     /// exist. Rounds are shared, and a quarter of a second apart.
-    pub async fn refresh(&self, timeout: Duration) {
+    ///
+    /// An error says that a document came and could not be kept, as on a full disk: then what this
+    /// node knows may be old, and it cannot say of anything that it does not exist.
+    pub async fn refresh(&self, timeout: Duration) -> Result<(), RequestError> {
         let work = self.ask_everybody(timeout.min(FETCH_TIMEOUT));
-        let _ = tokio::time::timeout(timeout, self.refreshes.join(REFRESH_PAUSE, work)).await;
+        let round = self.refreshes.join(REFRESH_PAUSE, work);
+        tokio::time::timeout(timeout, round).await.unwrap_or(Ok(()))
     }
 
-    async fn ask_everybody(&self, timeout: Duration) {
-        let Some(view) = self.view() else { return };
+    async fn ask_everybody(&self, timeout: Duration) -> Result<(), RequestError> {
+        let Some(view) = self.view() else { return Ok(()) };
         let others = view.document().members.iter().filter(|member| member.node != self.me.node);
         let mut waiting: FuturesUnordered<_> =
             others.map(|member| self.fetch(member.node, timeout)).collect();
+        let mut kept = Ok(());
         while let Some(outcome) = waiting.next().await {
-            if let Err(error) = outcome {
-                tracing::debug!(%error, "no newer document");
+            match outcome {
+                Ok(()) => {}
+                Err(error) if error.is_of_the_disk() => kept = Err(error),
+                Err(error) => tracing::debug!(%error, "no newer document"),
             }
         }
+        kept
     }
 
     async fn fetch(&self, node: NodeId, timeout: Duration) -> Result<(), RequestError> {
@@ -54,7 +62,8 @@ impl Cluster {
         match self.ask(node, transport::Request::Document, timeout).await {
             Ok(transport::Reply::Document(Some(document))) => self.learn(document).await.map(drop),
             Ok(transport::Reply::Document(None)) => Err(failed(&"it knows none yet")),
-            Ok(transport::Reply::Failed(error)) => Err(error),
+            // Its own disk is meant, if any.
+            Ok(transport::Reply::Failed(error)) => Err(failed(&error)),
             Ok(_) => Err(failed(&super::nonsense())),
             Err(error) => Err(failed(&error)),
         }

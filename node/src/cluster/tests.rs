@@ -79,7 +79,7 @@ async fn concurrent_creates_all_succeed_under_different_ids() {
         let expected: Vec<_> = (1..=2 * members as u64).map(NamespaceId).collect();
         assert_eq!(ids, expected, "seed {seed}");
         for cluster in &nodes {
-            cluster.refresh(SECOND).await;
+            cluster.refresh(SECOND).await.unwrap();
             assert_eq!(names(cluster).len(), 2 * members);
             assert_eq!(cluster.version(), nodes[0].version());
         }
@@ -169,7 +169,7 @@ async fn a_member_that_was_away_is_named_and_catches_up() {
     network.cut(&[]);
     assert_eq!(network.at(3).version(), 1);
     network.at(3).fetch_from(node(0)).await.unwrap();
-    network.at(4).refresh(SECOND).await;
+    network.at(4).refresh(SECOND).await.unwrap();
     assert_eq!(
         (names(&network.at(3)), names(&network.at(4))),
         (names(&network.at(0)), names(&network.at(0)))
@@ -186,6 +186,18 @@ async fn what_others_know_decides_what_exists() {
     assert_eq!(network.at(2).drop_namespace("carts", 5 * SECOND).await, Ok(vec![]));
     let gone = network.at(1).drop_namespace("carts", 5 * SECOND).await;
     assert_eq!(gone, Err(RequestError::UnknownNamespace { name: "carts".into() }));
+}
+
+/// It was told of the document; that it could not keep it is no reason to say that it is wrong.
+#[tokio::test(start_paused = true)]
+async fn who_cannot_keep_a_document_says_of_nothing_that_it_does_not_exist() {
+    let network = Network::cluster(3, 1).await;
+    network.engine(2).set_full(true);
+    create(&network.at(0), "carts").await.unwrap();
+    let dropped = network.at(2).drop_namespace("carts", 5 * SECOND).await;
+    assert!(dropped.as_ref().is_err_and(RequestError::is_of_the_disk), "{dropped:?}");
+    let refreshed = network.at(2).refresh(SECOND).await;
+    assert!(refreshed.is_err_and(|error| error.is_of_the_disk()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -277,7 +277,9 @@ async fn catch_up(cluster: Arc<Cluster>, peers: Arc<GrpcPeers>, stop: Cancellati
         while !connected() {
             sleep(CONNECTED_AGAIN).await;
         }
-        cluster.refresh(REFRESH).await;
+        if let Err(error) = cluster.refresh(REFRESH).await {
+            tracing::warn!(%error, "newer metadata cannot be kept");
+        }
     };
     stop.run_until_cancelled(refreshed).await;
 }

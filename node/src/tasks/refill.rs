@@ -317,7 +317,7 @@ impl Refill {
         });
         let away: BTreeSet<NodeId> = away.collect();
         self.tell(view, &away);
-        self.parts.cluster.refresh(REFRESH).await;
+        self.parts.cluster.refresh(REFRESH).await?;
         if !away.is_empty() || self.parts.cluster.version() != view.document().version {
             return Ok(AGAIN);
         }
