@@ -422,8 +422,9 @@ least once; copies show as one); in an lww namespace at their coordinator alone 
 
 With --state the same import may be interrupted at any moment and run again, with the same state: it \
 reads the file from its beginning, but writes only from the first row that is not known to be \
-stored. A state of another file, format, namespace or cluster is refused. One that is complete has \
-nothing left to write; remove it to import anew.
+stored. A state of another file, format, namespace or cluster is refused, and so is a second import \
+while one with the same state runs. One that is complete has nothing left to write; remove it to \
+import anew.
 
 Last line on stdout (json: one object): rows, stored, failed, unknown, bytes, seconds
 

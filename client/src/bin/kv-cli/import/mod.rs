@@ -7,6 +7,7 @@
 //! its beginning all the same, so that lines, columns and duplicates are what they were.
 
 mod duplicates;
+mod lock;
 mod pipeline;
 mod reach;
 mod report;

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::lock::Lock;
 use super::reach::{Follower, Reach};
 
 /// How often the state is written: seldom enough for the disk (each time is two fsyncs), often
@@ -115,12 +116,16 @@ pub(super) struct State {
     saved: Instant,
     /// Why it could not be written.
     failure: Option<io::Error>,
+    /// Keeps other runs away.
+    _lock: Lock,
 }
 
 impl State {
     /// Goes on with the import that the file tells of, or begins one. Writes the file, to fail now
-    /// rather than after hours.
+    /// rather than after hours. An error while another run has it.
     pub(super) fn open(path: &Path, subject: Subject) -> Result<Self> {
+        // Before it is read: what another run reaches meanwhile would be unknown here.
+        let lock = Lock::of_state(path)?;
         let begun = match fs::read(path) {
             Ok(json) => Some(read_contents(&json, path)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -145,7 +150,7 @@ impl State {
         let saved = Instant::now();
         let follower = Follower::default();
         let path = path.to_owned();
-        let state = Self { path, contents, follower, resumed, saved, failure: None };
+        let state = Self { path, contents, follower, resumed, saved, failure: None, _lock: lock };
         state.write().with_context(|| format!("cannot write {}", state.path.display()))?;
         Ok(state)
     }
@@ -294,6 +299,27 @@ mod tests {
         drop(state);
         let state = State::open(&path, subject()).unwrap();
         assert_eq!(state.resumed().rows, 2, "opening it changes nothing");
+    }
+
+    #[test]
+    fn a_second_run_is_refused_until_the_first_has_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let mut first = State::open(&path, subject()).unwrap();
+        let refused = || State::open(&path, subject()).unwrap_err().to_string();
+        let error = refused();
+        assert!(error.contains("another import with --state"), "{error}");
+        assert!(error.contains("wait until it ends, or stop it"), "{error}");
+        assert_eq!(error, refused(), "one that was refused lets no other in");
+
+        first.on_read(1, 10);
+        first.on_stored(1);
+        first.save();
+        assert_eq!(refused(), error, "the lock outlives the file that it is for");
+        let elsewhere = directory.path().join("other");
+        drop(State::open(&elsewhere, subject()).unwrap());
+        first.finish(true).unwrap();
+        assert_eq!(State::open(&path, subject()).unwrap().resumed().rows, 1);
     }
 
     #[test]
