@@ -31,7 +31,7 @@ pub use cluster::{Cluster, ClusterSpec, Node, quorate};
 pub use dev::DevCluster;
 pub use http::page;
 pub use ports::PortBlock;
-pub use process::{command, kill, terminate, wait_for_exit};
+pub use process::{command, go_on, interrupt, kill, pause, terminate, wait_for_exit};
 /// The engines on disk, by their names.
 pub const ENGINES: [&str; 2] = ["fjall", "sled"];
 

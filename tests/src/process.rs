@@ -28,6 +28,21 @@ pub fn terminate(child: &Child) {
     signal("TERM", child.id());
 }
 
+/// SIGINT: what Ctrl-C sends.
+pub fn interrupt(child: &Child) {
+    signal("INT", child.id());
+}
+
+/// SIGSTOP: the process keeps what it has and does nothing until [`go_on`].
+pub fn pause(child: &Child) {
+    signal("STOP", child.id());
+}
+
+/// SIGCONT: ends a [`pause`].
+pub fn go_on(child: &Child) {
+    signal("CONT", child.id());
+}
+
 /// Waits until the process ends by itself.
 pub fn wait_for_exit(child: &mut Child) -> ExitStatus {
     until("the process ends", || child.try_wait().expect("a child can be waited for"))

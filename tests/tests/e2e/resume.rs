@@ -1,11 +1,12 @@
 //! An import that is killed, again and again, and goes on.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 
 use quorate_tests::rows::{sorted, unicode_like};
-use quorate_tests::{Cli, Cluster, Ran, kill, until};
+use quorate_tests::{Cli, Cluster, Ran, go_on, interrupt, kill, pause, until};
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
 
@@ -152,4 +153,65 @@ fn an_import_into_a_cluster_that_is_gone_ends_and_later_goes_on() {
     let summary = cli.line(&line).ok().json();
     assert_eq!((&summary["rows"], &summary["stored"]), (&50_000.into(), &50_000.into()));
     assert_eq!(cluster.cli().json("count rows")["count"], 50_000);
+}
+
+#[test]
+fn what_is_interrupted_says_how_far_it_came() {
+    const ROWS: usize = 20_000;
+    let cluster = Cluster::start(3);
+    let cli = cluster.cli();
+    cli.line("namespace create unicode").ok();
+    let (file, state) = (cluster.path("rows.csv"), cluster.path("rows.state"));
+    let value = "v".repeat(400);
+    let rows: String = (0..ROWS).map(|row| format!("key-{row};{value}\n")).collect();
+    fs::write(&file, rows).expect("the temporary directory takes a file");
+    let import = Import { cli: cli.clone(), file, state };
+
+    let child = piped(import.cli.command(import.arguments()));
+    until("some rows are done", || (import.reached() > 0).then_some(()));
+    pause(&child);
+    let second = import.finish();
+    interrupt(&child);
+    go_on(&child);
+    let (code, summary, message) = interrupted(child);
+    second.fails_with(&["another import with --state", "wait until it ends"]);
+    assert_eq!(code, Some(130), "{message}");
+    let stored = summary["stored"].as_u64().expect("a number");
+    assert!(stored >= import.reached() && stored < ROWS as u64, "{message}");
+    assert!(message.contains(&format!("interrupted: {stored} of the ")), "{message}");
+    let line = import.reached();
+    assert!(message.ends_with(&format!("goes on after line {line}")), "{message}");
+    assert_eq!(import.finish().ok().json()["stored"], ROWS);
+
+    let mut child = piped(cli.command("--output json export unicode --format csv".split(' ')));
+    let stdout = child.stdout.as_mut().expect("it is a pipe");
+    // From here on it waits for its reader, with most of the rows to come.
+    stdout.read_exact(&mut [0; 1]).expect("the export begins");
+    interrupt(&child);
+    let (code, summary, message) = interrupted(child);
+    assert_eq!(code, Some(130), "{message}");
+    let rows = summary["rows"].as_u64().expect("a number");
+    assert!(rows < ROWS as u64, "{message}");
+    let expected = format!("interrupted after {rows} rows: the export is incomplete");
+    assert!(message.starts_with(&expected), "{message}");
+}
+
+/// Starts a program whose words can be read.
+fn piped(mut command: Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("built")
+}
+
+/// How a program ended that was interrupted: its code, its counts and what it said last.
+fn interrupted(child: Child) -> (Option<i32>, Value, String) {
+    let output = child.wait_with_output().expect("a child can be waited for");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let last: Value = stderr
+        .lines()
+        .last()
+        .and_then(|line| serde_json::from_str(line).ok())
+        .unwrap_or_else(|| panic!("{:?}: {stderr}", output.status));
+    let error = &last["error"];
+    assert_eq!(error["kind"], "interrupted", "{stderr}");
+    let message = error["message"].as_str().expect("a text").to_owned();
+    (output.status.code(), error["summary"].clone(), message)
 }

@@ -16,7 +16,8 @@ use quorate_client::{Context, Durability, Level, TlsConfig};
 use crate::output::OutputFormat;
 
 const LEVELS: &str = "LEVEL is one, quorum, all, or a number of replicas from 1 to the \
-namespace's n.\nExit codes: 0 found or done, 1 not found, 2 an error with its reason on stderr.";
+namespace's n.\nExit codes: 0 found or done, 1 not found, 2 an error with its reason on stderr, \
+130 Ctrl-C.";
 
 const EXAMPLES: &str = "Examples:
   kv-cli namespace create users
@@ -27,7 +28,7 @@ const EXAMPLES: &str = "Examples:
   kv-cli cluster status
 
 LEVEL is one, quorum, all, or a number of replicas from 1 to the namespace's n.
-Exit codes: 0 found or done, 1 not found, 2 an error with its reason on stderr.";
+Exit codes: 0 found or done, 1 not found, 2 an error with its reason on stderr, 130 Ctrl-C.";
 
 /// Quorate from a shell: read and write keys, move files in and out, look at the cluster.
 #[derive(Parser, Debug)]
@@ -423,8 +424,8 @@ least once; copies show as one); in an lww namespace at their coordinator alone 
 With --state the same import may be interrupted at any moment and run again, with the same state: it \
 reads the file from its beginning, but writes only from the first row that is not known to be \
 stored. A state of another file, format, namespace or cluster is refused, and so is a second import \
-while one with the same state runs. One that is complete has nothing left to write; remove it to \
-import anew.
+while one with the same state runs. Ctrl-C says what is stored and where the next run goes on. A \
+state that is complete has nothing left to write; remove it to import anew.
 
 Last line on stdout (json: one object): rows, stored, failed, unknown, bytes, seconds
 
@@ -465,7 +466,7 @@ pub(crate) struct ExportArgs {
 const EXPORT_HELP: &str =
     "Rows come partition by partition; sort them to compare two exports. What \
 import could not read back as it is, such as a value with a line end as lines, is an error: jsonl \
-holds everything.
+holds everything. Ctrl-C says how many rows were written, and that they are not all.
 
 Examples:
   kv-cli export unicode --format csv | sort > sorted.txt

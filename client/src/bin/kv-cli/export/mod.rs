@@ -57,16 +57,18 @@ pub(crate) async fn run(session: &Session, args: ExportArgs) -> Result<Exit> {
         Some(path) => Target::file(path).with_context(cannot_write)?,
         None => Target::stdout(session.output.writer()),
     };
-    let mut export = Export::new(args.format, args.siblings);
-    while let Some(item) = items.next().await {
-        let item = item.context(match path {
-            Some(_) => "the export is incomplete, so there is no file",
-            None => "the export is incomplete",
-        })?;
-        export.write(item, &mut target).with_context(cannot_write)?;
-    }
-
+    let incomplete = target.if_incomplete();
+    let mut export = Export::new(args.format, args.siblings, incomplete);
+    let written = async {
+        while let Some(item) = items.next().await {
+            let item = item.context(incomplete)?;
+            export.write(item, &mut target).with_context(cannot_write)?;
+        }
+        anyhow::Ok(())
+    };
+    let written = written.await;
     let summary = export.finish();
+    written?;
     if summary.failed > 0 {
         target.flush().with_context(cannot_write)?;
         let message = format!("{} keys could not be written: {summary}", summary.failed);
@@ -82,9 +84,15 @@ pub(crate) async fn run(session: &Session, args: ExportArgs) -> Result<Exit> {
 }
 
 /// Writes and counts.
+///
+/// Ctrl-C drops whatever runs, in the shell as well. One that is dropped before [`Export::finish`]
+/// was interrupted, and says so.
 struct Export {
     format: RowFormat,
     siblings: SiblingsArg,
+    /// What becomes of the rows if they are not all.
+    incomplete: &'static str,
+    finished: bool,
     summary: Summary,
     progress: Progress,
     started: Instant,
@@ -93,10 +101,12 @@ struct Export {
 }
 
 impl Export {
-    fn new(format: RowFormat, siblings: SiblingsArg) -> Self {
+    fn new(format: RowFormat, siblings: SiblingsArg, incomplete: &'static str) -> Self {
         Self {
             format,
             siblings,
+            incomplete,
+            finished: false,
             summary: Summary::default(),
             progress: Progress::keys(None),
             started: Instant::now(),
@@ -139,6 +149,7 @@ impl Export {
     }
 
     fn finish(mut self) -> Summary {
+        self.finished = true;
         self.summary.seconds = self.started.elapsed().as_secs_f64();
         self.progress.clear();
         if self.summary.failed > LISTED_MAX {
@@ -146,6 +157,21 @@ impl Export {
             self.progress.say(&Notice::note(format!("and {more} more keys")));
         }
         self.summary
+    }
+
+    fn interruption(&mut self) -> Notice {
+        self.summary.seconds = self.started.elapsed().as_secs_f64();
+        let message = format!("interrupted after {} rows: {}", self.summary.rows, self.incomplete);
+        Notice::error("interrupted", message).with("summary", self.summary)
+    }
+}
+
+impl Drop for Export {
+    fn drop(&mut self) {
+        if !self.finished && !std::thread::panicking() {
+            self.progress.clear();
+            say(&self.interruption());
+        }
     }
 }
 
@@ -162,7 +188,7 @@ mod tests {
     }
 
     fn export(siblings: SiblingsArg, items: &[ScanItem]) -> (String, Summary) {
-        let (mut out, mut export) = (Vec::new(), Export::new(RowFormat::Lines, siblings));
+        let (mut out, mut export) = (Vec::new(), Export::new(RowFormat::Lines, siblings, ""));
         for item in items {
             export.write(item.clone(), &mut out).unwrap();
         }

@@ -50,6 +50,14 @@ impl Target {
         Ok(Self::File { out, beside: Beside(Some(beside)), path })
     }
 
+    /// What there is if not everything could be written.
+    pub(super) fn if_incomplete(&self) -> &'static str {
+        match self {
+            Self::Direct(_) => "the export is incomplete, and so is what was written of it",
+            Self::File { .. } => "the export is incomplete, so there is no file",
+        }
+    }
+
     /// Everything is written.
     pub(super) fn commit(mut self) -> io::Result<()> {
         self.flush()?;
@@ -97,6 +105,7 @@ mod tests {
         let mut target = Target::file(&path).unwrap();
         target.write_all(b"a\n").unwrap();
         assert!(!path.exists());
+        assert!(target.if_incomplete().ends_with("so there is no file"));
         target.commit().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"a\n");
         assert_eq!(names(directory.path()), ["rows"]);
@@ -125,6 +134,7 @@ mod tests {
     fn devices_are_written_directly() {
         let mut target = Target::file(Path::new("/dev/null")).unwrap();
         target.write_all(b"a").unwrap();
+        assert!(target.if_incomplete().ends_with("so is what was written of it"));
         target.commit().unwrap();
     }
 }

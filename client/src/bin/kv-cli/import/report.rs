@@ -11,7 +11,7 @@ use super::state::State;
 use super::store::{RowError, RowOutcome};
 use crate::output::printable;
 use crate::progress::Progress;
-use crate::stderr::Notice;
+use crate::stderr::{Notice, say};
 
 /// How many lines of each kind are listed. More would bury the summary; the counts have them all.
 const LISTED_MAX: u64 = 100;
@@ -49,6 +49,9 @@ impl fmt::Display for Summary {
 }
 
 /// Counts rows as they end.
+///
+/// Ctrl-C drops whatever runs, in the shell as well. A report that is dropped before
+/// [`Report::finish`] is that of an import that was interrupted, and says so.
 pub(super) struct Report {
     summary: Summary,
     seen: SeenKeys,
@@ -62,6 +65,7 @@ pub(super) struct Report {
     failing_since: Option<Instant>,
     progress: Progress,
     started: Instant,
+    finished: bool,
 }
 
 impl Report {
@@ -76,6 +80,7 @@ impl Report {
             failing_since: None,
             progress,
             started: Instant::now(),
+            finished: false,
         }
     }
 
@@ -171,6 +176,7 @@ impl Report {
 
     /// Says what was not listed, and hands out the counts, and what became of the state.
     pub(super) fn finish(mut self, read_all: bool) -> (Summary, Result<()>) {
+        self.finished = true;
         self.summary.seconds = self.started.elapsed().as_secs_f64();
         self.progress.clear();
         let Summary { rows, failed, unknown, .. } = self.summary;
@@ -189,8 +195,36 @@ impl Report {
             self.progress.say(&Notice::error("incomplete", message));
         }
         let complete = read_all && self.summary.is_complete();
-        let kept = self.state.map_or(Ok(()), |state| state.finish(complete));
+        let kept = self.state.take().map_or(Ok(()), |state| state.finish(complete));
         (self.summary, kept)
+    }
+
+    /// What is stored when the import is interrupted, and how to go on.
+    fn interruption(&mut self) -> Notice {
+        self.summary.seconds = self.started.elapsed().as_secs_f64();
+        let Summary { rows, stored, failed, unknown, .. } = self.summary;
+        let mut message = format!("interrupted: {stored} of the {rows} rows read are stored");
+        let under_way = rows - stored - failed - unknown;
+        if under_way > 0 {
+            message += &format!(", and perhaps some of the {under_way} that were under way");
+        }
+        message += &match self.state.take().map(State::interrupt) {
+            Some(Ok(line)) => format!("; the same command goes on after line {line}"),
+            Some(Err(error)) => format!("; {error:#}"),
+            None => "; import the file again: what is stored already is not written twice, and \
+                     with --state PATH an import goes on where it was"
+                .to_owned(),
+        };
+        Notice::error("interrupted", message).with("summary", self.summary)
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if !self.finished && !std::thread::panicking() {
+            self.progress.clear();
+            say(&self.interruption());
+        }
     }
 }
 

@@ -214,9 +214,19 @@ impl State {
     /// The import has ended, with all rows read and stored or not.
     pub(super) fn finish(mut self, complete: bool) -> Result<()> {
         self.contents.complete = complete;
+        self.close()
+    }
+
+    /// The import ends before its file does. After which line the next run goes on.
+    pub(super) fn interrupt(mut self) -> Result<u64> {
+        self.close()?;
+        Ok(self.contents.reached.line)
+    }
+
+    fn close(&mut self) -> Result<()> {
         self.save();
         let path = self.path.display();
-        self.failure.map_or(Ok(()), Err).with_context(|| {
+        self.failure.take().map_or(Ok(()), Err).with_context(|| {
             format!("cannot write {path}, so that another run would do more again than it need")
         })
     }
