@@ -281,6 +281,21 @@ fn duplicates_and_siblings(cli: &Cli) {
     assert!(failed.stderr.contains("2 siblings"), "{}", failed.stderr);
     let all = cli.line("export twice --format lines --siblings all").ok().text();
     assert_eq!(all, "k\ttwo\nk\tbeside\n");
+
+    // They do not come back as siblings, and whoever asks how to export them is told.
+    let all = cli.line("export twice --format jsonl --siblings all").ok().stdout;
+    cli.line("namespace create last").ok();
+    let ran = cli.run_with("import last - --format jsonl".split(' '), &all).ok();
+    assert!(ran.stderr.contains("the last one wins"), "{}", ran.stderr);
+    assert_eq!(cli.line("get last k").ok().text(), "beside\n");
+    for (command, told) in [
+        ("export", "--siblings all writes for one key, import keeps the last alone"),
+        ("import", "also of the siblings that export --siblings all wrote"),
+    ] {
+        let help = cli.run([command, "--help"]).ok().text();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(help.contains(told), "{help}");
+    }
 }
 
 #[test]

@@ -417,7 +417,8 @@ const IMPORT_HELP: &str =
     "A line ends with \\n or \\r\\n; neither is part of the row. Empty lines \
 are no rows. csv fields may be quoted as in RFC 4180, and quoted fields may hold line ends; there \
 is no header line; rows must be UTF-8 and have as many fields as the first. Duplicate keys are \
-reported by line, among the first 14 million distinct keys; the last row of a key wins. At most \
+reported by line, among the first 14 million distinct keys; the last row of a key wins, also of the \
+siblings that export --siblings all wrote as rows of one key. At most \
 100 lines of each kind are listed. Writes are retried elsewhere under the same operation id (at \
 least once; copies show as one); in an lww namespace at their coordinator alone (once).
 
@@ -439,7 +440,7 @@ Examples:
 pub(crate) enum SiblingsArg {
     /// None: they are reported, and the export fails
     Fail,
-    /// All, a row for each sibling
+    /// All, a row for each sibling; import keeps the last row of a key alone
     All,
 }
 
@@ -466,7 +467,8 @@ pub(crate) struct ExportArgs {
 const EXPORT_HELP: &str =
     "Rows come partition by partition; sort them to compare two exports. What \
 import could not read back as it is, such as a value with a line end as lines, is an error: jsonl \
-holds everything. Ctrl-C says how many rows were written, and that they are not all.
+holds everything. Of the rows that --siblings all writes for one key, import keeps the last alone. \
+Ctrl-C says how many rows were written, and that they are not all.
 
 Examples:
   kv-cli export unicode --format csv | sort > sorted.txt
