@@ -6,16 +6,17 @@
 //!
 //! Whatever it asks and is told goes into the run's history.
 
+mod many;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
-use futures::StreamExt as _;
 use quorate_node::service::kv::KvService;
+use quorate_proto::v1;
 use quorate_proto::v1::error_detail::{Kind, Outcome as Told};
 use quorate_proto::v1::kv_server::Kv as _;
-use quorate_proto::v1::{self, batch_get_result, batch_put_result};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -26,9 +27,6 @@ use super::workload::Choice;
 use super::world::{NAMESPACE, Unknown, World, key_name, violation};
 use super::{Serving, node};
 use crate::history::{Action, Dot, Outcome, Receipt, Shown, Version};
-
-/// How many keys a batch has.
-const BATCH: usize = 4;
 
 /// How many owners a key has.
 const N: usize = 3;
@@ -345,174 +343,6 @@ impl<'a> Client<'a> {
         let v1::PutReply { context, siblings, receipt } = reply;
         let context = (!context.is_empty()).then(|| self.token(key, context).version);
         self::receipt(siblings, receipt, context)
-    }
-
-    /// Writes some keys that one node owns, in one call, and asks again for what it does not know.
-    async fn write_batch(&mut self) {
-        let key = self.rng.random_range(0..self.world.workload.keys);
-        let coordinator = self.owner(key);
-        let (synced, durability) = self.durability();
-        let (w, level) = self.level(self.world.workload.weak_writes);
-        let mut open: Vec<(Unknown, Sent)> = Vec::new();
-        for key in self.world.owned_with(key, coordinator, BATCH) {
-            let Some(operation) = self.operation(coordinator) else { return };
-            let remembers = self.rng.random_bool(0.7);
-            let token = self.remembered.get(&key).filter(|_| remembers).cloned();
-            let token = token.unwrap_or_default();
-            let deletes = !token.bytes.is_empty() && self.rng.random_bool(0.2);
-            let value = (!deletes).then(|| self.value());
-            let write = Write { key, value, token };
-            let asked = self.asked(&write, w, synced);
-            let request = v1::PutRequest {
-                namespace: NAMESPACE.to_owned(),
-                key: key_name(key).into(),
-                value: write.value.unwrap_or_default().into(),
-                context: write.token.bytes,
-                w: level,
-                durability,
-                operation_id: Some(operation),
-                fresh: true,
-                ..Default::default()
-            };
-            open.push((Unknown { asked, key, coordinator, request, deletes }, Sent::default()));
-        }
-        for _ in 0..=self.world.workload.retries {
-            let answers = self.put_batch(coordinator, &open, (level, durability)).await;
-            let mut rest = Vec::new();
-            for ((mut unknown, mut sent), answer) in open.into_iter().zip(answers) {
-                unknown.request.fresh = false;
-                match sent.on_answer(answer) {
-                    Some(outcome) => self.wrote(outcome, unknown),
-                    None => rest.push((unknown, sent)),
-                }
-            }
-            open = rest;
-            if open.is_empty() {
-                return;
-            }
-            sleep(Duration::from_millis(self.rng.random_range(20..400))).await;
-        }
-        for (unknown, sent) in open {
-            self.wrote(sent.given_up(), unknown);
-        }
-    }
-
-    /// One answer for each entry.
-    async fn put_batch(
-        &mut self,
-        at: usize,
-        open: &[(Unknown, Sent)],
-        (level, durability): (Option<v1::Level>, i32),
-    ) -> Vec<Result<v1::PutReply, Failure>> {
-        let entry = |(Unknown { request, deletes, .. }, _): &(Unknown, Sent)| v1::BatchPutEntry {
-            key: request.key.clone(),
-            value: (!deletes).then(|| request.value.clone()),
-            context: request.context.clone(),
-            operation_id: request.operation_id,
-            fresh: request.fresh,
-        };
-        let request = v1::BatchPutRequest {
-            namespace: NAMESPACE.to_owned(),
-            entries: open.iter().map(entry).collect(),
-            w: level,
-            durability,
-            timeout_ms: self.timeout_ms(),
-            ..Default::default()
-        };
-        let call =
-            move |service: KvService| async move { service.batch_put(Request::new(request)).await };
-        let answer = |result: v1::BatchPutResult| match result.result {
-            Some(batch_put_result::Result::Reply(reply)) => Ok(reply),
-            Some(batch_put_result::Result::Error(error)) => Err(Failure::of_entry(&error)),
-            None => Err(Failure::silence("no result")),
-        };
-        match self.call(at, call).await {
-            Ok(reply) => {
-                assert_eq!(reply.results.len(), open.len(), "a result for each entry");
-                reply.results.into_iter().map(answer).collect()
-            }
-            Err(failure) => vec![Err(failure); open.len()],
-        }
-    }
-
-    async fn read_batch(&mut self) {
-        let key = self.rng.random_range(0..self.world.workload.keys);
-        let at = self.somewhere(key);
-        let keys = self.world.owned_with(key, at, BATCH);
-        let action = || Action::Read { r: self.world.quorum() };
-        let asked: Vec<_> =
-            keys.iter().map(|&key| self.world.invoke(self.id, key, action())).collect();
-        let request = v1::BatchGetRequest {
-            namespace: NAMESPACE.to_owned(),
-            keys: keys.iter().map(|&key| key_name(key).into()).collect(),
-            timeout_ms: self.timeout_ms(),
-            ..Default::default()
-        };
-        let call =
-            move |service: KvService| async move { service.batch_get(Request::new(request)).await };
-        let results = match self.call(at, call).await {
-            Ok(reply) => {
-                assert_eq!(reply.results.len(), keys.len(), "a result for each key");
-                reply.results.into_iter().map(|result| result.result).collect()
-            }
-            Err(_) => vec![None; keys.len()],
-        };
-        for ((key, asked), result) in keys.into_iter().zip(asked).zip(results) {
-            match result {
-                Some(batch_get_result::Result::Reply(reply)) => {
-                    self.shown(asked, key, reply);
-                }
-                Some(batch_get_result::Result::Error(error)) => {
-                    self.world.answered(asked, Outcome::Failed(error.message));
-                }
-                None => self.world.answered(asked, Outcome::Failed("no answer".to_owned())),
-            }
-        }
-    }
-
-    /// Lists the namespace: every key is in the answer, or was found to have no value.
-    async fn scan(&mut self) {
-        let at = self.rng.random_range(0..self.world.nodes);
-        let action = || Action::Read { r: self.world.quorum() };
-        let keys = 0..self.world.workload.keys;
-        let asked: Vec<_> =
-            keys.clone().map(|key| self.world.invoke(self.id, key, action())).collect();
-        let request = v1::ScanRequest {
-            namespace: NAMESPACE.to_owned(),
-            timeout_ms: self.timeout_ms(),
-            ..Default::default()
-        };
-        let call = move |service: KvService| async move {
-            let mut pages = service.scan(Request::new(request)).await?.into_inner();
-            let mut items = Vec::new();
-            while let Some(page) = pages.next().await {
-                items.extend(page?.items);
-            }
-            Ok(Response::new(items))
-        };
-        let listed = match self.call(at, call).await {
-            Err(failure) => {
-                let failed =
-                    |asked| self.world.answered(asked, Outcome::Failed(failure.text.clone()));
-                return asked.into_iter().for_each(failed);
-            }
-            Ok(items) => items,
-        };
-        let count = listed.len();
-        let mut listed: BTreeMap<Bytes, v1::ScanItem> =
-            listed.into_iter().map(|item| (item.key.clone(), item)).collect();
-        assert_eq!(listed.len(), count, "a scan lists each key once");
-        for (key, asked) in keys.zip(asked) {
-            let shown = match listed.remove(key_name(key).as_bytes()) {
-                None => Shown { values: Vec::new(), context: None },
-                Some(item) => {
-                    let token = self.token(key, item.context);
-                    Shown { values: values(&item.siblings), context: Some(token.version) }
-                }
-            };
-            self.world.answered(asked, Outcome::Shown(shown));
-        }
-        assert!(listed.is_empty(), "a scan lists what nobody wrote: {listed:?}");
     }
 
     fn timeout_ms(&self) -> u32 {
