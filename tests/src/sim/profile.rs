@@ -43,6 +43,9 @@ impl Profile {
     pub fn scenario(self, seed: u64) -> Scenario {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5ce4a);
         let Self { nodes, dangers, lww, length_ms } = self;
+        // What one owner alone has is lost when that one's record is damaged.
+        let weak_writes = !dangers.losses && !dangers.twins && rng.random_bool(0.5);
+        let dangers = Dangers { disks: dangers.disks && !weak_writes, ..dangers };
         let range = Range { nodes, voters: 3, length_ms };
         let faults = Schedule::random(&mut rng, range, dangers);
         let workload = Workload {
@@ -54,7 +57,7 @@ impl Profile {
             synced_of_100: [0, 20, 100][rng.random_range(0..3)],
             timeout_ms: rng.random_range(300..2_500),
             retries: rng.random_range(0..6),
-            weak_writes: !dangers.losses && !dangers.twins,
+            weak_writes,
             administrator: rng.random_bool(0.5),
         };
         let notice_ms = [1_000, 7_000][rng.random_range(0..2)];

@@ -26,27 +26,27 @@ use self::report::{replay, run_all};
 
 #[test]
 fn sim_siblings_keep_their_promises_under_harmless_faults() {
-    run_all("siblings", Profile::SIBLINGS, 60);
+    run_all("siblings", Profile::SIBLINGS, 40);
 }
 
 #[test]
 fn sim_three_nodes_keep_their_promises_under_harmless_faults() {
-    run_all("three", Profile::THREE, 60);
+    run_all("three", Profile::THREE, 40);
 }
 
 #[test]
 fn sim_siblings_keep_what_no_node_lost() {
-    run_all("everything", Profile::EVERYTHING, 60);
+    run_all("everything", Profile::EVERYTHING, 40);
 }
 
 #[test]
 fn sim_lww_keeps_its_promises_under_harmless_faults() {
-    run_all("lww", Profile::LWW, 60);
+    run_all("lww", Profile::LWW, 40);
 }
 
 #[test]
 fn sim_lww_keeps_what_no_node_lost() {
-    run_all("lww_everything", Profile::LWW_EVERYTHING, 60);
+    run_all("lww_everything", Profile::LWW_EVERYTHING, 40);
 }
 
 #[test]
