@@ -305,6 +305,11 @@ impl<'a> Client<'a> {
             if serving.is_none_or(|serving| Some(serving.opening.0) != opening) {
                 continue;
             }
+            // Its clock was wrong, and has been set right: the id's time is yet to come.
+            let issued_ms = write.request.operation_id.as_ref().map_or(0, |id| id.issued_ms);
+            if issued_ms > self.world.node_ms(coordinator) {
+                continue;
+            }
             write.request.timeout_ms = SETTLE_MS;
             let mut sent = Sent::default();
             for _ in 0..8 {

@@ -47,7 +47,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("one_answer_too_few", Profile::SIBLINGS, 5, "I10"),
     Defect::new("receipt_names_who_did_not_acknowledge", Profile::SIBLINGS, 10, "I17"),
     Defect::new("refusal_not_recorded", Profile::EVERYTHING, 60, "I2"),
-    Defect::new("repair_replaces_instead_of_merging", Profile::THREE, 10, "I10"),
+    Defect::new("repair_replaces_instead_of_merging", Profile::THREE, 20, "I17"),
     Defect::new("retry_taken_as_new", Profile::EVERYTHING, 10, "I4"),
     Defect::new("synced_before_the_sync", Profile::EVERYTHING, 20, "I17"),
     Defect::new("token_covers_a_sibling_never_shown", Profile::SIBLINGS, 5, "I6"),

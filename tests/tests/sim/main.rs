@@ -24,29 +24,32 @@ use quorate_tests::sim::workload::{Mix, Workload};
 
 use self::report::{replay, run_all};
 
+/// How many runs of each kind are made unless `QUORATE_SIM_SEEDS` says otherwise.
+const SEEDS: u64 = 30;
+
 #[test]
 fn sim_siblings_keep_their_promises_under_harmless_faults() {
-    run_all("siblings", Profile::SIBLINGS, 40);
+    run_all("siblings", Profile::SIBLINGS, SEEDS);
 }
 
 #[test]
 fn sim_three_nodes_keep_their_promises_under_harmless_faults() {
-    run_all("three", Profile::THREE, 40);
+    run_all("three", Profile::THREE, SEEDS);
 }
 
 #[test]
 fn sim_siblings_keep_what_no_node_lost() {
-    run_all("everything", Profile::EVERYTHING, 40);
+    run_all("everything", Profile::EVERYTHING, SEEDS);
 }
 
 #[test]
 fn sim_lww_keeps_its_promises_under_harmless_faults() {
-    run_all("lww", Profile::LWW, 40);
+    run_all("lww", Profile::LWW, SEEDS);
 }
 
 #[test]
 fn sim_lww_keeps_what_no_node_lost() {
-    run_all("lww_everything", Profile::LWW_EVERYTHING, 40);
+    run_all("lww_everything", Profile::LWW_EVERYTHING, SEEDS);
 }
 
 #[test]
