@@ -110,8 +110,10 @@ fn init_needs_every_member_and_makes_no_second_cluster() {
     let members = cluster.members();
     cluster.node(1).start();
     cluster.node(1).wait_listening();
-    let (_, body) = cluster.nodes()[0].page("/readyz").expect("it answers");
-    assert!(body.contains("quorate init"), "a node without a cluster says what to do: {body}");
+    until("a node without a cluster says what to do", || {
+        let (_, body) = cluster.nodes()[0].page("/readyz")?;
+        body.contains("quorate init").then_some(())
+    });
     let early = cluster.nodes()[0].cli().line("put users alice hello --timeout 2s").exits(2);
     assert!(early.stderr.contains("belongs to no cluster yet"), "{}", early.stderr);
 
