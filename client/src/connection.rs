@@ -227,6 +227,7 @@ impl Connection {
             Ok(_) => self.welcome.answered(true),
             Err(error) if error.is_refusal() => self.welcome.answered(false),
             Err(error) if error.is_answer_in_time() => self.welcome.answered(true),
+            Err(_) if !self.welcomes() => self.welcome.answered(false),
             // Silence may mean anything.
             Err(_) => {}
         }

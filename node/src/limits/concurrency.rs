@@ -8,9 +8,13 @@
 //! of it an eighth: else a disk that paused for a second would be felt for ten.
 //!
 //! ```text
+//!   limit  128 ─  all early, and so many were under way: 144, 162, ... 1024
 //!   limit 1024 ─ 1024 start ─ 64 of them end late: 512 ─ the others of that round: no more
 //!   limit  512 ─  all in time, and so many were under way: 513, 514, ... if early: 576, 648, ...
 //! ```
+//!
+//! It starts low: where 1024 at once are far too many, the first second of an overload would else leave
+//! a thousand writes *unknown*. On a machine that can take them it is there within a second.
 //!
 //! A few, one of sixteen in a round, are late for reasons of their own: a slow one after the other would
 //! else hold the limit down for all. Requests that wait for other nodes in vain are late like others,
@@ -18,6 +22,10 @@
 //! no further than to an eighth of its bound: a few that hang on a node that does not answer would else
 //! take all the places that are left. It falls further when of the others alone more than a few are
 //! late, not by one of them that comes on top of those that hang.
+//!
+//! A request that would most likely end too late for its client is refused at once, while a node has
+//! much to do: a retry that comes when most of its time is over would else take a place for nothing, and
+//! a write would be left *unknown*.
 //!
 //! Requests that started before the last decrease say nothing new, and are not heard. What is late
 //! depends on who asks: after half of the time that a client grants, so that the way, a queue and a
@@ -42,6 +50,9 @@ use crate::error::RequestError;
 /// machine.
 const LIMIT_MIN: u32 = 16;
 
+/// Where the limit starts, unless its bound is lower.
+const LIMIT_START: u32 = 128;
+
 /// How far down the limit falls with the help of requests that waited for others in vain: an eighth of
 /// its bound.
 const OTHERS_PART: u32 = 8;
@@ -52,6 +63,9 @@ const LATE_MIN: u32 = 2;
 
 /// Which part of the limit a round of early requests adds.
 const EARLY_PART: u32 = 8;
+
+/// What grants less than so many times what requests take now would most likely be in vain.
+const HOPELESS_AVERAGES: u32 = 2;
 
 /// Which part of the target is never late, whatever a client grants.
 const NEVER_LATE_PART: u32 = 10;
@@ -68,7 +82,7 @@ pub struct Concurrency {
     /// What those in time add to the limit, in parts of one: as many as the limit.
     credit: AtomicU32,
     running: AtomicUsize,
-    /// How long requests take, in microseconds, averaged.
+    /// How long requests take that do not wait for others in vain, in microseconds, averaged.
     average_us: AtomicU64,
     /// How many of the present round ended, and how many of them late.
     ended: AtomicU32,
@@ -100,7 +114,7 @@ impl Concurrency {
         Arc::new(Self {
             max,
             target,
-            limit: AtomicU32::new(max),
+            limit: AtomicU32::new(max.min(LIMIT_START)),
             credit: AtomicU32::new(0),
             running: AtomicUsize::new(0),
             average_us: AtomicU64::new(0),
@@ -126,8 +140,10 @@ impl Concurrency {
         granted: Duration,
     ) -> Result<Permit, RequestError> {
         let limit = self.limit() as usize;
-        let entered = self.running.fetch_add(weight, Relaxed) < limit;
-        if entered {
+        let average = Duration::from_micros(self.average_us.load(Relaxed));
+        let running = self.running.fetch_add(weight, Relaxed);
+        let hopeless = running * 2 >= limit && granted < average * HOPELESS_AVERAGES;
+        if running < limit && !hopeless {
             let late_after = (granted / 2).clamp(self.target / NEVER_LATE_PART, self.target);
             return Ok(Permit {
                 of: self.clone(),
@@ -140,7 +156,6 @@ impl Concurrency {
         }
         self.running.fetch_sub(weight, Relaxed);
         let what = "the node's limit of requests under way".to_owned();
-        let average = Duration::from_micros(self.average_us.load(Relaxed));
         Err(RequestError::Overloaded { what, retry_after_ms: retry_after_ms(average) })
     }
 
@@ -157,10 +172,12 @@ impl Concurrency {
     fn ended(&self, permit: &Permit) {
         let running = self.running.fetch_sub(permit.weight, Relaxed);
         let took = permit.started.elapsed();
-        let average = self.average_us.load(Relaxed);
-        // An update lost to another thread does not matter, here and below.
-        let next = average - average / AVERAGE_OF + took.as_micros() as u64 / AVERAGE_OF;
-        self.average_us.store(next, Relaxed);
+        if !permit.in_vain {
+            let average = self.average_us.load(Relaxed);
+            // An update lost to another thread does not matter, here and below.
+            let next = average - average / AVERAGE_OF + took.as_micros() as u64 / AVERAGE_OF;
+            self.average_us.store(next, Relaxed);
+        }
         if self.micros(permit.started) < self.fell_us.load(Relaxed) {
             return;
         }
@@ -232,6 +249,13 @@ mod tests {
 
     const TARGET: Duration = Duration::from_millis(100);
 
+    /// One whose limit is as high as it may be.
+    fn risen(max: u32, target: Duration) -> Arc<Concurrency> {
+        let concurrency = Concurrency::new(max, target);
+        concurrency.limit.store(max, Relaxed);
+        concurrency
+    }
+
     async fn round(concurrency: &Arc<Concurrency>, requests: usize, takes: Duration) -> usize {
         let permits: Vec<_> =
             (0..requests).map_while(|_| concurrency.enter(TARGET * 2).ok()).collect();
@@ -241,7 +265,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn over_the_limit_requests_are_refused_for_as_long_as_one_takes() {
-        let concurrency = Concurrency::new(2, TARGET);
+        let concurrency = risen(2, TARGET);
         for _ in 0..100 {
             round(&concurrency, 2, Duration::from_millis(40)).await;
         }
@@ -255,7 +279,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_late_round_halves_the_limit_once_and_rounds_in_time_raise_it_by_one() {
-        let concurrency = Concurrency::new(64, TARGET);
+        let concurrency = risen(64, TARGET);
         assert_eq!(round(&concurrency, 100, Duration::from_millis(101)).await, 64);
         assert_eq!(concurrency.limit(), 32);
         assert_eq!(round(&concurrency, 100, Duration::from_millis(99)).await, 32);
@@ -279,7 +303,7 @@ mod tests {
         ];
         for (granted, late_after) in cases {
             for (took, limit) in [(late_after, 64), (late_after + Duration::from_millis(1), 32)] {
-                let concurrency = Concurrency::new(64, TARGET);
+                let concurrency = risen(64, TARGET);
                 let permits: Vec<_> = (0..4).map(|_| concurrency.enter(granted).unwrap()).collect();
                 tokio::time::sleep(took).await;
                 permits.into_iter().for_each(|permit| permit.end(None));
@@ -314,7 +338,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_slow_request_after_the_other_does_not_hold_the_limit_down_for_all() {
-        let concurrency = Concurrency::new(1024, TARGET * 10);
+        let concurrency = risen(1024, TARGET * 10);
         let others = run(concurrency.clone(), 1000, TARGET * 3, TARGET * 9, None);
         let slow = async {
             for _ in 0..30 {
@@ -329,7 +353,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_that_wait_for_other_nodes_in_vain_leave_places_for_others() {
-        let concurrency = Concurrency::new(1024, TARGET * 10);
+        let concurrency = risen(1024, TARGET * 10);
         let lost = RequestError::QuorumNotReached { needed: 2, got: 1, detail: String::new() };
         // As many as 160 places can take: others need few.
         let hung = run(concurrency.clone(), 40, TARGET * 20, TARGET * 20, Some(lost));
@@ -353,7 +377,7 @@ mod tests {
             (Some(Vec::new()), LIMIT_MIN),
         ];
         for (ended, limit) in cases {
-            let concurrency = Concurrency::new(256, TARGET);
+            let concurrency = risen(256, TARGET);
             for _ in 0..8 {
                 let permits: Vec<_> =
                     (0..256).map_while(|_| concurrency.enter(TARGET * 2).ok()).collect();
@@ -375,7 +399,7 @@ mod tests {
     async fn a_slow_request_beside_those_that_wait_in_vain_does_not_take_the_places_they_leave() {
         let lost = RequestError::QuorumNotReached { needed: 2, got: 1, detail: String::new() };
         for (hung, slow_every_ms) in [(10, 2000), (15, 2000), (15, 1000), (18, 1000), (0, 1000)] {
-            let concurrency = Concurrency::new(1024, TARGET * 25);
+            let concurrency = risen(1024, TARGET * 25);
             let for_a_minute = |rate, takes, failed: Option<RequestError>| {
                 let one_of_six = |n| {
                     let run = run(concurrency.clone(), rate, takes, TARGET * 50, failed.clone());
@@ -406,7 +430,7 @@ mod tests {
     /// But those that end late alone say that this node has too much to do, whatever hangs beside.
     #[tokio::test(start_paused = true)]
     async fn late_requests_alone_take_the_limit_to_its_least_beside_those_that_wait_in_vain() {
-        let concurrency = Concurrency::new(1024, TARGET);
+        let concurrency = risen(1024, TARGET);
         let lost = RequestError::QuorumNotReached { needed: 2, got: 1, detail: String::new() };
         let hung = run(concurrency.clone(), 10, TARGET * 2, TARGET * 2, Some(lost));
         let late = run(concurrency.clone(), 1000, TARGET * 2, TARGET * 2, None);
@@ -416,9 +440,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_ended_within_the_bound_but_late_for_its_client_does_not_raise_it_by_an_eighth() {
-        let concurrency = Concurrency::new(1024, TARGET);
+        let concurrency = risen(1024, TARGET);
         round(&concurrency, 1024, TARGET * 2).await;
         let granted = TARGET / 25;
+        concurrency.average_us.store(0, Relaxed);
         let permits: Vec<_> = (0..512).map(|_| concurrency.enter(granted).unwrap()).collect();
         tokio::time::sleep(granted).await;
         permits.into_iter().for_each(|permit| permit.end(None));
@@ -427,7 +452,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn after_a_pause_of_the_disk_early_requests_soon_have_their_limit_again() {
-        let concurrency = Concurrency::new(256, TARGET);
+        let concurrency = risen(256, TARGET);
         for _ in 0..3 {
             round(&concurrency, 256, TARGET * 2).await;
         }
@@ -443,7 +468,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn few_requests_do_not_raise_it_and_it_never_passes_its_bound() {
-        let concurrency = Concurrency::new(32, TARGET);
+        let concurrency = risen(32, TARGET);
         round(&concurrency, 32, TARGET * 2).await;
         for _ in 0..100 {
             round(&concurrency, 3, TARGET / 2).await;
@@ -453,5 +478,41 @@ mod tests {
             round(&concurrency, 100, TARGET / 2).await;
         }
         assert_eq!(concurrency.limit(), 32);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_starts_low_and_doubles_every_six_rounds_of_early_requests() {
+        let concurrency = Concurrency::new(1024, TARGET);
+        assert_eq!(round(&concurrency, 1024, TARGET / 4).await, 128);
+        let mut rounds = 1;
+        while concurrency.limit() < 1024 {
+            round(&concurrency, 1024, TARGET / 4).await;
+            rounds += 1;
+        }
+        // Half of a round counts.
+        assert!((18..=45).contains(&rounds), "{rounds}");
+        assert_eq!(Concurrency::new(8, TARGET).limit(), 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_would_end_too_late_for_its_client_is_refused_while_there_is_much_to_do() {
+        let concurrency = risen(32, TARGET * 10);
+        for _ in 0..100 {
+            round(&concurrency, 32, TARGET).await;
+        }
+        let enter = |granted| concurrency.enter(granted);
+        let half: Vec<_> = (0..16).map(|_| enter(TARGET).unwrap()).collect();
+        enter(TARGET).unwrap_err();
+        enter(TARGET * 2).unwrap();
+        drop(half);
+        // How long others are waited for in vain is not how long a request takes.
+        for _ in 0..100 {
+            let hung: Vec<_> = (0..8).map(|_| enter(TARGET * 20).unwrap()).collect();
+            tokio::time::sleep(TARGET * 20).await;
+            drop(hung);
+        }
+        concurrency.limit.store(32, Relaxed);
+        let _half: Vec<_> = (0..16).map(|_| enter(TARGET * 2).unwrap()).collect();
+        enter(TARGET * 2).unwrap();
     }
 }
