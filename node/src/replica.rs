@@ -25,6 +25,7 @@ use crate::service::peer::PeerHandler;
 use crate::shard::{ShardContext, ShardObserver, Shards, ShardsEnd};
 use crate::standing::Standings;
 use crate::storage::disk::{Disk, DiskProbe};
+use crate::storage::watched::Watched;
 use crate::storage::{Engine, Space};
 use crate::tasks::{
     self, CompareClocks, Flush, ForgetOperations, Observe, Observed, Refill, RefillParts, Sweep,
@@ -117,13 +118,16 @@ impl Replica {
         size: ReplicaSize,
         stop: CancellationToken,
     ) -> Result<Self, OpenError> {
-        let ReplicaParts { node, store, engine, peers, env, metrics, .. } = parts;
+        let ReplicaParts { node, store, peers, env, metrics, .. } = parts;
         let (capacity, excused, probe) = (parts.capacity, parts.excused, parts.probe);
+        let disk = Arc::new(Disk::default());
+        let engine: Arc<dyn Engine> = Arc::new(Watched::new(parts.engine, disk.clone()));
         let standings = Arc::new(Standings::open(engine.clone())?);
         let cluster = Cluster::open(Voter { node, store }, engine.clone(), env.clone())?;
         cluster.connect(peers.clone());
         let opening = Opening(env.random());
-        let (dirty, disk) = (Arc::new(AtomicBool::new(false)), Arc::new(Disk::default()));
+        // What an earlier process handed to the operating system need not be on disk yet.
+        let dirty = Arc::new(AtomicBool::new(true));
         metrics.disk().cut_off_bytes(engine.cut_bytes());
         let failure = Failure { reason: Arc::default(), stop: stop.clone() };
         let observer = Observer::new(metrics.clone(), dirty.clone(), size.shards, failure.clone());
@@ -199,7 +203,6 @@ impl Replica {
         }
         self.spawn(Flush {
             engine: self.engine.clone(),
-            disk: self.disk.clone(),
             dirty,
             every,
             env: self.env.clone(),

@@ -233,7 +233,7 @@ pub struct ShardContext {
     pub node: NodeId,
     /// The opening of its store.
     pub opening: Opening,
-    /// Its engine.
+    /// Its engine, of whose failures the disk hears.
     pub engine: Arc<dyn Engine>,
     /// Its disk, which may refuse writes.
     pub disk: Arc<Disk>,
@@ -413,10 +413,7 @@ impl Shard {
     fn apply_alone(&self, batch: Batch) -> Result<(), RequestError> {
         let applied = self.context.engine.apply(batch);
         self.context.observer.applied();
-        applied.map_err(|error| {
-            self.context.disk.on_failure(&error);
-            RequestError::from(error)
-        })
+        applied.map_err(RequestError::from)
     }
 }
 
@@ -570,7 +567,6 @@ impl Staging<'_> {
         }
         if let Err(error) = &applied {
             tracing::error!(%error, "a batch failed; its vnodes are opened again");
-            context.disk.on_failure(error);
             self.touched.iter().for_each(|id| drop(self.vnodes.remove(id)));
         }
         let failed = applied.err();
@@ -584,8 +580,7 @@ impl Staging<'_> {
         if self.to_sync.is_empty() {
             return;
         }
-        let failed = failed
-            .or_else(|| engine.sync().inspect_err(|error| context.disk.on_failure(error)).err());
+        let failed = failed.or_else(|| engine.sync().err());
         self.to_sync.into_iter().for_each(|answer| answer.send(failed.as_ref()));
     }
 }

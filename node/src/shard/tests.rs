@@ -15,6 +15,7 @@ use crate::dynamo::operation::OPERATION_KEPT_MS;
 use crate::env::{Clock, Pause};
 use crate::error::Outcome;
 use crate::storage::memory::MemoryEngine;
+use crate::storage::watched::Watched;
 
 const NOW_MS: u64 = 3 * OPERATION_KEPT_MS;
 
@@ -92,7 +93,7 @@ fn of_cost(cost: Duration, queue: usize) -> Bench {
     let context = ShardContext {
         node: NODE,
         opening: OPENING,
-        engine: engine.clone(),
+        engine: Arc::new(Watched::new(engine.clone(), disk.clone())),
         disk: disk.clone(),
         clocks: Arc::new(Clocks::new(env.clone(), 500)),
         env,

@@ -28,6 +28,7 @@ pub mod memory;
 pub mod range;
 pub mod record;
 pub mod sled;
+pub mod watched;
 
 #[cfg(test)]
 mod conformance;
