@@ -6,7 +6,7 @@
 //! ```text
 //!   {"Namespace":{"name":"things","n":3,"lww":false}}
 //!   {"Operation":{"id":7,"client":1,"namespace":"things","key":"k3","invoked":40,"returned":55, ...
-//!   {"Loss":{"at":60,"node":2,"kind":"PowerCut"}}
+//!   {"Loss":{"at":60,"node":2,"kind":{"PowerCut":51}}}
 //!   {"Snapshot":{"at":99,"node":2,"healed":true, ...
 //! ```
 //!
@@ -226,8 +226,8 @@ pub struct Loss {
 /// How much a node lost.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum LossKind {
-    /// What was not on its disk.
-    PowerCut,
+    /// What was not on its disk: nothing of what was acknowledged before this moment.
+    PowerCut(Moment),
     /// Everything.
     Wiped,
     /// What came after this moment: an older copy of its disk was put in its place.

@@ -14,6 +14,7 @@
 mod administrator;
 mod client;
 pub mod faults;
+mod inflict;
 mod injure;
 pub mod mutants;
 mod observe;
@@ -56,6 +57,9 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// How often a node syncs what it has.
+const SYNC_EVERY: Duration = Duration::from_millis(100);
 
 /// Half a year into 2026, in milliseconds since the Unix epoch: when every simulation begins.
 const EPOCH_MS: u64 = 1_782_000_000_000;
@@ -494,9 +498,8 @@ impl SimCluster {
             capacity: capacity.clone(),
             probe: None,
         };
-        let sync_every = Duration::from_millis(100);
         let clock_skew_max = Duration::from_millis(500);
-        let size = ReplicaSize { shards: 2, queue: 1024, sync_every, clock_skew_max };
+        let size = ReplicaSize { shards: 2, queue: 1024, sync_every: SYNC_EVERY, clock_skew_max };
         let stop = CancellationToken::new();
         let replica = Replica::start(parts, size, stop.clone())?;
         let (default, longest) = (self.size.timeout, Duration::from_secs(60));

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Wiped nodes lost everything, those rolled back what came after the copy, those that lost power
-//! what was not on their disks. Receipts tell how many had a write on disk, not which: a write that was
+//! what was not on their disks: of the last moments, since nodes sync by themselves. Receipts tell how many had a write on disk, not which: a write that was
 //! on one disk is not excused by two power cuts. A node that was repaired since counts as one that lost
 //! the write all the same.
 
@@ -25,16 +25,20 @@ use crate::history::{History, Loss, LossKind, Moment, Node, Operation, Outcome, 
 /// once owners know whether their silence may be believed. So reads that were answered after a loss,
 /// which may have made any of them miss something, are not held to it. A damaged record alone is no
 /// such loss: its owner says that it cannot read the key, until all other owners were asked. Nor is a
-/// power cut where every node had on disk what it acknowledged.
+/// power cut where every node had on disk what it had acknowledged.
 pub fn reads_are_believed_until(history: &History) -> Moment {
-    let buffered = |operation: &Operation| match &operation.outcome {
-        Outcome::Written(receipt) => receipt.synced < receipt.acked.len(),
+    let buffered = |operation: &Operation, at: Moment, since: Moment| match &operation.outcome {
+        Outcome::Written(receipt) => {
+            let late = operation.returned.is_none_or(|returned| returned >= since);
+            receipt.synced < receipt.acked.len() && operation.invoked < at && late
+        }
         _ => false,
     };
-    let keeps = !history.operations.iter().any(buffered);
     let hurts = |loss: &&Loss| match loss.kind {
         LossKind::Rotten { .. } => false,
-        LossKind::PowerCut => !keeps,
+        LossKind::PowerCut(since) => {
+            history.operations.iter().any(|operation| buffered(operation, loss.at, since))
+        }
         _ => true,
     };
     history.losses.iter().filter(hurts).map(|loss| loss.at).min().unwrap_or(Moment::MAX)
@@ -118,11 +122,13 @@ fn effect(loss: &Loss, write: &Written<'_>) -> Effect {
     }
     match &loss.kind {
         LossKind::Doubled => Effect::None,
-        LossKind::PowerCut => Effect::IfBuffered,
-        LossKind::Wiped => Effect::Gone,
-        LossKind::RolledBack(copied) if operation.returned.is_some_and(|at| at < *copied) => {
+        LossKind::PowerCut(since) | LossKind::RolledBack(since)
+            if operation.returned.is_some_and(|at| at < *since) =>
+        {
             Effect::None
         }
+        LossKind::PowerCut(_) => Effect::IfBuffered,
+        LossKind::Wiped => Effect::Gone,
         LossKind::RolledBack(_) => Effect::Gone,
         LossKind::Rotten { namespace, key }
             if (namespace, key) != (&operation.namespace, &operation.key) =>
@@ -150,12 +156,13 @@ mod tests {
 
     #[test]
     fn a_write_is_excused_once_nobody_has_it() {
-        let (cut, wiped) = (LossKind::PowerCut, LossKind::Wiped);
+        let (cut, late, wiped) = (LossKind::PowerCut(0), LossKind::PowerCut(21), LossKind::Wiped);
         let (before, after) = (LossKind::RolledBack(1), LossKind::RolledBack(21));
         let key = |key: &str| (String::from("things"), key.to_owned());
         let rot = |(namespace, key)| LossKind::Rotten { namespace, key };
         let cases = [
             (0, vec![(1, wiped.clone())], false),
+            (0, vec![(1, late.clone()), (2, wiped.clone())], false),
             (0, vec![(1, wiped.clone()), (3, wiped.clone())], false),
             (0, vec![(1, wiped.clone()), (1, wiped.clone())], false),
             (0, vec![(1, wiped.clone()), (2, wiped.clone())], true),
@@ -189,13 +196,16 @@ mod tests {
         let mut story = Story::siblings();
         let (namespace, key) = ("things".to_owned(), "k".to_owned());
         story.loses(1, LossKind::Rotten { namespace, key });
-        story.loses(1, LossKind::PowerCut);
-        assert_eq!(reads_are_believed_until(&story.history), Moment::MAX, "all of it was on disk");
+        story.loses(1, LossKind::PowerCut(0));
         story.put("k", "x", "", "a1");
-        story.loses(2, LossKind::Wiped);
-        let losses = &story.history.losses;
-        assert_eq!(reads_are_believed_until(&story.history), losses[1].at);
-        story.history.losses.remove(1);
-        assert_eq!(reads_are_believed_until(&story.history), story.history.losses[1].at);
+        let returned = story.history.operations[0].returned.expect("it was acknowledged");
+        story.loses(2, LossKind::PowerCut(returned + 1));
+        let believed = |story: &Story| reads_are_believed_until(&story.history);
+        assert_eq!(believed(&story), Moment::MAX, "all that there was then was on disk");
+        let mut wiped = story.clone();
+        wiped.loses(2, LossKind::Wiped);
+        assert_eq!(believed(&wiped), wiped.history.losses[3].at);
+        story.loses(2, LossKind::PowerCut(returned));
+        assert_eq!(believed(&story), story.history.losses[3].at);
     }
 }

@@ -151,7 +151,7 @@ mod tests {
         let mut story = Story::siblings();
         story.put("k", "x", "", "a1").receipt().synced = 2;
         story.put("k", "y", "a1", "b1");
-        (1..=2).for_each(|node| story.loses(node, LossKind::PowerCut));
+        (1..=2).for_each(|node| story.loses(node, LossKind::PowerCut(0)));
         let mut kept = story.clone();
         kept.settle("k", "a1", "a1=x");
         assert_accepts(&kept);

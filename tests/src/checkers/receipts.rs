@@ -127,11 +127,11 @@ mod tests {
             story
         };
         let (namespace, key) = ("things".to_owned(), "k".to_owned());
-        assert_accepts(&lost(1, LossKind::PowerCut));
+        assert_accepts(&lost(1, LossKind::PowerCut(0)));
         assert_accepts(&lost(2, LossKind::Wiped));
         assert_accepts(&lost(2, LossKind::RolledBack(1)));
         assert_accepts(&lost(2, LossKind::Rotten { namespace, key: key.clone() }));
-        assert_finds(check, &lost(2, LossKind::PowerCut), "node 2 at");
+        assert_finds(check, &lost(2, LossKind::PowerCut(0)), "node 2 at");
         assert_finds(check, &lost(0, LossKind::RolledBack(21)), "node 2 at");
         let namespace = "other".to_owned();
         assert_finds(check, &lost(0, LossKind::Rotten { namespace, key }), "node 2 at");

@@ -139,7 +139,7 @@ mod tests {
         back.settle("k", "a1", "a1=x");
         assert_finds(check, &back, "in the end things/k has \"x\"");
         let mut excused = deleted();
-        (1..=2).for_each(|node| excused.loses(node, LossKind::PowerCut));
+        (1..=2).for_each(|node| excused.loses(node, LossKind::PowerCut(0)));
         excused.settle("k", "a1", "a1=x");
         assert_accepts(&excused);
     }

@@ -49,6 +49,15 @@ struct Write {
     token: Token,
 }
 
+/// On which terms a write is acknowledged: as the history has them, and the request.
+#[derive(Clone, Copy)]
+struct Terms {
+    w: usize,
+    level: Option<v1::Level>,
+    synced: bool,
+    durability: i32,
+}
+
 /// One client of a run.
 pub(super) struct Client<'a> {
     id: u64,
@@ -176,15 +185,33 @@ impl<'a> Client<'a> {
         token
     }
 
-    fn asked(&mut self, write: &Write, w: usize, synced: bool) -> usize {
-        let (value, context) = (write.value.clone(), write.token.version.clone());
-        self.world.invoke(self.id, write.key, Action::Write { value, context, w, synced })
-    }
-
-    fn durability(&mut self) -> (bool, i32) {
+    fn terms(&mut self) -> Terms {
         let synced = self.rng.random_range(0..100) < self.world.workload.synced_of_100;
         let durability = if synced { v1::Durability::Synced } else { v1::Durability::Default };
-        (synced, durability.into())
+        let (w, level) = self.level(self.world.workload.weak_writes);
+        Terms { w, level, synced, durability: durability.into() }
+    }
+
+    /// Gives a write its id, and notes that it is asked for; none while that node does not run.
+    fn begin(&mut self, coordinator: usize, write: Write, terms: Terms) -> Option<Unknown> {
+        let operation_id = Some(self.operation(coordinator)?);
+        let Write { key, value, token } = write;
+        let (deletes, Terms { w, level, synced, durability }) = (value.is_none(), terms);
+        let (context, bytes) = (token.version, value.clone().unwrap_or_default().into());
+        let asked = self.world.invoke(self.id, key, Action::Write { value, context, w, synced });
+        let request = v1::PutRequest {
+            namespace: NAMESPACE.to_owned(),
+            key: key_name(key).into(),
+            value: bytes,
+            context: token.bytes,
+            w: level,
+            durability,
+            operation_id,
+            timeout_ms: self.timeout_ms(),
+            fresh: true,
+            ..Default::default()
+        };
+        Some(Unknown { asked, key, coordinator, request, deletes })
     }
 
     /// An id that names that node; none while it does not run.
@@ -208,24 +235,8 @@ impl<'a> Client<'a> {
 
     /// Whether it was acknowledged.
     async fn write_by(&mut self, coordinator: usize, write: Write) -> bool {
-        let Some(operation) = self.operation(coordinator) else { return false };
-        let (synced, durability) = self.durability();
-        let (w, level) = self.level(self.world.workload.weak_writes);
-        let (key, deletes) = (write.key, write.value.is_none());
-        let asked = self.asked(&write, w, synced);
-        let request = v1::PutRequest {
-            namespace: NAMESPACE.to_owned(),
-            key: key_name(key).into(),
-            value: write.value.unwrap_or_default().into(),
-            context: write.token.bytes,
-            w: level,
-            durability,
-            operation_id: Some(operation),
-            timeout_ms: self.timeout_ms(),
-            fresh: true,
-            ..Default::default()
-        };
-        let mut write = Unknown { asked, key, coordinator, request, deletes };
+        let (key, terms) = (write.key, self.terms());
+        let Some(mut write) = self.begin(coordinator, write, terms) else { return false };
         let mut sent = Sent::default();
         for _ in 0..=self.world.workload.retries {
             let at = if self.rng.random_bool(0.9) { coordinator } else { self.somewhere(key) };

@@ -177,13 +177,10 @@ impl SimCluster {
         }
     }
 
-    /// Fills a node's disk, or makes room on it; then a node that met it opens its store again. Today
-    /// a node that met it with metadata alone does not notice: whoever runs it has to.
+    /// Fills a node's disk, or makes room on it; then a node that met it opens its store again.
     pub fn set_disk_full(&mut self, index: usize, full: bool) -> Result<()> {
         self.engine(index)?.set_full(full);
-        let refuses = |running: &Running| {
-            running.replica.disk().refusal().is_some() || running.engine.sync().is_err()
-        };
+        let refuses = |running: &Running| running.replica.disk().refusal().is_some();
         if !full && self.running.get(&index).is_some_and(refuses) {
             self.kill(index);
             self.restart(index)?;

@@ -7,7 +7,6 @@
 //! The first look is at what faults left, before anything could mend it; the second at what stands
 //! in the end.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -17,20 +16,19 @@ use quorate_node::dynamo::key::Key;
 use quorate_node::dynamo::metadata::document::{Conflict, NewNamespace};
 use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
-use rand::SeedableRng as _;
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::administrator::Administrator;
 use super::client::Client;
 use super::faults::{Fault, Planned, Schedule};
+use super::inflict::Injuries;
 use super::panics::noticing_panics;
 use super::workload::Workload;
 use super::world::{NAMESPACE, World, key_name};
-use super::{SimCluster, SimSize, node, simulate};
+use super::{SimCluster, SimSize, simulate};
 use crate::checkers::{Verdict, Violation, check};
-use crate::history::{Entry, History, Loss, LossKind, Moment, Namespace};
+use crate::history::{Entry, History, Namespace};
 
 /// All that decides a run. As JSON it can be kept, and run again.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -150,122 +148,6 @@ impl Scenario {
             (_, (), injured) = async { tokio::join!(clients, administrator, injure) } => injured,
             failed = keep_open => failed,
         }
-    }
-}
-
-/// Brings faults over a cluster.
-struct Injuries<'a> {
-    world: &'a World,
-    rng: ChaCha8Rng,
-    /// When each node's data directory was copied.
-    copied: BTreeMap<usize, Moment>,
-    /// When what its second process began with was copied.
-    twins: BTreeMap<usize, Moment>,
-    /// Records that were damaged: node, namespace and key.
-    rotten: Vec<(usize, String, String)>,
-    /// Whether any node may have lost something.
-    lossy: bool,
-}
-
-impl<'a> Injuries<'a> {
-    fn new(world: &'a World, seed: u64) -> Self {
-        let rng = ChaCha8Rng::seed_from_u64(seed ^ 0xfa17);
-        let (copied, twins, rotten) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { world, rng, copied, twins, rotten, lossy: false }
-    }
-
-    fn bring(&mut self, fault: Fault) -> Result<()> {
-        self.world.note(|| format!("fault: {fault}"));
-        let world = self.world;
-        let mut cluster = world.cluster.borrow_mut();
-        match fault {
-            Fault::Cut(..) | Fault::Part(..) | Fault::Isolate(_) | Fault::Split(_) => {
-                fault.links(world.nodes).for_each(|(from, to)| cluster.cut_one_way(from, to));
-            }
-            Fault::Mend(..) | Fault::Join(..) | Fault::Admit(_) | Fault::Unite(_) => {
-                fault.links(world.nodes).for_each(|(from, to)| cluster.mend_one_way(from, to));
-            }
-            Fault::Slow(from, to, ms) => cluster.slow(from, to, ms),
-            Fault::Weather(of_1000) => cluster.weather(of_1000),
-            Fault::Kill(at) => cluster.kill(at),
-            Fault::CutPower(at) => {
-                cluster.cut_power(at, &mut self.rng);
-                self.lost(&cluster, at, LossKind::PowerCut)?;
-            }
-            Fault::Start(at) => cluster.start_again(at)?,
-            Fault::Pause(at) => cluster.pause(at),
-            Fault::Resume(at) => cluster.resume(at),
-            Fault::SetClock(at, ahead_ms) => cluster.set_clock(at, ahead_ms),
-            Fault::Drift(at, gains_ms) => cluster.set_drift(at, gains_ms),
-            Fault::Wipe(at) => {
-                cluster.wipe(at)?;
-                self.lost(&cluster, at, LossKind::Wiped)?;
-            }
-            Fault::Copy(at) => {
-                if cluster.copy(at)? {
-                    self.copied.insert(at, self.world.moment());
-                }
-            }
-            Fault::RollBack(at) => {
-                if cluster.roll_back(at)? {
-                    self.lost(&cluster, at, LossKind::RolledBack(self.copied[&at]))?;
-                }
-            }
-            Fault::Twin(at) => {
-                if cluster.start_twin(at)? {
-                    self.twins.insert(at, self.copied[&at]);
-                    self.push(at, LossKind::Doubled);
-                }
-            }
-            Fault::EndTwin(at) => {
-                if cluster.end_twin(at) {
-                    self.lost(&cluster, at, LossKind::RolledBack(self.twins[&at]))?;
-                }
-            }
-            Fault::Rot(at, pick) => {
-                world.add_rotten(at);
-                self.rotted(at, cluster.rot(world.view(), at, pick)?);
-            }
-            Fault::FailSync(at) => cluster.fail_sync(at),
-            Fault::Fill(at) => cluster.set_disk_full(at, true)?,
-            Fault::Free(at) => cluster.set_disk_full(at, false)?,
-        }
-        match fault {
-            // Before others make good what a node should not have lost.
-            Fault::Kill(at) | Fault::CutPower(at) | Fault::RollBack(at) | Fault::Free(at) => {
-                world.look(&cluster, at, false)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Notes that a record rots. By itself nothing is lost, since all other owners can mend it.
-    fn rotted(&mut self, at: usize, record: Option<(String, String)>) {
-        match record {
-            Some((namespace, key)) if self.lossy => {
-                self.push(at, LossKind::Rotten { namespace, key });
-            }
-            Some((namespace, key)) => self.rotten.push((at, namespace, key)),
-            None => {}
-        }
-    }
-
-    fn push(&self, at: usize, kind: LossKind) {
-        let (at, node) = (self.world.moment(), node(at).0);
-        self.world.push(Entry::Loss(Loss { at, node, kind }));
-    }
-
-    /// Notes that a node may have lost something. What is damaged elsewhere by now, and not mended
-    /// yet, or will be damaged, is as good as lost.
-    fn lost(&mut self, cluster: &SimCluster, at: usize, kind: LossKind) -> Result<()> {
-        for (damaged, namespace, key) in std::mem::take(&mut self.rotten) {
-            if cluster.is_damaged(damaged, &namespace, &Key::new(key.clone())?)? {
-                self.push(damaged, LossKind::Rotten { namespace, key });
-            }
-        }
-        self.push(at, kind);
-        self.lossy = true;
-        Ok(())
     }
 }
 

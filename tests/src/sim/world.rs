@@ -38,6 +38,8 @@ pub(super) struct World {
     view: Arc<View>,
     started: Instant,
     moment: Cell<Moment>,
+    /// The last moment of each millisecond that had one, in order.
+    moments: RefCell<Vec<(u64, Moment)>>,
     history: RefCell<History>,
     /// What the administrator did.
     extra: RefCell<History>,
@@ -79,6 +81,7 @@ impl World {
             view,
             started: Instant::now(),
             moment: Cell::default(),
+            moments: RefCell::default(),
             history: RefCell::default(),
             extra: RefCell::default(),
             violations: RefCell::default(),
@@ -253,7 +256,20 @@ impl World {
     /// The next moment.
     pub(super) fn moment(&self) -> Moment {
         self.moment.update(|moment| moment + 1);
-        self.moment.get()
+        let (now_ms, moment) = (self.elapsed_ms(), self.moment.get());
+        let mut moments = self.moments.borrow_mut();
+        match moments.last_mut() {
+            Some((ms, last)) if *ms == now_ms => *last = moment,
+            _ => moments.push((now_ms, moment)),
+        }
+        moment
+    }
+
+    /// The last moment before then, in milliseconds since the run began.
+    pub(super) fn moment_at(&self, ms: u64) -> Moment {
+        let moments = self.moments.borrow();
+        let before = moments.partition_point(|(at_ms, _)| *at_ms < ms);
+        before.checked_sub(1).map_or(0, |last| moments[last].1)
     }
 
     /// Adds to the history.

@@ -82,7 +82,7 @@ fn what_a_scan_does_not_list_was_deleted() {
 #[test]
 fn losses_excuse_reads() {
     let mut story = two();
-    story.loses(1, LossKind::PowerCut);
+    story.loses(1, LossKind::PowerCut(0));
     story.read("k", "x", Some("a1"));
     assert_accepts(&story);
 }

@@ -411,7 +411,7 @@ impl Run<'_> {
             }
             1..3 => {
                 node.state = node.disk.clone();
-                LossKind::PowerCut
+                LossKind::PowerCut(0)
             }
             3 => {
                 let Some((copied, state)) = node.copy.take() else { return };

@@ -12,7 +12,7 @@ use rand::RngExt as _;
 use tokio::time::sleep;
 use tonic::{Request, Response};
 
-use super::{Client, Sent, Write, values};
+use super::{Client, Sent, Terms, Write, values};
 use crate::history::{Action, Outcome, Shown};
 use crate::sim::wire::Failure;
 use crate::sim::world::{NAMESPACE, Unknown, key_name};
@@ -25,33 +25,20 @@ impl Client<'_> {
     pub(super) async fn write_batch(&mut self) {
         let key = self.rng.random_range(0..self.world.workload.keys);
         let coordinator = self.owner(key);
-        let (synced, durability) = self.durability();
-        let (w, level) = self.level(self.world.workload.weak_writes);
+        let terms = self.terms();
         let mut open: Vec<(Unknown, Sent)> = Vec::new();
         for key in self.world.owned_with(key, coordinator, BATCH) {
-            let Some(operation) = self.operation(coordinator) else { return };
             let remembers = self.rng.random_bool(0.7);
             let token = self.remembered.get(&key).filter(|_| remembers).cloned();
             let token = token.unwrap_or_default();
             let deletes = !token.bytes.is_empty() && self.rng.random_bool(0.2);
             let value = (!deletes).then(|| self.value());
             let write = Write { key, value, token };
-            let asked = self.asked(&write, w, synced);
-            let request = v1::PutRequest {
-                namespace: NAMESPACE.to_owned(),
-                key: key_name(key).into(),
-                value: write.value.unwrap_or_default().into(),
-                context: write.token.bytes,
-                w: level,
-                durability,
-                operation_id: Some(operation),
-                fresh: true,
-                ..Default::default()
-            };
-            open.push((Unknown { asked, key, coordinator, request, deletes }, Sent::default()));
+            let Some(unknown) = self.begin(coordinator, write, terms) else { return };
+            open.push((unknown, Sent::default()));
         }
         for _ in 0..=self.world.workload.retries {
-            let answers = self.put_batch(coordinator, &open, (level, durability)).await;
+            let answers = self.put_batch(coordinator, &open, terms).await;
             let mut rest = Vec::new();
             for ((mut unknown, mut sent), answer) in open.into_iter().zip(answers) {
                 unknown.request.fresh = false;
@@ -76,7 +63,7 @@ impl Client<'_> {
         &mut self,
         at: usize,
         open: &[(Unknown, Sent)],
-        (level, durability): (Option<v1::Level>, i32),
+        Terms { level, durability, .. }: Terms,
     ) -> Vec<Result<v1::PutReply, Failure>> {
         let entry = |(Unknown { request, deletes, .. }, _): &(Unknown, Sent)| v1::BatchPutEntry {
             key: request.key.clone(),

@@ -1,0 +1,205 @@
+//! Bringing the faults of a schedule over a cluster, and noting what nodes may have lost by them.
+//!
+//! What a power cut may take is known from the schedule alone: a node syncs what it has, ten times a
+//! second, unless it stands still, its disk fails, or it does not run.
+//!
+//! ```text
+//!   written │◄─ 200 ms ─►│ power cut            the last 200 ms may be lost
+//!   written │◄─ 200 ms ─►│ paused ... power cut   and all since, if it was paused meanwhile
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use quorate_node::dynamo::key::Key;
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
+
+use super::faults::Fault;
+use super::world::World;
+use super::{SYNC_EVERY, SimCluster, node};
+use crate::history::{Entry, Loss, LossKind, Moment};
+
+/// How long a running node may take to have on disk what it was given: a sync may have begun just
+/// before.
+const SYNCED_AFTER_MS: u64 = 2 * SYNC_EVERY.as_millis() as u64;
+
+/// Why a node does not sync.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stall {
+    Down,
+    Paused,
+    Failed,
+    Full,
+}
+
+/// Since when a node may have had things that were not on its disk.
+#[derive(Default)]
+struct Unsynced {
+    stalls: BTreeSet<Stall>,
+    /// What was given to it before then was on disk when it stalled last.
+    since: Moment,
+    /// When that was over.
+    until_ms: u64,
+}
+
+impl Unsynced {
+    fn stall(&mut self, stall: Stall, world: &World) {
+        self.since = self.since(world);
+        self.stalls.insert(stall);
+    }
+
+    fn end(&mut self, stall: Stall, world: &World) {
+        if self.stalls.remove(&stall) && self.stalls.is_empty() {
+            self.until_ms = world.elapsed_ms();
+        }
+    }
+
+    /// Whatever was acknowledged before then is on disk now.
+    fn since(&self, world: &World) -> Moment {
+        let now_ms = world.elapsed_ms();
+        match self.stalls.is_empty() && now_ms >= self.until_ms + SYNCED_AFTER_MS {
+            true => world.moment_at(now_ms.saturating_sub(SYNCED_AFTER_MS)),
+            false => self.since,
+        }
+    }
+}
+
+/// Brings faults over a cluster.
+pub(super) struct Injuries<'a> {
+    world: &'a World,
+    rng: ChaCha8Rng,
+    /// When each node's data directory was copied.
+    copied: BTreeMap<usize, Moment>,
+    /// When what its second process began with was copied.
+    twins: BTreeMap<usize, Moment>,
+    /// Records that were damaged: node, namespace and key.
+    rotten: Vec<(usize, String, String)>,
+    /// What of each node may not be on its disk.
+    unsynced: BTreeMap<usize, Unsynced>,
+    /// Whether any node may have lost something.
+    lossy: bool,
+}
+
+impl<'a> Injuries<'a> {
+    pub(super) fn new(world: &'a World, seed: u64) -> Self {
+        let rng = ChaCha8Rng::seed_from_u64(seed ^ 0xfa17);
+        let (copied, twins, unsynced) = <(_, _, _)>::default();
+        Self { world, rng, copied, twins, rotten: Vec::new(), unsynced, lossy: false }
+    }
+
+    pub(super) fn bring(&mut self, fault: Fault) -> Result<()> {
+        let world = self.world;
+        world.note(|| format!("fault: {fault}"));
+        self.stall(fault);
+        let mut cluster = world.cluster.borrow_mut();
+        match fault {
+            Fault::Cut(..) | Fault::Part(..) | Fault::Isolate(_) | Fault::Split(_) => {
+                fault.links(world.nodes).for_each(|(from, to)| cluster.cut_one_way(from, to));
+            }
+            Fault::Mend(..) | Fault::Join(..) | Fault::Admit(_) | Fault::Unite(_) => {
+                fault.links(world.nodes).for_each(|(from, to)| cluster.mend_one_way(from, to));
+            }
+            Fault::Slow(from, to, ms) => cluster.slow(from, to, ms),
+            Fault::Weather(of_1000) => cluster.weather(of_1000),
+            Fault::Kill(at) => cluster.kill(at),
+            Fault::CutPower(at) => {
+                cluster.cut_power(at, &mut self.rng);
+                let since = self.unsynced.entry(at).or_default().since(world);
+                self.lost(&cluster, at, LossKind::PowerCut(since))?;
+            }
+            Fault::Start(at) => cluster.start_again(at)?,
+            Fault::Pause(at) => cluster.pause(at),
+            Fault::Resume(at) => cluster.resume(at),
+            Fault::SetClock(at, ahead_ms) => cluster.set_clock(at, ahead_ms),
+            Fault::Drift(at, gains_ms) => cluster.set_drift(at, gains_ms),
+            Fault::Wipe(at) => {
+                cluster.wipe(at)?;
+                self.lost(&cluster, at, LossKind::Wiped)?;
+            }
+            Fault::Copy(at) => {
+                if cluster.copy(at)? {
+                    self.copied.insert(at, self.world.moment());
+                }
+            }
+            Fault::RollBack(at) => {
+                if cluster.roll_back(at)? {
+                    self.lost(&cluster, at, LossKind::RolledBack(self.copied[&at]))?;
+                }
+            }
+            Fault::Twin(at) => {
+                if cluster.start_twin(at)? {
+                    self.twins.insert(at, self.copied[&at]);
+                    self.push(at, LossKind::Doubled);
+                }
+            }
+            Fault::EndTwin(at) => {
+                if cluster.end_twin(at) {
+                    self.lost(&cluster, at, LossKind::RolledBack(self.twins[&at]))?;
+                }
+            }
+            Fault::Rot(at, pick) => {
+                world.add_rotten(at);
+                self.rotted(at, cluster.rot(world.view(), at, pick)?);
+            }
+            Fault::FailSync(at) => cluster.fail_sync(at),
+            Fault::Fill(at) => cluster.set_disk_full(at, true)?,
+            Fault::Free(at) => cluster.set_disk_full(at, false)?,
+        }
+        match fault {
+            // Before others make good what a node should not have lost.
+            Fault::Kill(at) | Fault::CutPower(at) | Fault::RollBack(at) | Fault::Free(at) => {
+                world.look(&cluster, at, false)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes who stops syncing now, and who begins again.
+    fn stall(&mut self, fault: Fault) {
+        let (at, begins, ends): (_, _, &[Stall]) = match fault {
+            Fault::Kill(at) | Fault::CutPower(at) => (at, Some(Stall::Down), &[]),
+            Fault::Pause(at) => (at, Some(Stall::Paused), &[]),
+            Fault::FailSync(at) => (at, Some(Stall::Failed), &[]),
+            Fault::Fill(at) => (at, Some(Stall::Full), &[]),
+            Fault::Start(at) | Fault::Wipe(at) | Fault::RollBack(at) => {
+                (at, None, &[Stall::Down, Stall::Failed])
+            }
+            Fault::Resume(at) => (at, None, &[Stall::Paused]),
+            Fault::Free(at) => (at, None, &[Stall::Full]),
+            _ => return,
+        };
+        let (world, of) = (self.world, self.unsynced.entry(at).or_default());
+        begins.into_iter().for_each(|stall| of.stall(stall, world));
+        ends.iter().for_each(|&stall| of.end(stall, world));
+    }
+
+    /// Notes that a record rots. By itself nothing is lost, since all other owners can mend it.
+    fn rotted(&mut self, at: usize, record: Option<(String, String)>) {
+        match record {
+            Some((namespace, key)) if self.lossy => {
+                self.push(at, LossKind::Rotten { namespace, key });
+            }
+            Some((namespace, key)) => self.rotten.push((at, namespace, key)),
+            None => {}
+        }
+    }
+
+    fn push(&self, at: usize, kind: LossKind) {
+        let (at, node) = (self.world.moment(), node(at).0);
+        self.world.push(Entry::Loss(Loss { at, node, kind }));
+    }
+
+    /// Notes that a node may have lost something. What is damaged elsewhere by now, and not mended
+    /// yet, or will be damaged, is as good as lost.
+    fn lost(&mut self, cluster: &SimCluster, at: usize, kind: LossKind) -> Result<()> {
+        for (damaged, namespace, key) in std::mem::take(&mut self.rotten) {
+            if cluster.is_damaged(damaged, &namespace, &Key::new(key.clone())?)? {
+                self.push(damaged, LossKind::Rotten { namespace, key });
+            }
+        }
+        self.push(at, kind);
+        self.lossy = true;
+        Ok(())
+    }
+}
