@@ -14,7 +14,7 @@ use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::Outcome;
 use quorate_node::transport::memory::Faults;
-use quorate_tests::sim::{SimCluster, seeds, simulate, workload_rng};
+use quorate_tests::sim::{SimCluster, SimSize, node, seeds, simulate, workload_rng};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
@@ -518,4 +518,39 @@ fn sim_a_new_store_hears_of_every_namespace_before_it_counts() {
         })
         .unwrap();
     }
+}
+
+#[test]
+fn sim_what_a_killed_process_was_given_is_on_disk_soon_after_the_next_one_starts() {
+    let found = simulate(async {
+        // A voter syncs its votes after each opening, and with them whatever else there is.
+        let size = SimSize { voters: 1, ..SimSize::default() };
+        let (mut cluster, mut rng) = (SimCluster::sized(NODES, 9, size).await?, workload_rng(9));
+        cluster.create_namespace(NewNamespace::named("things")).await?;
+        let zero = cluster.coordinator(0).unwrap();
+        for key in 0..KEYS {
+            let all = Some(Level::All);
+            zero.put(Put { w: all, ..put(key, "buffered".to_owned(), Bytes::new()) }).await?;
+        }
+        drop(zero);
+        for index in 0..NODES {
+            cluster.kill(index);
+            cluster.restart(index)?;
+        }
+        // Nothing is written meanwhile.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        for index in 0..NODES {
+            cluster.cut_power(index, &mut rng);
+            cluster.restart(index)?;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (mut found, one) = (0, cluster.coordinator(1).unwrap());
+        for key in 0..KEYS {
+            let here = Get { replica: Some(node(1)), ..get(key, None, Repair::Async) };
+            found += one.get(here).await?.object.siblings().len() as u64;
+        }
+        Ok(found)
+    });
+    assert_eq!(found.unwrap(), KEYS);
+    println!("seeds=1 operations={}", 2 * KEYS);
 }

@@ -25,7 +25,7 @@ use quorate_tests::sim::workload::{Mix, Workload};
 use self::report::{replay, run_all};
 
 /// How many runs of each kind are made unless `QUORATE_SIM_SEEDS` says otherwise.
-const SEEDS: u64 = 30;
+const SEEDS: u64 = 80;
 
 #[test]
 fn sim_siblings_keep_their_promises_under_harmless_faults() {
