@@ -224,12 +224,10 @@ impl Connection {
         }
         let answer = answer.await;
         match &answer {
-            Ok(_) => self.welcome.answered(true),
-            Err(error) if error.is_refusal() => self.welcome.answered(false),
-            Err(error) if error.is_answer_in_time() => self.welcome.answered(true),
-            Err(_) if !self.welcomes() => self.welcome.answered(false),
-            // Silence may mean anything.
-            Err(_) => {}
+            Ok(_) => self.welcome.took(),
+            Err(error) if error.is_refusal() => self.welcome.refused(),
+            Err(error) if error.is_answer_in_time() => self.welcome.took(),
+            Err(_) => self.welcome.was_silent(),
         }
         answer
     }

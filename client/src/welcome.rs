@@ -12,9 +12,10 @@
 //!            taken on 100, refused 900     sent: 250 of the next 1000
 //! ```
 //!
-//! Lately is the last second or two. Only what the node refuses for overload counts at first: to hold
-//! back because keys without a quorum time out would take the others from who asks for them. But from a
-//! node that refuses most, silence is a refusal too: it did not come to read the request. After
+//! Lately is the last second or two. Only what the node refuses for overload counts: to hold back
+//! because keys without a quorum time out would take the others from who asks for them. So of the calls
+//! that were held back those count that would have been answered, if they are like those sent: else a
+//! client of many such keys would not see that the node can do more. After
 //! "Site Reliability Engineering" (Beyer et al. 2016), chapter 21, "Client-side throttling".
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -38,9 +39,11 @@ const HALF_LIFE_MS: u64 = 1000;
 /// How a node took this client's calls lately.
 #[derive(Debug, Default)]
 pub(crate) struct Welcome {
-    /// Calls that the node took on or refused, and those held back.
-    wanted: AtomicU32,
     taken: AtomicU32,
+    refused: AtomicU32,
+    /// Calls that were not answered in time.
+    silent: AtomicU32,
+    held: AtomicU32,
     halved_ms: AtomicU64,
 }
 
@@ -48,12 +51,10 @@ impl Welcome {
     /// Whether to hold back the next call, with `dice` in 0..1; counts it if so.
     pub(crate) fn holds_back(&self, now_ms: u64, dice: impl FnOnce() -> f64) -> bool {
         let excess = self.excess(now_ms);
-        let wanted = self.wanted.load(Relaxed);
+        let wanted = self.wanted();
         let over = excess.min(wanted - wanted / SENT_PART);
         let held = over > 0 && dice() * f64::from(wanted) < f64::from(over);
-        if held {
-            self.wanted.fetch_add(1, Relaxed);
-        }
+        self.held.fetch_add(held.into(), Relaxed);
         held
     }
 
@@ -62,13 +63,35 @@ impl Welcome {
         self.age(now_ms);
         let taken = self.taken.load(Relaxed);
         let welcome = (taken.saturating_mul(SENT_PER_TWO) / 2).saturating_add(FREE);
-        self.wanted.load(Relaxed).saturating_sub(welcome)
+        self.wanted().saturating_sub(welcome)
     }
 
-    /// The node answered a call: it took it on, or refused it.
-    pub(crate) fn answered(&self, taken: bool) {
-        self.wanted.fetch_add(1, Relaxed);
-        self.taken.fetch_add(taken.into(), Relaxed);
+    /// How many calls the node took on or refused lately, or would have.
+    fn wanted(&self) -> u32 {
+        let [taken, refused, silent, held] =
+            self.counts().map(|count| u64::from(count.load(Relaxed)));
+        let answered = taken + refused;
+        let sent = (answered + silent).max(1);
+        u32::try_from(answered + held * answered / sent).unwrap_or(u32::MAX)
+    }
+
+    fn counts(&self) -> [&AtomicU32; 4] {
+        [&self.taken, &self.refused, &self.silent, &self.held]
+    }
+
+    /// The node took on a call.
+    pub(crate) fn took(&self) {
+        self.taken.fetch_add(1, Relaxed);
+    }
+
+    /// The node refused a call.
+    pub(crate) fn refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
+    /// The node did not answer a call in time, which may mean anything.
+    pub(crate) fn was_silent(&self) {
+        self.silent.fetch_add(1, Relaxed);
     }
 
     fn age(&self, now_ms: u64) {
@@ -81,8 +104,7 @@ impl Welcome {
         if self.halved_ms.compare_exchange(halved, next, Relaxed, Relaxed).is_ok() {
             let shift = periods.min(31) as u32;
             // A count that another thread adds meanwhile may be lost, which does not matter.
-            self.wanted.store(self.wanted.load(Relaxed) >> shift, Relaxed);
-            self.taken.store(self.taken.load(Relaxed) >> shift, Relaxed);
+            self.counts().map(|count| count.store(count.load(Relaxed) >> shift, Relaxed));
         }
     }
 }
@@ -115,7 +137,10 @@ mod tests {
                 // The node takes on evenly what it can.
                 let takes = taken < capacity * (n + 1) / rate + 1;
                 taken += u32::from(takes);
-                welcome.answered(takes);
+                match takes {
+                    true => welcome.took(),
+                    false => welcome.refused(),
+                }
             }
             last = (sent, taken);
         }
@@ -150,11 +175,31 @@ mod tests {
     }
 
     #[test]
+    fn calls_that_nobody_answers_hold_nothing_back_and_do_not_hide_that_a_node_can_do_more() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let (welcome, mut sent) = (Welcome::default(), 0);
+        (0..1000).for_each(|_| welcome.was_silent());
+        assert!(!welcome.holds_back(0, || 0.0));
+        offer(&welcome, 0, 10, 1000, 0);
+        for n in 0..10_000 {
+            if welcome.holds_back(10_000 + n, || rng.random()) {
+                continue;
+            }
+            sent += u32::from(n >= 9_000);
+            match n % 5 {
+                0 | 1 => welcome.was_silent(),
+                _ => welcome.took(),
+            }
+        }
+        assert!(sent >= 950, "{sent}");
+    }
+
+    #[test]
     fn a_few_refusals_hold_nothing_back_and_a_pause_forgets() {
         let welcome = Welcome::default();
-        (0..FREE).for_each(|_| welcome.answered(false));
+        (0..FREE).for_each(|_| welcome.refused());
         assert!(!welcome.holds_back(0, || 0.0));
-        (0..1000).for_each(|_| welcome.answered(false));
+        (0..1000).for_each(|_| welcome.refused());
         assert!(welcome.holds_back(0, || 0.7) && !welcome.holds_back(0, || 0.8));
         assert!(!welcome.holds_back(60_000, || 0.0));
     }

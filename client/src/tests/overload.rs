@@ -97,7 +97,10 @@ async fn from_nodes_that_refuse_everything_most_calls_are_held_back() {
     let offer = |count: u32| {
         let puts = (0..count).map(|n| {
             let carts = Arc::clone(&carts);
-            async move { carts.put(format!("k{n}"), "v", quick(Retry::AtLeastOnce)).await }
+            // What ends it is the budget for retries, on however slow a machine.
+            let timeout = Some(SECOND * 20);
+            let patient = PutOptions { timeout, ..quick(Retry::AtLeastOnce) };
+            async move { carts.put(format!("k{n}"), "v", patient).await }
         });
         join_all(puts)
     };
@@ -135,7 +138,7 @@ async fn what_owners_refuse_is_not_passed_to_others_that_would_ask_them() {
         fakes.script(node, (0..20_000).map(|_| refuse()));
     }
     for _ in 0..5 {
-        let reads = (0..100).map(|n| carts.get(format!("k{n}"), within(SECOND / 4)));
+        let reads = (0..100).map(|n| carts.get(format!("k{n}"), within(SECOND)));
         assert!(join_all(reads).await.iter().all(Result::is_err));
     }
     assert!(fakes.log(2).is_empty(), "{}", fakes.log(2).len());
