@@ -104,7 +104,9 @@ impl Welcome {
         if self.halved_ms.compare_exchange(halved, next, Relaxed, Relaxed).is_ok() {
             let shift = periods.min(31) as u32;
             // A count that another thread adds meanwhile may be lost, which does not matter.
-            self.counts().map(|count| count.store(count.load(Relaxed) >> shift, Relaxed));
+            self.counts()
+                .iter()
+                .for_each(|count| count.store(count.load(Relaxed) >> shift, Relaxed));
         }
     }
 }
