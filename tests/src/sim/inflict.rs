@@ -108,13 +108,18 @@ impl<'a> Injuries<'a> {
                 let since = self.unsynced.entry(at).or_default().since(world);
                 self.lost(&cluster, at, LossKind::PowerCut(since))?;
             }
-            Fault::Start(at) => cluster.start_again(at)?,
+            Fault::Start(at) => {
+                if cluster.start_again(at)? {
+                    self.opened(at);
+                }
+            }
             Fault::Pause(at) => cluster.pause(at),
             Fault::Resume(at) => cluster.resume(at),
             Fault::SetClock(at, ahead_ms) => cluster.set_clock(at, ahead_ms),
             Fault::Drift(at, gains_ms) => cluster.set_drift(at, gains_ms),
             Fault::Wipe(at) => {
                 cluster.wipe(at)?;
+                self.opened(at);
                 self.lost(&cluster, at, LossKind::Wiped)?;
             }
             Fault::Copy(at) => {
@@ -124,6 +129,7 @@ impl<'a> Injuries<'a> {
             }
             Fault::RollBack(at) => {
                 if cluster.roll_back(at)? {
+                    self.opened(at);
                     self.lost(&cluster, at, LossKind::RolledBack(self.copied[&at]))?;
                 }
             }
@@ -157,21 +163,27 @@ impl<'a> Injuries<'a> {
 
     /// Notes who stops syncing now, and who begins again.
     fn stall(&mut self, fault: Fault) {
-        let (at, begins, ends): (_, _, &[Stall]) = match fault {
-            Fault::Kill(at) | Fault::CutPower(at) => (at, Some(Stall::Down), &[]),
-            Fault::Pause(at) => (at, Some(Stall::Paused), &[]),
-            Fault::FailSync(at) => (at, Some(Stall::Failed), &[]),
-            Fault::Fill(at) => (at, Some(Stall::Full), &[]),
-            Fault::Start(at) | Fault::Wipe(at) | Fault::RollBack(at) => {
-                (at, None, &[Stall::Down, Stall::Failed])
-            }
-            Fault::Resume(at) => (at, None, &[Stall::Paused]),
-            Fault::Free(at) => (at, None, &[Stall::Full]),
+        let (at, stall, begins) = match fault {
+            Fault::Kill(at) | Fault::CutPower(at) => (at, Stall::Down, true),
+            Fault::Pause(at) => (at, Stall::Paused, true),
+            Fault::Resume(at) => (at, Stall::Paused, false),
+            Fault::FailSync(at) => (at, Stall::Failed, true),
+            Fault::Fill(at) => (at, Stall::Full, true),
+            Fault::Free(at) => (at, Stall::Full, false),
             _ => return,
         };
         let (world, of) = (self.world, self.unsynced.entry(at).or_default());
-        begins.into_iter().for_each(|stall| of.stall(stall, world));
-        ends.iter().for_each(|&stall| of.end(stall, world));
+        match begins {
+            true => of.stall(stall, world),
+            false => of.end(stall, world),
+        }
+    }
+
+    /// Notes that a node opened its store anew.
+    fn opened(&mut self, at: usize) {
+        let (world, of) = (self.world, self.unsynced.entry(at).or_default());
+        of.end(Stall::Down, world);
+        of.end(Stall::Failed, world);
     }
 
     /// Notes that a record rots. By itself nothing is lost, since all other owners can mend it.
@@ -194,8 +206,10 @@ impl<'a> Injuries<'a> {
     /// yet, or will be damaged, is as good as lost.
     fn lost(&mut self, cluster: &SimCluster, at: usize, kind: LossKind) -> Result<()> {
         for (damaged, namespace, key) in std::mem::take(&mut self.rotten) {
-            if cluster.is_damaged(damaged, &namespace, &Key::new(key.clone())?)? {
-                self.push(damaged, LossKind::Rotten { namespace, key });
+            match cluster.is_damaged(damaged, &namespace, &Key::new(key.clone())?)? {
+                true => self.push(damaged, LossKind::Rotten { namespace, key }),
+                // Unless what mended it is lost in a power cut.
+                false => self.rotten.push((damaged, namespace, key)),
             }
         }
         self.push(at, kind);

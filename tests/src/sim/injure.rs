@@ -28,9 +28,12 @@ impl SimCluster {
         self.network.mend(node(from), node(to));
     }
 
-    /// Starts a node that does not run.
-    pub fn start_again(&mut self, index: usize) -> Result<()> {
-        if self.running.contains_key(&index) { Ok(()) } else { self.restart(index) }
+    /// Starts a node that does not run; false if it does.
+    pub fn start_again(&mut self, index: usize) -> Result<bool> {
+        if self.running.contains_key(&index) {
+            return Ok(false);
+        }
+        self.restart(index).map(|()| true)
     }
 
     /// Lets messages of one node to another take so much longer; 0: as long as others.
