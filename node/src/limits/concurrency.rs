@@ -8,14 +8,15 @@
 //! of it an eighth: else a disk that paused for a second would be felt for ten.
 //!
 //! ```text
-//!   limit  128 ─  all in time, and so many were under way: 144, 162, ... 1024
+//!   limit  128 ─  all early, and so many were under way: 144, 162, ... 1024
 //!   limit 1024 ─ 1024 start ─ 64 of them end late: 512 ─ the others of that round: no more
 //!   limit  512 ─  all in time, and so many were under way: 513, 514, ... if early: 576, 648, ...
 //! ```
 //!
 //! It starts low: where 1024 at once are far too many, the first second of an overload would else leave
-//! a thousand writes *unknown*. Until it falls for the first time, each round in time adds an eighth, so
-//! that it soon is where it can be ("slow start", Jacobson, "Congestion avoidance and control", 1988).
+//! a thousand writes *unknown*. Until it falls for the first time, each round in time adds a
+//! thirty-second, early or not: where the other replicas are far away nothing is early ("slow start",
+//! Jacobson, "Congestion avoidance and control", 1988).
 //!
 //! A few, one of sixteen in a round, are late for reasons of their own: a slow one after the other would
 //! else hold the limit down for all. Requests that wait for other nodes in vain are late like others,
@@ -58,8 +59,9 @@ const OTHERS_PART: u32 = 8;
 const LATE_PART: u32 = 16;
 const LATE_MIN: u32 = 2;
 
-/// Which part of the limit a round of early requests adds.
+/// Which part of the limit a round of early requests adds, and one in time before the limit ever fell.
 const EARLY_PART: u32 = 8;
+const UNTRIED_PART: u32 = 32;
 
 /// Which part of the target is never late, whatever a client grants.
 const NEVER_LATE_PART: u32 = 10;
@@ -182,7 +184,13 @@ impl Concurrency {
             self.on_late(limit, permit.in_vain);
         } else if limit < self.max && running * 2 >= limit as usize {
             // Only while the limit is what holds requests back: else it would rise without a reason.
-            self.rise(limit, took < permit.early_before || self.fell_us.load(Relaxed) == 0);
+            let untried = self.fell_us.load(Relaxed) == 0;
+            let part = match took < permit.early_before {
+                true => limit / EARLY_PART,
+                false if untried => limit / UNTRIED_PART,
+                false => 1,
+            };
+            self.rise(limit, part.max(1));
         }
     }
 
@@ -208,8 +216,7 @@ impl Concurrency {
         }
     }
 
-    fn rise(&self, limit: u32, fast: bool) {
-        let adds = if fast { (limit / EARLY_PART).max(1) } else { 1 };
+    fn rise(&self, limit: u32, adds: u32) {
         let credit = self.credit.fetch_add(adds, Relaxed) + adds;
         if credit >= limit {
             self.credit.store(credit % limit, Relaxed);
@@ -471,16 +478,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_starts_low_and_doubles_every_six_rounds_in_time_until_it_falls() {
-        let concurrency = Concurrency::new(1024, TARGET);
-        assert_eq!(round(&concurrency, 1024, TARGET).await, 128);
-        let mut rounds = 1;
-        while concurrency.limit() < 1024 {
-            round(&concurrency, 1024, TARGET).await;
-            rounds += 1;
+    async fn it_starts_low_and_is_soon_where_it_can_be() {
+        // Of each round half counts.
+        for (takes, at_least, at_most) in [(TARGET / 4, 18, 45), (TARGET, 67, 160)] {
+            let concurrency = Concurrency::new(1024, TARGET);
+            assert_eq!(round(&concurrency, 1024, takes).await, 128);
+            let mut rounds = 1;
+            while concurrency.limit() < 1024 {
+                round(&concurrency, 1024, takes).await;
+                rounds += 1;
+            }
+            assert!((at_least..=at_most).contains(&rounds), "{takes:?}: {rounds}");
         }
-        // Half of a round counts.
-        assert!((18..=45).contains(&rounds), "{rounds}");
         assert_eq!(Concurrency::new(8, TARGET).limit(), 8);
     }
 }
