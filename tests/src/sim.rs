@@ -8,8 +8,8 @@
 //! engine, the clock and the randomness are the test's. Time is tokio's, paused: it jumps to the
 //! next timer whenever nothing is left to do. So a seed is a run, to the byte.
 //!
-//! [`SimCluster`] is the cluster, for tests that tell a story; [`run::Scenario`] is a whole run, with
-//! clients and faults from the seed, whose history checkers read.
+//! [`SimCluster`] is the cluster, for tests that tell a [`story`]; [`run::Scenario`] is a whole run,
+//! with clients and faults from the seed, whose history checkers read.
 
 mod administrator;
 mod client;
@@ -23,6 +23,7 @@ pub mod profile;
 pub mod run;
 pub mod seeds;
 pub mod shrink;
+pub mod story;
 mod wire;
 pub mod workload;
 mod world;
@@ -34,7 +35,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use quorate_node::coordinator::Coordinator;
 use quorate_node::dynamo::key::{Key, NodeId, PartitionCount};
 use quorate_node::dynamo::metadata::Document;
 use quorate_node::dynamo::metadata::document::{
@@ -57,6 +57,8 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use self::story::Door;
 
 /// How often a node syncs what it has.
 const SYNC_EVERY: Duration = Duration::from_millis(100);
@@ -269,8 +271,8 @@ impl SimCluster {
     }
 
     /// Runs requests on the `index`-th node.
-    pub fn coordinator(&self, index: usize) -> Option<Arc<Coordinator>> {
-        self.running.get(&index).map(|running| running.replica.coordinator().clone())
+    pub fn coordinator(&self, index: usize) -> Option<Door> {
+        self.running.get(&index).map(|running| Door(running.replica.coordinator().clone()))
     }
 
     /// The handlers of the `index`-th node, as its clients meet them.

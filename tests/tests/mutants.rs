@@ -54,7 +54,13 @@ fn every_planted_defect_is_caught() {
         assert!(broken.is_empty(), "without a defect: {broken:?} in {scenario:?}");
     }
     println!("{} runs without a defect break nothing", scenarios.len());
+    let [runs, asked] = [&RUNS, &ASKED].map(|count| count.load(Ordering::Relaxed));
+    println!("seeds={runs} operations={asked}");
 }
+
+/// How many runs were made, and what clients asked in those that came to an end.
+static RUNS: AtomicUsize = AtomicUsize::new(0);
+static ASKED: AtomicUsize = AtomicUsize::new(0);
 
 /// The first seed that shows the defect.
 fn hunt(defect: &Defect) -> Option<u64> {
@@ -78,10 +84,12 @@ fn hunt(defect: &Defect) -> Option<u64> {
 
 /// The invariants that a run breaks; or why there was none, a panic for example.
 fn broken(scenario: &Scenario) -> BTreeSet<String> {
+    RUNS.fetch_add(1, Ordering::Relaxed);
     let report = match scenario.run(false) {
         Err(error) => return BTreeSet::from([format!("{error:#}")]),
         Ok(report) => report,
     };
+    ASKED.fetch_add(report.history.operations.len(), Ordering::Relaxed);
     let violations = report.verdict().violations;
     violations.into_iter().map(|violation| violation.invariant.to_owned()).collect()
 }

@@ -24,11 +24,12 @@ use quorate_node::dynamo::read::Repair;
 use quorate_node::service::kv::KvService;
 use quorate_proto::v1::error_detail::{Kind, Outcome};
 use quorate_proto::v1::kv_server::Kv as _;
-use quorate_proto::v1::{ErrorDetail, PutRequest};
+use quorate_proto::v1::{ErrorDetail, PutReply, PutRequest};
+use quorate_tests::sim::story::{add, counted, story};
 use quorate_tests::sim::{SimCluster, SimSize, simulate};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
 
 const NODES: usize = 3;
 const CAPACITY: u64 = 200;
@@ -84,6 +85,12 @@ fn put(key: u64) -> Request<PutRequest> {
     })
 }
 
+/// Asks a node for a write, which counts.
+async fn ask(node: &KvService, request: Request<PutRequest>) -> Result<Response<PutReply>, Status> {
+    add(1);
+    node.put(request).await
+}
+
 /// Offers `rate` writes a second for `seconds`, the first `warm_up` of which are not counted: until
 /// then the nodes learn how much they can take.
 async fn offer(nodes: &[KvService], rate: u64, warm_up: u64, seconds: u64) -> Tally {
@@ -93,7 +100,7 @@ async fn offer(nodes: &[KvService], rate: u64, warm_up: u64, seconds: u64) -> Ta
         let due = started + Duration::from_secs_f64(n as f64 / rate as f64);
         sleep_until(due).await;
         let (node, key) = (nodes[n as usize % nodes.len()].clone(), rate * 1_000_000 + n);
-        under_way.spawn(async move { (n, key, node.put(put(key)).await, due.elapsed()) });
+        under_way.spawn(async move { (n, key, ask(&node, put(key)).await, due.elapsed()) });
     }
     let mut tally = Tally::default();
     while let Some(ended) = under_way.join_next().await {
@@ -136,6 +143,11 @@ async fn holds(cluster: &SimCluster, key: u64) -> Result<bool> {
 
 #[test]
 fn sim_three_times_the_load_leaves_most_of_the_peak_and_loses_nothing() {
+    counted(4, three_times_the_load);
+}
+
+#[allow(clippy::print_stdout, reason = "a test says what it measured")]
+fn three_times_the_load() {
     const SECONDS: u64 = 6;
     let mut peak = 0;
     for share in [60, 90, 110] {
@@ -184,7 +196,7 @@ fn sim_three_times_the_load_leaves_most_of_the_peak_and_loses_nothing() {
 
 #[test]
 fn sim_a_retry_that_is_refused_at_the_door_is_not_told_that_the_write_was_not_applied() {
-    simulate(async {
+    story(async {
         let cluster = cluster(3).await?;
         let (node, owner) = (cluster.service(0).unwrap(), quorate_tests::sim::node(0));
         let mut first = put(1).into_inner();
@@ -196,12 +208,12 @@ fn sim_a_retry_that_is_refused_at_the_door_is_not_told_that_the_write_was_not_ap
             issued_ms: cluster.now_ms(),
         });
         first.fresh = true;
-        node.put(Request::new(first.clone())).await?;
+        ask(&node, Request::new(first.clone())).await?;
 
         let concurrency = cluster.concurrency(0).unwrap();
         let held: Vec<_> = std::iter::from_fn(|| concurrency.enter(TIMEOUT).ok()).collect();
         let retry = PutRequest { fresh: false, ..first.clone() };
-        let refused = node.put(Request::new(retry.clone())).await.unwrap_err();
+        let refused = ask(&node, Request::new(retry.clone())).await.unwrap_err();
         assert_eq!(detail(&refused).kind(), Kind::Overloaded);
         assert_eq!(detail(&refused).outcome(), Outcome::Unknown, "it was applied all the while");
         assert_eq!(detail(&refused).operation_id, first.operation_id);
@@ -210,11 +222,11 @@ fn sim_a_retry_that_is_refused_at_the_door_is_not_told_that_the_write_was_not_ap
         let mut fresh = PutRequest { fresh: true, key: "key-2".into(), ..first.clone() };
         fresh.operation_id.as_mut().unwrap().sequence = 2;
         for request in [fresh, put(3).into_inner()] {
-            let refused = node.put(Request::new(request)).await.unwrap_err();
+            let refused = ask(&node, Request::new(request)).await.unwrap_err();
             assert_eq!(detail(&refused).outcome(), Outcome::NotApplied);
         }
         drop(held);
-        let again = node.put(Request::new(retry)).await?.into_inner();
+        let again = ask(&node, Request::new(retry)).await?.into_inner();
         assert_eq!(again.siblings, 1, "it is one write");
         Ok(())
     })
@@ -223,12 +235,13 @@ fn sim_a_retry_that_is_refused_at_the_door_is_not_told_that_the_write_was_not_ap
 
 #[test]
 fn sim_a_scan_that_nobody_reads_holds_no_place() {
-    simulate(async {
+    story(async {
         let cluster = cluster(5).await?;
         let node = cluster.service(0).unwrap();
-        node.put(put(1)).await?;
+        ask(&node, put(1)).await?;
         let scan =
             quorate_proto::v1::ScanRequest { namespace: "things".to_owned(), ..Default::default() };
+        add(1);
         let idle = node.scan(Request::new(scan)).await?;
         let concurrency: Arc<_> = cluster.concurrency(0).unwrap();
         assert_eq!(concurrency.running(), 0);

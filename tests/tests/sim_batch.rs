@@ -14,6 +14,7 @@ use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::{Outcome, RequestError, WriteError};
 use quorate_node::transport::WriteResult;
+use quorate_tests::sim::story::{counted, story};
 use quorate_tests::sim::{SimCluster, simulate, workload_rng};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
@@ -205,8 +206,9 @@ fn transcript(seed: u64, batched: bool) -> Result<Vec<String>> {
 
 #[test]
 fn sim_a_batch_is_the_same_requests_one_by_one() {
+    const SEEDS: u64 = 12;
     let (mut refused, mut done) = (0, 0);
-    for seed in 0..12 {
+    let mut compare = |seed| {
         println!("QUORATE_SEED={seed}");
         let (batched, single) = (transcript(seed, true).unwrap(), transcript(seed, false).unwrap());
         for (one, other) in batched.iter().zip(&single) {
@@ -215,7 +217,8 @@ fn sim_a_batch_is_the_same_requests_one_by_one() {
             done += u64::from(one.contains("done: "));
         }
         assert_eq!(batched.len(), single.len());
-    }
+    };
+    counted(SEEDS, || (0..SEEDS).for_each(&mut compare));
     println!("done={done} refused={refused}");
     assert!(done > 300 && refused > 300, "done {done}, refused {refused}");
 }
@@ -223,7 +226,7 @@ fn sim_a_batch_is_the_same_requests_one_by_one() {
 /// Keys by whether a quorum of their owners is among the nodes that are left.
 #[test]
 fn sim_only_keys_without_a_quorum_fail_and_each_says_so() {
-    let (done, refused) = simulate(async {
+    let (done, refused) = story(async {
         let mut cluster = cluster(5).await?;
         cluster.kill(3);
         cluster.kill(4);
@@ -257,7 +260,7 @@ fn sim_only_keys_without_a_quorum_fail_and_each_says_so() {
 /// Owners that fall silent leave writes unknown, by an id of their own each; others are done.
 #[test]
 fn sim_silent_owners_leave_their_keys_unknown_and_no_others() {
-    let unknown = simulate(async {
+    let unknown = story(async {
         let cluster = cluster(6).await?;
         cluster.cut(0, 3);
         cluster.cut(0, 4);
@@ -285,7 +288,7 @@ fn sim_silent_owners_leave_their_keys_unknown_and_no_others() {
 /// A retry under its operation id is recognised in a batch as it is alone.
 #[test]
 fn sim_a_batch_sent_again_is_not_done_again() {
-    simulate(async {
+    story(async {
         let cluster = cluster(7).await?;
         let coordinator = cluster.coordinator(1).unwrap();
         let first = coordinator.put_batch(put_batch(vec![blind(1, "a"), blind(1, "b")])).await?;
@@ -316,7 +319,7 @@ fn sim_a_batch_sent_again_is_not_done_again() {
 /// Stale owners are repaired key by key, before the answer if that is asked for.
 #[test]
 fn sim_a_batch_of_reads_repairs_what_differs() {
-    simulate(async {
+    story(async {
         let mut cluster = cluster(8).await?;
         cluster.kill(2);
         let coordinator = cluster.coordinator(0).unwrap();
@@ -347,7 +350,7 @@ fn sim_a_batch_of_reads_repairs_what_differs() {
 /// Of a batch, the outcome of the damaged key alone tells of the damage.
 #[test]
 fn sim_a_damaged_record_fails_its_own_key_and_is_mended() {
-    simulate(async {
+    story(async {
         let cluster = SimCluster::start(3, 9).await?;
         cluster.create_namespace(NewNamespace::named(NAMESPACE)).await?;
         let coordinator = cluster.coordinator(0).unwrap();
@@ -412,7 +415,7 @@ fn sim_a_damaged_record_fails_its_own_key_and_is_mended() {
 /// A new store's silence counts for the partitions whose other owners all told what they hold.
 #[test]
 fn sim_keys_of_a_new_store_are_refused_where_its_silence_would_have_to_count() {
-    let (refused, answered) = simulate(async {
+    let (refused, answered) = story(async {
         let mut cluster = cluster(10).await?;
         let two = cluster.coordinator(2).unwrap();
         let entries = || put_batch((0..100).map(|number| blind(number, "v")).collect());
@@ -450,7 +453,7 @@ fn sim_keys_of_a_new_store_are_refused_where_its_silence_would_have_to_count() {
 /// A full disk refuses what it would coordinate, before a dot; of what others do it is no quorum.
 #[test]
 fn sim_a_full_disk_refuses_its_writes_and_no_others() {
-    simulate(async {
+    story(async {
         let cluster = SimCluster::start(3, 11).await?;
         cluster.create_namespace(NewNamespace::named(NAMESPACE)).await?;
         let entries = |value| put_batch((0..40).map(|number| blind(number, value)).collect());

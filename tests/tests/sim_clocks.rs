@@ -14,6 +14,7 @@ use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::{Outcome, RequestError, WriteError};
 use quorate_node::transport::WriteResult;
+use quorate_tests::sim::story::{counted, story};
 use quorate_tests::sim::{SimCluster, SimSize, node, seeds, simulate, workload_rng};
 use rand::RngExt as _;
 
@@ -131,7 +132,7 @@ fn skew(refused: Result<WriteResult, WriteError>) -> i64 {
 
 #[test]
 fn sim_the_writes_of_a_batch_are_ordered_and_refused_as_single_ones() {
-    simulate(async {
+    story(async {
         let mut cluster = started(11).await?;
         for off in [TEN_MINUTES_MS, -TEN_MINUTES_MS] {
             cluster.set_clock(1, off);
@@ -154,7 +155,7 @@ fn sim_the_writes_of_a_batch_are_ordered_and_refused_as_single_ones() {
 
 #[test]
 fn sim_a_node_whose_clock_is_ten_minutes_off_coordinates_no_lww_write() {
-    simulate(async {
+    story(async {
         let mut cluster = started(1).await?;
         for off in [TEN_MINUTES_MS, -TEN_MINUTES_MS] {
             cluster.set_clock(1, off);
@@ -191,8 +192,8 @@ fn sim_a_node_whose_clock_is_ten_minutes_off_coordinates_no_lww_write() {
 #[test]
 fn sim_within_the_bound_a_write_never_loses_to_what_its_client_had_read() {
     let seeds = seeds::seeds(20);
-    println!("seeds={} operations={}", seeds.end - seeds.start, 80 * (seeds.end - seeds.start));
-    for seed in seeds {
+    let count = seeds.end - seeds.start;
+    let run = |seed| {
         eprintln!("QUORATE_SEED={seed}");
         simulate(async {
             let (mut cluster, mut rng) = (started(seed).await?, workload_rng(seed));
@@ -207,15 +208,15 @@ fn sim_within_the_bound_a_write_never_loses_to_what_its_client_had_read() {
             }
             Ok(())
         })
-        .unwrap();
-    }
+    };
+    counted(count, || seeds.into_iter().try_for_each(run)).unwrap();
 }
 
 /// All clocks were wrong together, so nobody could notice; then they are set right. Node 1, which
 /// was away, writes below what they wrote: it hears so, and what a read shows it lifts it above.
 #[test]
 fn sim_a_key_written_in_the_future_refuses_to_lose_writes_silently() {
-    simulate(async {
+    story(async {
         let mut cluster = started(5).await?;
         (0..NODES).for_each(|at| cluster.set_clock(at, TEN_MINUTES_MS));
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -243,7 +244,7 @@ fn sim_a_key_written_in_the_future_refuses_to_lose_writes_silently() {
 /// present, and its ack would be the second one.
 #[test]
 fn sim_a_node_whose_clock_is_wrong_does_not_vouch_for_the_future() {
-    simulate(async {
+    story(async {
         let mut cluster = started(6).await?;
         (0..NODES).for_each(|at| cluster.set_clock(at, TEN_MINUTES_MS));
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -268,7 +269,7 @@ fn sim_a_node_whose_clock_is_wrong_does_not_vouch_for_the_future() {
 /// delete is a write.
 #[test]
 fn sim_a_clock_that_is_set_while_a_write_waits_stamps_nothing() {
-    simulate(async {
+    story(async {
         let size = SimSize { request_cost: Duration::from_millis(100), ..SimSize::default() };
         let mut cluster = SimCluster::sized(NODES, 7, size).await?;
         prepare(&cluster, NODES).await?;
@@ -297,7 +298,7 @@ fn sim_a_clock_that_is_set_while_a_write_waits_stamps_nothing() {
 /// its write seems older than one that was acknowledged before it began.
 #[test]
 fn sim_a_machine_that_stood_still_does_not_lose_what_it_acknowledges() {
-    simulate(async {
+    story(async {
         let mut cluster = started(8).await?;
         // Its ten minutes are no time at all: for the others all of it passes.
         [0, 2].into_iter().for_each(|at| cluster.cut(at, 1));
@@ -323,7 +324,7 @@ fn sim_a_machine_that_stood_still_does_not_lose_what_it_acknowledges() {
 /// node that has just started waits for the others to connect.
 #[test]
 fn sim_a_node_that_nobody_else_is_there_to_doubt_takes_writes() {
-    simulate(async {
+    story(async {
         let mut cluster = started(21).await?;
         cluster.kill(1);
         cluster.kill(2);
@@ -351,7 +352,7 @@ fn sim_a_node_that_nobody_else_is_there_to_doubt_takes_writes() {
 /// time, since the others may have been set right meanwhile.
 #[test]
 fn sim_what_others_told_counts_for_a_while_after_they_are_gone() {
-    simulate(async {
+    story(async {
         let mut cluster = started(22).await?;
         cluster.set_clock(1, TEN_MINUTES_MS);
         cluster.kill(0);
@@ -375,7 +376,7 @@ fn sim_what_others_told_counts_for_a_while_after_they_are_gone() {
 /// nobody knows which of them is right; a third one tells.
 #[test]
 fn sim_a_minority_goes_by_what_it_knows() {
-    simulate(async {
+    story(async {
         let mut cluster = started_with(5, 23).await?;
         (0..5).for_each(|at| cluster.kill(at));
         (0..2).try_for_each(|at| cluster.restart(at))?;
@@ -403,8 +404,8 @@ fn sim_a_minority_goes_by_what_it_knows() {
 #[test]
 fn sim_a_clock_that_jumps_ahead_has_no_operation_forgotten() {
     const THREE_HOURS_MS: i64 = 3 * 3_600_000;
-    for (nodes, namespace) in [(1, "things"), (3, "siblings"), (3, "things")] {
-        simulate(async {
+    let jump = |(nodes, namespace)| {
+        simulate(async move {
             let mut cluster = started_with(nodes, 31).await?;
             let coordinator = cluster.coordinator(0).unwrap();
             let operation = Some(OperationId {
@@ -425,14 +426,15 @@ fn sim_a_clock_that_jumps_ahead_has_no_operation_forgotten() {
             assert_eq!(asked.dot, written.dot, "{nodes} nodes, {namespace}");
             Ok(())
         })
-        .unwrap();
-    }
+    };
+    let clusters = [(1, "things"), (3, "siblings"), (3, "things")];
+    counted(1, || clusters.into_iter().try_for_each(jump)).unwrap();
 }
 
 /// A clock that was wrong for longer than the hour tells nothing of how old other nodes' ids are.
 #[test]
 fn sim_a_node_whose_clock_is_off_forgets_no_young_operation() {
-    simulate(async {
+    story(async {
         let mut cluster = started(32).await?;
         cluster.set_clock(0, 3 * 3_600_000);
         tokio::time::sleep(Duration::from_secs(75 * 60)).await;
@@ -462,7 +464,7 @@ fn sim_a_node_whose_clock_is_off_forgets_no_young_operation() {
 /// that a node made up, its clock matters to nobody.
 #[test]
 fn sim_a_clock_that_was_wrong_leaves_no_client_in_doubt() {
-    simulate(async {
+    story(async {
         let mut cluster = started_with(4, 33).await?;
         for namespace in ["things", "siblings"] {
             let key = Key::new("key").unwrap();

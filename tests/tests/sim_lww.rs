@@ -29,6 +29,7 @@ use quorate_node::dynamo::read::Repair;
 use quorate_node::error::{Outcome, RequestError, WriteError};
 use quorate_node::transport::WriteResult;
 use quorate_node::transport::memory::Faults;
+use quorate_tests::sim::story::{counted, story};
 use quorate_tests::sim::{SimCluster, node, seeds, simulate, workload_rng};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
@@ -361,7 +362,7 @@ fn put(key: u64, value: Option<Bytes>) -> Put {
 fn sim_lww_loses_nothing_that_was_acknowledged() {
     let seeds = seeds::seeds(40);
     let (mut all, count) = (Happened::default(), seeds.end - seeds.start);
-    for seed in seeds {
+    let mut run = |seed| {
         println!("seed {seed}; QUORATE_SEED={seed} runs it again");
         let happened = simulate(async {
             let mut run = started(seed).await?;
@@ -376,9 +377,9 @@ fn sim_lww_loses_nothing_that_was_acknowledged() {
         })
         .unwrap();
         all.add(happened);
-    }
-    let operations = all.acknowledged + all.unknown + all.reads;
-    println!("seeds={count} operations={operations} {all:?}");
+    };
+    counted(count, || seeds.into_iter().for_each(&mut run));
+    println!("{all:?}");
     let Happened { acknowledged, unknown, settled_by_retries, refused_for_clocks, reads } = all;
     let all_of_it = [acknowledged, unknown, settled_by_retries, refused_for_clocks, reads];
     assert!(count < 10 || all_of_it.iter().all(|&times| times > 20), "too little happened");
@@ -387,7 +388,7 @@ fn sim_lww_loses_nothing_that_was_acknowledged() {
 /// A node whose clock is off orders nothing new, a delete neither; what it did it knows.
 #[test]
 fn sim_a_node_whose_clock_is_off_knows_what_it_did_and_deletes_nothing() {
-    simulate(async {
+    story(async {
         let mut run = started(1).await?;
         let done = run.record(0, Bytes::new(), None);
         run.send(0).await;

@@ -14,6 +14,7 @@ use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::Outcome;
 use quorate_node::transport::memory::Faults;
+use quorate_tests::sim::story::{counted, story};
 use quorate_tests::sim::{SimCluster, SimSize, node, seeds, simulate, workload_rng};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
@@ -245,11 +246,6 @@ impl Run {
 }
 
 /// A run of `steps`, and its trace.
-fn run(seed: u64, steps: u64, faults: Faults) -> Result<(Vec<String>, u64, u64)> {
-    let (trace, ledger) = run_with(seed, steps, faults, Trouble::None)?;
-    Ok((trace, ledger.operations, ledger.failures))
-}
-
 fn run_with(
     seed: u64,
     steps: u64,
@@ -279,32 +275,32 @@ fn over_seeds(trouble: Trouble) -> (u64, Ledger) {
     let seeds = seeds::seeds(20);
     let count = seeds.end - seeds.start;
     let mut sum = Ledger::default();
-    for seed in seeds {
+    let mut run = |seed| {
         eprintln!("QUORATE_SEED={seed}");
         let (_, ledger) = run_with(seed, 150, bad_network(), trouble).unwrap();
         sum.operations += ledger.operations;
         sum.failures += ledger.failures;
         sum.damaged += ledger.damaged;
         sum.lost += ledger.lost;
-    }
+    };
+    counted(count, || seeds.into_iter().for_each(&mut run));
     (count, sum)
 }
 
 #[test]
 fn sim_the_same_seed_gives_the_same_trace_to_the_byte() {
-    let (first, operations, _) = run(7, 120, bad_network()).unwrap();
-    let (again, ..) = run(7, 120, bad_network()).unwrap();
+    let run = |seed| run_with(seed, 120, bad_network(), Trouble::None).unwrap().0;
+    let [first, again, other] = counted(2, || [7, 7, 8].map(run));
     let difference = first.iter().zip(&again).position(|(x, y)| x != y);
     assert_eq!(difference, None, "{:?}", difference.map(|at| (&first[at], &again[at])));
     assert_eq!(first.len(), again.len());
-    let (other, ..) = run(8, 120, bad_network()).unwrap();
     assert_ne!(first, other);
-    println!("seeds=2 operations={operations} deliveries={}", first.len());
+    println!("deliveries={}", first.len());
 }
 
 #[test]
 fn sim_a_silent_owner_holds_up_neither_reads_nor_scans() {
-    let keys = simulate(async {
+    let keys = story(async {
         let cluster = SimCluster::start(NODES, 3).await?;
         cluster.create_namespace(NewNamespace::named("things")).await?;
         let coordinator = cluster.coordinator(0).unwrap();
@@ -335,22 +331,22 @@ fn sim_a_silent_owner_holds_up_neither_reads_nor_scans() {
 
 #[test]
 fn sim_strict_quorums_keep_every_acknowledged_write_while_a_node_dies_and_returns() {
-    let (seeds, Ledger { operations, failures, .. }) = over_seeds(Trouble::None);
+    let (_, Ledger { operations, failures, .. }) = over_seeds(Trouble::None);
+    println!("failures={failures}");
     assert!(failures < operations / 4, "{failures} of {operations} operations failed");
-    println!("seeds={seeds} operations={operations} failures={failures}");
 }
 
 #[test]
 fn sim_damaged_records_are_never_served_and_are_mended_without_losing_an_acknowledged_write() {
     let (seeds, Ledger { operations, failures, damaged, .. }) = over_seeds(Trouble::Rot);
+    println!("failures={failures} damaged={damaged}");
     assert!(damaged >= seeds, "only {damaged} records were damaged");
     assert!(failures < operations / 3, "{failures} of {operations} operations failed");
-    println!("seeds={seeds} operations={operations} failures={failures} damaged={damaged}");
 }
 
 #[test]
 fn sim_reads_scans_and_writes_get_over_a_damaged_record_and_mend_it() {
-    simulate(async {
+    story(async {
         let cluster = SimCluster::start(NODES, 5).await?;
         cluster.create_namespace(NewNamespace::named("things")).await?;
         let coordinator = cluster.coordinator(0).unwrap();
@@ -416,14 +412,14 @@ fn sim_reads_scans_and_writes_get_over_a_damaged_record_and_mend_it() {
 #[test]
 fn sim_lost_stores_are_rebuilt_and_no_read_misses_an_acknowledged_write_meanwhile() {
     let (seeds, Ledger { operations, failures, lost, .. }) = over_seeds(Trouble::Loss);
+    println!("failures={failures} stores_lost={lost}");
     assert!(lost >= seeds, "only {lost} stores were lost");
     assert!(failures < operations / 2, "{failures} of {operations} operations failed");
-    println!("seeds={seeds} operations={operations} failures={failures} stores_lost={lost}");
 }
 
 #[test]
 fn sim_a_new_store_is_silent_until_every_other_owner_told_what_it_holds() {
-    simulate(async {
+    story(async {
         let mut cluster = SimCluster::start(NODES, 6).await?;
         cluster.create_namespace(NewNamespace::named("things")).await?;
         // Acknowledged by 0 and 1 alone.
@@ -488,8 +484,9 @@ fn sim_a_new_store_is_silent_until_every_other_owner_told_what_it_holds() {
 /// The new store's first document may be older than a namespace in which the lost one had writes.
 #[test]
 fn sim_a_new_store_hears_of_every_namespace_before_it_counts() {
+    const SEEDS: u64 = 20;
     const WRITES: u64 = 64;
-    for seed in 0..20 {
+    let run = |seed| {
         println!("QUORATE_SEED={seed}");
         simulate(async {
             let mut cluster = SimCluster::start(NODES, seed).await?;
@@ -516,13 +513,13 @@ fn sim_a_new_store_hears_of_every_namespace_before_it_counts() {
             }
             Ok(())
         })
-        .unwrap();
-    }
+    };
+    counted(SEEDS, || (0..SEEDS).try_for_each(run)).unwrap();
 }
 
 #[test]
 fn sim_what_a_killed_process_was_given_is_on_disk_soon_after_the_next_one_starts() {
-    let found = simulate(async {
+    let found = story(async {
         // A voter syncs its votes after each opening, and with them whatever else there is.
         let size = SimSize { voters: 1, ..SimSize::default() };
         let (mut cluster, mut rng) = (SimCluster::sized(NODES, 9, size).await?, workload_rng(9));
@@ -552,5 +549,4 @@ fn sim_what_a_killed_process_was_given_is_on_disk_soon_after_the_next_one_starts
         Ok(found)
     });
     assert_eq!(found.unwrap(), KEYS);
-    println!("seeds=1 operations={}", 2 * KEYS);
 }

@@ -1,7 +1,7 @@
 //! Sizes, docs at the top, nothing left over, links that lead somewhere.
 
 use super::assert_none;
-use super::source::{files, has_word, read, root, rust};
+use super::source::{Source, files, has_word, read, root, rust};
 
 const FILE_LINES_MAX: usize = 800;
 const FUNCTION_LINES_MAX: usize = 70;
@@ -70,6 +70,30 @@ fn nothing_is_left_over() {
     assert_none(
         lines_with(|line| words.iter().any(|word| has_word(line, word))),
         "Do it now, or say it under \"Not there yet\" in ARCHITECTURE.md:",
+    );
+}
+
+/// By one name and one line whoever runs them finds them, and sees how much there was to them.
+#[test]
+fn tests_of_the_simulator_say_what_they_did() {
+    const SAY: [&str; 5] = ["story(", "counted(", "run_all(", "over_seeds(", "seeds="];
+    let simulates =
+        |path: &str| path.starts_with("tests/tests/sim") || path.ends_with("overload.rs");
+    // Those start another program, or search one.
+    let runs = |path: &str| simulates(path) && !path.ends_with("/planted.rs");
+    let mut offences = Vec::new();
+    for Source { path, text } in rust("tests/tests").into_iter().filter(|file| runs(&file.path)) {
+        for test in text.split("#[test]\n").skip(1) {
+            let body = test.split("\n}\n").next().unwrap_or(test);
+            let named = body.starts_with("fn sim_");
+            if !named || !SAY.iter().any(|way| body.contains(way)) {
+                offences.push(format!("{path}: {}", body.lines().next().unwrap_or_default()));
+            }
+        }
+    }
+    assert_none(
+        offences,
+        "Name it sim_..., and have it print `seeds=N operations=M` (sim::story, sim::story::counted):",
     );
 }
 
