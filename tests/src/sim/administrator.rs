@@ -1,8 +1,9 @@
 //! An administrator: makes a namespace, uses it, drops it, and makes it again under the same name.
 //!
 //! Each time it is another namespace, in which nothing of the one before may show: in the history
-//! they are *extra#2*, *extra#3*, ..., by their ids. That history is one by itself, since no node is
-//! asked in the end what it holds of what was dropped.
+//! they are *extra#2*, *extra#3*, ..., by their ids, each with a number of owners of its own, and so
+//! with one or another placement group beside that of the run's own namespace. That history is one by
+//! itself, since no node is asked in the end what it holds of what was dropped.
 //!
 //! A node that is cut off goes by older metadata, as it should: it says that the namespace is there, or
 //! gone, and serves the one before. So the administrator believes what the newest metadata says too,
@@ -22,6 +23,7 @@ use tonic::{Request, Response, Status};
 
 use super::client;
 use super::wire::Failure;
+use super::workload::quorum;
 use super::world::World;
 use super::{Serving, world};
 use crate::history::{Action, Outcome, Shown};
@@ -36,13 +38,15 @@ pub(super) struct Administrator<'a> {
     rng: ChaCha8Rng,
     /// The id of the namespace that it made last.
     id: u64,
+    /// How many owners its keys have.
+    n: u8,
     sequence: u64,
 }
 
 impl<'a> Administrator<'a> {
     pub(super) fn new(seed: u64, world: &'a World) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(seed ^ 0xad);
-        Self { world, rng, id: 0, sequence: 0 }
+        Self { world, rng, id: 0, n: 0, sequence: 0 }
     }
 
     /// Works until then.
@@ -51,7 +55,7 @@ impl<'a> Administrator<'a> {
             if !self.create(until).await {
                 return;
             }
-            self.world.add_extra(self.namespace());
+            self.world.add_extra(self.namespace(), self.n.into());
             for _ in 0..self.rng.random_range(1..8) {
                 sleep(Duration::from_millis(self.rng.random_range(5..400))).await;
                 let key = self.rng.random_range(0..KEYS);
@@ -72,10 +76,13 @@ impl<'a> Administrator<'a> {
 
     /// Makes the namespace; false if nobody says that it is there before the time is over.
     async fn create(&mut self, until: Instant) -> bool {
+        let [least, most] = self.world.workload.extra_n;
+        self.n = self.rng.random_range(least..=most) as u8;
         while Instant::now() < until {
             let at = self.rng.random_range(0..self.world.nodes);
             if let Some((cluster, gone)) = self.world.metadata(at) {
-                let create = cluster.create_namespace(NewNamespace::named(NAME), TIMEOUT);
+                let new = NewNamespace { n: self.n, ..NewNamespace::named(NAME) };
+                let create = cluster.create_namespace(new, TIMEOUT);
                 let made = match gone.run_until_cancelled(create).await {
                     Some(Ok((namespace, _))) => Some(namespace.id.0),
                     // An earlier attempt may have made it.
@@ -120,7 +127,7 @@ impl<'a> Administrator<'a> {
             fresh: true,
             ..Default::default()
         };
-        let (w, context) = (self.world.quorum(), Default::default());
+        let (w, context) = (quorum(self.n.into()), Default::default());
         let action = Action::Write { value: Some(value), context, w, synced: false };
         let asked = self.world.invoke_extra(self.namespace(), key, action);
         let put = |service: KvService| async move { service.put(Request::new(request)).await };
@@ -140,7 +147,7 @@ impl<'a> Administrator<'a> {
             key: world::key_name(key).into(),
             ..Default::default()
         };
-        let action = Action::Read { r: self.world.quorum() };
+        let action = Action::Read { r: quorum(self.n.into()) };
         let asked = self.world.invoke_extra(self.namespace(), key, action);
         let get = |service: KvService| async move { service.get(Request::new(request)).await };
         let outcome = match self.call(get).await {

@@ -8,7 +8,7 @@
 
 mod many;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -28,8 +28,8 @@ use super::world::{NAMESPACE, Unknown, World, key_name, violation};
 use super::{Serving, node};
 use crate::history::{Action, Dot, Outcome, Receipt, Shown, Version};
 
-/// How many owners a key has.
-const N: usize = 3;
+/// How many contexts of a key one remembers.
+const REMEMBERED: usize = 4;
 
 /// How long one waits for an outcome when nothing goes wrong any more.
 const SETTLE_MS: u32 = 5_000;
@@ -66,8 +66,8 @@ pub(super) struct Client<'a> {
     sequence: u64,
     /// Of two processes under one name, whether it meets the second.
     second: bool,
-    /// The last context of each key.
-    remembered: BTreeMap<u64, Token>,
+    /// The last contexts of each key that it was given.
+    remembered: BTreeMap<u64, VecDeque<Token>>,
 }
 
 impl<'a> Client<'a> {
@@ -100,13 +100,14 @@ impl<'a> Client<'a> {
             }
             Choice::Blind => {
                 let remembers = self.rng.random_bool(0.5);
-                let token = self.remembered.get(&key).filter(|_| remembers).cloned();
+                let token = if remembers { self.remembered(key) } else { None };
                 let value = Some(self.value());
                 self.write(Write { key, value, token: token.unwrap_or_default() }).await;
             }
             Choice::Delete => {
-                let token = self.read(key).await.filter(|token| !token.bytes.is_empty());
-                let Some(token) = token else { return };
+                let remembers = self.rng.random_bool(0.5);
+                let token = if remembers { self.remembered(key) } else { self.read(key).await };
+                let Some(token) = token.filter(|token| !token.bytes.is_empty()) else { return };
                 self.write(Write { key, value: None, token }).await;
             }
             Choice::Batch => self.write_batch().await,
@@ -128,6 +129,11 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// Where to send a write: mostly to the node that its id names, else to one that sends it on.
+    fn by_way_of(&mut self, coordinator: usize, key: u64) -> usize {
+        if self.rng.random_bool(0.9) { coordinator } else { self.somewhere(key) }
+    }
+
     fn owner(&mut self, key: u64) -> usize {
         let owners = &self.world.owners[key as usize];
         owners[self.rng.random_range(0..owners.len())]
@@ -135,11 +141,14 @@ impl<'a> Client<'a> {
 
     /// How many owners shall answer, mostly a quorum; and the same for the request.
     fn level(&mut self, may_be_one: bool) -> (usize, Option<v1::Level>) {
+        let (n, quorum) = (self.world.workload.n, self.world.quorum());
+        let least = if may_be_one { 1 } else { n.min(2) };
         let (kind, count) = match self.rng.random_range(0..10) {
             0 if may_be_one => (v1::level::Kind::One, 1),
-            1 => (v1::level::Kind::All, N),
-            2 => (v1::level::Kind::Count, 2),
-            _ => return (self.world.quorum(), None),
+            1 => (v1::level::Kind::All, n),
+            2 => (v1::level::Kind::Count, self.rng.random_range(least..=n)),
+            3 => (v1::level::Kind::Quorum, quorum),
+            _ => return (quorum, None),
         };
         (count, Some(v1::Level { kind: kind.into(), count: count as u32 }))
     }
@@ -181,8 +190,20 @@ impl<'a> Client<'a> {
 
     fn token(&mut self, key: u64, bytes: Bytes) -> Token {
         let token = Token { version: self.world.version_of(key, &bytes), bytes };
-        self.remembered.insert(key, token.clone());
+        if !token.bytes.is_empty() {
+            let remembered = self.remembered.entry(key).or_default();
+            remembered.push_back(token.clone());
+            if remembered.len() > REMEMBERED {
+                remembered.pop_front();
+            }
+        }
         token
+    }
+
+    /// A context of a key from before, the last one or an older one; none if it was given none.
+    fn remembered(&mut self, key: u64) -> Option<Token> {
+        let tokens = self.remembered.get(&key)?;
+        Some(tokens[self.rng.random_range(0..tokens.len())].clone())
     }
 
     fn terms(&mut self) -> Terms {
@@ -239,7 +260,7 @@ impl<'a> Client<'a> {
         let Some(mut write) = self.begin(coordinator, write, terms) else { return false };
         let mut sent = Sent::default();
         for _ in 0..=self.world.workload.retries {
-            let at = if self.rng.random_bool(0.9) { coordinator } else { self.somewhere(key) };
+            let at = self.by_way_of(coordinator, key);
             let answer = self.put(at, &write).await;
             write.request.fresh = false;
             if let Some(outcome) = sent.on_answer(answer) {

@@ -43,8 +43,9 @@ impl Profile {
     pub fn scenario(self, seed: u64) -> Scenario {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5ce4a);
         let Self { nodes, dangers, lww, length_ms } = self;
+        let lossy = dangers.losses || dangers.twins;
         // What one owner alone has is lost when that one's record is damaged.
-        let weak_writes = !dangers.losses && !dangers.twins && rng.random_bool(0.5);
+        let weak_writes = !lossy && rng.random_bool(0.5);
         let dangers = Dangers { disks: dangers.disks && !weak_writes, ..dangers };
         let range = Range { nodes, voters: 3, length_ms };
         let faults = Schedule::random(&mut rng, range, dangers);
@@ -54,13 +55,54 @@ impl Profile {
             pause_ms: rng.random_range(5..60),
             mix: Mix::ALL,
             lww,
+            n: owners(&mut rng, if weak_writes { 1 } else { 2 }, nodes),
             synced_of_100: [0, 20, 100][rng.random_range(0..3)],
             timeout_ms: rng.random_range(300..2_500),
             retries: rng.random_range(0..6),
             weak_writes,
             administrator: rng.random_bool(0.5),
+            // No record of theirs is damaged.
+            extra_n: [if lossy { 2 } else { 1 }, nodes],
         };
         let notice_ms = [1_000, 7_000][rng.random_range(0..2)];
         Scenario { seed, nodes, length_ms, notice_ms, workload, faults }
+    }
+}
+
+/// How many owners a key has: mostly as many as by default, else from `least` on whatever so many
+/// nodes allow.
+fn owners(rng: &mut ChaCha8Rng, least: usize, nodes: usize) -> usize {
+    if rng.random_bool(0.5) { 3.min(nodes) } else { rng.random_range(least..=nodes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::sim::faults::Fault;
+
+    #[test]
+    fn keys_have_as_many_owners_as_the_nodes_and_the_faults_allow() {
+        let all = [Profile::SIBLINGS, Profile::THREE, Profile::EVERYTHING, Profile::LWW_CLOCKS];
+        for profile in all {
+            let scenarios = (0..300).map(|seed| profile.scenario(seed));
+            let (mut seen, mut three) = (BTreeSet::new(), 0);
+            for Scenario { workload, faults, .. } in scenarios {
+                let harmful = |planned: &super::super::faults::Planned| {
+                    use Fault::{CutPower, EndTwin, FailSync, RollBack, Rot, Wipe};
+                    let fault = planned.fault;
+                    matches!(fault, CutPower(_) | EndTwin(_) | FailSync(_) | RollBack(_) | Wipe(_))
+                        || matches!(fault, Rot(..))
+                };
+                let harmed = faults.0.iter().any(harmful);
+                assert!(workload.n > 1 || (workload.weak_writes && !harmed), "{workload:?}");
+                seen.insert(workload.n);
+                three += usize::from(workload.n == 3);
+            }
+            let least = if profile.dangers.losses { 2 } else { 1 };
+            assert_eq!(seen, (least..=profile.nodes).collect());
+            assert!(three > 140, "{three} of 300 runs are of three owners");
+        }
     }
 }

@@ -105,14 +105,15 @@ impl Scenario {
         let notice = Duration::from_millis(self.notice_ms);
         let size = SimSize { voters, partitions, traced, notice, ..SimSize::default() };
         let cluster = SimCluster::sized(self.nodes, self.seed, size).await?;
-        let conflict = if self.workload.lww { Conflict::Lww } else { Conflict::Siblings };
-        let things = NewNamespace { conflict, ..NewNamespace::named(NAMESPACE) };
+        let Workload { lww, n, .. } = self.workload;
+        let conflict = if lww { Conflict::Lww } else { Conflict::Siblings };
+        let owners = u8::try_from(n).context("a key has few owners")?;
+        let things = NewNamespace { conflict, n: owners, ..NewNamespace::named(NAMESPACE) };
         cluster.create_namespace(things).await?;
         // Clocks are compared before they order writes.
         sleep(Duration::from_secs(3)).await;
         let world = World::new(cluster, self.workload)?;
-        let namespace = Namespace { name: NAMESPACE.to_owned(), n: 3, lww: self.workload.lww };
-        world.push(Entry::Namespace(namespace));
+        world.push(Entry::Namespace(Namespace { name: NAMESPACE.to_owned(), n, lww }));
         Ok(world)
     }
 

@@ -17,6 +17,9 @@ pub struct Workload {
     pub mix: Mix,
     /// Whether the last write wins in their namespace; else siblings stand beside each other.
     pub lww: bool,
+    /// How many owners a key has. With one owner every write is a weak one.
+    #[serde(default = "three")]
+    pub n: usize,
     /// So many writes of a hundred are acknowledged from disk.
     pub synced_of_100: u32,
     /// How long one waits for an answer, in milliseconds.
@@ -27,6 +30,23 @@ pub struct Workload {
     pub weak_writes: bool,
     /// Whether somebody makes, uses and drops namespaces meanwhile.
     pub administrator: bool,
+    /// How many owners keys of those namespaces have: so many at least, and so many at most.
+    #[serde(default = "three_always")]
+    pub extra_n: [usize; 2],
+}
+
+/// What every namespace had in scenarios that do not say it.
+fn three() -> usize {
+    3
+}
+
+fn three_always() -> [usize; 2] {
+    [3, 3]
+}
+
+/// How many of a key's owners a quorum is.
+pub(super) fn quorum(n: usize) -> usize {
+    n / 2 + 1
 }
 
 /// How often each kind of operation comes, in comparison.
@@ -36,9 +56,9 @@ pub struct Mix {
     pub read: u32,
     /// Reads, and writes that replace what they showed.
     pub replace: u32,
-    /// Writes without a context, or with one that the client remembers.
+    /// Writes without a context, or with one that the client remembers: of a moment ago, or old.
     pub blind: u32,
-    /// Reads, and deletes of what they showed.
+    /// Deletes of what a read just showed, or of what the client remembers.
     pub delete: u32,
     /// Writes of many keys.
     pub batch: u32,
@@ -85,4 +105,22 @@ pub(super) enum Choice {
     Batch,
     BatchRead,
     Scan,
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::sim::profile::Profile;
+    use crate::sim::run::Scenario;
+
+    #[test]
+    fn a_scenario_that_was_kept_before_keys_had_other_numbers_of_owners_has_three() {
+        let scenario = Profile::SIBLINGS.scenario(1);
+        let mut kept = serde_json::to_value(&scenario).unwrap();
+        let workload = kept["workload"].as_object_mut().unwrap();
+        assert!(workload.remove("n").is_some() && workload.remove("extra_n").is_some());
+        let read: Scenario = serde_json::from_value(kept).unwrap();
+        assert_eq!((read.workload.n, read.workload.extra_n), (3, [3, 3]));
+        let text = serde_json::to_string(&scenario).unwrap();
+        assert_eq!(serde_json::from_str::<Scenario>(&text).unwrap(), scenario);
+    }
 }

@@ -15,7 +15,7 @@ use quorate_proto::v1;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::workload::Workload;
+use super::workload::{self, Workload};
 use super::{SimCluster, node, observe};
 use crate::checkers::Violation;
 use crate::history::{Action, Dot, Entry, History, Moment, Namespace, Operation, Outcome, Version};
@@ -90,9 +90,9 @@ impl World {
         })
     }
 
-    /// How many replicas a quorum is, of three owners.
+    /// How many of a key's owners a quorum is.
     pub(super) fn quorum(&self) -> usize {
-        2
+        workload::quorum(self.workload.n)
     }
 
     /// The metadata that the run began with.
@@ -138,9 +138,9 @@ impl World {
         self.end(&self.history, asked, outcome);
     }
 
-    /// Notes that the administrator made a namespace.
-    pub(super) fn add_extra(&self, name: String) {
-        let namespace = Namespace { name, n: 3, lww: false };
+    /// Notes that the administrator made a namespace whose keys have so many owners.
+    pub(super) fn add_extra(&self, name: String, n: usize) {
+        let namespace = Namespace { name, n, lww: false };
         self.extra.borrow_mut().push(Entry::Namespace(namespace));
     }
 

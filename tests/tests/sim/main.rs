@@ -92,11 +92,13 @@ fn sim_pace() {
         pause_ms: 35,
         mix: Mix::ALL,
         lww: false,
+        n: 3,
         synced_of_100: 20,
         timeout_ms: 2_000,
         retries: 4,
         weak_writes: true,
         administrator: false,
+        extra_n: [3, 3],
     };
     let faults = Schedule::default();
     let scenario =

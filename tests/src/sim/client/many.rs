@@ -29,8 +29,7 @@ impl Client<'_> {
         let mut open: Vec<(Unknown, Sent)> = Vec::new();
         for key in self.world.owned_with(key, coordinator, BATCH) {
             let remembers = self.rng.random_bool(0.7);
-            let token = self.remembered.get(&key).filter(|_| remembers).cloned();
-            let token = token.unwrap_or_default();
+            let token = if remembers { self.remembered(key) } else { None }.unwrap_or_default();
             let deletes = !token.bytes.is_empty() && self.rng.random_bool(0.2);
             let value = (!deletes).then(|| self.value());
             let write = Write { key, value, token };
@@ -38,7 +37,8 @@ impl Client<'_> {
             open.push((unknown, Sent::default()));
         }
         for _ in 0..=self.world.workload.retries {
-            let answers = self.put_batch(coordinator, &open, terms).await;
+            let at = self.by_way_of(coordinator, key);
+            let answers = self.put_batch(at, &open, terms).await;
             let mut rest = Vec::new();
             for ((mut unknown, mut sent), answer) in open.into_iter().zip(answers) {
                 unknown.request.fresh = false;
@@ -80,8 +80,17 @@ impl Client<'_> {
             timeout_ms: self.timeout_ms(),
             ..Default::default()
         };
-        let call =
-            move |service: KvService| async move { service.batch_put(Request::new(request)).await };
+        let world = self.world;
+        let look = |reply: &Response<v1::BatchPutReply>| {
+            for ((write, _), result) in open.iter().zip(&reply.get_ref().results) {
+                let Some(batch_put_result::Result::Reply(reply)) = &result.result else { continue };
+                let receipt = reply.receipt.clone().unwrap_or_default();
+                world.inspect(write.asked, write.key, &receipt);
+            }
+        };
+        let call = move |service: KvService| async move {
+            service.batch_put(Request::new(request)).await.inspect(look)
+        };
         let answer = |result: v1::BatchPutResult| match result.result {
             Some(batch_put_result::Result::Reply(reply)) => Ok(reply),
             Some(batch_put_result::Result::Error(error)) => Err(Failure::of_entry(&error)),
