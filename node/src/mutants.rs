@@ -37,7 +37,7 @@ macro_rules! planted {
 
 /// Every planted defect.
 #[cfg(quorate_mutants)]
-pub const NAMES: [&str; 23] = [
+pub const NAMES: [&str; 24] = [
     "acknowledged_before_the_batch",
     "actor_kept_over_a_rollback",
     "answered_before_the_batch",
@@ -61,6 +61,7 @@ pub const NAMES: [&str; 23] = [
     "retry_taken_as_new",
     "synced_before_the_sync",
     "token_covers_a_sibling_never_shown",
+    "wiped_voter_votes",
 ];
 
 #[cfg(quorate_mutants)]

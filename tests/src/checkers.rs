@@ -11,7 +11,7 @@
 //! | I4 | one dot names two writes, or one write has two dots | `dots` |
 //! | I5 | a node claims to have seen what its object does not reflect | `frontiers` |
 //! | I6 | too many siblings, or a context that covers what was not shown | `siblings` |
-//! | I7 | owners differ after all was repaired | `agreement` |
+//! | I7 | owners differ after all was repaired, or metadata forked | `agreement` |
 //! | I8 | merging is not commutative, associative or idempotent | `merging` |
 //! | I10 | a read misses what was acknowledged before it began | `stale` |
 //! | I17 | a receipt names a node that does not have the write | `receipts` |

@@ -7,6 +7,7 @@
 //!   {"Namespace":{"name":"things","n":3,"lww":false}}
 //!   {"Operation":{"id":7,"client":1,"namespace":"things","key":"k3","invoked":40,"returned":55, ...
 //!   {"Loss":{"at":60,"node":2,"kind":{"PowerCut":51}}}
+//!   {"Metadata":{"at":70,"node":2,"version":6,"hash":1187,"predecessor":9034}}
 //!   {"Snapshot":{"at":99,"node":2,"healed":true, ...
 //! ```
 //!
@@ -55,6 +56,8 @@ pub enum Entry {
     Operation(Operation),
     /// What a node lost.
     Loss(Loss),
+    /// Which metadata a node knew.
+    Metadata(Metadata),
     /// What a node held.
     Snapshot(Snapshot),
 }
@@ -243,6 +246,21 @@ pub enum LossKind {
     },
 }
 
+/// A document of the metadata that a node knew.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Metadata {
+    /// When.
+    pub at: Moment,
+    /// Which node.
+    pub node: Node,
+    /// The document's version.
+    pub version: u64,
+    /// Its hash.
+    pub hash: u64,
+    /// The hash of the version before.
+    pub predecessor: u64,
+}
+
 /// What a node held.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -299,6 +317,8 @@ pub struct History {
     pub operations: Vec<Operation>,
     /// What nodes lost.
     pub losses: Vec<Loss>,
+    /// Which metadata nodes knew.
+    pub metadata: Vec<Metadata>,
     /// What nodes held.
     pub snapshots: Vec<Snapshot>,
 }
@@ -310,6 +330,7 @@ impl History {
             Entry::Namespace(namespace) => self.namespaces.push(namespace),
             Entry::Operation(operation) => self.operations.push(operation),
             Entry::Loss(loss) => self.losses.push(loss),
+            Entry::Metadata(metadata) => self.metadata.push(metadata),
             Entry::Snapshot(snapshot) => self.snapshots.push(snapshot),
         }
     }
@@ -319,8 +340,10 @@ impl History {
         let namespaces = self.namespaces.iter().cloned().map(Entry::Namespace);
         let operations = self.operations.iter().cloned().map(Entry::Operation);
         let losses = self.losses.iter().cloned().map(Entry::Loss);
+        let metadata = self.metadata.iter().cloned().map(Entry::Metadata);
         let snapshots = self.snapshots.iter().cloned().map(Entry::Snapshot);
-        for entry in namespaces.chain(operations).chain(losses).chain(snapshots) {
+        let before = namespaces.chain(operations).chain(losses);
+        for entry in before.chain(metadata).chain(snapshots) {
             serde_json::to_writer(&mut file, &entry)?;
             file.write_all(b"\n")?;
         }

@@ -1,5 +1,6 @@
 //! I7: once faults are over and all was repaired, the owners of a key hold the same, and all nodes
-//! know the same metadata.
+//! know the same metadata. Of no version there were ever two documents: nodes that follow different
+//! ones may agree on a later one by chance, as if nothing had been lost.
 //!
 //! Live values, last writes and versions must agree: who misses a tombstone would revive what it hides.
 //! Frontiers may still differ, until owners exchange these. A snapshot has what its node owns, and nothing of other keys; so how many
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 use super::Violation;
 use super::index::{Covers, Index, Key, Name, OfKey};
 use super::settled::held;
-use crate::history::{Dot, Held, Node, Version};
+use crate::history::{Dot, Held, Metadata, Moment, Node, Version};
 
 pub(super) fn check(index: &Index<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
@@ -22,6 +23,7 @@ pub(super) fn check(index: &Index<'_>) -> Vec<Violation> {
         }
     }
     found.extend(check_metadata(index));
+    found.extend(check_documents(index));
     found
 }
 
@@ -67,6 +69,24 @@ fn check_metadata(index: &Index<'_>) -> Option<Violation> {
         let known: Vec<_> = known.collect();
         violation(format!("metadata differs: {}", known.join("; ")))
     })
+}
+
+/// A document names the one before it, too.
+fn check_documents(index: &Index<'_>) -> Option<Violation> {
+    let mut documents: BTreeMap<u64, BTreeMap<u64, Vec<(Moment, Node)>>> = BTreeMap::new();
+    for &Metadata { at, node, version, hash, predecessor } in &index.history.metadata {
+        for (version, hash) in [(Some(version), hash), (version.checked_sub(1), predecessor)] {
+            let Some(version) = version else { continue };
+            documents.entry(version).or_default().entry(hash).or_default().push((at, node));
+        }
+    }
+    let (version, forked) = documents.iter().find(|(_, hashes)| hashes.len() > 1)?;
+    let first = |(hash, known): (&u64, &Vec<(Moment, Node)>)| {
+        let (at, node) = known.iter().min().expect("somebody knew it");
+        format!("node {node} at {at} followed {hash:016x}")
+    };
+    let firsts: Vec<_> = forked.iter().map(first).collect();
+    Some(violation(format!("metadata forked at version {version}: {}", firsts.join("; "))))
 }
 
 fn violation(text: String) -> Violation {
@@ -135,6 +155,28 @@ mod tests {
         assert_accepts(&story);
         story.history.snapshots[1].metadata = (1, 8);
         assert_finds(check, &story, "nodes [2] know version 1");
+    }
+
+    #[test]
+    fn metadata_does_not_fork() {
+        let mut story = story();
+        story.settle("k", "a1 b1", "a1=x b1=y");
+        let knew = |at, node, version, hash, predecessor| Metadata {
+            at,
+            node,
+            version,
+            hash,
+            predecessor,
+        };
+        story.history.metadata =
+            vec![knew(1, 1, 6, 66, 55), knew(2, 2, 7, 77, 66), knew(3, 1, 9, 99, 88)];
+        assert_accepts(&story);
+        let mut forked = story.clone();
+        forked.history.metadata.push(knew(4, 3, 7, 78, 66));
+        assert_finds(check, &forked, "forked at version 7: node 2 at 2 followed");
+        // Neither of the two is in sight.
+        story.history.metadata.push(knew(4, 3, 8, 89, 78));
+        assert_finds(check, &story, "forked at version 7");
     }
 
     #[test]

@@ -28,13 +28,15 @@ use super::world::World;
 use super::{Serving, world};
 use crate::history::{Action, Outcome, Shown};
 
-const NAME: &str = "extra";
 const KEYS: u64 = 2;
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The administrator of a run.
+/// An administrator of a run.
 pub(super) struct Administrator<'a> {
     world: &'a World,
+    number: u64,
+    /// The name of its namespaces.
+    name: String,
     rng: ChaCha8Rng,
     /// The id of the namespace that it made last.
     id: u64,
@@ -44,9 +46,9 @@ pub(super) struct Administrator<'a> {
 }
 
 impl<'a> Administrator<'a> {
-    pub(super) fn new(seed: u64, world: &'a World) -> Self {
-        let rng = ChaCha8Rng::seed_from_u64(seed ^ 0xad);
-        Self { world, rng, id: 0, n: 0, sequence: 0 }
+    pub(super) fn new(number: u64, seed: u64, world: &'a World) -> Self {
+        let rng = ChaCha8Rng::seed_from_u64(seed ^ 0xad ^ number << 32);
+        Self { world, number, name: format!("extra{number}"), rng, id: 0, n: 0, sequence: 0 }
     }
 
     /// Works until then.
@@ -55,6 +57,7 @@ impl<'a> Administrator<'a> {
             if !self.create(until).await {
                 return;
             }
+            self.world.look_at_metadata();
             self.world.add_extra(self.namespace(), self.n.into());
             for _ in 0..self.rng.random_range(1..8) {
                 sleep(Duration::from_millis(self.rng.random_range(5..400))).await;
@@ -67,11 +70,12 @@ impl<'a> Administrator<'a> {
             if !self.drop(until).await {
                 return;
             }
+            self.world.look_at_metadata();
         }
     }
 
     fn namespace(&self) -> String {
-        format!("{NAME}#{}", self.id)
+        format!("{}#{}", self.name, self.id)
     }
 
     /// Makes the namespace; false if nobody says that it is there before the time is over.
@@ -81,14 +85,14 @@ impl<'a> Administrator<'a> {
         while Instant::now() < until {
             let at = self.rng.random_range(0..self.world.nodes);
             if let Some((cluster, gone)) = self.world.metadata(at) {
-                let new = NewNamespace { n: self.n, ..NewNamespace::named(NAME) };
+                let new = NewNamespace { n: self.n, ..NewNamespace::named(&self.name) };
                 let create = cluster.create_namespace(new, TIMEOUT);
                 let made = match gone.run_until_cancelled(create).await {
                     Some(Ok((namespace, _))) => Some(namespace.id.0),
                     // An earlier attempt may have made it.
                     told => {
-                        self.world.note(|| format!("{NAME} is not made: {told:?}"));
-                        self.world.newest_id(NAME)
+                        self.world.note(|| format!("{} is not made: {told:?}", self.name));
+                        self.world.newest_id(&self.name)
                     }
                 };
                 if let Some(id) = made.filter(|id| *id > self.id) {
@@ -105,10 +109,10 @@ impl<'a> Administrator<'a> {
         while Instant::now() < until {
             let at = self.rng.random_range(0..self.world.nodes);
             if let Some((cluster, gone)) = self.world.metadata(at) {
-                let drop = cluster.drop_namespace(NAME, TIMEOUT);
+                let drop = cluster.drop_namespace(&self.name, TIMEOUT);
                 let told = gone.run_until_cancelled(drop).await;
-                self.world.note(|| format!("{NAME} was to be dropped: {told:?}"));
-                if self.world.newest_id(NAME) != Some(self.id) {
+                self.world.note(|| format!("{} was to be dropped: {told:?}", self.name));
+                if self.world.newest_id(&self.name) != Some(self.id) {
                     return true;
                 }
             }
@@ -119,9 +123,9 @@ impl<'a> Administrator<'a> {
 
     async fn write(&mut self, key: u64) {
         self.sequence += 1;
-        let value = format!("extra.{}", self.sequence);
+        let value = format!("{}.{}", self.name, self.sequence);
         let request = v1::PutRequest {
-            namespace: NAME.to_owned(),
+            namespace: self.name.clone(),
             key: world::key_name(key).into(),
             value: value.clone().into(),
             fresh: true,
@@ -129,7 +133,7 @@ impl<'a> Administrator<'a> {
         };
         let (w, context) = (quorum(self.n.into()), Default::default());
         let action = Action::Write { value: Some(value), context, w, synced: false };
-        let asked = self.world.invoke_extra(self.namespace(), key, action);
+        let asked = self.world.invoke_extra(self.number, (self.namespace(), key), action);
         let put = |service: KvService| async move { service.put(Request::new(request)).await };
         let outcome = match self.call(put).await {
             Ok(reply) => client::receipt(reply.siblings, reply.receipt, None),
@@ -143,12 +147,12 @@ impl<'a> Administrator<'a> {
 
     async fn read(&mut self, key: u64) {
         let request = v1::GetRequest {
-            namespace: NAME.to_owned(),
+            namespace: self.name.clone(),
             key: world::key_name(key).into(),
             ..Default::default()
         };
         let action = Action::Read { r: quorum(self.n.into()) };
-        let asked = self.world.invoke_extra(self.namespace(), key, action);
+        let asked = self.world.invoke_extra(self.number, (self.namespace(), key), action);
         let get = |service: KvService| async move { service.get(Request::new(request)).await };
         let outcome = match self.call(get).await {
             Ok(reply) => {
@@ -164,7 +168,7 @@ impl<'a> Administrator<'a> {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let at = self.rng.random_range(0..self.world.nodes);
-        let knows = self.world.id_at(at, NAME) == Some(self.id);
+        let knows = self.world.id_at(at, &self.name) == Some(self.id);
         let serving = self.world.cluster.borrow().serving(at, false);
         let Some(Serving { service, gone, .. }) = serving.filter(|_| knows) else {
             return Err(Failure::silence("nobody knows of it there"));

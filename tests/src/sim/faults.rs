@@ -12,6 +12,7 @@
 
 use std::fmt;
 
+use rand::seq::IteratorRandom as _;
 use rand::{Rng, RngExt as _};
 use serde::{Deserialize, Serialize};
 
@@ -152,6 +153,8 @@ pub struct Dangers {
     pub losses: bool,
     /// Copies of a data directory run beside it.
     pub twins: bool,
+    /// A node is wiped that alone hears both of two others, one after the other.
+    pub bridges: bool,
 }
 
 impl Dangers {
@@ -163,6 +166,7 @@ impl Dangers {
         disks: false,
         losses: false,
         twins: false,
+        bridges: false,
     };
     /// Whatever leaves acknowledged writes where they are.
     pub const HARMLESS: Self =
@@ -235,17 +239,19 @@ enum Episode {
     Wipe,
     RollBack,
     Twin,
+    Bridge,
 }
 
 fn episodes(dangers: Dangers) -> Vec<Episode> {
     use Episode as E;
-    let of: [(bool, &[Episode]); 6] = [
+    let of: [(bool, &[Episode]); 7] = [
         (dangers.network, &[E::Cut, E::Part, E::Isolate, E::Split, E::Slow, E::Weather]),
         (dangers.processes, &[E::Kill, E::Kill, E::Pause]),
         (dangers.clocks, &[E::Clock, E::Drift]),
         (dangers.disks, &[E::Rot, E::Rot, E::Fill]),
         (dangers.losses, &[E::CutPower, E::CutPower, E::Wipe, E::RollBack, E::FailSync]),
         (dangers.twins, &[E::Twin]),
+        (dangers.bridges, &[E::Bridge]),
     ];
     of.iter().filter(|(wanted, _)| *wanted).flat_map(|(_, kinds)| kinds.iter().copied()).collect()
 }
@@ -313,6 +319,18 @@ impl Episode {
                 }
                 faults.push((100 + lasts_ms, Fault::EndTwin(one)));
                 faults
+            }
+            Self::Bridge => {
+                let first = (victim + rng.random_range(1..nodes)) % nodes;
+                let others = (0..nodes).filter(|node| ![victim, first].contains(node));
+                let second = others.choose(rng).expect("there are three nodes");
+                vec![
+                    (0, Fault::Isolate(second)),
+                    (lasts_ms, Fault::Isolate(first)),
+                    (lasts_ms, Fault::Wipe(victim)),
+                    (lasts_ms, Fault::Join(victim, second)),
+                    (2 * lasts_ms, Fault::Admit(first)),
+                ]
             }
         }
     }

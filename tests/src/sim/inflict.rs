@@ -91,6 +91,7 @@ impl<'a> Injuries<'a> {
     pub(super) fn bring(&mut self, fault: Fault) -> Result<()> {
         let world = self.world;
         world.note(|| format!("fault: {fault}"));
+        world.look_at_metadata();
         self.stall(fault);
         let mut cluster = world.cluster.borrow_mut();
         match fault {

@@ -51,6 +51,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("retry_taken_as_new", Profile::EVERYTHING, 10, "I4"),
     Defect::new("synced_before_the_sync", Profile::EVERYTHING, 20, "I17"),
     Defect::new("token_covers_a_sibling_never_shown", Profile::SIBLINGS, 5, "I6"),
+    Defect::new("wiped_voter_votes", Profile::VOTERS, 20, "I7"),
 ];
 
 /// Whether a program holds a text.

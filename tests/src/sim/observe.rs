@@ -9,14 +9,14 @@ use quorate_node::cluster::view::View;
 use quorate_node::dynamo::clock::{self, VersionVector};
 use quorate_node::dynamo::format::{EncodedObject, decode_intervals};
 use quorate_node::dynamo::key::{Key, VnodeId};
-use quorate_node::dynamo::metadata::document::Conflict;
+use quorate_node::dynamo::metadata::document::{Conflict, DocumentHash};
 use quorate_node::dynamo::object::Object;
 use quorate_node::storage::memory::MemoryEngine;
 use quorate_node::storage::{Engine as _, KeyRange, Space, record};
 
-use super::{SimCluster, node};
+use super::{Running, SimCluster, node};
 use crate::checkers::{Violation, merging};
-use crate::history::{Dot, Held, Moment, Seen, Snapshot, Version};
+use crate::history::{Dot, Held, Metadata, Moment, Seen, Snapshot, Version};
 
 /// A dot, as histories have it.
 pub(super) fn dot(dot: clock::Dot) -> Dot {
@@ -28,12 +28,30 @@ pub(super) fn version(version: &VersionVector) -> Version {
     version.iter().map(|dot| (dot.actor.0, dot.n)).collect()
 }
 
+/// The metadata of a node, as histories have it.
+pub(super) fn metadata(view: &View, index: usize, at: Moment) -> Metadata {
+    let (document, node) = (view.document(), node(index).0);
+    let [hash, predecessor] = [document.hash(), document.predecessor].map(short);
+    Metadata { at, node, version: document.version, hash, predecessor }
+}
+
+fn short(hash: DocumentHash) -> u64 {
+    u64::from_le_bytes(*hash.0.first_chunk().expect("a hash has 32 bytes"))
+}
+
 impl SimCluster {
     /// The newest metadata that a running node knows.
     pub fn view(&self) -> Result<Arc<View>> {
-        let views = self.running.values().filter_map(|running| running.replica.cluster().view());
-        let newest = views.max_by_key(|view| view.document().version);
+        let newest = self.views().into_values().max_by_key(|view| view.document().version);
         newest.context("no running node knows of a cluster")
+    }
+
+    /// The metadata that each running node knows.
+    pub fn views(&self) -> BTreeMap<usize, Arc<View>> {
+        let view = |(&index, running): (&usize, &Running)| {
+            Some((index, running.replica.cluster().view()?))
+        };
+        self.running.iter().filter_map(view).collect()
     }
 
     /// What the `index`-th node holds of the partitions that it owns.
@@ -46,13 +64,7 @@ impl SimCluster {
     ) -> Result<Snapshot> {
         let engine = self.engine(index)?;
         let known = self.running.get(&index).and_then(|running| running.replica.cluster().view());
-        let hash = |view: Arc<View>| {
-            let document = view.document();
-            (
-                document.version,
-                u64::from_le_bytes(*document.hash().0.first_chunk().expect("a hash has 32 bytes")),
-            )
-        };
+        let hash = |view: Arc<View>| (view.document().version, short(view.document().hash()));
         let mut snapshot = Snapshot {
             at,
             node: node(index).0,

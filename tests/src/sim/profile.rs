@@ -18,12 +18,19 @@ pub struct Profile {
     pub lww: bool,
     /// How long clients work, in milliseconds.
     pub length_ms: u64,
+    /// How many administrators change the metadata; none: in half of the runs there is one.
+    pub administrators: Option<u64>,
 }
 
 impl Profile {
     /// Siblings, and faults that leave acknowledged writes where they are.
-    pub const SIBLINGS: Self =
-        Self { nodes: 5, dangers: Dangers::HARMLESS, lww: false, length_ms: 12_000 };
+    pub const SIBLINGS: Self = Self {
+        nodes: 5,
+        dangers: Dangers::HARMLESS,
+        lww: false,
+        length_ms: 12_000,
+        administrators: None,
+    };
     /// Siblings on three nodes: whatever goes wrong concerns every key.
     pub const THREE: Self = Self { nodes: 3, ..Self::SIBLINGS };
     /// Siblings, and nodes that lose what they acknowledged.
@@ -38,12 +45,18 @@ impl Profile {
     };
     /// The last write wins, and nodes lose what they acknowledged.
     pub const LWW_EVERYTHING: Self = Self { lww: true, ..Self::EVERYTHING };
+    /// Metadata changes all the time, while voters are cut off and wiped.
+    pub const VOTERS: Self = Self {
+        dangers: Dangers { network: true, bridges: true, ..Dangers::NONE },
+        administrators: Some(4),
+        ..Self::THREE
+    };
 
     /// The run of a seed.
     pub fn scenario(self, seed: u64) -> Scenario {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5ce4a);
-        let Self { nodes, dangers, lww, length_ms } = self;
-        let lossy = dangers.losses || dangers.twins;
+        let Self { nodes, dangers, lww, length_ms, administrators } = self;
+        let lossy = dangers.losses || dangers.twins || dangers.bridges;
         // What one owner alone has is lost when that one's record is damaged.
         let weak_writes = !lossy && rng.random_bool(0.5);
         let dangers = Dangers { disks: dangers.disks && !weak_writes, ..dangers };
@@ -60,7 +73,7 @@ impl Profile {
             timeout_ms: rng.random_range(300..2_500),
             retries: rng.random_range(0..6),
             weak_writes,
-            administrator: rng.random_bool(0.5),
+            administrators: administrators.unwrap_or_else(|| rng.random_bool(0.5).into()),
             // No record of theirs is damaged.
             extra_n: [if lossy { 2 } else { 1 }, nodes],
         };

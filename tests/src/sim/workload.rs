@@ -28,8 +28,8 @@ pub struct Workload {
     pub retries: u32,
     /// Whether some writes wait for one owner alone. What that one loses is lost.
     pub weak_writes: bool,
-    /// Whether somebody makes, uses and drops namespaces meanwhile.
-    pub administrator: bool,
+    /// How many administrators make, use and drop namespaces meanwhile, each its own.
+    pub administrators: u64,
     /// How many owners keys of those namespaces have: so many at least, and so many at most.
     #[serde(default = "three_always")]
     pub extra_n: [usize; 2],

@@ -1,7 +1,7 @@
 //! What the clients and the faults of a run share: the cluster, and the history they leave.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -18,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 use super::workload::{self, Workload};
 use super::{SimCluster, node, observe};
 use crate::checkers::Violation;
-use crate::history::{Action, Dot, Entry, History, Moment, Namespace, Operation, Outcome, Version};
+use crate::history::{
+    Action, Dot, Entry, History, Metadata, Moment, Namespace, Operation, Outcome, Version,
+};
 
 /// The namespace of a run.
 pub(super) const NAMESPACE: &str = "things";
@@ -36,12 +38,14 @@ pub(super) struct World {
     /// The owners of each key, by index.
     pub(super) owners: Vec<Vec<usize>>,
     view: Arc<View>,
+    /// The metadata that each node was last seen to know.
+    known: RefCell<BTreeMap<usize, Arc<View>>>,
     started: Instant,
     moment: Cell<Moment>,
     /// The last moment of each millisecond that had one, in order.
     moments: RefCell<Vec<(u64, Moment)>>,
     history: RefCell<History>,
-    /// What the administrator did.
+    /// What administrators did.
     extra: RefCell<History>,
     /// What was seen to be wrong meanwhile.
     violations: RefCell<Vec<Violation>>,
@@ -79,6 +83,7 @@ impl World {
             nodes,
             owners,
             view,
+            known: RefCell::default(),
             started: Instant::now(),
             moment: Cell::default(),
             moments: RefCell::default(),
@@ -138,18 +143,18 @@ impl World {
         self.end(&self.history, asked, outcome);
     }
 
-    /// Notes that the administrator made a namespace whose keys have so many owners.
+    /// Notes that an administrator made a namespace whose keys have so many owners.
     pub(super) fn add_extra(&self, name: String, n: usize) {
         let namespace = Namespace { name, n, lww: false };
         self.extra.borrow_mut().push(Entry::Namespace(namespace));
     }
 
-    /// Notes what the administrator asks.
-    pub(super) fn invoke_extra(&self, namespace: String, key: u64, action: Action) -> usize {
-        self.begin(&self.extra, 0, (namespace, key), action)
+    /// Notes what an administrator asks.
+    pub(super) fn invoke_extra(&self, number: u64, key: (String, u64), action: Action) -> usize {
+        self.begin(&self.extra, number, key, action)
     }
 
-    /// Notes what the administrator was told.
+    /// Notes what an administrator was told.
     pub(super) fn answered_extra(&self, asked: usize, outcome: Outcome) {
         self.end(&self.extra, asked, outcome);
     }
@@ -301,6 +306,7 @@ impl World {
 
     /// Notes what every node holds.
     pub(super) fn snapshot(&self, healed: bool) -> Result<()> {
+        self.look_at_metadata();
         (0..self.nodes).try_for_each(|index| self.look(&self.cluster.borrow(), index, healed))
     }
 
@@ -312,6 +318,21 @@ impl World {
         let held = cluster.snapshot(&self.view, index, self.moment(), healed);
         self.push(Entry::Snapshot(held.with_context(|| format!("node {index}"))?));
         Ok(())
+    }
+
+    /// Notes which metadata nodes know that was not noted before.
+    pub(super) fn look_at_metadata(&self) {
+        let views = self.cluster.borrow().views();
+        let mut known = self.known.borrow_mut();
+        for (index, view) in views {
+            let before = known.insert(index, view.clone());
+            if before.is_none_or(|before| !Arc::ptr_eq(&before, &view)) {
+                let metadata = observe::metadata(&view, index, self.moment());
+                let Metadata { version, hash, .. } = metadata;
+                self.note(|| format!("node {index} knows metadata {version}, {hash:016x}"));
+                self.push(Entry::Metadata(metadata));
+            }
+        }
     }
 
     /// Adds a line to the trace, if there is one.

@@ -97,7 +97,7 @@ fn sim_pace() {
         timeout_ms: 2_000,
         retries: 4,
         weak_writes: true,
-        administrator: false,
+        administrators: 0,
         extra_n: [3, 3],
     };
     let faults = Schedule::default();
