@@ -40,7 +40,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("frontier_ahead_of_its_batch", Profile::EVERYTHING, 40, "I5"),
     Defect::new("frontier_takes_versions_prefix", Profile::EVERYTHING, 40, "I5"),
     Defect::new("lww_clock_below_what_it_holds", Profile::LWW_EVERYTHING, 20, "does not exceed"),
-    Defect::new("lww_clock_below_what_its_client_saw", Profile::LWW_CLOCKS, 40, "I10"),
+    Defect::new("lww_clock_below_what_its_client_saw", Profile::LWW_CLOCKS, 200, "I10"),
     Defect::new("lww_value_kept_from_a_later_delete", Profile::LWW, 5, "I3"),
     Defect::new("merge_drops_a_concurrent_sibling", Profile::SIBLINGS, 5, "I1"),
     Defect::new("one_ack_too_few", Profile::SIBLINGS, 5, "I17"),
@@ -51,7 +51,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("retry_taken_as_new", Profile::EVERYTHING, 10, "I4"),
     Defect::new("synced_before_the_sync", Profile::EVERYTHING, 20, "I17"),
     Defect::new("token_covers_a_sibling_never_shown", Profile::SIBLINGS, 5, "I6"),
-    Defect::new("wiped_voter_votes", Profile::VOTERS, 20, "I7"),
+    Defect::new("wiped_voter_votes", Profile::VOTERS, 60, "I7"),
 ];
 
 /// Whether a program holds a text.

@@ -25,7 +25,7 @@ use quorate_tests::sim::workload::{Mix, Workload};
 use self::report::{replay, run_all};
 
 /// How many runs of each kind are made unless `QUORATE_SIM_SEEDS` says otherwise.
-const SEEDS: u64 = 80;
+const SEEDS: u64 = 60;
 
 #[test]
 fn sim_siblings_keep_their_promises_under_harmless_faults() {
@@ -50,6 +50,11 @@ fn sim_lww_keeps_its_promises_under_harmless_faults() {
 #[test]
 fn sim_lww_keeps_what_no_node_lost() {
     run_all("lww_everything", Profile::LWW_EVERYTHING, SEEDS);
+}
+
+#[test]
+fn sim_metadata_does_not_fork_while_voters_are_wiped() {
+    run_all("voters", Profile::VOTERS, SEEDS);
 }
 
 #[test]
