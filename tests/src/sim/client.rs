@@ -104,6 +104,10 @@ impl<'a> Client<'a> {
                 let value = Some(self.value());
                 self.write(Write { key, value, token: token.unwrap_or_default() }).await;
             }
+            Choice::Heedless => {
+                let value = Some(self.value());
+                self.write(Write { key, value, token: Token::default() }).await;
+            }
             Choice::Delete => {
                 let remembers = self.rng.random_bool(0.5);
                 let token = if remembers { self.remembered(key) } else { self.read(key).await };

@@ -7,6 +7,9 @@ use super::faults::{Dangers, Range, Schedule};
 use super::run::Scenario;
 use super::workload::{Mix, Workload};
 
+/// Of so many runs one is crowded.
+const CROWD_EVERY: u32 = 16;
+
 /// A kind of run. A seed makes it a [`Scenario`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Profile {
@@ -20,6 +23,8 @@ pub struct Profile {
     pub length_ms: u64,
     /// How many administrators change the metadata; none: in half of the runs there is one.
     pub administrators: Option<u64>,
+    /// How many owners a key has; none: three in half of the runs, else what nodes and faults allow.
+    pub owners: Option<usize>,
 }
 
 impl Profile {
@@ -30,6 +35,7 @@ impl Profile {
         lww: false,
         length_ms: 12_000,
         administrators: None,
+        owners: None,
     };
     /// Siblings on three nodes: whatever goes wrong concerns every key.
     pub const THREE: Self = Self { nodes: 3, ..Self::SIBLINGS };
@@ -37,9 +43,11 @@ impl Profile {
     pub const EVERYTHING: Self = Self { dangers: Dangers::ALL, ..Self::SIBLINGS };
     /// The last write wins.
     pub const LWW: Self = Self { lww: true, ..Self::SIBLINGS };
-    /// The last write wins, on three nodes of which nothing goes wrong but clocks and links.
+    /// The last write wins, on three nodes, all of them owners of each key, of which nothing goes
+    /// wrong but clocks and links.
     pub const LWW_CLOCKS: Self = Self {
         nodes: 3,
+        owners: Some(3),
         dangers: Dangers { network: true, clocks: true, ..Dangers::NONE },
         ..Self::LWW
     };
@@ -55,7 +63,7 @@ impl Profile {
     /// The run of a seed.
     pub fn scenario(self, seed: u64) -> Scenario {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5ce4a);
-        let Self { nodes, dangers, lww, length_ms, administrators } = self;
+        let Self { nodes, dangers, lww, length_ms, administrators, owners } = self;
         let lossy = dangers.losses || dangers.twins || dangers.bridges;
         // What one owner alone has is lost when that one's record is damaged.
         let weak_writes = !lossy && rng.random_bool(0.5);
@@ -66,9 +74,10 @@ impl Profile {
             clients: rng.random_range(2..=8),
             keys: rng.random_range(2..=12),
             pause_ms: rng.random_range(5..60),
-            mix: Mix::ALL,
+            mix: if rng.random_ratio(1, CROWD_EVERY) { Mix::CROWD } else { Mix::ALL },
             lww,
-            n: owners(&mut rng, if weak_writes { 1 } else { 2 }, nodes),
+            n: owners
+                .unwrap_or_else(|| draw_owners(&mut rng, if weak_writes { 1 } else { 2 }, nodes)),
             synced_of_100: [0, 20, 100][rng.random_range(0..3)],
             timeout_ms: rng.random_range(300..2_500),
             retries: rng.random_range(0..6),
@@ -84,7 +93,7 @@ impl Profile {
 
 /// How many owners a key has: mostly as many as by default, else from `least` on whatever so many
 /// nodes allow.
-fn owners(rng: &mut ChaCha8Rng, least: usize, nodes: usize) -> usize {
+fn draw_owners(rng: &mut ChaCha8Rng, least: usize, nodes: usize) -> usize {
     if rng.random_bool(0.5) { 3.min(nodes) } else { rng.random_range(least..=nodes) }
 }
 
@@ -97,7 +106,7 @@ mod tests {
 
     #[test]
     fn keys_have_as_many_owners_as_the_nodes_and_the_faults_allow() {
-        let all = [Profile::SIBLINGS, Profile::THREE, Profile::EVERYTHING, Profile::LWW_CLOCKS];
+        let all = [Profile::SIBLINGS, Profile::THREE, Profile::EVERYTHING, Profile::VOTERS];
         for profile in all {
             let scenarios = (0..300).map(|seed| profile.scenario(seed));
             let (mut seen, mut three) = (BTreeSet::new(), 0);
@@ -113,7 +122,8 @@ mod tests {
                 seen.insert(workload.n);
                 three += usize::from(workload.n == 3);
             }
-            let least = if profile.dangers.losses { 2 } else { 1 };
+            let dangers = profile.dangers;
+            let least = if dangers.losses || dangers.bridges { 2 } else { 1 };
             assert_eq!(seen, (least..=profile.nodes).collect());
             assert!(three > 140, "{three} of 300 runs are of three owners");
         }

@@ -58,6 +58,9 @@ pub struct Mix {
     pub replace: u32,
     /// Writes without a context, or with one that the client remembers: of a moment ago, or old.
     pub blind: u32,
+    /// Writes without a context, whatever the client remembers.
+    #[serde(default)]
+    pub heedless: u32,
     /// Deletes of what a read just showed, or of what the client remembers.
     pub delete: u32,
     /// Writes of many keys.
@@ -70,8 +73,19 @@ pub struct Mix {
 
 impl Mix {
     /// Some of everything.
-    pub const ALL: Self =
-        Self { read: 30, replace: 30, blind: 15, delete: 10, batch: 5, batch_read: 5, scan: 3 };
+    pub const ALL: Self = Self {
+        read: 30,
+        replace: 30,
+        blind: 15,
+        heedless: 0,
+        delete: 10,
+        batch: 5,
+        batch_read: 5,
+        scan: 3,
+    };
+
+    /// More and more siblings, until owners admit no more of them, and now and then one in their place.
+    pub const CROWD: Self = Self { replace: 1, blind: 2, heedless: 200, delete: 1, ..Self::ALL };
 
     /// What comes next.
     pub(super) fn draw(&self, rng: &mut ChaCha8Rng) -> Choice {
@@ -79,6 +93,7 @@ impl Mix {
             (self.read, Choice::Read),
             (self.replace, Choice::Replace),
             (self.blind, Choice::Blind),
+            (self.heedless, Choice::Heedless),
             (self.delete, Choice::Delete),
             (self.batch, Choice::Batch),
             (self.batch_read, Choice::BatchRead),
@@ -101,6 +116,7 @@ pub(super) enum Choice {
     Read,
     Replace,
     Blind,
+    Heedless,
     Delete,
     Batch,
     BatchRead,

@@ -17,6 +17,7 @@ mod report;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use quorate_tests::history::Outcome;
 use quorate_tests::sim::faults::Schedule;
 use quorate_tests::sim::profile::Profile;
 use quorate_tests::sim::run::Scenario;
@@ -71,6 +72,30 @@ fn sim_one_seed_is_one_run_to_the_byte() {
         assert_eq!(untraced.fingerprint, first.fingerprint, "to look on changes nothing");
         println!("seeds=3 operations={}", first.history.operations.len());
     }
+}
+
+/// Clients that never say what they saw pile up siblings until owners admit no more.
+#[test]
+fn sim_a_crowd_of_siblings_keeps_its_promises() {
+    let (mut operations, mut refused) = (0, 0);
+    for seed in 0..3 {
+        let mut scenario = Profile::SIBLINGS.scenario(seed);
+        let Workload { clients, keys, pause_ms, .. } = &mut scenario.workload;
+        (*clients, *keys, *pause_ms) = (6, 2, 20);
+        scenario.workload.mix = Mix::CROWD;
+        let report = scenario.run(false).unwrap();
+        let verdict = report.verdict();
+        assert!(verdict.violations.is_empty(), "seed {seed} breaks a promise:\n{verdict}");
+        operations += report.history.operations.len();
+        let is_refusal = |outcome: &Outcome| match outcome {
+            Outcome::NotApplied(why) => why.contains("siblings, as many"),
+            _ => false,
+        };
+        let told = report.history.operations.iter().map(|operation| &operation.outcome);
+        refused += told.filter(|outcome| is_refusal(outcome)).count();
+    }
+    println!("seeds=3 operations={operations}");
+    assert!(refused > operations / 50, "of {operations} only {refused} were too many");
 }
 
 /// What once broke a promise keeps it.
