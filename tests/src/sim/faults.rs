@@ -195,7 +195,8 @@ impl Schedule {
     pub fn random(rng: &mut impl Rng, range: Range, dangers: Dangers) -> Self {
         let (mut planned, kinds) = (Vec::new(), episodes(dangers));
         // What one node lost, others still have; of runs in which all lost it nothing is learned.
-        let victims = if rng.random_bool(0.25) { 2 } else { 1 };
+        // A bridge is wiped each time, and needs no second one.
+        let victims = if rng.random_bool(0.25) && !dangers.bridges { 2 } else { 1 };
         let first_victim = rng.random_range(0..range.nodes);
         let mut at_ms = rng.random_range(100..800);
         while at_ms < range.length_ms && !kinds.is_empty() {
