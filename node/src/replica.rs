@@ -3,6 +3,9 @@
 //! The same assembly runs in production, under gRPC, and in simulation, under a network, a clock and
 //! an engine that a test controls.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};

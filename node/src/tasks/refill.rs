@@ -292,7 +292,11 @@ impl Refill {
         let complete = heard.complete;
         self.keep(source.vnode, heard).await?;
         if complete {
-            self.parts.standings.tell(|progress| progress.complete += 1);
+            self.parts.standings.tell(|progress| {
+                progress.complete += 1;
+                let left = progress.vnodes.saturating_sub(progress.complete);
+                self.parts.metrics.rebuild_vnodes_left(left);
+            });
         }
         Ok(())
     }

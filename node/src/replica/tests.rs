@@ -1,0 +1,116 @@
+//! A replica among others that a test plays.
+
+use futures::future::BoxFuture;
+
+use super::*;
+use crate::dynamo::key::PartitionCount;
+use crate::dynamo::metadata::Document;
+use crate::dynamo::metadata::document::{
+    ClusterId, ClusterKey, FirstDocument, Member, NewNamespace,
+};
+use crate::dynamo::standing::Standing;
+use crate::env::SystemClock;
+use crate::limits::budget::Budget;
+use crate::limits::concurrency::Concurrency;
+use crate::standing;
+use crate::storage::memory::MemoryEngine;
+use crate::transport::{PeerError, Reply, Request, ScanPageReply};
+
+const NAMES: [&str; 3] = ["node-1", "node-2", "node-3"];
+const PARTITIONS: usize = 8;
+
+/// Of the partitions, as many are told by the others before they fall silent.
+const TOLD: u16 = 5;
+
+/// Two nodes that hold nothing, and say so of the first partitions alone.
+struct Others(Arc<Document>);
+
+impl Peers for Others {
+    fn request(
+        &self,
+        _: NodeId,
+        request: Request,
+        _: Duration,
+    ) -> BoxFuture<'static, Result<Reply, PeerError>> {
+        let reply = match request {
+            Request::Document => Reply::Document(Some(self.0.encode())),
+            Request::ScanPage(page) if page.partition.0 < TOLD => Reply::ScanPage(ScanPageReply {
+                items: Vec::new(),
+                damaged: Vec::new(),
+                complete: true,
+                standing: Standing::Good,
+            }),
+            _ => return std::future::pending().boxed(),
+        };
+        std::future::ready(Ok(reply)).boxed()
+    }
+
+    fn connected(&self, _: NodeId) -> bool {
+        true
+    }
+}
+
+fn document() -> Document {
+    let member = |name: &str| Member {
+        node: NodeId::of_name(name),
+        name: name.to_owned(),
+        zone: String::new(),
+        weight: 1,
+        peer_address: format!("{name}:7501"),
+        client_address: format!("{name}:7401"),
+    };
+    let voter = |name| Voter { node: NodeId::of_name(name), store: StoreId(1) };
+    let first = Document::first(FirstDocument {
+        cluster: ClusterId([1; 16]),
+        cluster_key: ClusterKey([2; 32]),
+        partitions: PartitionCount::new(PARTITIONS as u64).unwrap(),
+        members: NAMES.map(member).to_vec(),
+        voters: NAMES.map(voter).to_vec(),
+    });
+    let place = |_| (0..PARTITIONS).flat_map(|_| NAMES.map(NodeId::of_name)).collect();
+    first.unwrap().with_namespace(NewNamespace::named("things"), place).unwrap()
+}
+
+fn start(engine: MemoryEngine, metrics: &Arc<Metrics>, stop: &CancellationToken) -> Replica {
+    let parts = ReplicaParts {
+        node: NodeId::of_name(NAMES[0]),
+        store: StoreId(1),
+        engine: Arc::new(engine),
+        peers: Arc::new(Others(Arc::new(document()))),
+        env: Env::simulated(Arc::new(SystemClock), 1),
+        metrics: metrics.clone(),
+        capacity: Capacity {
+            concurrency: Concurrency::new(16, Duration::from_secs(1)),
+            budget: Budget::unbounded(),
+            engine_bytes: 0,
+        },
+        probe: None,
+        excused: BTreeSet::new(),
+    };
+    let size = ReplicaSize {
+        shards: 1,
+        queue: 64,
+        sync_every: Duration::from_millis(100),
+        clock_skew_max: Duration::from_millis(500),
+    };
+    Replica::start(parts, size, stop.clone()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_metric_of_a_rebuild_counts_down_as_the_page_does() {
+    let (engine, metrics, stop) =
+        (MemoryEngine::new(), Arc::new(Metrics::new()), CancellationToken::new());
+    standing::mark(&engine).unwrap();
+    let replica = start(engine, &metrics, &stop);
+    replica.cluster().learn(document().encode()).await.unwrap();
+    let mut progress = replica.coordinator().standings().progress();
+    let told = |progress: &Option<standing::Progress>| {
+        progress.as_ref().is_some_and(|now| now.complete == usize::from(TOLD))
+    };
+    progress.wait_for(told).await.unwrap();
+
+    let (left, page) = (PARTITIONS - usize::from(TOLD), metrics.encode());
+    let line = format!("quorate_rebuild_vnodes_left {left}\n");
+    assert!(page.contains(&line), "{line} is not in:\n{page}");
+    stop.cancel();
+}
