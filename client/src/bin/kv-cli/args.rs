@@ -416,7 +416,8 @@ pub(crate) struct ImportArgs {
 const IMPORT_HELP: &str =
     "A line ends with \\n or \\r\\n; neither is part of the row. Empty lines \
 are no rows. csv fields may be quoted as in RFC 4180, and quoted fields may hold line ends; there \
-is no header line; rows must be UTF-8 and have as many fields as the first. Duplicate keys are \
+is no header line; rows must be UTF-8 and have as many fields as the first; a byte order mark before \
+the first is passed over. Duplicate keys are \
 reported by line, among the first 14 million distinct keys; the last row of a key wins, also of the \
 siblings that export --siblings all wrote as rows of one key. At most \
 100 lines of each kind are listed. Writes are retried elsewhere under the same operation id (at \
@@ -459,6 +460,12 @@ pub(crate) struct ExportArgs {
     /// csv: the values, a line each; lines: `KEY<TAB>VALUE`; jsonl: {"key","value"}
     #[arg(long, value_enum)]
     pub(crate) format: RowFormat,
+    /// csv: what separates the fields of the values [default: , or ; or \t or |, whichever does]
+    #[arg(long, value_name = "C", value_parser = parse::delimiter)]
+    pub(crate) delimiter: Option<u8>,
+    /// csv: which field is the key, counted from 0 [default: whichever is]
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) key_column: Option<usize>,
     /// What to do about keys with several siblings
     #[arg(long, value_enum, default_value = "fail")]
     pub(crate) siblings: SiblingsArg,
@@ -467,7 +474,9 @@ pub(crate) struct ExportArgs {
 const EXPORT_HELP: &str =
     "Rows come partition by partition; sort them to compare two exports. What \
 import could not read back as it is, such as a value with a line end as lines, is an error: jsonl \
-holds everything. Of the rows that --siblings all writes for one key, import keeps the last alone. \
+holds everything. csv holds values alone, so one field of each must be its key, in the same place and \
+of as many fields in all of them; if that takes a --delimiter or --key-column at the import, a note \
+says so. Of the rows that --siblings all writes for one key, import keeps the last alone. \
 Ctrl-C says how many rows were written, and that they are not all.
 
 Examples:

@@ -46,6 +46,7 @@ fn every_line_of_the_contract_parses() {
         "kv-cli import ns f --format lines --state s",
         "kv-cli import ns f --format lines",
         "kv-cli export ns --format csv",
+        "kv-cli export ns --format csv --delimiter : --key-column 1",
         "kv-cli export ns f --format jsonl --siblings all",
         "kv-cli bench ns --workload mixed --keys 9 --value-size 8 --concurrency 7 --duration 12s \
          --rate 5 --zipf --prepare --blind",

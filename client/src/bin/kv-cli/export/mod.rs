@@ -16,10 +16,10 @@ use quorate_client::{ScanItem, ScanOptions};
 use serde::Serialize;
 
 use self::target::Target;
-use crate::args::{ExportArgs, RowFormat, SiblingsArg};
+use crate::args::{ExportArgs, SiblingsArg};
 use crate::commands::Session;
 use crate::failure::Exit;
-use crate::formats::{Pair, WriteRowError, write_row};
+use crate::formats::{Columns, CsvOptions, Pair, RowWriter, WriteRowError};
 use crate::output::printable;
 use crate::progress::Progress;
 use crate::stderr::{self, Notice, say};
@@ -48,6 +48,8 @@ impl fmt::Display for Summary {
 
 /// Exports the namespace.
 pub(crate) async fn run(session: &Session, args: ExportArgs) -> Result<Exit> {
+    let csv = CsvOptions { delimiter: args.delimiter, key_column: args.key_column };
+    csv.check(args.format)?;
     let path = args.file.filter(|path| path.as_os_str() != "-");
     let items = session.client.namespace(args.namespace).scan(ScanOptions::default());
     let mut items = pin!(items);
@@ -58,7 +60,8 @@ pub(crate) async fn run(session: &Session, args: ExportArgs) -> Result<Exit> {
         None => Target::stdout(session.output.writer()),
     };
     let incomplete = target.if_incomplete();
-    let mut export = Export::new(args.format, args.siblings, incomplete);
+    let writer = RowWriter::new(args.format, csv);
+    let mut export = Export::new(writer, args.siblings, incomplete);
     let written = async {
         while let Some(item) = items.next().await {
             let item = item.context(incomplete)?;
@@ -67,6 +70,7 @@ pub(crate) async fn run(session: &Session, args: ExportArgs) -> Result<Exit> {
         anyhow::Ok(())
     };
     let written = written.await;
+    let columns = export.writer.columns();
     let summary = export.finish();
     written?;
     if summary.failed > 0 {
@@ -76,6 +80,7 @@ pub(crate) async fn run(session: &Session, args: ExportArgs) -> Result<Exit> {
         return Ok(Exit::Failed);
     }
     target.commit().with_context(cannot_write)?;
+    columns.and_then(read_by).iter().for_each(say);
     match path {
         Some(_) => session.output.result(&summary, || summary.to_string())?,
         None => stderr::summary(&summary),
@@ -83,12 +88,27 @@ pub(crate) async fn run(session: &Session, args: ExportArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// What an import of these rows has to be told, if anything.
+fn read_by(columns: Columns) -> Option<Notice> {
+    let Columns { delimiter, key } = columns;
+    let default = Columns::default();
+    let mut flags = String::new();
+    if delimiter != default.delimiter {
+        flags += &format!(" --delimiter '{}'", char::from(delimiter).escape_default());
+    }
+    if key != default.key {
+        flags += &format!(" --key-column {key}");
+    }
+    let message = format!("import reads these rows with{flags}");
+    (!flags.is_empty()).then(|| Notice::note(message))
+}
+
 /// Writes and counts.
 ///
 /// Ctrl-C drops whatever runs, in the shell as well. One that is dropped before [`Export::finish`]
 /// was interrupted, and says so.
 struct Export {
-    format: RowFormat,
+    writer: RowWriter,
     siblings: SiblingsArg,
     /// What becomes of the rows if they are not all.
     incomplete: &'static str,
@@ -101,9 +121,9 @@ struct Export {
 }
 
 impl Export {
-    fn new(format: RowFormat, siblings: SiblingsArg, incomplete: &'static str) -> Self {
+    fn new(writer: RowWriter, siblings: SiblingsArg, incomplete: &'static str) -> Self {
         Self {
-            format,
+            writer,
             siblings,
             incomplete,
             finished: false,
@@ -125,7 +145,7 @@ impl Export {
         for sibling in item.siblings {
             let pair = Pair { key: item.key.clone(), value: sibling.value };
             self.row.clear();
-            match write_row(self.format, &pair, &mut self.row) {
+            match self.writer.write(&pair, &mut self.row) {
                 Ok(()) => {
                     out.write_all(&self.row)?;
                     self.summary.rows += 1;
@@ -180,6 +200,7 @@ mod tests {
     use quorate_client::Sibling;
 
     use super::*;
+    use crate::args::RowFormat;
 
     fn item(key: &'static str, values: &[&'static str]) -> ScanItem {
         let sibling = |value: &&'static str| Sibling { value: (*value).into(), written_ms: 0 };
@@ -188,7 +209,8 @@ mod tests {
     }
 
     fn export(siblings: SiblingsArg, items: &[ScanItem]) -> (String, Summary) {
-        let (mut out, mut export) = (Vec::new(), Export::new(RowFormat::Lines, siblings, ""));
+        let writer = RowWriter::new(RowFormat::Lines, CsvOptions::default());
+        let (mut out, mut export) = (Vec::new(), Export::new(writer, siblings, ""));
         for item in items {
             export.write(item.clone(), &mut out).unwrap();
         }
@@ -201,6 +223,17 @@ mod tests {
         let (text, summary) = export(SiblingsArg::Fail, &items);
         assert_eq!(text, "a\t1\n");
         assert_eq!((summary.rows, summary.failed, summary.bytes), (1, 2, 4));
+    }
+
+    #[test]
+    fn a_note_says_how_rows_of_csv_are_read() {
+        assert!(read_by(Columns::default()).is_none());
+        for (delimiter, key, flags) in
+            [(b';', 0, "--delimiter ';'"), (b'\t', 2, "--delimiter '\\t' --key-column 2")]
+        {
+            let note = format!("{:?}", read_by(Columns { delimiter, key }).unwrap());
+            assert!(note.contains(&format!("with {}\"", flags.replace('\\', "\\\\"))), "{note}");
+        }
     }
 
     #[test]

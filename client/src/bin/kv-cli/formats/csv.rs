@@ -4,25 +4,32 @@
 //! A quote opens a quoted field only where a field begins; within one, `""` is a quote, and
 //! delimiters and line ends are data. A stray quote would swallow the rest of the file, so a record
 //! that is still open after [`OPEN_MAX_BYTES`], or at the end, fails with its first line alone, and
-//! reading goes on at the second.
+//! reading goes on at the second. So does one with anything but a delimiter after a closing quote.
+//!
+//! A byte order mark before the first record, which spreadsheets write, is no part of it.
 
 #[cfg(test)]
 mod tests;
+mod writer;
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead};
 
 use bytes::Bytes;
 use memchr::memchr;
 
+pub(super) use self::writer::CsvWriter;
 use super::text::{Found, LineReader, too_long, without_end};
-use super::{Pair, Row, RowReader, WriteRowError, pair};
+use super::{Pair, Row, RowReader, pair};
+
+/// What some programs begin a UTF-8 file with.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// How long a record of several lines may get before its quote counts as a stray one. Above the
 /// default limit of values by far, and little enough to read twice.
 const OPEN_MAX_BYTES: usize = 16 << 20;
 
 /// Where the key is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Columns {
     pub(crate) delimiter: u8,
     /// Counted from 0.
@@ -50,6 +57,7 @@ enum Ended {
     Empty,
     TooLong,
     StrayQuote,
+    AfterQuote,
     EndOfFile,
 }
 
@@ -66,29 +74,34 @@ impl<R: BufRead> CsvReader<R> {
             let start = self.record.len();
             match self.lines.append_line(&mut self.record)? {
                 Found::End if start == 0 => return Ok(Ended::EndOfFile),
-                Found::End => return Ok(self.give_up_quote()),
+                Found::End => return Ok(self.first_line_alone(Ended::StrayQuote)),
                 Found::TooLong => return Ok(Ended::TooLong),
                 Found::Line => {}
             }
-            let line = &self.record[start..];
-            if start == 0 && without_end(line).is_empty() {
+            if self.lines.lines() == 1 && self.record.starts_with(BYTE_ORDER_MARK) {
+                self.record.drain(..BYTE_ORDER_MARK.len());
+            }
+            let line = without_end(&self.record[start..]);
+            if start == 0 && line.is_empty() {
                 return Ok(Ended::Empty);
             }
-            if !quotes.is_open_after(line) {
-                return Ok(Ended::Complete);
-            }
-            if self.record.len() > OPEN_MAX_BYTES {
-                return Ok(self.give_up_quote());
+            match quotes.after(line) {
+                At::Malformed => return Ok(self.first_line_alone(Ended::AfterQuote)),
+                At::Quoted if self.record.len() > OPEN_MAX_BYTES => {
+                    return Ok(self.first_line_alone(Ended::StrayQuote));
+                }
+                At::Quoted => {}
+                _ => return Ok(Ended::Complete),
             }
         }
     }
 
-    /// Keeps the first line alone and reads the others again.
-    fn give_up_quote(&mut self) -> Ended {
+    /// Keeps the first line, which ended so, and reads the others again.
+    fn first_line_alone(&mut self, ended: Ended) -> Ended {
         let first = memchr(b'\n', &self.record).map_or(self.record.len(), |at| at + 1);
         self.lines.hand_back(&self.record[first..]);
         self.record.truncate(first);
-        Ended::StrayQuote
+        ended
     }
 
     fn parse(&mut self) -> Result<Pair, String> {
@@ -115,6 +128,7 @@ impl<R: BufRead + Send> RowReader for CsvReader<R> {
                 Ended::Empty => continue,
                 Ended::TooLong => Err(too_long()),
                 Ended::StrayQuote => Err("a quoted field is never closed".to_owned()),
+                Ended::AfterQuote => Err("a quoted field goes on after its quote".to_owned()),
                 Ended::Complete => self.parse(),
             };
             return Ok(Some(Row { line, bytes: self.lines.bytes() - start, content }));
@@ -124,21 +138,39 @@ impl<R: BufRead + Send> RowReader for CsvReader<R> {
 
 /// How many fields a record has, and the one that is the key.
 fn split(record: &[u8], columns: Columns) -> (usize, Option<Bytes>) {
+    let mut key = None;
+    let fields = each_field(record, columns.delimiter, |at, field| {
+        if at == columns.key {
+            key = Some(Bytes::copy_from_slice(field));
+        }
+    });
+    (fields, key)
+}
+
+/// Hands out the fields of a complete record, unquoted, and says how many there are.
+fn each_field(record: &[u8], delimiter: u8, mut on_field: impl FnMut(usize, &[u8])) -> usize {
+    let mut at = 0;
     if memchr(b'"', record).is_none() {
-        let mut fields = record.split(|&b| b == columns.delimiter);
-        let key = fields.nth(columns.key).map(Bytes::copy_from_slice);
-        return (memchr::memchr_iter(columns.delimiter, record).count() + 1, key);
+        for field in record.split(|&byte| byte == delimiter) {
+            on_field(at, field);
+            at += 1;
+        }
+        return at;
     }
-    let (mut field, mut key) = (0, Vec::new());
-    let mut quotes = Quotes::new(columns.delimiter);
+    let (mut field, mut quotes) = (Vec::new(), Quotes::new(delimiter));
     for &byte in record {
         match quotes.step(byte) {
-            Step::Data if field == columns.key => key.push(byte),
-            Step::Data | Step::Quote => {}
-            Step::Delimiter => field += 1,
+            Step::Data => field.push(byte),
+            Step::Quote => {}
+            Step::Delimiter => {
+                on_field(at, &field);
+                field.clear();
+                at += 1;
+            }
         }
     }
-    (field + 1, (columns.key <= field).then(|| key.into()))
+    on_field(at, &field);
+    at + 1
 }
 
 /// The quoting rules, a byte at a time.
@@ -154,6 +186,8 @@ enum At {
     Quoted,
     /// After a quote within a quoted field: the field's end, or the first half of `""`.
     QuoteInQuoted,
+    /// Something else came after a quote that closed a field: what follows means nothing.
+    Malformed,
 }
 
 /// What a byte is.
@@ -174,44 +208,22 @@ impl Quotes {
             (At::Quoted, b'"') => (At::QuoteInQuoted, Step::Quote),
             (At::Quoted, _) => (At::Quoted, Step::Data),
             (At::QuoteInQuoted, b'"') => (At::Quoted, Step::Data),
+            (At::Malformed, _) => (At::Malformed, Step::Data),
             (_, byte) if byte == self.delimiter => (At::FieldStart, Step::Delimiter),
+            (At::QuoteInQuoted, _) => (At::Malformed, Step::Data),
             (_, _) => (At::Unquoted, Step::Data),
         };
         self.at = at;
         step
     }
 
-    /// Whether a quoted field goes on after `line`.
-    fn is_open_after(&mut self, line: &[u8]) -> bool {
+    /// Where `line`, which has no end, leaves its record.
+    fn after(&mut self, line: &[u8]) -> At {
         if self.at != At::FieldStart || memchr(b'"', line).is_some() {
             for &byte in line {
                 self.step(byte);
             }
         }
-        self.at == At::Quoted
+        self.at
     }
-}
-
-/// The value as it is: the twin of reading, which made the value of the whole record.
-pub(super) fn write(pair: &Pair, out: &mut impl Write) -> Result<(), WriteRowError> {
-    let value = &pair.value;
-    let reason = if value.is_empty() {
-        "the value is empty"
-    } else if str::from_utf8(value).is_err() {
-        "the value is not UTF-8"
-    } else if value.ends_with(b"\r") || ends_early(value) {
-        "the value holds a line end"
-    } else if memchr::memmem::find(value, &pair.key).is_none() && !pair.key.contains(&b'"') {
-        "the value does not hold the key, so that csv would lose it"
-    } else {
-        out.write_all(value)?;
-        return Ok(out.write_all(b"\n")?);
-    };
-    Err(WriteRowError::Refused(reason))
-}
-
-/// Whether `value` holds a line end that no delimiter could make part of a quoted field.
-fn ends_early(value: &[u8]) -> bool {
-    let Some(end) = memchr(b'\n', value) else { return false };
-    memchr(b'"', &value[..end]).is_none()
 }

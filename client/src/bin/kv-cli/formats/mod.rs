@@ -16,8 +16,10 @@ mod text;
 
 use std::io::{self, BufRead, Write};
 
+use anyhow::bail;
 use bytes::Bytes;
 
+use self::csv::CsvWriter;
 pub(crate) use self::csv::{Columns, CsvReader};
 pub(crate) use self::jsonl::JsonlReader;
 pub(crate) use self::lines::LinesReader;
@@ -76,16 +78,55 @@ impl From<io::Error> for WriteRowError {
     }
 }
 
-/// Appends one row.
-pub(crate) fn write_row(
-    format: RowFormat,
-    pair: &Pair,
-    out: &mut impl Write,
-) -> Result<(), WriteRowError> {
-    match format {
-        RowFormat::Csv => csv::write(pair, out),
-        RowFormat::Jsonl => jsonl::write(pair, out),
-        RowFormat::Lines => lines::write(pair, out),
+/// What is said of the rows of csv; the rest of their [`Columns`] is the default, or found out.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CsvOptions {
+    pub(crate) delimiter: Option<u8>,
+    pub(crate) key_column: Option<usize>,
+}
+
+impl CsvOptions {
+    /// The other formats have none of them.
+    pub(crate) fn check(self, format: RowFormat) -> anyhow::Result<()> {
+        let given = self.delimiter.is_some() || self.key_column.is_some();
+        if given && format != RowFormat::Csv {
+            bail!("--delimiter and --key-column are for --format csv; leave them out");
+        }
+        Ok(())
+    }
+}
+
+/// Writes a file row by row.
+pub(crate) enum RowWriter {
+    Csv(CsvWriter),
+    Jsonl,
+    Lines,
+}
+
+impl RowWriter {
+    pub(crate) fn new(format: RowFormat, csv: CsvOptions) -> Self {
+        match format {
+            RowFormat::Csv => Self::Csv(CsvWriter::new(csv)),
+            RowFormat::Jsonl => Self::Jsonl,
+            RowFormat::Lines => Self::Lines,
+        }
+    }
+
+    /// Appends one row.
+    pub(crate) fn write(&mut self, pair: &Pair, out: &mut impl Write) -> Result<(), WriteRowError> {
+        match self {
+            Self::Csv(csv) => csv.write(pair, out),
+            Self::Jsonl => jsonl::write(pair, out),
+            Self::Lines => lines::write(pair, out),
+        }
+    }
+
+    /// How import reads the rows of csv.
+    pub(crate) fn columns(&self) -> Option<Columns> {
+        match self {
+            Self::Csv(csv) => csv.columns(),
+            Self::Jsonl | Self::Lines => None,
+        }
     }
 }
 
@@ -109,14 +150,58 @@ pub(crate) mod testing {
         std::iter::from_fn(|| reader.next_row().unwrap()).collect()
     }
 
-    /// The file that export would write, without the pairs that it refuses; and how many it took.
+    /// The file that export would write, without the pairs that it refuses; and those it took.
     pub(crate) fn file(format: RowFormat, pairs: &[Pair]) -> (Vec<u8>, Vec<Pair>) {
+        let mut writer = RowWriter::new(format, CsvOptions::default());
+        file_of(&mut writer, pairs)
+    }
+
+    pub(crate) fn file_of(writer: &mut RowWriter, pairs: &[Pair]) -> (Vec<u8>, Vec<Pair>) {
         let (mut out, mut taken) = (Vec::new(), Vec::new());
         for pair in pairs {
-            if write_row(format, pair, &mut out).is_ok() {
+            if writer.write(pair, &mut out).is_ok() {
                 taken.push(pair.clone());
             }
         }
         (out, taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::testing::{file_of, rows};
+    use super::*;
+
+    /// Keys and values of the bytes that formats are made of, and of any others; most values hold
+    /// their key, as csv needs.
+    fn pairs() -> impl Strategy<Value = Vec<Pair>> {
+        let few = "[ab,;|\t\"\r\n\u{feff}]{1,3}".prop_map(String::into_bytes);
+        let bytes = prop_oneof![3 => few, 1 => prop::collection::vec(any::<u8>(), 1..5)];
+        let around = "[ab,;|\"\r\n]{0,4}";
+        let pair = (bytes.clone(), bytes, around, around, any::<bool>());
+        let pair = pair.prop_map(|(key, other, before, after, holds)| {
+            let value = match holds {
+                true => [before.as_bytes(), &key, after.as_bytes()].concat(),
+                false => other,
+            };
+            Pair { key: key.into(), value: value.into() }
+        });
+        prop::collection::vec(pair, 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_exported_is_imported(pairs in pairs()) {
+            for format in [RowFormat::Csv, RowFormat::Jsonl, RowFormat::Lines] {
+                let mut writer = RowWriter::new(format, CsvOptions::default());
+                let (text, taken) = file_of(&mut writer, &pairs);
+                let columns = writer.columns().unwrap_or_default();
+                let back: Vec<Pair> =
+                    rows(format, columns, &text).into_iter().map(|r| r.content.unwrap()).collect();
+                prop_assert_eq!(&back, &taken, "{:?}", format);
+            }
+        }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) use self::store::{KvStore, RowError, Store, retry_in};
 use crate::args::{ImportArgs, RowFormat};
 use crate::commands::Session;
 use crate::failure::Exit;
-use crate::formats::Columns;
+use crate::formats::{Columns, CsvOptions};
 use crate::progress::Progress;
 use crate::stderr::{Notice, say};
 
@@ -108,10 +108,8 @@ async fn open_state(
 
 /// Where the key of a csv row is. The other formats know that themselves.
 fn columns(args: &ImportArgs) -> Result<Columns> {
-    let given = args.delimiter.is_some() || args.key_column.is_some();
-    if given && args.format != RowFormat::Csv {
-        bail!("--delimiter and --key-column are for --format csv; leave them out");
-    }
+    let options = CsvOptions { delimiter: args.delimiter, key_column: args.key_column };
+    options.check(args.format)?;
     let default = Columns::default();
     Ok(Columns {
         delimiter: args.delimiter.unwrap_or(default.delimiter),
