@@ -542,7 +542,7 @@ pub(crate) struct BenchArgs {
 
 const BENCH_HELP: &str =
     "A write sends the last context received for its key, unless --blind; after \
-a race it reads the key first, within the write's latency. Writes are retried elsewhere under the \
+a race, or when a key has too many siblings, it reads the key first, within the write's latency. Writes are retried elsewhere under the \
 same operation id; in an lww namespace at their coordinator alone.
 
 With --batch N the workers read or write N different keys at a time. Each key counts as an \
@@ -551,7 +551,7 @@ operation, with the latency of its batch; --rate and missed count batches.
 operations are all attempted; ok are those that succeeded within --timeout, the others failed, unknown \
 outcomes included; ops_per_s and latencies are of those that are ok. missed: due under --rate, but \
 not started in time, since all of --concurrency were busy: with many of them the load does not wait \
-for the cluster.
+for the cluster. Of each kind of error stderr shows an example; exit code 2 if no operation is ok.
 json: operations, ok, failed, errors{kind: n}, not_found, retries, seconds, ops_per_s, \
 latency_us{p50,p90,p99,p999}, missed
 

@@ -12,7 +12,7 @@ pub(super) enum Known {
     Nothing,
     /// The write replaces what this covers.
     Covered(Context),
-    /// A reply showed siblings: read the key before writing it.
+    /// A reply showed siblings, or too many of them: read the key before writing it.
     Siblings,
 }
 
@@ -42,7 +42,7 @@ impl Contexts {
         }
     }
 
-    /// A write was acknowledged, or a key prepared. Without a context siblings stand there.
+    /// A write was answered, or a key prepared. Without a context siblings stand there.
     pub(super) fn on_reply(&self, key: u64, context: Option<Context>) {
         if !self.blind {
             self.shard(key).insert(key, context);

@@ -27,8 +27,10 @@ use crate::failure::Exit;
 use crate::formats::Pair;
 use crate::import::{KvStore, RowError, Store as _, retry_in};
 use crate::progress::Progress;
+use crate::stderr::{Notice, say};
 
-/// Runs the load and reports. Failed operations are counted, and no failure of the command.
+/// Runs the load and reports. Operations that fail are counted, and no failure of the command unless
+/// all of them do.
 pub(crate) async fn run(session: &Session, args: BenchArgs) -> Result<Exit> {
     let namespace = session.client.describe_namespace(&args.namespace).await?;
     if args.value_size > namespace.value_max_bytes {
@@ -52,6 +54,11 @@ pub(crate) async fn run(session: &Session, args: BenchArgs) -> Result<Exit> {
     let report = measure(bench, &args).await?;
     let json = report.json();
     session.output.result(&json, || json.to_string())?;
+    report.notices().iter().for_each(say);
+    if report.is_in_vain() {
+        say(&Notice::error("unavailable", "no operation succeeded"));
+        return Ok(Exit::Failed);
+    }
     Ok(Exit::Done)
 }
 

@@ -6,15 +6,60 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use quorate_client::{Error, WriteError};
 use serde::Serialize;
+
+use crate::failure::describe_write;
+use crate::stderr::Notice;
 
 /// An hour: no deadline is longer. Three digits make p99 right to a thousandth.
 const LATENCY_MAX_US: u64 = 3_600_000_000;
+
+/// How an operation ended that was not ok.
+#[derive(Debug)]
+pub(super) struct Failure {
+    kind: &'static str,
+    /// Put into words for the first of a kind alone: there may be very many.
+    why: Why,
+}
+
+#[derive(Debug)]
+enum Why {
+    Read(Error),
+    Write(WriteError),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { kind: error.kind().as_str(), why: Why::Read(error) }
+    }
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Self {
+        let kind = match &error {
+            WriteError::NotApplied { error } => error.kind().as_str(),
+            WriteError::Unknown { .. } => "unknown",
+        };
+        Self { kind, why: Why::Write(error) }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.why {
+            Why::Read(error) => error.fmt(f),
+            Why::Write(error) => f.write_str(&describe_write(error)),
+        }
+    }
+}
 
 /// Counts and latencies of some operations.
 pub(super) struct Report {
     operations: u64,
     errors: BTreeMap<&'static str, u64>,
+    /// The first of each kind.
+    examples: BTreeMap<&'static str, String>,
     pub(super) not_found: u64,
     pub(super) retries: u64,
     pub(super) missed: u64,
@@ -28,6 +73,7 @@ impl Default for Report {
         Self {
             operations: 0,
             errors: BTreeMap::new(),
+            examples: BTreeMap::new(),
             not_found: 0,
             retries: 0,
             missed: 0,
@@ -38,22 +84,21 @@ impl Default for Report {
 }
 
 impl Report {
-    /// An operation ended, with an error of this kind or without one.
-    pub(super) fn on_ended(&mut self, latency: Duration, error: Option<&'static str>) {
+    /// An operation ended, with a failure or without one.
+    pub(super) fn on_ended(&mut self, latency: Duration, failure: Option<&Failure>) {
         self.operations += 1;
-        match error {
-            Some(kind) => *self.errors.entry(kind).or_default() += 1,
+        match failure {
+            Some(failure) => {
+                *self.errors.entry(failure.kind).or_default() += 1;
+                self.examples.entry(failure.kind).or_insert_with(|| failure.to_string());
+            }
             None => self.latencies.saturating_record(latency.as_micros() as u64),
         }
     }
 
-    /// All keys of a batch ended, with an error of this kind or without one each.
-    pub(super) fn on_batch_ended(
-        &mut self,
-        latency: Duration,
-        errors: impl IntoIterator<Item = Option<&'static str>>,
-    ) {
-        errors.into_iter().for_each(|error| self.on_ended(latency, error));
+    /// All keys of a batch ended, with a failure or without one each.
+    pub(super) fn on_batch_ended(&mut self, latency: Duration, failures: &[Option<Failure>]) {
+        failures.iter().for_each(|failure| self.on_ended(latency, failure.as_ref()));
     }
 
     /// Takes in what others counted.
@@ -64,13 +109,36 @@ impl Report {
         for (kind, count) in &part.errors {
             *self.errors.entry(kind).or_default() += count;
         }
+        for (kind, example) in &part.examples {
+            self.examples.entry(kind).or_insert_with(|| example.clone());
+        }
         let grown = self.latencies.add(&part.latencies);
         grown.expect("both histograms have the same bounds");
     }
 
+    fn failed(&self) -> u64 {
+        self.errors.values().sum()
+    }
+
+    /// Whether nothing succeeded, of all that was tried.
+    pub(super) fn is_in_vain(&self) -> bool {
+        self.failed() == self.operations
+    }
+
+    /// How many errors there are of each kind, and the first of them in full.
+    pub(super) fn notices(&self) -> Vec<Notice> {
+        let notice = |(kind, example): (&&'static str, &String)| {
+            let count = self.errors[kind];
+            let of = self.operations;
+            let message = format!("{count} of {of} operations ended with {kind}: {example}");
+            Notice::note(message).with("kind", kind).with("count", count)
+        };
+        self.examples.iter().map(notice).collect()
+    }
+
     pub(super) fn json(&self) -> BenchJson<'_> {
         let at = |quantile| self.latencies.value_at_quantile(quantile);
-        let failed: u64 = self.errors.values().sum();
+        let failed = self.failed();
         let ok = self.operations - failed;
         let ops_per_s = ok as f64 / self.seconds;
         BenchJson {
@@ -162,14 +230,39 @@ impl fmt::Display for BenchJson<'_> {
 
 #[cfg(test)]
 mod tests {
+    use quorate_client::{Client, ClientConfig};
+
     use super::*;
 
-    #[test]
-    fn parts_add_up_to_the_contract() {
+    /// Of kind `invalid`.
+    async fn failure() -> Failure {
+        let nowhere = ClientConfig::new([""; 0]);
+        Client::connect(nowhere).await.unwrap_err().into()
+    }
+
+    #[tokio::test]
+    async fn one_error_of_each_kind_is_told_in_full() {
+        let failure = failure().await;
+        let (mut whole, mut part) = (Report::default(), Report::default());
+        for report in [&mut whole, &mut part] {
+            report.on_batch_ended(Duration::ZERO, &[None, None]);
+            report.on_ended(Duration::ZERO, Some(&failure));
+        }
+        whole.add(&part);
+        let [notice] = &whole.notices()[..] else { panic!("there is one kind") };
+        let said = format!("{notice:?}");
+        assert!(said.contains("2 of 6 operations ended with invalid"), "{said}");
+        assert!(said.contains(&failure.to_string()), "{said}");
+        assert!(!whole.is_in_vain());
+    }
+
+    #[tokio::test]
+    async fn parts_add_up_to_the_contract() {
+        let failure = failure().await;
         let (mut whole, mut part) = (Report::default(), Report::default());
         for us in 1..=1000 {
             let to = if us % 2 == 0 { &mut whole } else { &mut part };
-            to.on_ended(Duration::from_micros(us), (us > 998).then_some("unknown"));
+            to.on_ended(Duration::from_micros(us), (us > 998).then_some(&failure));
         }
         part.not_found = 3;
         part.retries = 2;
@@ -178,11 +271,11 @@ mod tests {
         let json = serde_json::to_string(&whole.json()).unwrap();
         assert_eq!(
             json,
-            "{\"operations\":1000,\"ok\":998,\"failed\":2,\"errors\":{\"unknown\":2},\"not_found\":3,\
+            "{\"operations\":1000,\"ok\":998,\"failed\":2,\"errors\":{\"invalid\":2},\"not_found\":3,\
              \"retries\":2,\"seconds\":2.0,\"ops_per_s\":499.0,\
              \"latency_us\":{\"p50\":499,\"p90\":899,\"p99\":989,\"p999\":998},\"missed\":0}"
         );
-        assert!(whole.json().to_string().contains("errors      unknown 2\n"));
+        assert!(whole.json().to_string().contains("errors      invalid 2\n"));
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use quorate_client::{
-    BatchEntry, BatchOptions, Context, Error, GetOptions, Namespace, PutOptions, Read, Retry,
-    WriteError, Written,
+    BatchEntry, BatchOptions, Context, Error, ErrorKind, GetOptions, Namespace, PutOptions, Read,
+    Retry, WriteError, Written,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::contexts::{Contexts, Known};
 use super::load::{Keys, Schedule, Values};
-use super::report::{Report, Reports};
+use super::report::{Failure, Report, Reports};
 use crate::args::Workload;
 
 /// What all workers share.
@@ -31,9 +31,6 @@ pub(super) struct Bench {
     pub(super) timeout: Duration,
     pub(super) reports: Reports,
 }
-
-/// How an operation ended that was not ok.
-const UNKNOWN: &str = "unknown";
 
 /// One worker.
 pub(super) struct Worker {
@@ -63,34 +60,34 @@ impl Worker {
             };
             if self.bench.batch > 1 {
                 let keys = self.bench.keys.pick_batch(self.bench.batch, &mut self.rng);
-                let errors = match writes {
+                let failures = match writes {
                     true => self.write_batch(&keys).await,
                     false => self.read_batch(&keys).await,
                 };
-                self.report().on_batch_ended(since.elapsed(), errors);
+                self.report().on_batch_ended(since.elapsed(), &failures);
                 continue;
             }
             let key = self.bench.keys.pick(&mut self.rng);
             let result = if writes { self.write(key).await } else { self.read(key).await };
-            self.report().on_ended(since.elapsed(), result.err());
+            self.report().on_ended(since.elapsed(), result.err().as_ref());
         }
     }
 
-    async fn read(&mut self, key: u64) -> Result<(), &'static str> {
+    async fn read(&mut self, key: u64) -> Result<(), Failure> {
         let deadline = Instant::now() + self.bench.timeout;
         let read = self.get(key, deadline).await;
         self.on_read(key, read)
     }
 
-    fn on_read(&mut self, key: u64, read: Result<Read, Error>) -> Result<(), &'static str> {
-        let read = read.map_err(|error| error.kind().as_str())?;
+    fn on_read(&mut self, key: u64, read: Result<Read, Error>) -> Result<(), Failure> {
+        let read = read?;
         self.report().not_found += u64::from(read.siblings.is_empty());
         self.bench.contexts.on_read(key, read.context);
         Ok(())
     }
 
     /// How each key ended.
-    async fn read_batch(&mut self, keys: &[u64]) -> Vec<Option<&'static str>> {
+    async fn read_batch(&mut self, keys: &[u64]) -> Vec<Option<Failure>> {
         let options = GetOptions { timeout: Some(self.bench.timeout), ..GetOptions::default() };
         let names = keys.iter().map(|&key| Keys::name(key));
         let reads = self.bench.namespace.batch_get(names, options).await;
@@ -98,7 +95,7 @@ impl Worker {
     }
 
     /// How each key ended. Keys whose siblings have to be read first are read first, together.
-    async fn write_batch(&mut self, keys: &[u64]) -> Vec<Option<&'static str>> {
+    async fn write_batch(&mut self, keys: &[u64]) -> Vec<Option<Failure>> {
         let deadline = Instant::now() + self.bench.timeout;
         let (contexts, mut errors) = self.contexts(keys, deadline).await;
         let known: Vec<usize> = (0..keys.len()).filter(|&at| errors[at].is_none()).collect();
@@ -124,8 +121,8 @@ impl Worker {
         &self,
         keys: &[u64],
         deadline: Instant,
-    ) -> (Vec<Option<Context>>, Vec<Option<&'static str>>) {
-        let mut errors = vec![None; keys.len()];
+    ) -> (Vec<Option<Context>>, Vec<Option<Failure>>) {
+        let mut errors: Vec<_> = keys.iter().map(|_| None).collect();
         let mut unread = Vec::new();
         let known = |(at, &key): (usize, &u64)| match self.bench.contexts.of(key) {
             Known::Nothing => None,
@@ -143,20 +140,18 @@ impl Worker {
         for (at, read) in unread.into_iter().zip(reads) {
             match read {
                 Ok(read) => contexts[at] = read.context,
-                Err(error) => errors[at] = Some(error.kind().as_str()),
+                Err(error) => errors[at] = Some(error.into()),
             }
         }
         (contexts, errors)
     }
 
-    async fn write(&mut self, key: u64) -> Result<(), &'static str> {
+    async fn write(&mut self, key: u64) -> Result<(), Failure> {
         let deadline = Instant::now() + self.bench.timeout;
         let context = match self.bench.contexts.of(key) {
             Known::Nothing => None,
             Known::Covered(context) => Some(context),
-            Known::Siblings => {
-                self.get(key, deadline).await.map_err(|error| error.kind().as_str())?.context
-            }
+            Known::Siblings => self.get(key, deadline).await?.context,
         };
         let options = PutOptions {
             context,
@@ -173,18 +168,24 @@ impl Worker {
         &mut self,
         key: u64,
         written: Result<Written, WriteError>,
-    ) -> Result<(), &'static str> {
+    ) -> Result<(), Failure> {
         match written {
             Ok(written) => {
                 self.report().retries += u64::from(written.attempts.saturating_sub(1));
                 self.bench.contexts.on_reply(key, written.context);
                 Ok(())
             }
-            Err(WriteError::NotApplied { error }) => Err(error.kind().as_str()),
-            Err(WriteError::Unknown { .. }) => {
-                // It may stand there, covered by no context that is known.
-                self.bench.contexts.on_reply(key, None);
-                Err(UNKNOWN)
+            Err(failed) => {
+                let is_unclear = match &failed {
+                    // It may stand there, covered by no context that is known.
+                    WriteError::Unknown { .. } => true,
+                    // So many stand there already: only a write that covers them is taken.
+                    WriteError::NotApplied { error } => error.kind() == ErrorKind::Conflict,
+                };
+                if is_unclear {
+                    self.bench.contexts.on_reply(key, None);
+                }
+                Err(failed.into())
             }
         }
     }

@@ -87,10 +87,13 @@ mod tests {
     use std::sync::Arc;
 
     use clap::Parser as _;
-    use quorate_proto::v1;
+    use quorate_proto::v1::{
+        self,
+        error_detail::{Kind, Outcome},
+    };
 
     use crate::args::{Args, TopCommand};
-    use crate::fake::{Act, Fakes, NAMESPACE, Node, namespace};
+    use crate::fake::{Act, Asked, Fakes, NAMESPACE, Node, namespace};
 
     use super::*;
 
@@ -151,6 +154,50 @@ mod tests {
             let words = bench.into_iter().chain(["--concurrency", "1", "--duration", "50ms"]);
             let words: Vec<&str> = words.chain(line.split(' ')).collect();
             assert_retries(&words, &[], 1).await;
+        }
+    }
+
+    async fn bench(fakes: &Fakes, flags: &str) -> Exit {
+        let endpoint = fakes.addresses[0].to_string();
+        let words = ["kv-cli", "--endpoints", &endpoint, "--timeout", "200ms", "bench", NAMESPACE];
+        let flags = flags.split(' ').chain("--keys 1 --value-size 8 --concurrency 1".split(' '));
+        run_words(&words.into_iter().chain(flags).collect::<Vec<_>>()).await.unwrap()
+    }
+
+    async fn fakes() -> Fakes {
+        let fakes = Fakes::start(&[]).await;
+        let namespace = v1::Namespace { value_max_bytes: 8, ..namespace(NAMESPACE) };
+        fakes.topology.lock().unwrap().namespaces = vec![namespace];
+        fakes
+    }
+
+    #[tokio::test]
+    async fn a_bench_of_which_nothing_succeeds_fails() {
+        let fakes = fakes().await;
+        fakes.script(0, [Act::Fail(Kind::Siblings, Outcome::NotApplied)]);
+        let one = "--workload write --rate 1 --duration 50ms";
+        assert_eq!(bench(&fakes, one).await, Exit::Failed);
+        assert_eq!(bench(&fakes, one).await, Exit::Done);
+    }
+
+    /// Else a key that a blind bench has filled up would refuse all writes for ever.
+    #[tokio::test]
+    async fn a_bench_reads_a_key_that_has_too_many_siblings() {
+        for (flags, reads) in [("", 1), (" --batch 2", 1), (" --blind", 0)] {
+            let fakes = fakes().await;
+            let kind = Kind::Siblings;
+            let act = match flags {
+                " --batch 2" => {
+                    Act::FailKey("bench-000000000000".into(), kind, Outcome::NotApplied)
+                }
+                _ => Act::Fail(kind, Outcome::NotApplied),
+            };
+            fakes.script(0, [act]);
+            let line = format!("--workload write --rate 8 --duration 400ms{flags}");
+            assert_eq!(bench(&fakes, &line).await, Exit::Done);
+            let log = fakes.nodes.iter().flat_map(|node| node.log.lock().unwrap().clone());
+            let is_read = |asked: &Asked| matches!(asked, Asked::Get | Asked::BatchGet(_));
+            assert_eq!(log.filter(is_read).count(), reads, "{flags}");
         }
     }
 
