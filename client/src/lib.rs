@@ -65,4 +65,4 @@ pub use options::{
 pub use outcome::{Deleted, Read, Receipt, ScanItem, Sibling, Updated, Written};
 pub use tls::TlsConfig;
 pub use token::{Context, Cursor, ParseTokenError};
-pub use topology::{ConflictRule, Member, NamespaceDescription, Rebuild, Topology};
+pub use topology::{ConflictRule, Member, NamespaceDescription, Rebuild, Topology, Vote};

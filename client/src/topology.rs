@@ -103,6 +103,42 @@ impl From<v1::Namespace> for NamespaceDescription {
     }
 }
 
+/// Whether a node votes on changes of the cluster, which are the making and dropping of namespaces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Vote {
+    /// It is no voter.
+    No,
+    /// It votes.
+    Yes,
+    /// It was started, and has not heard enough other voters to vote again.
+    Waits,
+    /// It lost the store with which it voted, and votes no more.
+    Lost,
+}
+
+impl Vote {
+    fn from_wire(wire: v1::Vote) -> Option<Self> {
+        match wire {
+            v1::Vote::Unknown => None,
+            v1::Vote::No => Some(Self::No),
+            v1::Vote::Yes => Some(Self::Yes),
+            v1::Vote::Waits => Some(Self::Waits),
+            v1::Vote::Lost => Some(Self::Lost),
+        }
+    }
+}
+
+impl fmt::Display for Vote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::No => "no",
+            Self::Yes => "yes",
+            Self::Waits => "waits",
+            Self::Lost => "lost",
+        })
+    }
+}
+
 /// How far the rebuilding of a node's store has got. Until a partition is complete, the node's answers
 /// do not count in quorums there.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -148,6 +184,8 @@ pub struct Topology {
     pub clock_ahead_ms: Option<i64>,
     /// Set while that node's store is being rebuilt.
     pub rebuild: Option<Rebuild>,
+    /// What becomes of that node's vote on changes of the cluster; `None` if it does not say.
+    pub vote: Option<Vote>,
     groups: Vec<v1::PlacementGroup>,
     by_id: HashMap<u64, usize>,
     by_namespace: HashMap<String, usize>,
@@ -213,6 +251,7 @@ impl Topology {
                 return Err("a placement group names an owner that is no member");
             }
         }
+        let vote = Vote::from_wire(reply.vote());
         let members: Vec<Member> = reply.members.into_iter().map(Member::from).collect();
         let namespaces: Vec<_> =
             reply.namespaces.into_iter().map(NamespaceDescription::from).collect();
@@ -232,6 +271,7 @@ impl Topology {
             opening: reply.opening,
             now_ms: reply.now_ms,
             clock_ahead_ms: reply.clock_ahead_ms,
+            vote,
             rebuild: reply.rebuild.map(Rebuild::from),
             groups: reply.groups,
         })

@@ -10,7 +10,7 @@
 //! "Offered" means that voters were asked to vote for it: from then on it may be chosen, also
 //! after this node gave up, since whoever proposes next may find a vote for it and finish it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
@@ -24,11 +24,12 @@ use tokio::time::{Instant, timeout_at};
 use super::pauses::Pauses;
 use super::register::alarmed;
 use super::view::placement_members;
+use super::vote::{self, Silence};
 use super::{Cluster, STEP_TIMEOUT};
 use crate::dynamo::key::NodeId;
 use crate::dynamo::metadata::Document;
 use crate::dynamo::metadata::document::{DocumentError, Namespace, NewNamespace};
-use crate::dynamo::metadata::register::{Effect, Proposer, Reply, Request, Step, Verdict};
+use crate::dynamo::metadata::register::{Answer, Effect, Proposer, Reply, Request, Step, Verdict};
 use crate::dynamo::placement::Placement;
 use crate::error::RequestError;
 
@@ -144,14 +145,24 @@ struct Campaign<'a> {
     offered: bool,
     /// Whether others were asked if the document is out of date.
     refreshed: bool,
-    /// Why voters gave no answer in the last attempt.
-    silent: BTreeMap<NodeId, String>,
+    /// Why voters did not agree in the last attempt.
+    silent: BTreeMap<NodeId, Silence>,
+    /// The voters whose answers to its last step are still awaited.
+    awaited: BTreeSet<NodeId>,
 }
 
 impl<'a> Campaign<'a> {
     fn new(cluster: &'a Cluster, change: Change, deadline: Instant) -> Self {
-        let (rng, silent) = (cluster.env.rng(), BTreeMap::new());
-        Self { cluster, change, deadline, rng, offered: false, refreshed: false, silent }
+        Self {
+            cluster,
+            change,
+            deadline,
+            rng: cluster.env.rng(),
+            offered: false,
+            refreshed: false,
+            silent: BTreeMap::new(),
+            awaited: BTreeSet::new(),
+        }
     }
 
     /// The document that made the change, once it is chosen and known here.
@@ -202,13 +213,16 @@ impl<'a> Campaign<'a> {
         current: Arc<Document>,
         wanted: &Arc<Document>,
     ) -> Result<bool, RequestError> {
-        let mut proposer = Proposer::new(self.cluster.me.node, current, wanted.clone());
+        let mut proposer = Proposer::new(self.cluster.me.node, current.clone(), wanted.clone());
         let mut pauses = Pauses::new();
         loop {
             match self.attempt(&mut proposer).await? {
                 Verdict::Chosen(decided) | Verdict::Superseded(decided) => {
                     self.cluster.learn_document(decided.clone()).await?;
                     return self.was_made(wanted, &decided);
+                }
+                Verdict::Unreachable { .. } if vote::is_beyond_majority(&current, &self.silent) => {
+                    return Err(self.beyond_majority());
                 }
                 Verdict::Pending | Verdict::Outvoted | Verdict::Unreachable { .. } => {
                     let pause = Instant::now() + pauses.next(&mut self.rng);
@@ -226,22 +240,28 @@ impl<'a> Campaign<'a> {
     async fn attempt(&mut self, proposer: &mut Proposer) -> Result<Verdict, RequestError> {
         let mut waiting = Waiting::new();
         self.silent.clear();
+        self.awaited.clear();
         let effects = proposer.begin(&mut self.rng);
         let mut step = discriminant(&Step::Reserve);
         self.execute(effects, proposer, &mut step, &mut waiting);
         while proposer.verdict() == Verdict::Pending {
             let Ok(answered) = timeout_at(self.deadline, waiting.next()).await else {
+                let late = std::mem::take(&mut self.awaited).into_iter();
+                let late = late.map(|node| (node, Silence::Unheard("no answer yet".to_owned())));
+                self.silent.extend(late);
                 return Err(self.timed_out("waiting for a majority of the voters"));
             };
             let Some((from, of, answered)) = answered else { break };
+            self.awaited.remove(&from);
             match answered {
                 Ok(reply) => {
+                    self.note(from, &reply);
                     let effects = proposer.on_reply(from, reply);
                     self.execute(effects, proposer, &mut step, &mut waiting);
                 }
                 // Of an earlier step it says nothing of this one.
                 Err(reason) => {
-                    self.silent.insert(from, reason);
+                    self.silent.insert(from, Silence::Unheard(reason));
                     if of == step {
                         proposer.on_unreachable(from);
                     }
@@ -249,6 +269,13 @@ impl<'a> Campaign<'a> {
             }
         }
         Ok(proposer.verdict())
+    }
+
+    fn note(&mut self, from: NodeId, reply: &Reply) {
+        match &reply.answer {
+            Answer::Refused(why) => drop(self.silent.insert(from, Silence::Refused(why.clone()))),
+            _ => drop(self.silent.remove(&from)),
+        }
     }
 
     fn execute(
@@ -267,6 +294,7 @@ impl<'a> Campaign<'a> {
                     self.offered |= matches!(&request.step, Step::Accept(document)
                         if Arc::ptr_eq(document, proposer.wanted()));
                     *step = discriminant(&request.step);
+                    self.awaited.insert(to);
                     let lesson = lesson.take_if(|(pupil, _)| *pupil == to);
                     waiting.push(Box::pin(send(self.cluster, to, request, lesson)));
                 }
@@ -293,18 +321,32 @@ impl<'a> Campaign<'a> {
     }
 
     fn timed_out(&self, waiting: &str) -> RequestError {
-        let view = self.cluster.view();
-        let name = |node: NodeId| view.as_ref().map_or(node.to_string(), |view| view.name_of(node));
-        let silent = self.silent.iter().map(|(&node, why)| format!("{}: {why}", name(node)));
         let mut waiting_for = waiting.to_owned();
         if !self.silent.is_empty() {
-            waiting_for += &format!(" ({})", silent.collect::<Vec<_>>().join("; "));
+            let view = self.cluster.view();
+            waiting_for += &format!(" ({})", vote::reasons(&self.silent, view.as_deref()));
         }
-        waiting_for += &match self.offered {
+        waiting_for += &self.what_became_of_it();
+        RequestError::Timeout { waiting_for }
+    }
+
+    /// To ask again is in vain: the majority that could name other voters is the one that is gone.
+    fn beyond_majority(&self) -> RequestError {
+        let view = self.cluster.view();
+        let reason = format!(
+            "no majority of the voters is left that could change the cluster's metadata ({}){}. See \
+             \"Votes\" in docs/operations.md",
+            vote::reasons(&self.silent, view.as_deref()),
+            self.what_became_of_it()
+        );
+        RequestError::Conflict { reason }
+    }
+
+    fn what_became_of_it(&self) -> String {
+        match self.offered {
             true => format!("; it is unknown whether {}: list the namespaces", self.change),
             false => "; nothing was changed".to_owned(),
-        };
-        RequestError::Timeout { waiting_for }
+        }
     }
 }
 

@@ -28,6 +28,7 @@ mod rounds;
 #[cfg(test)]
 mod tests;
 pub mod view;
+mod vote;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -51,6 +52,7 @@ use crate::storage::Engine;
 use crate::transport::{self, PeerError, Peers};
 
 pub use self::register::OpenError;
+pub use self::vote::Vote;
 
 /// How long a voter may take for one step. A paused one costs that much only where the others are
 /// no majority without it; a disk under load syncs well within.
@@ -119,6 +121,11 @@ impl Cluster {
         self.published.alarm()
     }
 
+    /// What becomes of this node's vote on changes of the metadata.
+    pub fn vote(&self) -> Vote {
+        self.published.vote()
+    }
+
     /// The newest document known, in its canonical encoding, for a peer that asks.
     pub async fn newest_document(&self) -> Option<Bytes> {
         self.view().map(|view| view.document().encode())
@@ -156,7 +163,12 @@ impl Cluster {
         work: impl FnOnce(&mut Register) -> T + Send + 'static,
     ) -> T {
         let mut register = self.register.clone().lock_owned().await;
-        self.env.block(move || work(&mut register)).await
+        let worked = move || {
+            let answer = work(&mut register);
+            register.publish_vote();
+            answer
+        };
+        self.env.block(worked).await
     }
 
     /// Asks a peer.

@@ -13,6 +13,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use super::view::View;
+use super::vote::Vote;
 use crate::dynamo::key::NodeId;
 use crate::dynamo::metadata::Document;
 use crate::dynamo::metadata::document::{DocumentError, Voter};
@@ -74,6 +75,7 @@ pub(super) struct Published {
     view: ArcSwapOption<View>,
     version: watch::Sender<u64>,
     alarm: OnceLock<Alarm>,
+    vote: watch::Sender<Vote>,
 }
 
 impl Published {
@@ -91,6 +93,10 @@ impl Published {
 
     pub(super) fn alarm(&self) -> Option<Alarm> {
         self.alarm.get().copied()
+    }
+
+    pub(super) fn vote(&self) -> Vote {
+        *self.vote.borrow()
     }
 
     fn publish(&self, view: View) {
@@ -140,7 +146,26 @@ impl Register {
             }
             (None, None) => None,
         };
-        Ok(Self { me, engine, published, acceptor })
+        let register = Self { me, engine, published, acceptor };
+        register.publish_vote();
+        Ok(register)
+    }
+
+    /// Tells the rest of the node what becomes of its vote now.
+    pub(super) fn publish_vote(&self) {
+        let vote = self.vote();
+        self.published.vote.send_if_modified(|before| std::mem::replace(before, vote) != vote);
+    }
+
+    fn vote(&self) -> Vote {
+        let Some(acceptor) = &self.acceptor else { return Vote::No };
+        let named = acceptor.current().voters.iter().any(|voter| voter.node == self.me.node);
+        match (named, acceptor.is_voter()) {
+            (false, _) => Vote::No,
+            (true, false) => Vote::Lost,
+            (true, true) if acceptor.is_recovering() => Vote::Waits,
+            (true, true) => Vote::Yes,
+        }
     }
 
     /// The newest document.
@@ -223,6 +248,8 @@ impl Register {
         let view = View::new(document.clone()).map_err(RequestError::invalid)?;
         self.persist(DOCUMENT, &document.encode())?;
         self.acceptor = Some(next);
+        // Whoever is woken by the document finds the vote that goes with it.
+        self.publish_vote();
         self.published.publish(view);
         Ok(document.version)
     }

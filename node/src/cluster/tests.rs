@@ -330,6 +330,35 @@ async fn a_wiped_voter_does_not_vote() {
     network.cut(&[1]);
     let error = create(&network.at(0), "users").await.unwrap_err();
     assert!(error.to_string().contains("nothing was changed"), "{error}");
+    let lost = "node-2: it has lost the store with which it voted, and votes no more";
+    assert!(error.to_string().contains(lost), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_too_many_wiped_a_change_fails_at_once_and_names_them() {
+    let mut network = Network::cluster(3, 1).await;
+    assert_eq!(network.at(1).vote(), Vote::Yes);
+    network.wipe(1);
+    assert_eq!(network.at(1).vote(), Vote::No, "it is in no cluster yet");
+    network.at(1).fetch_from(node(0)).await.unwrap();
+    assert_eq!(network.at(1).vote(), Vote::Lost);
+
+    // Of the two that are left one is opened anew: it may not vote before it heard both others.
+    network.restart(2);
+    assert_eq!(network.at(2).vote(), Vote::Waits);
+    let began = tokio::time::Instant::now();
+    let error = create(&network.at(0), "carts").await.unwrap_err();
+    assert!(began.elapsed() < 5 * SECOND, "it waited for what cannot come");
+    let text = error.to_string();
+    assert!(matches!(error, RequestError::Conflict { .. }), "{text}");
+    for part in [
+        "no majority of the voters is left",
+        "node-1: it has lost the store with which it voted",
+        "node-2: it was started and has not heard enough",
+        "nothing was changed",
+    ] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,8 +13,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{Addresses, LatePeers};
-use crate::cluster::Cluster;
 use crate::cluster::view::View;
+use crate::cluster::{Cluster, Vote};
 use crate::config::Config;
 use crate::dynamo::key::NodeId;
 use crate::dynamo::metadata::Document;
@@ -148,7 +148,7 @@ impl Join {
         };
         self.warn_of_other_addresses(&view);
         let Some(peers) = self.connect(&view) else { return };
-        self.warn_of_a_lost_vote(&view);
+        self.warn_of_a_lost_vote();
         self.remember(&view).await;
         self.ready.send_replace(Readiness::Ready);
         tracing::info!(cluster = %view.document().cluster, "the node serves its cluster");
@@ -217,9 +217,8 @@ impl Join {
         self.cluster.learn(document).await.map(drop).map_err(|error| error.to_string())
     }
 
-    fn warn_of_a_lost_vote(&self, view: &View) {
-        let voter = view.document().voters.iter().find(|voter| voter.node == self.node);
-        if voter.is_some_and(|voter| voter.store != self.store) {
+    fn warn_of_a_lost_vote(&self) {
+        if self.cluster.vote() == Vote::Lost {
             tracing::warn!(
                 "this node voted on changes of the metadata with another store, which may have \
                  forgotten its votes: with this one it does not vote. With most voters away, \

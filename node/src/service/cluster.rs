@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::kv::NodeParts;
 use super::{durability, level, level_message, status};
+use crate::cluster::Vote;
 use crate::cluster::view::View;
 use crate::dynamo::key::NodeId;
 use crate::dynamo::metadata::document::{Conflict, Durability, Member, Namespace, NewNamespace};
@@ -90,6 +91,7 @@ impl Cluster for ClusterService {
             now_ms: coordinator.env().now_ms(),
             clock_ahead_ms: coordinator.clocks().ahead_ms(),
             rebuild: coordinator.standings().progress().borrow().as_ref().map(rebuild_message),
+            vote: vote_message(coordinator.cluster().vote()).into(),
         }))
     }
 
@@ -153,6 +155,15 @@ fn groups(view: &View) -> Vec<v1::PlacementGroup> {
         owners: table.iter().map(index).collect(),
     };
     document.layout().groups.iter().map(group).collect()
+}
+
+fn vote_message(vote: Vote) -> v1::Vote {
+    match vote {
+        Vote::No => v1::Vote::No,
+        Vote::Yes => v1::Vote::Yes,
+        Vote::Waits => v1::Vote::Waits,
+        Vote::Lost => v1::Vote::Lost,
+    }
 }
 
 fn rebuild_message(progress: &Progress) -> v1::Rebuild {

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use tokio::time::sleep;
 
 use super::{Step, Worker};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Vote};
 use crate::env::Env;
 use crate::error::RequestError;
 use crate::limits::Capacity;
@@ -88,6 +88,8 @@ impl Worker for Observe {
             self.tell_limits();
             self.metrics.peers_connected(self.others_connected());
             self.metrics.metadata_version(self.cluster.version());
+            let vote = self.cluster.vote();
+            self.metrics.voter(vote == Vote::Waits, vote == Vote::Lost);
             let engine = self.engine.clone();
             match self.env.block(move || engine.stats()).await {
                 Ok(stats) => {

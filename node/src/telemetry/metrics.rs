@@ -196,6 +196,8 @@ struct Single {
     rebuild_vnodes_left: Gauge,
     rebuild_objects: Counter,
     metadata_version: Gauge,
+    voter_waits: Gauge,
+    voter_lost: Gauge,
 }
 
 /// From 50 us, a read from memory on one machine, doubling to 6.5 s, above the default deadline.
@@ -227,6 +229,8 @@ impl Single {
             rebuild_vnodes_left: Gauge::default(),
             rebuild_objects: Counter::default(),
             metadata_version: Gauge::default(),
+            voter_waits: Gauge::default(),
+            voter_lost: Gauge::default(),
         };
         let help = "Time of each sync of the engine";
         registry.register_with_unit("sync", help, Unit::Seconds, single.sync_seconds.clone());
@@ -264,6 +268,10 @@ impl Single {
         registry.register("rebuild_objects", help, single.rebuild_objects.clone());
         let help = "Version of the newest metadata document known; 0: none";
         registry.register("metadata_version", help, single.metadata_version.clone());
+        let help = "1 while this voter has not heard enough others, since its start, to vote";
+        registry.register("voter_waits", help, single.voter_waits.clone());
+        let help = "1 if this voter lost the store with which it voted, and votes no more";
+        registry.register("voter_lost", help, single.voter_lost.clone());
         single
     }
 }
@@ -379,6 +387,12 @@ impl Metrics {
     /// Counts rows that it lost.
     pub fn operations_forgotten(&self, rows: u64) {
         self.single.operations_forgotten.inc_by(rows);
+    }
+
+    /// Whether this node is a voter that waits to hear others, or one whose store was lost.
+    pub fn voter(&self, waits: bool, lost: bool) {
+        self.single.voter_waits.set(waits.into());
+        self.single.voter_lost.set(lost.into());
     }
 
     /// The version of the newest document known.
@@ -561,6 +575,7 @@ mod tests {
         metrics.operations_recorded(6);
         metrics.operations_forgotten(4);
         metrics.metadata_version(2);
+        metrics.voter(false, true);
         metrics.sibling_refused();
         metrics.lww_from_the_future(2);
         metrics.clock_offset("node-2", -0.25);
@@ -586,6 +601,8 @@ mod tests {
             "quorate_operations_recorded_total 6",
             "quorate_operations_forgotten_total 4",
             "quorate_metadata_version 2",
+            "quorate_voter_waits 0",
+            "quorate_voter_lost 1",
             "quorate_siblings_refused_total 1",
             "quorate_lww_from_the_future_total 2",
             r#"quorate_clock_offset_seconds{peer="node-2"} -0.25"#,

@@ -175,6 +175,39 @@ fn the_flag_harms_no_store_that_opens_and_a_lost_one_is_never_silently_empty() {
 }
 
 #[test]
+fn a_voter_that_lost_its_store_is_shown_and_named_when_a_change_fails() {
+    let mut cluster = Cluster::start(3);
+    let status = |cluster: &Cluster| cluster.nodes()[2].cli().json("cluster status");
+    let votes = |status: &serde_json::Value| -> Vec<String> {
+        let members = status["members"].as_array().expect("a list");
+        members.iter().map(|m| m["vote"].as_str().unwrap_or("?").to_owned()).collect()
+    };
+    until("all voters vote", || (votes(&status(&cluster)) == ["yes"; 3]).then_some(()));
+
+    let seed = cluster.nodes()[2].peer_address();
+    for number in [1, 2] {
+        let node = cluster.node(number);
+        node.stop();
+        fs::remove_dir_all(node.data()).expect("the directory is ours");
+        node.start_with(&["--seeds", &seed]);
+        node.wait_ready();
+    }
+    assert_eq!(votes(&status(&cluster)), ["lost", "lost", "yes"]);
+    let text = cluster.nodes()[2].cli().line("cluster status").ok().text();
+    assert!(text.contains("votes lost with the stores of node-1, node-2: 1 of 3 voters"), "{text}");
+    until("the metric tells", || {
+        let page = cluster.nodes()[0].page("/metrics")?.1;
+        page.contains("\nquorate_voter_lost 1\n").then_some(())
+    });
+    let refused = cluster.nodes()[2].cli().line("namespace create things").exits(2).stderr;
+    for part in ["no majority of the voters is left", "node-1: it has lost", "node-2: it has lost"]
+    {
+        assert!(refused.contains(part), "no {part:?} in {refused}");
+    }
+    assert!(!refused.contains("allow more time"), "{refused}");
+}
+
+#[test]
 fn a_rebuild_waits_for_every_other_owner_unless_the_operator_excuses_it() {
     let mut cluster = filled("fjall");
     cluster.node(2).kill();

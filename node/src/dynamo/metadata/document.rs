@@ -299,6 +299,14 @@ impl Document {
         self.voters.len() / 2 + 1
     }
 
+    /// How many others a voter whose store was opened anew must hear: n - q + 1, enough to meet each
+    /// majority that it was part of. 1 of 2 voters, 2 of 3 and of 4, 3 of 5 and of 6, 4 of 7. A lone
+    /// voter has no others.
+    pub fn others_to_hear(&self) -> usize {
+        let n = self.voters.len();
+        (n - self.majority() + 1).min(n - 1)
+    }
+
     /// Checks everything that one document can be checked for.
     pub fn validate(&self) -> Result<(), DocumentError> {
         let first = self.version == 1;

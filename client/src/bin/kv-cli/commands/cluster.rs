@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use futures::future::join_all;
-use quorate_client::{Member, Rebuild, Topology};
+use quorate_client::{Member, Rebuild, Topology, Vote};
 use serde::Serialize;
 
 use super::Session;
@@ -46,7 +46,12 @@ struct MemberJson<'a> {
     peer_address: &'a str,
     /// As the answering node sees it.
     connected: bool,
+    /// Whether the cluster's metadata names it as a voter.
     voter: bool,
+    /// Whether it votes, as it says itself: no, yes, waits (not yet since its start), or lost.
+    vote: Option<String>,
+    #[serde(skip)]
+    votes: Option<Vote>,
     /// As this client sees it.
     reachable: bool,
     /// Of the cluster's metadata, as the member itself has it.
@@ -98,6 +103,7 @@ async fn probe<'a>(session: &Session, member: &'a Member) -> MemberJson<'a> {
         Err(_) => (None, Some(format!("no answer within {} ms", limit.as_millis()))),
     };
     let version = topology.as_ref().map(|topology| topology.version);
+    let votes = topology.as_ref().and_then(|topology| topology.vote);
     MemberJson {
         name: &member.name,
         id: format!("{:016x}", member.id),
@@ -107,6 +113,8 @@ async fn probe<'a>(session: &Session, member: &'a Member) -> MemberJson<'a> {
         peer_address: &member.peer_address,
         connected: member.connected,
         voter: member.voter,
+        vote: votes.map(|vote| vote.to_string()),
+        votes,
         reachable: version.is_some(),
         version,
         clock_ahead_ms: topology.as_ref().and_then(|topology| topology.clock_ahead_ms),
@@ -134,7 +142,7 @@ fn status_text(output: Output, status: &StatusJson<'_>) -> String {
             or_dash(m.zone),
             m.weight.to_string(),
             m.client_address.to_owned(),
-            yes(m.voter),
+            m.vote.clone().unwrap_or_else(|| yes(m.voter)),
             yes(m.connected),
             yes(m.reachable),
             m.version.map_or("-".to_owned(), |version| version.to_string()),
@@ -153,7 +161,29 @@ fn status_text(output: Output, status: &StatusJson<'_>) -> String {
         lines.extend(member.error.as_ref().map(|error| format!("{}: {error}", member.name)));
         lines.extend(member.rebuild.as_ref().map(|rebuild| rebuild_text(member.name, rebuild)));
     }
+    lines.extend(votes_text(&status.members));
     lines.join("\n")
+}
+
+/// What is wrong with the votes on namespaces, if anything is.
+fn votes_text(members: &[MemberJson<'_>]) -> Option<String> {
+    let names = |vote| {
+        let of = members.iter().filter(|member| member.votes == Some(vote));
+        of.map(|member| member.name).collect::<Vec<_>>()
+    };
+    let (voters, lost) = (members.iter().filter(|member| member.voter).count(), names(Vote::Lost));
+    if lost.is_empty() {
+        return None;
+    }
+    let left = voters - lost.len().min(voters);
+    let then = match left > voters / 2 {
+        true => "namespaces can be created and dropped while a majority of all voters votes",
+        false => "too few are left for namespaces to be created or dropped",
+    };
+    Some(format!(
+        "votes lost with the stores of {}: {left} of {voters} voters are left, and {then}",
+        lost.join(", ")
+    ))
 }
 
 fn rebuild_text(name: &str, rebuild: &RebuildJson) -> String {

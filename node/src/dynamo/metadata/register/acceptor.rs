@@ -229,7 +229,7 @@ impl Acceptor {
         let seen = self.votes.reserved.max(self.outvoted_by);
         let fence = Ballot::after(seen, self.me.node, rng);
         self.memory = Memory::Recovering(Some(Round { fence, told: BTreeMap::new() }));
-        if self.others_needed() == 0 {
+        if self.current().others_to_hear() == 0 {
             self.memory = Memory::Sound;
             return Vec::new();
         }
@@ -269,7 +269,7 @@ impl Acceptor {
     /// Adopts the others' votes once there are enough. No acceptance is announced, as none was
     /// asked for; the vote only shows in later promises.
     fn finish_recovering(&mut self) -> Option<Votes> {
-        let needed = self.others_needed();
+        let needed = self.current().others_to_hear();
         let Memory::Recovering(Some(round)) = &mut self.memory else { return None };
         if round.told.len() < needed {
             return None;
@@ -280,12 +280,5 @@ impl Acceptor {
         let perhaps_chosen = self.votes.accepted.is_some();
         self.memory = if perhaps_chosen { Memory::Here } else { Memory::Sound };
         Some(self.votes.clone())
-    }
-
-    /// n - q + 1, enough to meet each majority that this voter was part of: 1 of 2 voters, 2 of 3
-    /// and of 4, 3 of 5 and of 6, 4 of 7. A lone voter has no others.
-    fn others_needed(&self) -> usize {
-        let n = self.current().voters.len();
-        (n - self.current().majority() + 1).min(n - 1)
     }
 }
