@@ -25,7 +25,7 @@ use crate::args::BenchArgs;
 use crate::commands::Session;
 use crate::failure::Exit;
 use crate::formats::Pair;
-use crate::import::{KvStore, RowError, Store as _, retry_in};
+use crate::import::{Doubt, KvStore, RowError, Store as _, retry_in};
 use crate::progress::Progress;
 use crate::stderr::{Notice, say};
 
@@ -68,8 +68,9 @@ async fn prepare(bench: &Bench, args: &BenchArgs) -> Result<()> {
     let store = KvStore::new(bench.namespace.clone(), bench.retry, bench.timeout);
     let write = |index: u64| {
         let value = bench.values.slice(index);
-        let stored = store.store(store.alone(Pair { key: Keys::name(index), value }));
-        async move { (index, stored.await) }
+        let row = store.alone(Pair { key: Keys::name(index), value });
+        let store = &store;
+        async move { (index, store.store(row, &Doubt::default()).await) }
     };
     let writes = futures::stream::iter((0..args.keys).map(write));
     let mut writes = std::pin::pin!(writes.buffer_unordered(args.concurrency as usize));

@@ -25,7 +25,7 @@ use self::reach::Reach;
 use self::report::Report;
 use self::source::Source;
 use self::state::{State, Subject, fingerprint};
-pub(crate) use self::store::{KvStore, RowError, Store, retry_in};
+pub(crate) use self::store::{Doubt, KvStore, RowError, Store, retry_in};
 use crate::args::{ImportArgs, RowFormat};
 use crate::commands::Session;
 use crate::failure::Exit;

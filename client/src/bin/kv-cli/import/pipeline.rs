@@ -6,20 +6,26 @@
 //!
 //! A group takes off when it is full, or when there is nothing else to do: a file that is read
 //! slowly waits for nobody. What a group leaves open goes on row by row.
+//!
+//! When the cluster has taken no row for long enough, all rows are given up at once. Those under way
+//! may be many more than go on alone at a time, and each would take its own time to fail.
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
+use std::future::{Future, pending};
 use std::io;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 use super::report::Report;
 use super::source::Source;
-use super::store::{RowError, RowOutcome, Store, Tried};
+use super::store::{Doubt, RowError, RowOutcome, Store, Tried};
 use crate::formats::{Pair, Row};
 
 /// How many rows a group has, and bytes of values but for its last row: past that, more of them save
@@ -120,8 +126,8 @@ impl Group {
     }
 }
 
-/// Stores every row. An error of the file ends the reading, and so does a cluster that takes no
-/// more rows; those in flight are waited for.
+/// Stores every row. An error of the file ends the reading, and those in flight are waited for; a
+/// cluster that takes no more rows ends everything.
 pub(super) async fn run<S: Store>(
     store: &S,
     mut source: Source,
@@ -130,27 +136,33 @@ pub(super) async fn run<S: Store>(
     let (mut lanes, mut group) = (Lanes::default(), Group::default());
     let (mut groups, mut alone) = (FuturesUnordered::new(), FuturesUnordered::new());
     let (mut ended, mut open, mut read) = (VecDeque::new(), VecDeque::new(), None);
+    let (over, mut busy_since) = (watch::Sender::new(false), None);
     loop {
+        if !*over.borrow()
+            && let Some(reason) = report.hopeless()
+        {
+            give_up(&mut lanes, &mut group, report);
+            over.send_replace(true);
+            read = read.filter(Result::is_err).or(Some(Ok(End::Hopeless(reason))));
+        }
         if group.is_full() {
-            groups.push(fly(store, std::mem::take(&mut group)));
+            groups.push(fly(store, std::mem::take(&mut group), over.subscribe()));
         }
         if let Some((job, result)) = ended.pop_front() {
-            let reason = reason_of(&result);
             let next = on_ended(job, result, &mut lanes, report);
             group.add(next);
-            if let (None, Some(reason), true) = (&read, reason, report.is_hopeless()) {
-                give_up(&mut lanes, &mut group, report);
-                read = Some(Ok(End::Hopeless(reason)));
-            }
             continue;
         }
         while alone.len() < ALONE_MAX
             && let Some((job, row)) = open.pop_front()
         {
-            alone.push(fly_alone(store, job, row));
+            alone.push(fly_alone(store, job, row, over.subscribe()));
         }
+        let is_busy = !groups.is_empty() || !alone.is_empty();
+        busy_since = is_busy.then(|| busy_since.unwrap_or_else(Instant::now));
         tokio::select! {
             biased;
+            () = no_hope(report, busy_since), if is_busy && !*over.borrow() => {}
             Some(row) = alone.next(), if !alone.is_empty() => ended.push_back(row),
             Some(flown) = groups.next(), if !groups.is_empty() => {
                 let (done, left) = sorted::<S>(flown);
@@ -163,12 +175,20 @@ pub(super) async fn run<S: Store>(
                 Err(error) => read = Some(Err(error)),
             },
             () = std::future::ready(()), if !group.jobs.is_empty() => {
-                groups.push(fly(store, std::mem::take(&mut group)));
+                groups.push(fly(store, std::mem::take(&mut group), over.subscribe()));
             }
             else => break,
         }
     }
     read.expect("the loop goes on while there may be rows to read")
+}
+
+/// Waits until there is no hope for what is under way.
+async fn no_hope(report: &Report, busy_since: Option<Instant>) {
+    match busy_since.and_then(|since| report.hopeless_at(since)) {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
 }
 
 /// What has not taken off does not.
@@ -183,10 +203,6 @@ fn give_up(lanes: &mut Lanes, group: &mut Group, report: &mut Report) {
     }
 }
 
-fn reason_of(result: &Result<(), RowError>) -> Option<String> {
-    result.as_ref().err().map(|error| error.reason.clone())
-}
-
 fn not_tried() -> RowError {
     let reason = "not tried, since rows before it could not be stored".to_owned();
     RowError { outcome: RowOutcome::Failed, reason, is_retryable: true }
@@ -198,16 +214,39 @@ type Ended = (Job, Result<(), RowError>);
 /// A row that a group tried.
 type Flown<S> = (Job, Tried<<S as Store>::Stored, <S as Store>::Alone>);
 
-async fn fly<S: Store>(store: &S, group: Group) -> Vec<Flown<S>> {
-    let pairs: Vec<Pair> = group.jobs.iter().map(|job| job.pair.clone()).collect();
-    let tried = store.store_all(pairs).await;
+async fn fly<S: Store>(store: &S, group: Group, over: Over) -> Vec<Flown<S>> {
+    let (pairs, doubt) =
+        (group.jobs.iter().map(|job| job.pair.clone()).collect(), Doubt::default());
+    let tried = until(over, store.store_all(pairs, &doubt)).await.unwrap_or_else(|| {
+        group.jobs.iter().map(|_| Tried::Ended(Err(given_up(&doubt)))).collect()
+    });
     assert_eq!(tried.len(), group.jobs.len(), "every row of a group was tried");
     group.jobs.into_iter().zip(tried).collect()
 }
 
-async fn fly_alone<S: Store>(store: &S, job: Job, row: S::Alone) -> Ended {
-    let result = store.store(row).await;
-    (job, result.map(drop))
+async fn fly_alone<S: Store>(store: &S, job: Job, row: S::Alone, over: Over) -> Ended {
+    let doubt = Doubt::default();
+    let result = until(over, store.store(row, &doubt)).await;
+    (job, result.unwrap_or_else(|| Err(given_up(&doubt))).map(drop))
+}
+
+/// Tells rows under way that all are given up.
+type Over = watch::Receiver<bool>;
+
+/// What comes of it, unless it is given up before. It is begun in any case, so that it tells of a row
+/// that was in doubt already.
+async fn until<T>(mut over: Over, flight: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        ended = flight => Some(ended),
+        _ = over.wait_for(|over| *over) => None,
+    }
+}
+
+/// A row that was under way when all were given up.
+fn given_up(doubt: &Doubt) -> RowError {
+    let reason = "given up, since rows before it could not be stored".to_owned();
+    RowError { outcome: doubt.outcome(), reason, is_retryable: true }
 }
 
 /// The rows of a group that ended, and those that go on.

@@ -1,10 +1,11 @@
 //! What became of the rows: counts for stdout, lines that need attention for stderr.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::duplicates::{KEYS_MAX, Seen, SeenKeys};
 use super::state::State;
@@ -61,8 +62,8 @@ pub(super) struct Report {
     state: Option<State>,
     /// How long no row need be stored until there is no hope for the next.
     patience: Duration,
-    /// Since when all rows that ended failed for the cluster's sake.
-    failing_since: Option<Instant>,
+    /// Since when all rows that ended failed for the cluster's sake, and why the last of them did.
+    failing: Option<(Instant, String)>,
     progress: Progress,
     started: Instant,
     finished: bool,
@@ -77,7 +78,7 @@ impl Report {
             forgotten: 0,
             state,
             patience,
-            failing_since: None,
+            failing: None,
             progress,
             started: Instant::now(),
             finished: false,
@@ -127,7 +128,7 @@ impl Report {
     /// A row is stored.
     pub(super) fn on_stored(&mut self, line: u64, bytes: u64) {
         self.summary.stored += 1;
-        self.failing_since = None;
+        self.failing = None;
         if let Some(state) = &mut self.state {
             state.on_stored(line);
         }
@@ -147,17 +148,24 @@ impl Report {
         if let Some(state) = &mut self.state {
             state.on_failed(line, &error.reason);
         }
-        if error.is_retryable {
-            self.failing_since.get_or_insert_with(Instant::now);
-        } else {
-            self.failing_since = None;
-        }
+        self.failing = error.is_retryable.then(|| {
+            let since = self.failing.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+            (since, error.reason.clone())
+        });
         self.count_error(line, bytes, error.outcome, &error.reason);
     }
 
-    /// Whether rows have failed for so long, and none was stored meanwhile, that the next will too.
-    pub(super) fn is_hopeless(&self) -> bool {
-        self.failing_since.is_some_and(|since| since.elapsed() >= self.patience)
+    /// Why the next row will fail: others have for so long, and none was stored meanwhile.
+    pub(super) fn hopeless(&self) -> Option<String> {
+        let (since, reason) = self.failing.as_ref()?;
+        (since.elapsed() >= self.patience).then(|| reason.clone())
+    }
+
+    /// When there will be no hope for rows that were under way at all times since then: a file that is
+    /// read slowly, with nothing to try meanwhile, says nothing of the cluster.
+    pub(super) fn hopeless_at(&self, busy_since: Instant) -> Option<Instant> {
+        let (since, _) = self.failing.as_ref()?;
+        Some(busy_since.max(*since) + self.patience)
     }
 
     fn count_error(&mut self, line: u64, bytes: u64, outcome: RowOutcome, reason: &str) {

@@ -9,6 +9,7 @@
 //! ```
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,6 +45,21 @@ pub(crate) enum RowOutcome {
     Unknown,
 }
 
+/// Whether rows under way may have been applied: what is asked when they are given up.
+#[derive(Debug, Default)]
+pub(crate) struct Doubt(AtomicBool);
+
+impl Doubt {
+    /// From here on they may.
+    pub(crate) fn arise(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    pub(crate) fn outcome(&self) -> RowOutcome {
+        if self.0.load(Relaxed) { RowOutcome::Unknown } else { RowOutcome::Failed }
+    }
+}
+
 /// How far a row came with the others.
 pub(crate) enum Tried<S, A> {
     Ended(Result<S, RowError>),
@@ -62,10 +78,15 @@ pub(crate) trait Store {
     fn store_all(
         &self,
         pairs: Vec<Pair>,
+        doubt: &Doubt,
     ) -> impl Future<Output = Vec<Tried<Self::Stored, Self::Alone>>>;
 
     /// Stores a row to the end.
-    fn store(&self, row: Self::Alone) -> impl Future<Output = Result<Self::Stored, RowError>>;
+    fn store(
+        &self,
+        row: Self::Alone,
+        doubt: &Doubt,
+    ) -> impl Future<Output = Result<Self::Stored, RowError>>;
 }
 
 /// A namespace of the cluster.
@@ -222,7 +243,7 @@ impl Store for KvStore {
     type Stored = Option<Context>;
     type Alone = AloneRow;
 
-    async fn store_all(&self, pairs: Vec<Pair>) -> Vec<TriedRow> {
+    async fn store_all(&self, pairs: Vec<Pair>, doubt: &Doubt) -> Vec<TriedRow> {
         if pairs.len() == 1 {
             return pairs.into_iter().map(|pair| Tried::Alone(self.alone(pair))).collect();
         }
@@ -242,12 +263,15 @@ impl Store for KvStore {
                 Err(error) => tried.push((place, Tried::Ended(Err(unread(error))))),
             }
         }
+        if !to_write.is_empty() {
+            doubt.arise();
+        }
         tried.extend(self.write_all(to_write).await);
         tried.sort_by_key(|(place, _)| *place);
         tried.into_iter().map(|(_, tried)| tried).collect()
     }
 
-    async fn store(&self, row: AloneRow) -> Result<Option<Context>, RowError> {
+    async fn store(&self, row: AloneRow, doubt: &Doubt) -> Result<Option<Context>, RowError> {
         let AloneRow { pair, step } = row;
         let deadline = Instant::now() + self.timeout;
         match step {
@@ -259,13 +283,18 @@ impl Store for KvStore {
                 if is_alone(&read.siblings, &pair.value) {
                     return Ok(read.context);
                 }
+                doubt.arise();
                 self.replace(&pair, read.context, None, deadline).await
             }
             Step::Write(context, failed) => {
+                doubt.arise();
                 let unknown = again(failed, deadline).await?;
                 self.replace(&pair, context, unknown, deadline).await
             }
-            Step::Settle => Ok(self.settle(&pair, deadline).await?),
+            Step::Settle => {
+                doubt.arise();
+                Ok(self.settle(&pair, deadline).await?)
+            }
         }
     }
 }

@@ -54,7 +54,7 @@ impl Store for Memory {
     type Alone = Pair;
 
     /// Values that begin with `open` go on alone.
-    async fn store_all(&self, pairs: Vec<Pair>) -> Vec<Tried<(), Pair>> {
+    async fn store_all(&self, pairs: Vec<Pair>, _: &Doubt) -> Vec<Tried<(), Pair>> {
         let (mut tried, count) = (Vec::new(), pairs.len());
         self.groups.borrow_mut().push(count);
         self.took_off(count);
@@ -68,7 +68,7 @@ impl Store for Memory {
         tried
     }
 
-    async fn store(&self, pair: Pair) -> Result<(), RowError> {
+    async fn store(&self, pair: Pair, _: &Doubt) -> Result<(), RowError> {
         self.took_off(1);
         self.alone.set(self.alone.get() + 1);
         let result = self.take(pair).await;
@@ -208,11 +208,11 @@ impl Store for Gone {
     type Stored = ();
     type Alone = Pair;
 
-    async fn store_all(&self, pairs: Vec<Pair>) -> Vec<Tried<(), Pair>> {
+    async fn store_all(&self, pairs: Vec<Pair>, _: &Doubt) -> Vec<Tried<(), Pair>> {
         pairs.into_iter().map(Tried::Alone).collect()
     }
 
-    async fn store(&self, _: Pair) -> Result<(), RowError> {
+    async fn store(&self, _: Pair, _: &Doubt) -> Result<(), RowError> {
         tokio::task::yield_now().await;
         match self.0.get().checked_sub(1) {
             Some(left) => self.0.set(left),
@@ -234,4 +234,45 @@ async fn a_cluster_that_takes_no_rows_ends_the_import() {
     assert_eq!((summary.stored, summary.unknown), (1000, 0));
     assert_eq!(summary.rows, summary.stored + summary.failed, "each row read is accounted for");
     assert!(summary.failed <= HELD_MAX as u64, "{summary}");
+}
+
+/// A cluster that was lost: no request is answered within its time.
+struct Lost;
+
+/// How long an import and each row waits.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Store for Lost {
+    type Stored = ();
+    type Alone = Pair;
+
+    async fn store_all(&self, pairs: Vec<Pair>, _: &Doubt) -> Vec<Tried<(), Pair>> {
+        tokio::time::sleep(TIMEOUT / 2).await;
+        pairs.into_iter().map(Tried::Alone).collect()
+    }
+
+    /// Half of the rows are written by then.
+    async fn store(&self, pair: Pair, doubt: &Doubt) -> Result<(), RowError> {
+        if pair.key.len().is_multiple_of(2) {
+            doubt.arise();
+        }
+        tokio::time::sleep(TIMEOUT).await;
+        Err(told(doubt.outcome(), true))
+    }
+}
+
+/// Many more rows than go on alone at a time.
+#[tokio::test(start_paused = true)]
+async fn an_import_does_not_wait_for_each_row_of_a_lost_cluster() {
+    let text: String = (0..300).map(|i| format!("{}\tv\n", "k".repeat(i + 1))).collect();
+    let mut report = Report::new(Progress::bytes(None), None, TIMEOUT);
+    let source = Source::spawn(Box::new(LinesReader::new(io::Cursor::new(text))));
+    let started = Instant::now();
+    let end = run(&Lost, source, &mut report).await.unwrap();
+    assert_eq!(end, End::Hopeless("as told".to_owned()));
+    let first_failed = TIMEOUT / 2 + TIMEOUT;
+    assert!(started.elapsed() < first_failed + TIMEOUT + TIMEOUT / 2, "{:?}", started.elapsed());
+    let (summary, _) = report.finish(false);
+    assert_eq!((summary.stored, summary.rows), (0, summary.failed + summary.unknown));
+    assert!(summary.rows > 2 * ALONE_MAX as u64 && summary.unknown > 0, "{summary}");
 }

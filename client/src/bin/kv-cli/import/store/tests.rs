@@ -18,7 +18,7 @@ async fn stored_after(kind: Kind, value: &'static str) -> Fakes {
     let store = KvStore::new(namespace, Retry::ExactlyOnce, Duration::from_secs(20));
     fakes.script(0, [Act::Nothing, Act::Break, Act::Fail(kind, Outcome::Unknown)]);
     let pair = Pair { key: "k".into(), value: value.into() };
-    store.store(store.alone(pair)).await.unwrap();
+    store.store(store.alone(pair), &Doubt::default()).await.unwrap();
     fakes
 }
 
