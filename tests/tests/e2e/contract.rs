@@ -279,6 +279,12 @@ fn duplicates_and_siblings(cli: &Cli) {
     cli.line("put twice k beside").ok();
     let failed = cli.line("export twice --format lines").exits(2);
     assert!(failed.stderr.contains("2 siblings"), "{}", failed.stderr);
+    assert!(failed.stderr.contains("1 key could not be written, the others are"));
+    let file = std::env::temp_dir().join(format!("quorate-twice-{}", std::process::id()));
+    let to_file = cli.line(&format!("export twice {} --format lines", file.display()));
+    let kept = format!("so nothing is kept, and {} is as it was", file.display());
+    to_file.fails_with(&["1 key could not be written", &kept, "export again"]);
+    assert!(!file.exists());
     let all = cli.line("export twice --format lines --siblings all").ok().text();
     assert_eq!(all, "k\ttwo\nk\tbeside\n");
 

@@ -75,7 +75,13 @@ pub(crate) async fn run(session: &Session, args: ExportArgs) -> Result<Exit> {
     written?;
     if summary.failed > 0 {
         target.flush().with_context(cannot_write)?;
-        let message = format!("{} keys could not be written: {summary}", summary.failed);
+        let keys = if summary.failed == 1 { "key" } else { "keys" };
+        let message = format!(
+            "{} {keys} could not be written, {}: {summary}; mend what is said of each, and export \
+             again",
+            summary.failed,
+            target.without_others()
+        );
         say(&Notice::error("incomplete", message).with("summary", summary));
         return Ok(Exit::Failed);
     }

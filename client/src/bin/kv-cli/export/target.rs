@@ -58,6 +58,16 @@ impl Target {
         }
     }
 
+    /// What becomes of the rows that were written, if others cannot be.
+    pub(super) fn without_others(&self) -> String {
+        match self {
+            Self::Direct(_) => "the others are written".to_owned(),
+            Self::File { path, .. } => {
+                format!("so nothing is kept, and {} is as it was", path.display())
+            }
+        }
+    }
+
     /// Everything is written.
     pub(super) fn commit(mut self) -> io::Result<()> {
         self.flush()?;
@@ -118,6 +128,7 @@ mod tests {
         fs::write(&path, "old").unwrap();
         let mut target = Target::file(&path).unwrap();
         target.write_all(b"half").unwrap();
+        assert!(target.without_others().ends_with("/rows is as it was"));
         drop(target);
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(directory.path()), ["rows"]);
