@@ -135,6 +135,22 @@ pub enum NodeError {
 }
 
 impl NodeError {
+    /// Whether the store is damaged, so that it can be rebuilt.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::DataDir(error) if error.is_damage())
+    }
+
+    /// What the attempt to open a damaged store did to it. sled writes while it recovers, before our
+    /// own checks see what it found.
+    pub fn what_is_left(&self, engine: EngineKind) -> &'static str {
+        match (self, engine) {
+            (Self::DataDir(DataDirError::Engine { .. }), EngineKind::Sled) => {
+                "sled may have changed its files while it tried to open them"
+            }
+            _ => "nothing was changed",
+        }
+    }
+
     /// Whether the store or a port is still in use.
     pub fn is_in_use(&self) -> bool {
         match self {

@@ -45,10 +45,10 @@ pub enum ServeError {
     Http { address: String, source: io::Error },
     /// Rebuild the store from the other nodes.
     #[error(
-        "{source}\n  nothing was changed. To set the store aside (it is not deleted) and refill a new \
-         one from the other nodes, run:\n  {command}"
+        "{source}\n  {left}. To set the store aside (it is not deleted) and refill a new one from the \
+         other nodes, run:\n  {command}"
     )]
-    Damaged { source: NodeError, command: String },
+    Damaged { source: NodeError, left: &'static str, command: String },
     /// The node says what is wrong.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -77,9 +77,9 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), ServeError> {
     let again = RebuildOptions { rebuild: false, ..rebuild.clone() };
     let started = Node::start(config.clone(), metrics.clone(), rebuild, stop.child_token());
     let mut node = match started.await {
-        Err(NodeError::DataDir(error)) if error.is_damage() => {
-            let (source, command) = (NodeError::DataDir(error), rebuild_command());
-            return Err(ServeError::Damaged { source, command });
+        Err(source) if source.is_damage() => {
+            let (left, command) = (source.what_is_left(config.engine), rebuild_command());
+            return Err(ServeError::Damaged { source, left, command });
         }
         started => started?,
     };
