@@ -39,6 +39,11 @@ const ENGINE_BUFFERS_BYTES: u64 = (2 * (32 + 3 * 8)) << 20;
 /// The least that is worth serving with: a few of the largest messages.
 const REQUESTS_LEAST_BYTES: u64 = 64 << 20;
 
+/// The ports of the defaults, for examples.
+const CLIENT_EXAMPLE: u16 = 7401;
+const PEER_EXAMPLE: u16 = 7501;
+const HTTP_EXAMPLE: u16 = 7601;
+
 /// How log lines are written.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -253,16 +258,16 @@ impl Config {
 
     fn validate_addresses(&self, found: &mut Vec<(&'static str, String)>) {
         let listen = [
-            ("client_address", &self.client_address),
-            ("peer_address", &self.peer_address),
-            ("http_address", &self.http_address),
+            ("client_address", &self.client_address, CLIENT_EXAMPLE),
+            ("peer_address", &self.peer_address, PEER_EXAMPLE),
+            ("http_address", &self.http_address, HTTP_EXAMPLE),
         ];
-        for (at, (key, address)) in listen.iter().enumerate() {
-            match HostPort::parse(address) {
+        for (at, (key, address, example)) in listen.iter().enumerate() {
+            match HostPort::parse(address, *example) {
                 Err(reason) => found.push((key, reason)),
                 Ok(HostPort { port: 0, .. }) => {}
                 Ok(_) => {
-                    if let Some((other, _)) = listen[..at].iter().find(|(_, a)| a == address) {
+                    if let Some((other, ..)) = listen[..at].iter().find(|(_, a, _)| a == address) {
                         found.push((key, format!("is {other} too; every port serves one thing")));
                     }
                 }
@@ -275,7 +280,7 @@ impl Config {
             found.extend(advertised(address, listen).err().map(|reason| (key, reason)));
         }
         for seed in &self.seeds {
-            if let Err(reason) = HostPort::reachable(seed) {
+            if let Err(reason) = check_reachable(seed) {
                 found.push(("seeds", format!("{seed:?} {reason}")));
             }
         }
@@ -283,11 +288,14 @@ impl Config {
 }
 
 /// Checks that others can reach what this node will say of itself.
-fn advertised(address: &str, (listen_key, listen): (&str, &String)) -> Result<(), String> {
+fn advertised(
+    address: &str,
+    (listen_key, listen, example): (&str, &String, u16),
+) -> Result<(), String> {
     if !address.is_empty() {
-        return HostPort::reachable(address).map(drop);
+        return HostPort::reachable(address, example).map(drop);
     }
-    match HostPort::parse(listen) {
+    match HostPort::parse(listen, example) {
         Ok(host_port) if host_port.is_everywhere() => Err(format!(
             "must be set to HOST:PORT, since {listen_key} = {listen:?} listens on every interface \
              and says nothing of where others reach this node"
@@ -304,21 +312,22 @@ struct HostPort<'a> {
 }
 
 impl<'a> HostPort<'a> {
-    fn parse(text: &'a str) -> Result<Self, String> {
-        let wanted = "must be HOST:PORT, such as 127.0.0.1:7401 or [::1]:7401";
-        let (host, port) = text.rsplit_once(':').ok_or(wanted)?;
+    /// Reads it; what is wrong with it comes with an example of this port.
+    fn parse(text: &'a str, example: u16) -> Result<Self, String> {
+        let wanted = format!("must be HOST:PORT, such as 127.0.0.1:{example} or [::1]:{example}");
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| wanted.clone())?;
         let port = port.parse().map_err(|_| format!("{wanted}, with a port in 0..=65535"))?;
         let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let valid = match bracketed {
             Some(inside) => inside.parse::<Ipv6Addr>().is_ok(),
             None => !host.is_empty() && !host.contains([':', '/', ' ', '[', ']', ',', '@']),
         };
-        if valid { Ok(Self { host: bracketed.unwrap_or(host), port }) } else { Err(wanted.into()) }
+        if valid { Ok(Self { host: bracketed.unwrap_or(host), port }) } else { Err(wanted) }
     }
 
     /// Like [`HostPort::parse`], of an address that others are to dial.
-    fn reachable(text: &'a str) -> Result<Self, String> {
-        let address = Self::parse(text)?;
+    fn reachable(text: &'a str, example: u16) -> Result<Self, String> {
+        let address = Self::parse(text, example)?;
         if address.port == 0 {
             return Err("must have a port other than 0".to_owned());
         }
@@ -354,7 +363,7 @@ pub fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
-/// Checks an address that is to be dialled.
+/// Checks the peer address of another node, which is to be dialled.
 pub fn check_reachable(address: &str) -> Result<(), String> {
-    HostPort::reachable(address).map(drop)
+    HostPort::reachable(address, PEER_EXAMPLE).map(drop)
 }

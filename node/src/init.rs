@@ -28,7 +28,7 @@ use crate::config;
 use crate::dynamo::key::{NodeId, PartitionCount, PartitionCountError};
 use crate::dynamo::metadata::Document;
 use crate::dynamo::metadata::document::{
-    ClusterId, ClusterKey, DocumentError, FirstDocument, VOTERS_MAX,
+    ClusterId, ClusterKey, DocumentError, FirstDocument, Member, VOTERS_MAX,
 };
 use crate::transport::grpc::{Dialer, Identity, IntroduceError};
 pub use crate::transport::tls::Files;
@@ -138,8 +138,8 @@ pub enum InitError {
     Partitions(#[from] PartitionCountError),
     /// Start them, or correct their addresses.
     #[error(
-        "{} cannot be reached; nothing was changed: start every member, then run this again{}",
-        count(failed.len(), "member"), reasons(failed)
+        "{} cannot be reached; nothing was changed: {}, then run this again{}",
+        count(failed.len(), "member"), remedy(failed), reasons(failed)
     )]
     Unreachable { failed: Vec<IntroduceError> },
     /// Give one of them another name.
@@ -158,7 +158,7 @@ pub enum InitError {
     /// Name exactly its members to complete it; members are not added by `init`.
     #[error(
         "{address} belongs to cluster {cluster} already, whose members are {}; nothing was \
-         changed: name exactly these to complete that cluster, or leave {address} out",
+         changed: to complete that cluster, name exactly their addresses, else leave {address} out",
         members.join(", ")
     )]
     OtherMembers { address: String, cluster: ClusterId, members: Vec<String> },
@@ -200,6 +200,15 @@ fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
+fn remedy(failed: &[IntroduceError]) -> &'static str {
+    let other_port = |error: &&IntroduceError| matches!(error, IntroduceError::OtherPort { .. });
+    match failed.iter().filter(other_port).count() {
+        0 => "start every member",
+        all if all == failed.len() => "name the members' peer addresses",
+        _ => "start every member, name the members' peer addresses",
+    }
+}
+
 fn reasons(failed: &[IntroduceError]) -> String {
     failed.iter().map(|error| format!("\n  {error}")).collect()
 }
@@ -227,7 +236,8 @@ pub async fn run(contact: &impl Contact, options: &InitOptions) -> Result<Report
             let mut named: Vec<NodeId> = identities.iter().map(|(_, id)| id.node).collect();
             named.sort();
             if !named.iter().eq(document.members.iter().map(|member| &member.node)) {
-                let members = document.members.into_iter().map(|member| member.name).collect();
+                let named = |m: Member| format!("{} ({})", m.peer_address, m.name);
+                let members = document.members.into_iter().map(named).collect();
                 return Err(InitError::OtherMembers { address: source, cluster, members });
             }
             let had = |address: &&String| !missing.contains(*address);

@@ -71,7 +71,7 @@ fn require_all(
 /// Whether only this machine reaches the address. A name is taken for another machine's, but for
 /// the one that never is.
 fn is_loopback(address: &str) -> bool {
-    HostPort::parse(address).is_ok_and(|HostPort { host, .. }| {
+    HostPort::parse(address, 0).is_ok_and(|HostPort { host, .. }| {
         host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
     })
 }

@@ -186,7 +186,10 @@ fn every_key_has_its_limits() {
         let text = set(key, value);
         assert!(text.contains(reason), "{key} = {value}: {text}");
     }
-    assert!(set("seeds", vec!["a:1", "b"]).contains("\"b\" must be HOST:PORT"));
+    let seeds = set("seeds", vec!["a:1", "b"]);
+    assert!(seeds.contains("\"b\" must be HOST:PORT, such as 127.0.0.1:7501 or"), "{seeds}");
+    let listen = set("client_address", "localhost");
+    assert!(listen.contains("such as 127.0.0.1:7401 or"), "{listen}");
 }
 
 #[test]

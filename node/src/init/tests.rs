@@ -252,7 +252,8 @@ async fn a_member_of_another_cluster_is_refused_by_name() {
     run(&fake, &options(2)).await.unwrap();
     let error = run(&fake, &options(3)).await.unwrap_err().to_string();
     assert!(error.starts_with("h1:7501 belongs to cluster "), "{error}");
-    let both = ["node-1, node-2;", "node-2, node-1;"];
+    let both = ["h1:7501 (node-1), h2:7501 (node-2);", "h2:7501 (node-2), h1:7501 (node-1);"];
     assert!(both.iter().any(|names| error.contains(&format!("whose members are {names}"))));
+    assert!(error.contains("name exactly their addresses"), "{error}");
     assert_eq!(fake.documents()[2], None, "nothing was changed");
 }

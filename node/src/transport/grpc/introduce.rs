@@ -8,6 +8,7 @@ use quorate_proto::peer as proto;
 use quorate_proto::peer::peer_client::PeerClient;
 use thiserror::Error;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use super::FRAME_MAX_BYTES;
 use super::dialer::{Dialed, Dialer, why};
@@ -65,6 +66,15 @@ pub enum IntroduceError {
         /// What went wrong.
         reason: String,
     },
+    /// Something else than a node's peer port answered there. Nothing was taken.
+    #[error(
+        "{address} is no node's address for peers: something else listens there, as a node does for \
+         clients; name the peer_address, whose port is 7501 by default"
+    )]
+    OtherPort {
+        /// The address asked.
+        address: String,
+    },
     /// Whoever answered there speaks another protocol.
     #[error("{address} answers what this release does not understand: {reason}")]
     Malformed {
@@ -98,7 +108,7 @@ impl Dialer {
     pub async fn identify(&self, address: &str) -> Result<Identity, IntroduceError> {
         let (mut client, certificate) = self.introduce(address).await?;
         let reply = client.identify(proto::IdentifyRequest {}).await;
-        let reply = reply.map_err(|status| unreachable(address, why(&status)))?;
+        let reply = reply.map_err(|status| failed(address, &status))?;
         let identity =
             decode_identity(reply.into_inner()).map_err(|reason| malformed(address, reason))?;
         match certificate.filter(|certificate| !certificate.is_of(identity.node)) {
@@ -115,7 +125,7 @@ impl Dialer {
     pub async fn bootstrap(&self, address: &str, document: Bytes) -> Result<(), IntroduceError> {
         let (mut client, _) = self.introduce(address).await?;
         let reply = client.bootstrap(proto::BootstrapRequest { document }).await;
-        let reply = reply.map_err(|status| unreachable(address, why(&status)))?;
+        let reply = reply.map_err(|status| failed(address, &status))?;
         let Some(failure) = reply.into_inner().failure else { return Ok(()) };
         let (error, _) =
             wire::decode_failure(failure).map_err(|flaw| malformed(address, flaw.to_string()))?;
@@ -126,7 +136,7 @@ impl Dialer {
     pub async fn fetch_document(&self, address: &str) -> Result<Option<Bytes>, IntroduceError> {
         let (mut client, _) = self.introduce(address).await?;
         let reply = client.fetch_document(proto::FetchDocumentRequest {}).await;
-        let document = reply.map_err(|status| unreachable(address, why(&status)))?;
+        let document = reply.map_err(|status| failed(address, &status))?;
         let document = document.into_inner().document;
         Ok((!document.is_empty()).then_some(document))
     }
@@ -145,6 +155,14 @@ impl Dialer {
 
 fn unreachable(address: &str, reason: String) -> IntroduceError {
     IntroduceError::Unreachable { address: address.to_owned(), reason }
+}
+
+fn failed(address: &str, status: &Status) -> IntroduceError {
+    match status.code() {
+        // What serves gRPC without this service says so, and tonic says it for what serves none.
+        Code::Unimplemented => IntroduceError::OtherPort { address: address.to_owned() },
+        _ => unreachable(address, why(status)),
+    }
 }
 
 fn malformed(address: &str, reason: String) -> IntroduceError {
