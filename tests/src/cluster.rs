@@ -306,6 +306,11 @@ impl Node {
         format!("127.0.0.1:{}", self.peer)
     }
 
+    /// Where its HTTP pages are.
+    pub fn http_address(&self) -> String {
+        format!("127.0.0.1:{}", self.http)
+    }
+
     /// Everything that it has logged.
     pub fn logged(&self) -> String {
         fs::read_to_string(self.log()).unwrap_or_default()

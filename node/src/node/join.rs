@@ -1,6 +1,7 @@
 //! A node's way into its cluster: who it says it is, where its first document comes from, and how
 //! it follows the members from then on.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{Addresses, LatePeers};
@@ -36,6 +37,9 @@ pub(super) const WAITING: &str = "the node belongs to no cluster yet: `quorate i
 
 /// The pause between two rounds of asking the seeds.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The pause between two lines that say the same of a seed.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// The pause between two looks at whether a member is connected.
 const CONNECTED_AGAIN: Duration = Duration::from_millis(50);
@@ -133,9 +137,25 @@ pub(super) async fn join(join: Join) {
     }
 }
 
+/// What was said of each seed, and when: one line for each reason, and another once it has lasted.
+#[derive(Default)]
+struct Told(BTreeMap<String, (String, Instant)>);
+
+impl Told {
+    fn is_due(&mut self, seed: &str, reason: &str) -> bool {
+        let now = Instant::now();
+        let known = self.0.get(seed);
+        if known.is_some_and(|(said, at)| said == reason && now - *at < TELL_AGAIN) {
+            return false;
+        }
+        self.0.insert(seed.to_owned(), (reason.to_owned(), now));
+        true
+    }
+}
+
 impl Join {
     async fn run(self) {
-        let mut changes = self.cluster.changes();
+        let (mut changes, mut told) = (self.cluster.changes(), Told::default());
         let view = loop {
             if let Some(view) = self.cluster.view() {
                 break view;
@@ -143,7 +163,7 @@ impl Join {
             tokio::select! {
                 biased;
                 _ = changes.changed() => {}
-                () = self.ask_seeds() => {}
+                () = self.ask_seeds(&mut told) => {}
             }
         };
         self.warn_of_other_addresses(&view);
@@ -178,7 +198,7 @@ impl Join {
     }
 
     /// Takes the document of the first seed that has one; if none has, waits before it returns.
-    async fn ask_seeds(&self) {
+    async fn ask_seeds(&self, told: &mut Told) {
         for seed in &self.seeds {
             let taken = match self.dialer.fetch_document(seed).await {
                 Ok(Some(document)) => self.learn_first(document).await,
@@ -187,7 +207,10 @@ impl Join {
             };
             match taken {
                 Ok(()) => return,
-                Err(reason) => tracing::warn!(%seed, %reason, "no document from this seed"),
+                Err(reason) if told.is_due(seed, &reason) => {
+                    tracing::warn!(%seed, %reason, "no document from this seed");
+                }
+                Err(reason) => tracing::debug!(%seed, %reason, "no document from this seed"),
             }
         }
         sleep(ASK_AGAIN).await;
@@ -205,6 +228,9 @@ impl Join {
                 known.cluster
             ));
         }
+        if told.member(self.node).is_none() {
+            return Err(self.no_member(&told));
+        }
         if !told.namespaces.is_empty() && !self.standings.is_rebuilding() {
             tracing::warn!(
                 "the store is empty, and the cluster has namespaces: it is refilled from the other \
@@ -215,6 +241,20 @@ impl Join {
             begun.map_err(|error| error.to_string())?;
         }
         self.cluster.learn(document).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// A name that is wrong stays wrong: whoever asks whether the node is ready hears so, too.
+    fn no_member(&self, told: &Document) -> String {
+        let names: Vec<&str> = told.members.iter().map(|member| &*member.name).collect();
+        let reason = format!(
+            "cluster {} has no member {:?}, which this node is by its node_name; its members are {}, \
+             fixed by `quorate init`: correct node_name",
+            told.cluster,
+            self.identity.name,
+            names.join(", ")
+        );
+        self.ready.send_replace(Readiness::not_ready(&*reason));
+        reason
     }
 
     fn warn_of_a_lost_vote(&self) {
@@ -286,4 +326,20 @@ async fn catch_up(cluster: Arc<Cluster>, peers: Arc<GrpcPeers>, stop: Cancellati
 fn members(view: &View) -> Vec<(NodeId, String)> {
     let members = view.document().members.iter();
     members.map(|member| (member.node, member.peer_address.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lasts_is_told_once_a_minute_and_what_is_new_at_once() {
+        let mut told = Told::default();
+        assert!(told.is_due("a:7501", "refused") && told.is_due("b:7501", "refused"));
+        assert!(!told.is_due("a:7501", "refused"));
+        assert!(told.is_due("a:7501", "no such member"));
+        tokio::time::sleep(TELL_AGAIN).await;
+        assert!(told.is_due("a:7501", "no such member"));
+        assert!(!told.is_due("a:7501", "no such member"));
+    }
 }

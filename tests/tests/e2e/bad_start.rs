@@ -169,3 +169,41 @@ fn a_node_of_another_cluster_is_refused_and_disturbs_nobody() {
     cluster.wait_ready();
     own.line("put users carol there -w all").ok();
 }
+
+#[test]
+fn a_client_port_in_the_place_of_a_peer_port_is_recognised() {
+    let mut cluster = Cluster::uninitialised(1);
+    let node = cluster.node(1);
+    let [client, http] = [node.client_address(), node.http_address()];
+    node.start_with(&["--seeds", &client]);
+    node.wait_listening();
+    for address in [&client, &http] {
+        let refused = quorate(["init", "--members", address]);
+        let advice = ["is no node's address for peers", "name the members' peer addresses"];
+        says(&refused, &[&[&**address], &advice[..]].concat());
+    }
+    let told = "no node's address for peers";
+    until("the seed's fault is logged", || node.logged().contains(told).then_some(()));
+    says(&quorate(["init", "--members", "a"]), &["must be HOST:PORT, such as 127.0.0.1:7501"]);
+}
+
+#[test]
+fn a_name_that_the_cluster_does_not_know_is_told_with_those_that_it_knows() {
+    let mut cluster = Cluster::start(3);
+    cluster.cli().line("namespace create users").ok();
+    let (seed, elsewhere) = (cluster.nodes()[2].peer_address(), cluster.path("elsewhere"));
+    let node = cluster.node(1);
+    node.stop();
+    let elsewhere = elsewhere.display().to_string();
+    node.start_with(&["--node-name", "node-l", "--data-dir", &elsewhere, "--seeds", &seed]);
+    until("the node says why it is not ready", || {
+        let (code, page) = node.page("/readyz")?;
+        let parts = ["no member \"node-l\"", "node-1", "node-2", "node-3", "correct node_name"];
+        (code == 503 && parts.iter().all(|part| page.contains(part))).then_some(())
+    });
+    let logged = node.logged();
+    assert!(
+        logged.contains("no member \"node-l\"") && !logged.contains("it is refilled"),
+        "{logged}"
+    );
+}
