@@ -79,7 +79,7 @@ impl Client {
         let calling = Calling::new(tls, request_id, calls_at_once)?;
         let seed = |address: &String| Connection::new(address, address, &calling);
         let seeds = endpoints.iter().map(seed).collect::<Result<Vec<_>, _>>()?;
-        let (mut reasons, mut advice) = (Vec::new(), None);
+        let (mut reasons, mut last) = (Vec::new(), None);
         for (at, node) in seeds.iter().enumerate() {
             let limit = deadline.remaining() / (seeds.len() - at) as u32;
             match learn(node, limit)
@@ -91,16 +91,22 @@ impl Client {
                 }
                 Err(error) => {
                     let error = if calling.tls.is_some() { error.after_handshake() } else { error };
-                    advice = error.advice();
                     reasons.push(format!("{}: {}", node.address, error.message()));
+                    // What a node that runs says of itself tells more than others' silence.
+                    last = last.filter(Error::is_not_ready).or(Some(error));
                 }
             }
         }
-        let message = match reasons.as_slice() {
-            [] => return Err(Error::new(ErrorKind::Invalid, "no endpoints were given")),
-            reasons => format!("no endpoint answered: {}", reasons.join(" | ")),
+        let Some(error) = last else {
+            return Err(Error::new(ErrorKind::Invalid, "no endpoints were given"));
         };
-        Err(Error::new(ErrorKind::Unavailable, message).advising(advice))
+        let what = match error.is_not_ready() {
+            true => "no endpoint can serve",
+            false => "no endpoint answered",
+        };
+        let message = format!("{what}: {}", reasons.join(" | "));
+        let failed = Error::new(ErrorKind::Unavailable, message);
+        Err(failed.because(error.detail()).advising(error.advice()))
     }
 
     /// A cheap handle to a namespace, which need not exist yet.

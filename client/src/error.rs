@@ -192,11 +192,22 @@ impl Error {
             // Where TLS does not come about, no request is heard.
             return Self::new(ErrorKind::Unavailable, message).at(node).advising(Some(advice));
         }
+        if status.code() == Code::OutOfRange {
+            return Self::too_large(&text, node);
+        }
         let kind = kind_of_code(status.code());
-        let refused = connection_failed(status)
-            || matches!(status.code(), Code::Unimplemented | Code::OutOfRange);
+        let refused = connection_failed(status) || status.code() == Code::Unimplemented;
         let reach = if refused { Reach::NotSent } else { Reach::Lost };
         Self::new(kind, text).at(node).reaching(reach)
+    }
+
+    /// A message that the node does not read to its end; the transport says how large it is.
+    fn too_large(text: &str, node: &str) -> Self {
+        let sizes = text.split_once("too large: ").map_or(text, |(_, sizes)| sizes);
+        let message = format!("the request is larger than the node takes: {sizes}");
+        let advice = "send less at once: a value has at most the namespace's value_max_bytes, and a \
+                      whole message the node's message_max_bytes";
+        Self::new(ErrorKind::Invalid, message).at(node).advising(Some(advice))
     }
 
     pub(crate) fn advising(mut self, advice: Option<&'static str>) -> Self {
@@ -211,6 +222,11 @@ impl Error {
     pub(crate) fn because(mut self, detail: Kind) -> Self {
         self.0.detail = detail;
         self
+    }
+
+    /// Whether the node runs, and cannot serve yet.
+    pub(crate) fn is_not_ready(&self) -> bool {
+        self.0.detail == Kind::NotReady && matches!(self.0.reach, Reach::Answered(_))
     }
 
     /// Whether the node refused it for having too much to do.
@@ -296,6 +312,9 @@ impl Error {
             (Kind::DiskFull | Kind::DiskFailed, _) => {
                 "see to that node's disk; other owners may take it"
             }
+            (Kind::NotReady, _) if self.0.message.contains(NO_CLUSTER) => {
+                "give it the members' addresses for peers: quorate init --members HOST:PORT,.."
+            }
             (_, ErrorKind::Unavailable) => "check that the node runs and can be reached",
             (_, ErrorKind::Timeout) => "try again or allow more time",
             (_, ErrorKind::Invalid) => "correct the request",
@@ -368,6 +387,9 @@ impl WriteError {
         matches!(self, Self::Unknown { .. })
     }
 }
+
+/// What a node that was not given a cluster says of itself.
+const NO_CLUSTER: &str = "belongs to no cluster yet";
 
 const DETAIL_TYPE: &str = "type.googleapis.com/quorate.v1.ErrorDetail";
 

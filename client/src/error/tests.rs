@@ -58,3 +58,17 @@ fn without_a_detail_nothing_is_known_of_what_was_sent() {
     let other_service = Error::from_status(&Status::unimplemented("no"), "n1");
     assert_eq!((other_service.reach(), other_service.is_retryable()), (Reach::NotSent, false));
 }
+
+#[test]
+fn a_message_that_is_too_large_names_the_limits() {
+    let said = "Error, decoded message length too large: found 20000038 bytes, the limit is: \
+                16777216 bytes";
+    let error = Error::from_status(&Status::out_of_range(said), "n1");
+    assert_eq!((error.kind(), error.reach()), (ErrorKind::Invalid, Reach::NotSent));
+    assert_eq!(
+        error.to_string(),
+        "the request is larger than the node takes: found 20000038 bytes, the limit is: 16777216 \
+         bytes (node n1); send less at once: a value has at most the namespace's value_max_bytes, \
+         and a whole message the node's message_max_bytes"
+    );
+}

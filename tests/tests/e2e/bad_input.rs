@@ -55,6 +55,9 @@ fn keys_and_values(cli: &Cli) {
     let over = vec![b'x'; (1 << 20) + 1];
     let ran = cli.run_with(["put", "users", "k", "-"], &over);
     ran.fails_with(&["not applied", "1048577 bytes", "up to 1048576"]);
+    let over = vec![b'x'; 17 << 20];
+    let ran = cli.run_with(["put", "users", "k", "-"], &over);
+    ran.fails_with(&["not applied", "larger than the node takes", "message_max_bytes"]);
 }
 
 fn levels(cli: &Cli) {

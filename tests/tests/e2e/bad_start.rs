@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-use quorate_tests::{Cluster, Node, Ran, quorate, until};
+use quorate_tests::{Cli, Cluster, Node, PortBlock, Ran, quorate, until};
 
 /// Starts a node that is to refuse, and returns what it said.
 fn refused(node: &Node) -> Ran {
@@ -114,8 +114,10 @@ fn init_needs_every_member_and_makes_no_second_cluster() {
         let (_, body) = cluster.nodes()[0].page("/readyz")?;
         body.contains("quorate init").then_some(())
     });
-    let early = cluster.nodes()[0].cli().line("put users alice hello --timeout 2s").exits(2);
-    assert!(early.stderr.contains("belongs to no cluster yet"), "{}", early.stderr);
+    let nowhere = format!("127.0.0.1:{}", PortBlock::reserve(1).client(1));
+    let endpoints = [cluster.nodes()[0].client_address(), nowhere];
+    let early = Cli::new(&endpoints).line("put users alice hello --timeout 2s");
+    early.fails_with(&["no endpoint can serve", "belongs to no cluster yet", "quorate init --mem"]);
 
     let init = |members: &[String]| quorate(["init", "--members", &members.join(",")]);
     says(&init(&members), &[&members[1], "cannot be reached", "nothing was changed"]);
