@@ -54,8 +54,19 @@ impl TlsConfig {
         key: impl AsRef<Path>,
     ) -> Result<Self, Error> {
         let (certificate, key) = (certificate.as_ref(), key.as_ref());
-        self.with_identity(read(certificate)?, read(key)?)
-            .map_err(|error| in_file(&error, certificate))
+        let (certificate_pem, key_pem) = (read(certificate)?, read(key)?);
+        expect_pem(&certificate_pem, "CERTIFICATE", "the client's certificate")
+            .map_err(|error| in_file(&error, certificate))?;
+        expect_pem(&key_pem, "PRIVATE KEY", "the client's key")
+            .map_err(|error| in_file(&error, key))?;
+        let tls = self.with_identity(certificate_pem, key_pem)?;
+        // Else it would fail in each connection, far from what knows the names.
+        let unused = Endpoint::from_static("https://localhost");
+        tls.apply(unused, "localhost:1").map_err(|error| {
+            let files = format!("{} and {}", certificate.display(), key.display());
+            refused(format!("{files}: {}", error.message()))
+        })?;
+        Ok(tls)
     }
 
     /// Expects the nodes' certificates to be valid for this name instead of the host dialed.
@@ -79,7 +90,7 @@ impl TlsConfig {
         endpoint.tls_config(config).map_err(|error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             let cause = cause.unwrap_or_else(|| error.to_string());
-            Error::new(ErrorKind::Invalid, format!("the TLS options are of no use: {cause}"))
+            refused(format!("the TLS options are of no use: {cause}"))
         })
     }
 }
@@ -95,13 +106,17 @@ impl fmt::Debug for TlsConfig {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(path).map_err(|error| {
-        Error::new(ErrorKind::Invalid, format!("cannot read {}: {error}", path.display()))
-    })
+    std::fs::read(path).map_err(|error| refused(format!("cannot read {}: {error}", path.display())))
 }
 
 fn in_file(error: &Error, path: &Path) -> Error {
-    Error::new(ErrorKind::Invalid, format!("{}: {}", path.display(), error.message()))
+    refused(format!("{}: {}", path.display(), error.message()))
+}
+
+/// Options with which no connection can be made.
+fn refused(message: String) -> Error {
+    let advice = "give PEM files that can be read, and a key that is its certificate's";
+    Error::new(ErrorKind::Invalid, message).advising(Some(advice))
 }
 
 /// What is no PEM at all would be passed over in silence, and then nobody trusted.
@@ -111,7 +126,7 @@ fn expect_pem(pem: &[u8], what: &str, whose: &str) -> Result<(), Error> {
         .lines()
         .any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&end));
     let message = || format!("{whose} is not given as PEM: there is no BEGIN {what}");
-    begins.then_some(()).ok_or_else(|| Error::new(ErrorKind::Invalid, message()))
+    begins.then_some(()).ok_or_else(|| refused(message()))
 }
 
 /// An error of TLS in other words: what is wrong, and what to do about it.
@@ -183,8 +198,20 @@ mod tests {
         let error = TlsConfig::from_ca_file("/no/such/ca.pem").unwrap_err().to_string();
         assert!(error.starts_with("cannot read /no/such/ca.pem: No such file"), "{error}");
         let tls = TlsConfig::new(CA).unwrap();
-        let error = tls.with_identity(CA, CA).unwrap_err().to_string();
+        let error = tls.clone().with_identity(CA, CA).unwrap_err().to_string();
         assert!(error.starts_with("the client's key is not given as PEM"), "{error}");
+        let directory = tempfile::tempdir().unwrap();
+        let [certificate, key] = ["a.pem", "a.key"].map(|name| directory.path().join(name));
+        std::fs::write(&certificate, CA).unwrap();
+        std::fs::write(&key, CA).unwrap();
+        let error = tls.clone().with_identity_files(&certificate, &key).unwrap_err().to_string();
+        let whose = format!("{}: the client's key is not given as PEM", key.display());
+        assert!(error.starts_with(&whose) && !error.contains("request"), "{error}");
+        std::fs::write(&key, "-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n")
+            .unwrap();
+        let error = tls.with_identity_files(&certificate, &key).unwrap_err().to_string();
+        let files = format!("{} and {}: the TLS op", certificate.display(), key.display());
+        assert!(error.starts_with(&files) && !error.contains("request"), "{error}");
     }
 
     #[test]

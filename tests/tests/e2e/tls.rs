@@ -210,6 +210,14 @@ fn a_client_with_tls_is_told_of_a_node_without() {
     secured.line("namespace list").fails_with(&["the node answers without TLS", "leave the TLS"]);
     let half = cluster.cli().with(["--tls-cert", "a.pem"]).line("namespace list");
     half.fails_with(&["--tls-ca is missing"]);
+    quorate(["certs", "--out", text(&certs), "--client", "bob"]).ok();
+    let file = |name: &str| certs.join("clients").join(name).display().to_string();
+    let of_two = secured.clone().with(["--tls-cert", &file("alice.pem"), "--tls-key"]);
+    let mixed = of_two.clone().with([file("bob.key")]).line("namespace list");
+    let named = ["QUORATE_TLS_KEY", &file("alice.pem"), &file("bob.key"), "KeyMismatch; give"];
+    mixed.fails_with(&named);
+    let missing = of_two.with([file("eve.key")]).line("namespace list");
+    missing.fails_with(&["--tls-key", &format!("cannot read {}", file("eve.key")), "No such file"]);
     assert_eq!(half_of_init().code, 2);
 }
 

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::{ColorChoice, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use quorate_client::{Context, Durability, Level, TlsConfig};
@@ -96,10 +96,12 @@ impl Tls {
             ensure!(!more, "--tls-ca is missing: options of TLS need the CA to trust");
             return Ok(None);
         };
-        let mut tls = TlsConfig::from_ca_file(ca)?;
+        let mut tls = TlsConfig::from_ca_file(ca).context("--tls-ca or QUORATE_TLS_CA")?;
         tls = match (tls_cert, tls_key) {
             (None, None) => tls,
-            (Some(certificate), Some(key)) => tls.with_identity_files(certificate, key)?,
+            (Some(certificate), Some(key)) => tls
+                .with_identity_files(certificate, key)
+                .context("--tls-cert and --tls-key, or QUORATE_TLS_CERT and QUORATE_TLS_KEY")?,
             (Some(_), None) => bail!("--tls-key is missing: the key of --tls-cert"),
             (None, Some(_)) => bail!("--tls-cert is missing: the certificate of --tls-key"),
         };
