@@ -70,6 +70,10 @@ fn ends_of_a_script(cli: &Cli) {
 
     script(cli, "shell", "get users 'open\n")
         .fails_with(&["a single quote in line 1", "never ends"]);
+    let lines = "get missing\nput reached 2\nget 'open\nput not-reached 1\n";
+    let open = script(cli, "shell users --keep-going", lines).exits(1).stderr;
+    assert!(open.contains("line 3 of the script never ends"), "{open}");
+    assert!(open.contains("nothing was run from its line 3 on"), "{open}");
     script(cli, "shell", "put users k -\n").fails_with(&["the shell reads stdin itself"]);
     script(cli, "shell", "use user\n").fails_with(&["there is no namespace user", "users?"]);
     script(cli, "shell user", "").fails_with(&["did you mean users?"]);

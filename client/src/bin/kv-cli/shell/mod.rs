@@ -80,7 +80,19 @@ impl Shell {
 
     async fn script(mut self, keep_going: bool) -> Result<Exit> {
         let (mut script, mut first) = (Script::stdin(), Exit::Done);
-        while let ReadLine::Line(line) = script.read().await? {
+        loop {
+            let line = match script.read().await {
+                Ok(ReadLine::Line(line)) => line,
+                Ok(ReadLine::End) => break,
+                Err(error) => {
+                    let (exit, began) = (failure::report(&error), script.began);
+                    say(&Notice::note(format!(
+                        "the script ends here: nothing was run from its line {began} on"
+                    ))
+                    .with("line", began));
+                    return Ok(if first == Exit::Done { exit } else { first });
+                }
+            };
             let Next::Go(exit) = self.line(&line).await else { break };
             if exit == Exit::Done {
                 continue;
