@@ -17,8 +17,9 @@ use crate::storage::record;
 use crate::storage::{Batch, KeyRange, Space};
 use crate::vnode::Vnode;
 
-/// The most rows that one step looks at: requests wait for it.
+/// The most rows that one step looks at, and about how many bytes of them: requests wait for it.
 pub(super) const SWEEP_BATCH: usize = 1024;
+pub(super) const SWEEP_BYTES: usize = 1 << 20;
 
 /// The namespaces of one version of the metadata.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,7 +83,8 @@ impl Shards {
 }
 
 impl Shard {
-    /// Deletes some rows, in the first vnode behind `after` that has any to look at.
+    /// Looks at the first vnode behind `after`, or at one namespace of it, and deletes some rows. So
+    /// little at once, since a look may read a large record, and requests wait meanwhile.
     pub(super) fn sweep(&mut self, kept: &Kept, after: Bytes) -> Result<Swept, RequestError> {
         match kept {
             Kept::Namespaces(live) => self.sweep_namespaces(live, after),
@@ -94,59 +96,55 @@ impl Shard {
     fn sweep_namespaces(
         &mut self,
         live: &LiveNamespaces,
-        mut after: Bytes,
+        after: Bytes,
     ) -> Result<Swept, RequestError> {
-        while let Some(id) = self.first_vnode(Space::Objects, after.clone())? {
-            let batch = if self.owns(id) { self.dropped(live, id)? } else { Batch::new() };
-            if !batch.is_empty() {
-                // First, since a batch that fails may have dropped them.
-                self.vnodes.entry(id).and_modify(Vnode::end_actor);
-                return self.delete(batch, Some(after));
-            }
-            after = past(&record::vnode_prefix(id));
+        let Some((id, stored)) = self.first_vnode(Space::Objects, after.clone())? else {
+            return Ok(Swept { rows: 0, next: None });
+        };
+        let namespace = record::split_object_key(&stored).map(|(_, namespace, _)| namespace);
+        let Some(namespace) = namespace.filter(|_| self.owns(id)) else {
+            return Ok(Swept { rows: 0, next: Some(past(&record::vnode_prefix(id))) });
+        };
+        let prefix = record::namespace_prefix(id, namespace);
+        if !live.dropped(namespace) {
+            return Ok(Swept { rows: 0, next: Some(past(&prefix)) });
         }
-        self.delete(Batch::new(), None)
+        let (batch, last) = self.objects(KeyRange::prefix(&prefix).after(after))?;
+        // First, since a batch that fails may have dropped them.
+        self.vnodes.entry(id).and_modify(Vnode::end_actor);
+        self.delete(batch, last.or(Some(past(&prefix))))
     }
 
-    /// The deletion of a vnode's objects of dropped namespaces: of so many that requests do not
-    /// wait long for it.
-    fn dropped(&self, live: &LiveNamespaces, id: VnodeId) -> Result<Batch, RequestError> {
-        let mut batch = Batch::new();
-        let mut from = KeyRange::prefix(&record::vnode_prefix(id));
-        while let Some(namespace) = self.first_namespace(from)? {
-            let prefix = record::namespace_prefix(id, namespace);
-            if live.dropped(namespace) {
-                let rows = self.context.engine.scan(Space::Objects, KeyRange::prefix(&prefix));
-                for row in rows.take(SWEEP_BATCH - batch.len()) {
-                    batch.delete(Space::Objects, row.map_err(RequestError::from)?.0);
-                }
+    /// The deletion of the first objects in a range, and up to where it goes if there may be more.
+    fn objects(&self, range: KeyRange) -> Result<(Batch, Option<Bytes>), RequestError> {
+        let (mut batch, mut bytes) = (Batch::new(), 0);
+        for row in self.context.engine.scan(Space::Objects, range) {
+            let (stored, sealed) = row.map_err(RequestError::from)?;
+            bytes += sealed.len();
+            batch.delete(Space::Objects, stored.clone());
+            if batch.len() == SWEEP_BATCH || bytes >= SWEEP_BYTES {
+                return Ok((batch, Some(stored)));
             }
-            if batch.len() == SWEEP_BATCH {
-                break;
-            }
-            from = KeyRange::prefix(&record::vnode_prefix(id)).after(past(&prefix));
         }
-        Ok(batch)
+        Ok((batch, None))
     }
 
     fn sweep_operations(
         &mut self,
         kept_ms: &Range<u64>,
-        mut after: Bytes,
+        after: Bytes,
     ) -> Result<Swept, RequestError> {
-        while let Some(id) = self.first_vnode(Space::Operations, after.clone())? {
-            let end = past(&record::vnode_prefix(id));
-            if self.owns(id) {
-                let (batch, last) = self.outdated(kept_ms, id, after)?;
-                if !batch.is_empty() || last.is_some() {
-                    let swept = self.delete(batch, last.or(Some(end)))?;
-                    self.context.observer.forgotten(swept.rows);
-                    return Ok(swept);
-                }
-            }
-            after = end;
+        let Some((id, _)) = self.first_vnode(Space::Operations, after.clone())? else {
+            return Ok(Swept { rows: 0, next: None });
+        };
+        let end = past(&record::vnode_prefix(id));
+        if !self.owns(id) {
+            return Ok(Swept { rows: 0, next: Some(end) });
         }
-        self.delete(Batch::new(), None)
+        let (batch, last) = self.outdated(kept_ms, id, after)?;
+        let swept = self.delete(batch, last.or(Some(end)))?;
+        self.context.observer.forgotten(swept.rows);
+        Ok(swept)
     }
 
     /// The deletion of some of a vnode's outdated operations behind `after`, and up to where it
@@ -191,21 +189,16 @@ impl Shard {
         Ok(Swept { rows, next })
     }
 
-    fn first_vnode(&self, space: Space, after: Bytes) -> Result<Option<VnodeId>, RequestError> {
+    /// The vnode of the first key behind `after`, and that key.
+    fn first_vnode(
+        &self,
+        space: Space,
+        after: Bytes,
+    ) -> Result<Option<(VnodeId, Bytes)>, RequestError> {
         let range = KeyRange::all().after(after);
         let first = self.context.engine.scan(space, range).next().transpose();
         let first = first.map_err(RequestError::from)?;
-        Ok(first.and_then(|(stored, _)| record::vnode_of(&stored)))
-    }
-
-    fn first_namespace(&self, range: KeyRange) -> Result<Option<NamespaceId>, RequestError> {
-        match self.context.engine.scan(Space::Objects, range).next() {
-            None => Ok(None),
-            Some(row) => {
-                let (stored, _) = row.map_err(RequestError::from)?;
-                Ok(record::split_object_key(&stored).map(|(_, namespace, _)| namespace))
-            }
-        }
+        Ok(first.and_then(|(stored, _)| Some((record::vnode_of(&stored)?, stored))))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -82,11 +83,16 @@ fn late() -> Instant {
 
 /// Two shards that run as tasks.
 fn bench() -> Bench {
-    of_cost(Duration::ZERO, 64)
+    of(2, Duration::ZERO, 64)
 }
 
-/// The same, whose requests take so long, and whose queues hold so many.
-fn of_cost(cost: Duration, queue: usize) -> Bench {
+/// One, so that whoever asks it waits for it.
+fn one_shard() -> Bench {
+    of(1, Duration::ZERO, 64)
+}
+
+/// So many shards, whose requests take so long, and whose queues hold so many.
+fn of(shards: usize, cost: Duration, queue: usize) -> Bench {
     let (engine, heard) = (Arc::new(MemoryEngine::new()), Arc::new(Heard::default()));
     let (disk, pause) = (Arc::<Disk>::default(), Pause::default());
     let env = Env::simulated(Arc::new(Still), 1).with_request_cost(cost).with_pause(pause.clone());
@@ -100,7 +106,7 @@ fn of_cost(cost: Duration, queue: usize) -> Bench {
         budget: Budget::unbounded(),
         observer: heard.clone(),
     };
-    let (shards, _) = Shards::start(context, 2, queue);
+    let (shards, _) = Shards::start(context, shards, queue);
     Bench { shards, engine, disk, heard, pause }
 }
 
@@ -438,6 +444,40 @@ async fn a_sweep_goes_step_by_step_and_lets_requests_pass() {
 }
 
 #[tokio::test]
+async fn a_sweep_that_finds_nothing_lets_requests_pass_between_its_looks() {
+    let bench = one_shard();
+    for namespace in 1..=50 {
+        bench.put(namespace, "key", namespace).await.unwrap();
+    }
+    let live = LiveNamespaces { known: (1..=50).map(NamespaceId).collect(), next: NamespaceId(51) };
+    let mut sweep = pin!(bench.shards.sweep(live));
+    assert!(futures::poll!(&mut sweep).is_pending());
+    tokio::select! {
+        biased;
+        swept = &mut sweep => panic!("before the request that came meanwhile: {swept:?}"),
+        written = bench.put(2, "key", 51) => assert_eq!(written.unwrap().siblings, 2),
+    }
+    assert_eq!(sweep.await, Ok(0));
+}
+
+#[tokio::test]
+async fn a_sweep_reads_no_more_than_a_mebibyte_or_one_object_at_once() {
+    let bench = one_shard();
+    for key in 0..9 {
+        let value = Bytes::from(vec![0; sweep::SWEEP_BYTES]);
+        let write = put(address(1, &format!("key-{key}")), key, value);
+        bench.shards.write(write, false, late()).await.unwrap();
+    }
+    let live = LiveNamespaces { known: [].into(), next: NamespaceId(2) };
+    let the_first_goes = async {
+        while bench.holds(1, "key-0").await {}
+        assert!(bench.holds(1, "key-8").await, "all went at once");
+    };
+    let (swept, ()) = tokio::join!(bench.shards.sweep(live), the_first_goes);
+    assert_eq!(swept, Ok(9));
+}
+
+#[tokio::test]
 async fn a_damaged_record_that_a_scan_meets_ends_the_actor_and_the_frontier() {
     let stored = record::object_key(VNODE, NamespaceId(1), b"key-2");
     let of_the_other_kind = record::seal(&stored, b"\x02 an lww object, or so it says");
@@ -471,7 +511,7 @@ fn write_of(sequence: u64) -> Write {
 
 #[tokio::test(start_paused = true)]
 async fn what_comes_too_late_leaves_the_queue_undone() {
-    let bench = of_cost(Duration::from_millis(100), 64);
+    let bench = of(2, Duration::from_millis(100), 64);
     let in_ms = |ms| Instant::now() + Duration::from_millis(ms);
     let first = bench.shards.write(write_of(1), false, in_ms(900));
     let second = async {
@@ -499,7 +539,7 @@ async fn what_comes_too_late_leaves_the_queue_undone() {
 
 #[tokio::test(start_paused = true)]
 async fn new_writes_leave_room_for_what_others_have_begun() {
-    let bench = of_cost(Duration::from_millis(10), 8);
+    let bench = of(2, Duration::from_millis(10), 8);
     let writes = (0..20).map(|n| bench.shards.write(write_of(n), false, late()));
     let writes = futures::future::join_all(writes);
     let merges = async {
@@ -531,7 +571,7 @@ async fn new_writes_leave_room_for_what_others_have_begun() {
 #[tokio::test(start_paused = true)]
 async fn a_paused_process_applies_nothing_until_it_goes_on() {
     for cost in [Duration::ZERO, Duration::from_secs(1)] {
-        let bench = of_cost(cost, 64);
+        let bench = of(2, cost, 64);
         let waits = async {
             let mut write = std::pin::pin!(bench.put(1, "key", 1));
             if !cost.is_zero() {
