@@ -365,15 +365,17 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Writes and reads by way of a node, which must work before long.
+    /// Reads and writes by way of a node, which must work before long.
     pub(super) async fn must_be_served(&mut self, at: usize) -> Result<()> {
         let keys = self.world.owned_with(0, at, 1);
         let Some(&key) = keys.first() else { return Ok(()) };
         for _ in 0..30 {
-            let (value, token) = (Some(self.value()), Token::default());
-            let written = self.write_by(at, Write { key, value, token }).await;
-            if written && self.read_by(at, key).await.is_some() {
-                return Ok(());
+            // With what it showed: there may be as many siblings as there may be.
+            if let Some(token) = self.read_by(at, key).await {
+                let value = Some(self.value());
+                if self.write_by(at, Write { key, value, token }).await {
+                    return Ok(());
+                }
             }
             sleep(Duration::from_secs(1)).await;
         }
