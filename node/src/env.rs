@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
-use tokio::sync::watch;
+
+use crate::signal::Signal;
 
 /// A wall clock.
 pub trait Clock: Send + Sync + 'static {
@@ -39,28 +40,18 @@ pub enum Blocking {
 }
 
 /// Whether a simulated process stands still, as after SIGSTOP. Clones are one switch.
-#[derive(Clone, Debug)]
-pub struct Pause(Arc<watch::Sender<bool>>);
-
-impl Default for Pause {
-    /// The process runs.
-    fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(false)))
-    }
-}
+#[derive(Clone, Default, Debug)]
+pub struct Pause(Arc<Signal<bool>>);
 
 impl Pause {
     /// Stops the process, or lets it go on.
     pub fn set(&self, paused: bool) {
-        self.0.send_replace(paused);
+        self.0.set(paused);
     }
 
     /// Returns once the process runs.
     pub async fn over(&self) {
-        if *self.0.borrow() {
-            let over = self.0.subscribe().wait_for(|paused| !paused).await.is_ok();
-            assert!(over, "the sender lives as long as its owner");
-        }
+        self.0.wait_for(|paused| !paused).await;
     }
 }
 

@@ -27,6 +27,7 @@ pub mod process;
 pub mod replica;
 pub mod service;
 pub mod shard;
+pub mod signal;
 pub mod standing;
 pub mod storage;
 pub mod tasks;

@@ -37,7 +37,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use tokio::sync::watch;
 
 use self::register::{Published, Register};
 use self::rounds::Rounds;
@@ -48,6 +47,7 @@ use crate::dynamo::metadata::document::Voter;
 use crate::dynamo::metadata::register::{Alarm, Reply, Request};
 use crate::env::Env;
 use crate::error::RequestError;
+use crate::signal::Changes;
 use crate::storage::Engine;
 use crate::transport::{self, PeerError, Peers};
 
@@ -112,7 +112,7 @@ impl Cluster {
     }
 
     /// Tells each new version, after its view can be read.
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub fn changes(&self) -> Changes<u64> {
         self.published.changes()
     }
 

@@ -16,14 +16,12 @@ impl Cluster {
         let mut changes = self.changes();
         let mut rng = self.env.rng();
         loop {
-            changes.mark_unchanged();
+            changes.see();
             let mut pauses = Pauses::new();
             while self.recovery_round().await {
                 tokio::time::sleep(pauses.next(&mut rng)).await;
             }
-            if changes.changed().await.is_err() {
-                return;
-            }
+            changes.changed().await;
         }
     }
 

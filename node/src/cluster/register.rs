@@ -10,7 +10,6 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use thiserror::Error;
-use tokio::sync::watch;
 
 use super::view::View;
 use super::vote::Vote;
@@ -22,6 +21,7 @@ use crate::dynamo::metadata::register::{
 };
 use crate::dynamo::placement::PlacementError;
 use crate::error::RequestError;
+use crate::signal::{Changes, Signal};
 use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, Space};
 
@@ -73,7 +73,7 @@ impl From<EngineError> for OpenError {
 #[derive(Default)]
 pub(super) struct Published {
     view: ArcSwapOption<View>,
-    version: watch::Sender<u64>,
+    version: Arc<Signal<u64>>,
     alarm: OnceLock<Alarm>,
     vote: watch::Sender<Vote>,
 }
@@ -87,8 +87,8 @@ impl Published {
         self.view.load().as_ref().map_or(0, |view| view.document().version)
     }
 
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
-        self.version.subscribe()
+    pub(super) fn changes(&self) -> Changes<u64> {
+        self.version.changes()
     }
 
     pub(super) fn alarm(&self) -> Option<Alarm> {
@@ -103,7 +103,7 @@ impl Published {
         let version = view.document().version;
         assert!(version > self.version(), "version {version} is published after a newer one");
         self.view.store(Some(Arc::new(view)));
-        self.version.send_replace(version);
+        self.version.set(version);
     }
 
     fn raise(&self, alarm: Alarm) {

@@ -173,7 +173,8 @@ impl Join {
         self.ready.send_replace(Readiness::Ready);
         tracing::info!(cluster = %view.document().cluster, "the node serves its cluster");
         tokio::spawn(catch_up(self.cluster.clone(), peers.clone(), self.stop.clone()));
-        while changes.changed().await.is_ok() {
+        loop {
+            changes.changed().await;
             if let Some(view) = self.cluster.view() {
                 tracing::info!(version = view.document().version, "the metadata changed");
                 peers.set_members(&members(&view));

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::{Step, Worker};
 use crate::cluster::Cluster;
 use crate::dynamo::key::NamespaceId;
 use crate::shard::{LiveNamespaces, Shards};
+use crate::signal::Changes;
 
 /// The pause before a sweep that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Sweep {
     cluster: Arc<Cluster>,
     shards: Shards,
-    changes: watch::Receiver<u64>,
+    changes: Changes<u64>,
     swept: Option<BTreeSet<NamespaceId>>,
     retry: bool,
 }
@@ -46,9 +46,7 @@ impl Worker for Sweep {
             if std::mem::take(&mut self.retry) {
                 return sleep(RETRY).await;
             }
-            if self.changes.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
+            self.changes.changed().await;
         }
         .boxed()
     }

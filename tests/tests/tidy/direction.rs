@@ -8,13 +8,14 @@ use super::source::{Source, names_after, read, rust};
 
 /// The modules of the node, bottom up: each may use those named beside it, all of which stand above
 /// it in this table. So no circle can be written down here, and the order is the architecture.
-const MODULES: [(&str, &[&str]); 27] = [
+const MODULES: [(&str, &[&str]); 28] = [
     // A macro that anybody may write, and names nothing.
     ("mutants", &[]),
     // The protocol uses nothing.
     ("dynamo", &[]),
     // What everybody may see.
-    ("env", &[]),
+    ("signal", &[]),
+    ("env", &["signal"]),
     ("trace", &[]),
     ("clocks", &["dynamo", "env"]),
     // Keeping bytes.
@@ -31,7 +32,7 @@ const MODULES: [(&str, &[&str]); 27] = [
     // Running requests.
     ("vnode", &["clocks", "dynamo", "error", "storage"]),
     ("shard", &["clocks", "dynamo", "env", "error", "limits", "storage", "vnode"]),
-    ("cluster", &["dynamo", "env", "error", "storage", "transport"]),
+    ("cluster", &["dynamo", "env", "error", "signal", "storage", "transport"]),
     ("standing", &["dynamo", "storage"]),
     (
         "coordinator",
@@ -76,6 +77,7 @@ const MODULES: [(&str, &[&str]); 27] = [
             "error",
             "limits",
             "shard",
+            "signal",
             "standing",
             "storage",
             "telemetry",
