@@ -85,11 +85,11 @@ fn hunt(defect: &Defect) -> Option<u64> {
 /// The invariants that a run breaks; or why there was none, a panic for example.
 fn broken(scenario: &Scenario) -> BTreeSet<String> {
     RUNS.fetch_add(1, Ordering::Relaxed);
-    let report = match scenario.run(false) {
-        Err(error) => return BTreeSet::from([format!("{error:#}")]),
-        Ok(report) => report,
-    };
+    let report = scenario.run(false).unwrap();
     ASKED.fetch_add(report.history.operations.len(), Ordering::Relaxed);
+    if let Some(failure) = report.failure {
+        return BTreeSet::from([format!("{failure:#}")]);
+    }
     let violations = report.verdict().violations;
     violations.into_iter().map(|violation| violation.invariant.to_owned()).collect()
 }

@@ -7,9 +7,11 @@
 //! The first look is at what faults left, before anything could mend it; the second at what stands
 //! in the end.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, anyhow, bail};
+use futures::FutureExt as _;
 use futures::future::join_all;
 use quorate_node::coordinator::Get;
 use quorate_node::dynamo::key::Key;
@@ -55,6 +57,8 @@ pub struct Report {
     pub extra: History,
     /// What was seen to be wrong meanwhile; the rest is for checkers to find in the histories.
     pub violations: Vec<Violation>,
+    /// What ended it early, or an assert that fired anywhere in it.
+    pub failure: Option<Error>,
     /// Deliveries and notes, in order; empty if none were asked for.
     pub trace: Vec<String>,
     /// A hash of all messages that were delivered, with their times.
@@ -67,6 +71,12 @@ impl Report {
     /// All that is wrong with it, in both histories and beside them; and how much there was to judge.
     pub fn verdict(&self) -> Verdict {
         let (mut verdict, extra) = (check(&self.history), check(&self.extra));
+        let failed = self.failure.iter().map(|why| Violation {
+            invariant: "the run",
+            text: format!("{why:#}"),
+            operations: Vec::new(),
+        });
+        verdict.violations.splice(0..0, failed);
         verdict.violations.extend(extra.violations);
         verdict.violations.extend(self.violations.iter().cloned());
         verdict.acknowledged += extra.acknowledged;
@@ -76,27 +86,38 @@ impl Report {
 }
 
 impl Scenario {
-    /// Runs it. A panic anywhere in it is an error: an assert is a checker too.
+    /// Runs it. A panic anywhere in it is a failure: an assert is a checker too. An error: there was
+    /// no cluster to begin with.
     pub fn run(&self, traced: bool) -> Result<Report> {
-        noticing_panics(|| simulate(self.run_through(traced)))
+        let (panic, report) = noticing_panics(|| simulate(self.run_through(traced)));
+        let mut report = report?;
+        report.failure = panic.map(Error::msg).or(report.failure);
+        Ok(report)
     }
 
+    /// To its end, or as far as it comes: what led there is told in either case.
     async fn run_through(&self, traced: bool) -> Result<Report> {
         let begun = Instant::now();
         let world = self.start(traced).await?;
-        self.work(&world).await?;
-        world.snapshot(false)?;
-        let laws = world.cluster.borrow().merge_laws(world.view())?;
-        world.add_violations(laws);
-        heal(&world, self.seed).await.context("healing")?;
-        world.snapshot(true)?;
+        let unwound = |_| Err(anyhow!("it panicked"));
+        let ran = AssertUnwindSafe(self.run_in(&world)).catch_unwind().await;
+        let failure = ran.unwrap_or_else(unwound).err();
         let simulated_ms = begun.elapsed().as_millis() as u64;
         let (trace, fingerprint) = {
             let cluster = world.cluster.borrow();
             (cluster.trace(), cluster.fingerprint())
         };
         let (history, extra, violations) = world.into_parts();
-        Ok(Report { history, extra, violations, trace, fingerprint, simulated_ms })
+        Ok(Report { history, extra, violations, failure, trace, fingerprint, simulated_ms })
+    }
+
+    async fn run_in(&self, world: &World) -> Result<()> {
+        self.work(world).await?;
+        world.snapshot(false)?;
+        let laws = world.cluster.borrow().merge_laws(world.view())?;
+        world.add_violations(laws);
+        heal(world, self.seed).await.context("healing")?;
+        world.snapshot(true)
     }
 
     async fn start(&self, traced: bool) -> Result<World> {
