@@ -37,7 +37,7 @@ macro_rules! planted {
 
 /// Every planted defect.
 #[cfg(quorate_mutants)]
-pub const NAMES: [&str; 24] = [
+pub const NAMES: [&str; 26] = [
     "acknowledged_before_the_batch",
     "actor_kept_over_a_rollback",
     "answered_before_the_batch",
@@ -51,16 +51,18 @@ pub const NAMES: [&str; 24] = [
     "frontier_takes_versions_prefix",
     "lww_clock_below_what_it_holds",
     "lww_clock_below_what_its_client_saw",
-    "lww_value_kept_from_a_later_delete",
+    "lww_picked_after_context_removal",
     "merge_drops_a_concurrent_sibling",
     "one_ack_too_few",
     "one_answer_too_few",
     "receipt_names_who_did_not_acknowledge",
     "refusal_not_recorded",
     "repair_replaces_instead_of_merging",
+    "replicated_before_the_batch",
     "retry_taken_as_new",
     "synced_before_the_sync",
     "token_covers_a_sibling_never_shown",
+    "vnode_kept_over_a_failed_batch",
     "wiped_voter_votes",
 ];
 

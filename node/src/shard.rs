@@ -456,6 +456,7 @@ impl Staging<'_> {
         let operation = write.operation;
         match self.stage_write(write) {
             Ok(written) if planted!("answered_before_the_batch") => drop(to.send(Ok(written))),
+            Ok(written) if planted!("replicated_before_the_batch") => drop(to.send(Ok(written))),
             Ok(written) => self.answer(synced, Answer::Written(to, written, operation)),
             Err(refusal) => self.answers.push(Answer::Refused(to, refusal, operation)),
         }
@@ -567,7 +568,9 @@ impl Staging<'_> {
         }
         if let Err(error) = &applied {
             tracing::error!(%error, "a batch failed; its vnodes are opened again");
-            self.touched.iter().for_each(|id| drop(self.vnodes.remove(id)));
+            if !planted!("vnode_kept_over_a_failed_batch") {
+                self.touched.iter().for_each(|id| drop(self.vnodes.remove(id)));
+            }
         }
         let failed = applied.err();
         if failed.is_none() && mended != Mended::default() {

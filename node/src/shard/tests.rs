@@ -275,13 +275,13 @@ async fn a_refusal_that_could_not_be_recorded_is_no_refusal() {
     let outcome_of = |failed: Result<Written, WriteError>| failed.unwrap_err().outcome;
     for synced in [false, true] {
         let id = refused(1).operation;
-        bench.engine.fill_next_apply();
+        bench.engine.fill_next_apply(true);
         let failed = bench.shards.write(refused(1), synced, late()).await.unwrap_err();
         assert!(matches!(failed.error, RequestError::DiskFull { .. }), "{failed}");
         assert_eq!(failed.outcome, Outcome::Unknown(id));
         bench.disk.on_free(u64::MAX, 0);
 
-        bench.engine.fill_next_apply();
+        bench.engine.fill_next_apply(true);
         let ids = [2, 3].map(|sequence| Outcome::Unknown(refused(sequence).operation));
         let failed = bench.shards.write_batch(vec![refused(2), refused(3)], synced, late()).await;
         assert!(failed.into_iter().map(outcome_of).eq(ids));

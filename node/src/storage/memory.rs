@@ -135,9 +135,9 @@ impl MemoryEngine {
         self.lock().fail_next_sync = true;
     }
 
-    /// Makes the next `apply` find no space, and change nothing.
-    pub fn fill_next_apply(&self) {
-        self.lock().fill_next_apply = true;
+    /// Lets the next `apply` find too little space, and change nothing; or no longer.
+    pub fn fill_next_apply(&self, full: bool) {
+        self.lock().fill_next_apply = full;
     }
 
     /// The store that [`checkpoint`](Engine::checkpoint) copied to `target`.

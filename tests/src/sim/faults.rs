@@ -71,6 +71,10 @@ pub enum Fault {
     Fill(usize),
     /// It has room again.
     Free(usize),
+    /// The next batch of a node finds too little room, and changes nothing; its engine is well.
+    Squeeze(usize),
+    /// There is enough room again.
+    Relieve(usize),
 }
 
 impl Fault {
@@ -119,6 +123,8 @@ impl fmt::Display for Fault {
             Self::FailSync(node) => write!(f, "fail the next sync of node {node}"),
             Self::Fill(node) => write!(f, "fill the disk of node {node}"),
             Self::Free(node) => write!(f, "free the disk of node {node}"),
+            Self::Squeeze(node) => write!(f, "leave no room for the next batch of node {node}"),
+            Self::Relieve(node) => write!(f, "leave room for all batches of node {node}"),
         }
     }
 }
@@ -149,6 +155,8 @@ pub struct Dangers {
     pub clocks: bool,
     /// Disks fill up, and records rot.
     pub disks: bool,
+    /// Batches find too little room.
+    pub room: bool,
     /// Nodes lose what they acknowledged.
     pub losses: bool,
     /// Copies of a data directory run beside it.
@@ -164,13 +172,20 @@ impl Dangers {
         processes: false,
         clocks: false,
         disks: false,
+        room: false,
         losses: false,
         twins: false,
         bridges: false,
     };
     /// Whatever leaves acknowledged writes where they are.
-    pub const HARMLESS: Self =
-        Self { network: true, processes: true, clocks: true, disks: true, ..Self::NONE };
+    pub const HARMLESS: Self = Self {
+        network: true,
+        processes: true,
+        clocks: true,
+        disks: true,
+        room: true,
+        ..Self::NONE
+    };
     /// Everything.
     pub const ALL: Self = Self { losses: true, twins: true, ..Self::HARMLESS };
 }
@@ -235,6 +250,7 @@ enum Episode {
     Drift,
     Rot,
     Fill,
+    Squeeze,
     FailSync,
     CutPower,
     Wipe,
@@ -245,11 +261,12 @@ enum Episode {
 
 fn episodes(dangers: Dangers) -> Vec<Episode> {
     use Episode as E;
-    let of: [(bool, &[Episode]); 7] = [
+    let of: [(bool, &[Episode]); 8] = [
         (dangers.network, &[E::Cut, E::Part, E::Isolate, E::Split, E::Slow, E::Weather]),
         (dangers.processes, &[E::Kill, E::Kill, E::Pause]),
         (dangers.clocks, &[E::Clock, E::Drift]),
         (dangers.disks, &[E::Rot, E::Rot, E::Fill]),
+        (dangers.room, &[E::Squeeze]),
         (dangers.losses, &[E::CutPower, E::CutPower, E::Wipe, E::RollBack, E::FailSync]),
         (dangers.twins, &[E::Twin]),
         (dangers.bridges, &[E::Bridge]),
@@ -301,6 +318,15 @@ impl Episode {
             }
             Self::Rot => vec![(0, Fault::Rot(one, rng.random_range(0..1_000)))],
             Self::Fill => until(Fault::Fill(one), Fault::Free(one)),
+            Self::Squeeze => {
+                let mut faults = until(Fault::Squeeze(one), Fault::Relieve(one));
+                // What its end shows is there before others have made everything good.
+                if rng.random_bool(0.5) {
+                    let at_ms = lasts_ms + rng.random_range(10..300);
+                    faults.extend([(at_ms, Fault::Kill(one)), (at_ms + 400, Fault::Start(one))]);
+                }
+                faults
+            }
             Self::FailSync => vec![
                 (0, Fault::FailSync(victim)),
                 (lasts_ms, Fault::CutPower(victim)),

@@ -152,6 +152,8 @@ impl<'a> Injuries<'a> {
             Fault::FailSync(at) => cluster.fail_sync(at),
             Fault::Fill(at) => cluster.set_disk_full(at, true)?,
             Fault::Free(at) => cluster.set_disk_full(at, false)?,
+            Fault::Squeeze(at) => cluster.squeeze(at)?,
+            Fault::Relieve(at) => cluster.relieve(at)?,
         }
         match fault {
             // Before others make good what a node should not have lost.

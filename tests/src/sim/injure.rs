@@ -191,6 +191,22 @@ impl SimCluster {
         Ok(())
     }
 
+    /// Lets the next batch of a node find too little room, as sled's adapter finds it: the engine is
+    /// well, and the node takes no writes until there is enough.
+    pub fn squeeze(&self, index: usize) -> Result<()> {
+        self.engine(index)?.fill_next_apply(true);
+        Ok(())
+    }
+
+    /// Lets all batches of a node find enough room, and the node see it.
+    pub fn relieve(&self, index: usize) -> Result<()> {
+        self.engine(index)?.fill_next_apply(false);
+        if let Some(running) = self.running.get(&index) {
+            running.replica.disk().on_free(u64::MAX, 0);
+        }
+        Ok(())
+    }
+
     /// Starts again what ended by itself to open its store anew, as its supervisor does. A node that
     /// ended for another reason, as a panic, is a failure of the run.
     pub fn reopen_ended(&mut self) -> Result<()> {
@@ -216,6 +232,7 @@ impl SimCluster {
             self.set_drift(index, 0);
             self.set_clock(index, 0);
             self.end_twin(index);
+            self.relieve(index)?;
             self.set_disk_full(index, false)?;
             self.start_again(index)?;
         }

@@ -53,6 +53,10 @@ impl Profile {
     };
     /// The last write wins, and nodes lose what they acknowledged.
     pub const LWW_EVERYTHING: Self = Self { lww: true, ..Self::EVERYTHING };
+    /// Siblings on three nodes, all of them owners of each key, of which nothing goes wrong but that
+    /// batches find too little room.
+    pub const SQUEEZED: Self =
+        Self { dangers: Dangers { room: true, ..Dangers::NONE }, owners: Some(3), ..Self::THREE };
     /// Metadata changes all the time, while voters are cut off and wiped.
     pub const VOTERS: Self = Self {
         dangers: Dangers { network: true, bridges: true, ..Dangers::NONE },

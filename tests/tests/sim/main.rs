@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use quorate_tests::history::Outcome;
-use quorate_tests::sim::faults::Schedule;
+use quorate_tests::sim::faults::{Fault, Planned, Schedule};
 use quorate_tests::sim::profile::Profile;
 use quorate_tests::sim::run::Scenario;
 use quorate_tests::sim::workload::{Mix, Workload};
@@ -72,6 +72,27 @@ fn sim_one_seed_is_one_run_to_the_byte() {
         assert_eq!(untraced.fingerprint, first.fingerprint, "to look on changes nothing");
         println!("seeds=3 operations={}", first.history.operations.len());
     }
+}
+
+/// Whoever waits for the end of a pause goes on in the order in which it came.
+#[test]
+fn sim_one_seed_is_one_run_whatever_stands_still() {
+    let mut scenario = Profile::SIBLINGS.scenario(1);
+    (scenario.workload.clients, scenario.workload.pause_ms) = (8, 5);
+    let pauses = (0..40).flat_map(|n: u64| {
+        let (at_ms, node) = (500 + 250 * n, (n % 5) as usize);
+        [(at_ms, Fault::Pause(node)), (at_ms + 400, Fault::Resume(node))]
+    });
+    let mut planned: Vec<Planned> = pauses.map(|(at_ms, fault)| Planned { at_ms, fault }).collect();
+    planned.sort_by_key(|planned| planned.at_ms);
+    scenario.faults = Schedule(planned);
+    let first = scenario.run(false).unwrap();
+    for _ in 0..4 {
+        let again = scenario.run(false).unwrap();
+        assert_eq!(again.fingerprint, first.fingerprint);
+        assert_eq!(again.history, first.history);
+    }
+    println!("seeds=5 operations={}", 5 * first.history.operations.len());
 }
 
 /// Clients that never say what they saw pile up siblings until owners admit no more.
@@ -135,6 +156,7 @@ fn sim_pace() {
         Scenario { seed: 1, nodes: 5, length_ms: 60_000, notice_ms: 7_000, workload, faults };
     let began = Instant::now();
     let report = scenario.run(false).unwrap();
+    assert!(report.failure.is_none(), "{:?}", report.failure);
     let seconds = scenario.length_ms as f64 / 1000.0;
     let operations = report.history.operations.len();
     println!(

@@ -71,9 +71,11 @@ impl Object {
     /// should be here, is below all.
     pub(super) fn merge_last(&mut self, other: &Self) -> bool {
         let mut changed = !self.version.includes(&other.version);
-        let deletes = other.is_empty() && !self.is_empty();
-        let kept = deletes && planted!("lww_value_kept_from_a_later_delete");
-        if other.last > self.last && !kept {
+        let removed = self.last.is_some_and(|last| other.version.covers(last.dot));
+        let picked = other.last > self.last;
+        // What a later delete did not know of would stay, since a delete is no value to pick.
+        let kept = other.is_empty() && !removed && planted!("lww_picked_after_context_removal");
+        if picked && !kept {
             self.entries.clone_from(&other.entries);
             self.last = other.last;
             changed = true;

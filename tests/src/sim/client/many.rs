@@ -21,23 +21,38 @@ use crate::sim::world::{NAMESPACE, Unknown, key_name};
 const BATCH: usize = 4;
 
 impl Client<'_> {
-    /// Writes some keys that one node owns, in one call, and asks again for what it does not know.
+    /// Some keys, this one first: of one node, or wherever they are.
+    fn some_keys(&mut self, key: u64, at: usize) -> Vec<u64> {
+        let keys = self.world.workload.keys;
+        match self.rng.random_bool(0.5) {
+            true => self.world.owned_with(key, at, BATCH),
+            false => (0..keys).map(|step| (key + step) % keys).take(BATCH).collect(),
+        }
+    }
+
+    /// Writes some keys in one call, each by way of an owner, and asks again for what it does not know.
     pub(super) async fn write_batch(&mut self) {
         let key = self.rng.random_range(0..self.world.workload.keys);
-        let coordinator = self.owner(key);
+        let first = self.owner(key);
         let terms = self.terms();
         let mut open: Vec<(Unknown, Sent)> = Vec::new();
-        for key in self.world.owned_with(key, coordinator, BATCH) {
+        for key in self.some_keys(key, first) {
+            let owns = self.world.owners[key as usize].contains(&first);
+            let coordinator = if owns { first } else { self.owner(key) };
             let remembers = self.rng.random_bool(0.7);
             let token = if remembers { self.remembered(key) } else { None }.unwrap_or_default();
             let deletes = !token.bytes.is_empty() && self.rng.random_bool(0.2);
             let value = (!deletes).then(|| self.value());
             let write = Write { key, value, token };
-            let Some(unknown) = self.begin(coordinator, write, terms) else { return };
-            open.push((unknown, Sent::default()));
+            if let Some(unknown) = self.begin(coordinator, write, terms) {
+                open.push((unknown, Sent::default()));
+            }
         }
         for _ in 0..=self.world.workload.retries {
-            let at = self.by_way_of(coordinator, key);
+            if open.is_empty() {
+                return;
+            }
+            let at = self.by_way_of(first, key);
             let answers = self.put_batch(at, &open, terms).await;
             let mut rest = Vec::new();
             for ((mut unknown, mut sent), answer) in open.into_iter().zip(answers) {
@@ -48,9 +63,6 @@ impl Client<'_> {
                 }
             }
             open = rest;
-            if open.is_empty() {
-                return;
-            }
             sleep(Duration::from_millis(self.rng.random_range(20..400))).await;
         }
         for (unknown, sent) in open {
@@ -108,13 +120,15 @@ impl Client<'_> {
     pub(super) async fn read_batch(&mut self) {
         let key = self.rng.random_range(0..self.world.workload.keys);
         let at = self.somewhere(key);
-        let keys = self.world.owned_with(key, at, BATCH);
-        let action = || Action::Read { r: self.world.quorum() };
+        let keys = self.some_keys(key, at);
+        let (r, level) = self.level(true);
+        let action = || Action::Read { r };
         let asked: Vec<_> =
             keys.iter().map(|&key| self.world.invoke(self.id, key, action())).collect();
         let request = v1::BatchGetRequest {
             namespace: NAMESPACE.to_owned(),
             keys: keys.iter().map(|&key| key_name(key).into()).collect(),
+            r: level,
             timeout_ms: self.timeout_ms(),
             ..Default::default()
         };
