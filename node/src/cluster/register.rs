@@ -10,6 +10,7 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use thiserror::Error;
+use tokio::sync::watch;
 
 use super::view::View;
 use super::vote::Vote;

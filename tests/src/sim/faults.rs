@@ -347,20 +347,23 @@ impl Episode {
                 faults.push((100 + lasts_ms, Fault::EndTwin(one)));
                 faults
             }
-            Self::Bridge => {
-                let first = (victim + rng.random_range(1..nodes)) % nodes;
-                let others = (0..nodes).filter(|node| ![victim, first].contains(node));
-                let second = others.choose(rng).expect("there are three nodes");
-                vec![
-                    (0, Fault::Isolate(second)),
-                    (lasts_ms, Fault::Isolate(first)),
-                    (lasts_ms, Fault::Wipe(victim)),
-                    (lasts_ms, Fault::Join(victim, second)),
-                    (2 * lasts_ms, Fault::Admit(first)),
-                ]
-            }
+            Self::Bridge => bridge(rng, nodes, victim, lasts_ms),
         }
     }
+}
+
+/// A node is wiped that heard another one before, and a third one, which knows nothing of that, after.
+fn bridge(rng: &mut impl Rng, nodes: usize, victim: usize, lasts_ms: u64) -> Vec<(u64, Fault)> {
+    let first = (victim + rng.random_range(1..nodes)) % nodes;
+    let others = (0..nodes).filter(|node| ![victim, first].contains(node));
+    let second = others.choose(rng).expect("there are three nodes");
+    vec![
+        (0, Fault::Isolate(second)),
+        (lasts_ms, Fault::Isolate(first)),
+        (lasts_ms, Fault::Wipe(victim)),
+        (lasts_ms, Fault::Join(victim, second)),
+        (2 * lasts_ms, Fault::Admit(first)),
+    ]
 }
 
 #[cfg(test)]

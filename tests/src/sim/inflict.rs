@@ -109,11 +109,8 @@ impl<'a> Injuries<'a> {
                 let since = self.unsynced.entry(at).or_default().since(world);
                 self.lost(&cluster, at, LossKind::PowerCut(since))?;
             }
-            Fault::Start(at) => {
-                if cluster.start_again(at)? {
-                    self.opened(at);
-                }
-            }
+            Fault::Start(at) if cluster.start_again(at)? => self.opened(at),
+            Fault::Start(_) => {}
             Fault::Pause(at) => cluster.pause(at),
             Fault::Resume(at) => cluster.resume(at),
             Fault::SetClock(at, ahead_ms) => cluster.set_clock(at, ahead_ms),
@@ -134,12 +131,11 @@ impl<'a> Injuries<'a> {
                     self.lost(&cluster, at, LossKind::RolledBack(self.copied[&at]))?;
                 }
             }
-            Fault::Twin(at) => {
-                if cluster.start_twin(at)? {
-                    self.twins.insert(at, self.copied[&at]);
-                    self.push(at, LossKind::Doubled);
-                }
+            Fault::Twin(at) if cluster.start_twin(at)? => {
+                self.twins.insert(at, self.copied[&at]);
+                self.push(at, LossKind::Doubled);
             }
+            Fault::Twin(_) => {}
             Fault::EndTwin(at) => {
                 if cluster.end_twin(at) {
                     self.lost(&cluster, at, LossKind::RolledBack(self.twins[&at]))?;
