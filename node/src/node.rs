@@ -105,9 +105,7 @@ pub enum NodeError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// A port is in use, or the address is not this machine's.
-    #[error(
-        "cannot listen on {key} = {address:?}: {source}; stop what uses the port, or choose another"
-    )]
+    #[error("cannot listen on {key} = {address:?}: {source}; {}", advice_on_listening(source))]
     Listen {
         /// The key of the configuration.
         key: &'static str,
@@ -132,6 +130,20 @@ pub enum NodeError {
     /// The gRPC server ended.
     #[error("the server failed: {0}")]
     Server(#[from] tonic::transport::Error),
+}
+
+fn advice_on_listening(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "stop what uses the port, or choose another",
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address: choose one that it has, or 0.0.0.0 for all of them, and \
+             tell under which it is reached as client_advertise or peer_advertise"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "choose a port above 1023, or allow the process to use this one"
+        }
+        _ => "correct the address",
+    }
 }
 
 impl NodeError {

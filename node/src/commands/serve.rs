@@ -37,12 +37,6 @@ pub enum ServeError {
     /// Should not happen.
     #[error("cannot listen for signals: {source}")]
     Signals { source: io::Error },
-    /// Stop who uses the port, or choose another.
-    #[error(
-        "cannot listen on http_address = {address:?}: {source}; stop what uses the port, or set \
-         another http_address"
-    )]
-    Http { address: String, source: io::Error },
     /// Rebuild the store from the other nodes.
     #[error(
         "{source}\n  {left}. To set the store aside (it is not deleted) and refill a new one from the \
@@ -141,9 +135,10 @@ async fn start_http(
     address: &str,
     pages: Pages,
     shutdown: CancellationToken,
-) -> Result<SocketAddr, ServeError> {
-    let refused = |source| ServeError::Http { address: address.to_owned(), source };
-    let listener = TcpListener::bind(address).await.map_err(refused)?;
+) -> Result<SocketAddr, NodeError> {
+    let (key, address) = ("http_address", address.to_owned());
+    let refused = |source| NodeError::Listen { key, address: address.clone(), source };
+    let listener = TcpListener::bind(&address).await.map_err(refused)?;
     let bound = listener.local_addr().map_err(refused)?;
     tokio::spawn(async move {
         if let Err(error) = http::serve(listener, pages, shutdown).await {
@@ -179,6 +174,17 @@ mod tests {
         let start =
             format!("cannot listen on http_address = \"{address}\": Address already in use");
         assert!(error.starts_with(&start), "{error}");
+        assert!(error.ends_with("; stop what uses the port, or choose another"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_address_of_another_machine_is_told_from_a_port_in_use() {
+        let (_ready, readiness) = watch::channel(Readiness::Ready);
+        let pages = Pages { readiness, metrics: Arc::new(Metrics::new()) };
+        let started = start_http("192.0.2.1:7601", pages, CancellationToken::new()).await;
+        let error = started.unwrap_err().to_string();
+        assert!(error.contains("this machine has no such address"), "{error}");
+        assert!(!error.contains("uses the port"), "{error}");
     }
 
     #[tokio::test]
