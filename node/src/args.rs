@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::config::{ConfigError, Effective, EngineKind, Sources};
@@ -282,13 +282,14 @@ pub struct PeerTlsArgs {
 
 /// Flags of `certs`.
 #[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("whose").args(["nodes", "client"]).multiple(true).required(true))]
 pub struct CertsArgs {
     /// The directory, made if it is not there
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
 
     /// A node and the hosts under which clients reach it; without hosts, its name is one
-    #[arg(long = "node", value_name = "NAME=HOST,..", required_unless_present = "client")]
+    #[arg(long = "node", value_name = "NAME=HOST,..")]
     pub nodes: Vec<String>,
 
     /// A client, for nodes with client_tls_ca
@@ -381,6 +382,7 @@ mod tests {
             ("quorate serve --weight x", "invalid value 'x' for '--weight <N>'"),
             ("quorate serve --wieght 1", "unexpected argument '--wieght'"),
             ("quorate init", "--members <HOST:PORT,..>"),
+            ("quorate certs --out d", "<--node <NAME=HOST,..>|--client <NAME>>"),
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
             assert!(error.to_string().contains(reason), "{line}: {error}");
