@@ -32,7 +32,8 @@ pub enum Command {
     /// Run a node until it is told to stop (Ctrl-C or SIGTERM)
     #[command(after_help = "\
 Every key of the configuration file can also be set in the environment (weight as QUORATE_WEIGHT)
-or by a flag, which win over the file in that order.
+or by a flag, which win over the file in that order. One that nobody reads is warned of. A SIZE is
+a number of bytes, or has a unit: 64KiB, 100MiB, 2GiB.
 
 Examples:
   quorate serve --config node.toml
@@ -136,6 +137,15 @@ impl ConfigArgs {
     }
 }
 
+/// A number of bytes, or a size with a unit. A file holds no larger number.
+fn size(text: &str) -> Result<u64, String> {
+    let bytes = quorate_proto::size::parse(text)?;
+    if i64::try_from(bytes).is_err() {
+        return Err(format!("'{text}' is too large"));
+    }
+    Ok(bytes)
+}
+
 /// One flag for each key of the configuration.
 #[derive(Clone, Default, Debug, Args, Serialize)]
 #[command(next_help_heading = "Configuration")]
@@ -157,10 +167,10 @@ pub struct Overrides {
     #[arg(long, value_parser = EngineKind::ALL.map(EngineKind::name))]
     engine: Option<String>,
     /// Memory for blocks read from disk
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
     cache_bytes: Option<u64>,
     /// What is to stay free on the disk
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
     disk_reserve_bytes: Option<u64>,
     /// Where to listen for clients
     #[arg(long, value_name = "HOST:PORT")]
@@ -226,11 +236,11 @@ pub struct Overrides {
     #[arg(long, value_name = "N")]
     streams_max: Option<u32>,
     /// Memory for the engine and requests under way; 0: half of what there is
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
     memory_max_bytes: Option<u64>,
     /// The largest message accepted
-    #[arg(long, value_name = "BYTES")]
-    message_max_bytes: Option<u32>,
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    message_max_bytes: Option<u64>,
     /// What is logged, on stderr
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -360,11 +370,12 @@ mod tests {
 
     #[test]
     fn flags_reach_the_configuration() {
-        let line = "quorate serve --weight 7 --seeds a:1,b:2 --engine memory --data-dir d";
+        let line = "quorate serve --weight 7 --seeds a:1,b:2 --engine memory --data-dir d \
+                    --cache-bytes 32MiB";
         let Command::Serve(args) = Cli::parse_from(line.split(' ')).command else { panic!() };
         let sources = Sources::default().with_flags(&args.config.overrides);
         let effective = sources.load().unwrap();
-        assert_eq!(effective.config.weight, 7);
+        assert_eq!((effective.config.weight, effective.config.cache_bytes), (7, 32 << 20));
         assert_eq!(effective.config.seeds, ["a:1", "b:2"]);
         assert_eq!(effective.config.data_dir.to_str(), Some("d"));
         assert_eq!(effective.origin("engine").to_string(), "flag --engine");
@@ -380,6 +391,11 @@ mod tests {
             ("quorate dev --base-port 65300", "65300 is not in 1..=65236"),
             ("quorate dev --engine rocks", "[possible values: fjall, sled, memory]"),
             ("quorate serve --weight x", "invalid value 'x' for '--weight <N>'"),
+            (
+                "quorate serve --cache-bytes 64MB8",
+                "'64MB8' is no size; write for example 1000, 64KiB",
+            ),
+            ("quorate serve --memory-max-bytes 9999999999GiB", "is too large"),
             ("quorate serve --wieght 1", "unexpected argument '--wieght'"),
             ("quorate init", "--members <HOST:PORT,..>"),
             ("quorate certs --out d", "<--node <NAME=HOST,..>|--client <NAME>>"),

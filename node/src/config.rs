@@ -15,8 +15,10 @@
 mod layers;
 mod memory;
 mod security;
+mod sizes;
 #[cfg(test)]
 mod tests;
+mod variables;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -70,8 +72,10 @@ pub struct Config {
     /// The storage engine. Default `fjall`.
     pub engine: EngineKind,
     /// Memory for blocks read from disk, in bytes. Default 64 MiB.
+    #[serde(deserialize_with = "sizes::u64")]
     pub cache_bytes: u64,
     /// What is to stay free on the disk, in bytes: with less, writes are refused. Default 256 MiB.
+    #[serde(deserialize_with = "sizes::u64")]
     pub disk_reserve_bytes: u64,
     /// HOST:PORT on which clients are served. Default `127.0.0.1:7401`.
     pub client_address: String,
@@ -120,8 +124,10 @@ pub struct Config {
     pub streams_max: u32,
     /// Memory for the engine and for requests under way, in bytes; 0: half of what there is.
     /// Default 0.
+    #[serde(deserialize_with = "sizes::u64")]
     pub memory_max_bytes: u64,
     /// The largest message accepted from a client, in bytes. Default 16 MiB.
+    #[serde(deserialize_with = "sizes::u32")]
     pub message_max_bytes: u32,
     /// What is logged: a level, or directives such as `info,quorate_node=debug`. Default `info`.
     pub log_level: String,

@@ -2,7 +2,9 @@
 //!
 //! [`v1`] is the public gRPC interface; it only ever grows. [`peer`] is what replicas say to each
 //! other; it is versioned by its handshake and shares no message with the public interface, so
-//! that either can change without the other.
+//! that either can change without the other. [`size`] is what all programs read alike beside them.
+
+pub mod size;
 
 /// The public interface, package `quorate.v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::too_many_lines)]

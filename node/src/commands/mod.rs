@@ -50,7 +50,7 @@ fn check(args: ConfigArgs) -> Result<(), CommandError> {
             eprintln!("warning: the certificate of the {port} port {reason}: nobody accepts it");
         }
     }
-    effective.config.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
+    effective.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
     Ok(())
 }
 

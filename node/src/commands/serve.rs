@@ -56,7 +56,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), ServeError> {
         .map_err(|source| ServeError::Signals { source })?;
     let version = env!("CARGO_PKG_VERSION");
     info!(version, pid = std::process::id(), "configuration: {}", effective.one_line());
-    effective.config.warnings().iter().for_each(|warning| warn!("{warning}"));
+    effective.warnings().iter().for_each(|warning| warn!("{warning}"));
 
     let metrics = Arc::new(Metrics::new());
     let (ready, readiness) = watch::channel(Readiness::not_ready("the store is being opened"));

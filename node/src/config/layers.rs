@@ -5,14 +5,15 @@ use std::fmt::{self, Write as _};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use quorate_proto::size;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::{Table, Value};
 
-use super::Config;
+use super::{Config, variables};
 
 /// What every environment variable of a key begins with.
-const ENVIRONMENT_PREFIX: &str = "QUORATE_";
+pub(super) const ENVIRONMENT_PREFIX: &str = "QUORATE_";
 
 /// Where a value came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -112,6 +113,8 @@ pub struct Effective {
     /// The configuration.
     pub config: Config,
     origins: BTreeMap<String, Origin>,
+    /// What is to be said of the environment.
+    environment: Vec<String>,
 }
 
 impl Sources {
@@ -141,7 +144,9 @@ impl Sources {
             let flag = format!("--{}", key.replace('_', "-"));
             merged.add(key, value, Origin::Flag(flag));
         }
-        merged.finish(self.file.as_deref())
+        let mut effective = merged.finish(self.file.as_deref())?;
+        effective.environment = variables::unknown(&self.environment, &defaults());
+        Ok(effective)
     }
 }
 
@@ -177,10 +182,9 @@ impl Merged {
                 continue;
             };
             let origin = Origin::Environment(name);
-            match parse(text, &default) {
-                Some(value) => self.add(key, value, origin),
-                None => {
-                    let reason = "must be a whole number".to_owned();
+            match parse(text, &key, &default) {
+                Ok(value) => self.add(key, value, origin),
+                Err(reason) => {
                     self.problems.push(Problem { origin, key, value: format!("{text:?}"), reason });
                 }
             }
@@ -221,7 +225,7 @@ impl Merged {
                 }
             }
         }
-        Ok(Effective { config, origins: self.origins })
+        Ok(Effective { config, origins: self.origins, environment: Vec::new() })
     }
 }
 
@@ -229,6 +233,11 @@ impl Effective {
     /// Where the value of `key` came from.
     pub fn origin(&self, key: &str) -> &Origin {
         self.origins.get(key).unwrap_or(&Origin::Default)
+    }
+
+    /// What an operator should hear at every start.
+    pub fn warnings(&self) -> Vec<String> {
+        [self.environment.clone(), self.config.warnings()].concat()
     }
 
     /// Key and value pairs on one line, for the log.
@@ -262,14 +271,26 @@ fn defaults() -> Table {
     Table::try_from(Config::default()).expect("a configuration is a table")
 }
 
-/// Reads `text` as a value of the kind of `like`.
-fn parse(text: &str, like: &Value) -> Option<Value> {
+/// Reads `text` as a value of the kind of `like`; else says what it must be.
+fn parse(text: &str, key: &str, like: &Value) -> Result<Value, String> {
     match like {
-        Value::Integer(_) => text.trim().parse().ok().map(Value::Integer),
+        Value::Integer(_) if is_size(key) => {
+            let bytes = size::parse(text.trim())?;
+            i64::try_from(bytes).map(Value::Integer).map_err(|_| "is too large".to_owned())
+        }
+        Value::Integer(_) => {
+            let number = text.trim().parse().map(Value::Integer);
+            number.map_err(|_| "must be a whole number".to_owned())
+        }
         Value::Array(_) => {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-            Some(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
+            Ok(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
         }
-        _ => Some(Value::String(text.to_owned())),
+        _ => Ok(Value::String(text.to_owned())),
     }
+}
+
+/// Whether a key is a number of bytes, which may have a unit.
+fn is_size(key: &str) -> bool {
+    key.ends_with("_bytes")
 }

@@ -144,6 +144,25 @@ fn an_error_in_the_environment_names_the_variable() {
 }
 
 #[test]
+fn sizes_may_have_units_wherever_they_are_written() {
+    let (_guard, sources) = file("cache_bytes = '32MiB'\nmessage_max_bytes = \"1MiB\"");
+    let config = sources.load().unwrap().config;
+    assert_eq!((config.cache_bytes, config.message_max_bytes), (32 << 20, 1 << 20));
+    let config = environment(&[("QUORATE_MEMORY_MAX_BYTES", "2GiB")]).load().unwrap().config;
+    assert_eq!(config.memory_max_bytes, 2 << 30);
+
+    let text = error(environment(&[("QUORATE_CACHE_BYTES", "64MB8")]));
+    assert!(text.contains("QUORATE_CACHE_BYTES): '64MB8' is no size; write for example"), "{text}");
+    let (_guard, sources) = file("cache_bytes = 'much'");
+    let text = error(sources);
+    assert!(text.contains("line 1") && text.contains("'much' is no size"), "{text}");
+    let (_guard, sources) = file("message_max_bytes = '5GiB'");
+    assert!(error(sources).contains("bytes are too many"));
+    let (_guard, sources) = file("cache_bytes = true");
+    assert!(error(sources).contains("a number of bytes, or a size such as"));
+}
+
+#[test]
 fn every_key_has_its_limits() {
     let far = "must be in ";
     for (key, value, reason) in [

@@ -3,6 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use quorate_proto::size;
+
 /// `500ms`, `5s`, `1.5s`, `2m`, `1h`; more than nothing and at most a day.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const DAY: Duration = Duration::from_secs(86_400);
@@ -24,36 +26,17 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
-/// `1024`, `64KiB`, `1MiB`; also `k`, `m` and `g` for the same, and `kB`, `MB` and `GB` for powers of
-/// a thousand. Within `range`.
+/// `1024`, `64KiB`, `1MiB` and so on, within `range`.
 pub(crate) fn bytes(
     range: RangeInclusive<u32>,
 ) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync + 'static {
     move |text| {
-        let size = size(text)?;
+        let size = size::parse(text)?;
         let fits = u32::try_from(size).ok().filter(|size| range.contains(size));
         fits.ok_or_else(|| {
             format!("'{text}' is out of range; take {} to {} bytes", range.start(), range.end())
         })
     }
-}
-
-fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("'{text}' is no size; write for example 1000, 64KiB or 1MiB");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let unit_bytes: u64 = match unit {
-        "" | "B" => 1,
-        "k" | "K" | "KiB" => 1 << 10,
-        "m" | "M" | "MiB" => 1 << 20,
-        "g" | "G" | "GiB" => 1 << 30,
-        "kB" | "KB" => 1000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(unit_bytes).ok_or_else(wrong)
 }
 
 /// `HOST:PORT`.
