@@ -90,7 +90,10 @@ impl Client {
                     return Ok(Self(Arc::new(Shared::new(timeout, calling, seeds, routes))));
                 }
                 Err(error) => {
-                    let error = if calling.tls.is_some() { error.after_handshake() } else { error };
+                    let error = match calling.tls {
+                        Some(_) => error.after_handshake(),
+                        None => error.before_any_answer(),
+                    };
                     reasons.push(format!("{}: {}", node.address, error.message()));
                     // What a node that runs says of itself tells more than others' silence.
                     last = last.filter(Error::is_not_ready).or(Some(error));

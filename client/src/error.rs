@@ -284,6 +284,20 @@ impl Error {
         Self(Box::new(Inner { message, ..*self.0 })).advising(Some(advice))
     }
 
+    /// The same of a first call without TLS. A node within TLS says so and closes the connection; what
+    /// it said is lost if the call was still on its way.
+    pub(crate) fn before_any_answer(self) -> Self {
+        let lost = self.0.reach == Reach::Lost && self.0.kind == ErrorKind::Unavailable;
+        if !lost || self.0.advice.is_some() || self.0.message.ends_with(NO_NODE) {
+            return self;
+        }
+        let what = "the connection ended before any answer, as when the node speaks TLS";
+        let message = format!("{what} ({})", self.0.message);
+        let advice = "if it does, give the CA to trust (TlsConfig in the SDK, --tls-ca in kv-cli); \
+                      its log says why";
+        Self(Box::new(Inner { message, ..*self.0 })).advising(Some(advice))
+    }
+
     /// Whether the only node asked cannot be talked to until somebody changes its TLS, or ours.
     pub(crate) fn is_lasting_at(&self, target: &Target<'_>) -> bool {
         self.0.advice.is_some() && matches!(target, Target::Node(_))
@@ -424,6 +438,9 @@ fn causes(status: &Status) -> impl Iterator<Item = &(dyn StdError + 'static)> {
     std::iter::successors(status.source(), |&cause| cause.source())
 }
 
+/// What another port than that for clients is told by.
+const NO_NODE: &str = "what listens there is no node's address for clients";
+
 /// The innermost cause says most: "connection refused", not "transport error".
 fn describe_transport(status: &Status) -> String {
     let what = if connection_failed(status) { "cannot connect" } else { "the call failed" };
@@ -431,7 +448,7 @@ fn describe_transport(status: &Status) -> String {
     let cause = cause.unwrap_or_else(|| status.message().to_owned());
     // Ports for peers and for HTTP lie beside that for clients, and answer like this.
     if cause.is_empty() || cause.starts_with("grpc-status header missing") {
-        return format!("{what}: what listens there is no node's address for clients");
+        return format!("{what}: {NO_NODE}");
     }
     format!("{what}: {cause}")
 }

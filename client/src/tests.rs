@@ -381,3 +381,20 @@ fn every_operation_can_be_spawned() {
         sendable(carts.scan(ScanOptions::default()));
     };
 }
+
+/// What a node within TLS says to a client without is lost in some runs.
+#[tokio::test]
+async fn a_connection_that_ends_before_any_answer_may_want_tls() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read_u8().await;
+        }
+    });
+    let error = Client::connect(ClientConfig::new([address])).await.map(drop).unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains("as when the node speaks TLS") && said.contains("--tls-ca"), "{said}");
+    let nowhere = Client::connect(ClientConfig::new(["127.0.0.1:1"])).await.map(drop).unwrap_err();
+    assert!(!nowhere.to_string().contains("TLS"), "{nowhere}");
+}
