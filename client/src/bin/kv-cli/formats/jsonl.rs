@@ -44,6 +44,10 @@ impl<R: BufRead + Send> RowReader for JsonlReader<R> {
 }
 
 fn parse(line: &[u8]) -> Result<Pair, String> {
+    // serde would take an array of the fields as well, in their order here.
+    if line.trim_ascii_start().first() != Some(&b'{') {
+        return Err("not {\"key\",\"value\"}: no object".to_owned());
+    }
     let line: Line = serde_json::from_slice(line).map_err(|e| no_row(&e))?;
     let key = bytes("key", line.key, line.key_base64)?;
     pair(key, bytes("value", line.value, line.value_base64)?)
@@ -103,7 +107,10 @@ mod tests {
             (r#"{"key":"a","value":"x","value_base64":""}"#, "both value and value_base64"),
             (r#"{"key":"a","value_base64":"?"}"#, "value_base64 is no base64"),
             (r#"{"key":"","value":"x"}"#, "the key is empty"),
-            ("nonsense", "not {\"key\",\"value\"}"),
+            ("nonsense", "not {\"key\",\"value\"}: no object"),
+            (r#"["k",null,"v",null]"#, "no object"),
+            ("[]", "no object"),
+            (r#"{"key":"a","#, "at column"),
             ("{\"key\":\"\u{0}", "at column"),
         ];
         for (line, reason) in cases {
