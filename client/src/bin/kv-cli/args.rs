@@ -313,6 +313,9 @@ pub(crate) struct ScanArgs {
     /// At most so many keys
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
+    /// How many replicas must answer [default: the namespace's]
+    #[arg(short, long, value_name = "LEVEL")]
+    pub(crate) r: Option<Level>,
 }
 
 /// Count the keys of a namespace by reading all of them
@@ -322,6 +325,9 @@ pub(crate) struct CountArgs {
     /// The namespace
     #[arg(value_name = "NS")]
     pub(crate) namespace: String,
+    /// How many replicas must answer [default: the namespace's]
+    #[arg(short, long, value_name = "LEVEL")]
+    pub(crate) r: Option<Level>,
 }
 
 #[derive(Subcommand, Debug)]

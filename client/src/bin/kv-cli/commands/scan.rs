@@ -28,8 +28,12 @@ struct CountJson {
 }
 
 pub(super) async fn scan(session: &Session, args: ScanArgs) -> Result<Exit> {
-    let options =
-        ScanOptions { prefix: bytes(args.prefix), limit: args.limit, ..ScanOptions::default() };
+    let options = ScanOptions {
+        prefix: bytes(args.prefix),
+        limit: args.limit,
+        r: args.r.unwrap_or_default(),
+        ..ScanOptions::default()
+    };
     let mut items = pin!(session.client.namespace(args.namespace).scan(options));
     let mut out = session.output.writer();
     while let Some(item) = items.next().await {
@@ -67,7 +71,8 @@ fn write_text(item: &ScanItem, out: &mut impl Write) -> io::Result<()> {
 }
 
 pub(super) async fn count(session: &Session, args: CountArgs) -> Result<Exit> {
-    let mut items = pin!(session.client.namespace(args.namespace).scan(ScanOptions::default()));
+    let options = ScanOptions { r: args.r.unwrap_or_default(), ..ScanOptions::default() };
+    let mut items = pin!(session.client.namespace(args.namespace).scan(options));
     let progress = Progress::keys(None);
     let mut count = 0;
     while let Some(item) = items.next().await {
