@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use clap::{ColorChoice, Parser, Subcommand, ValueEnum};
+use clap::builder::Resettable;
+use clap::error::ErrorKind;
+use clap::{ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use quorate_client::{Context, Durability, Level, TlsConfig};
 
@@ -39,6 +41,28 @@ pub(crate) struct Args {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: TopCommand,
+}
+
+impl Args {
+    /// The command line of these words, the program's name first.
+    pub(crate) fn of(words: &[OsString]) -> Result<Self, clap::Error> {
+        Self::try_parse_from(words).map_err(|error| plain(Self::command(), words, error))
+    }
+}
+
+/// The error as it were without the environment, whose options usage lines show as if they had to be
+/// written.
+fn plain(mut command: clap::Command, words: &[OsString], error: clap::Error) -> clap::Error {
+    // Help does name the environment.
+    let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if is_help || !error.use_stderr() {
+        return error;
+    }
+    command = command.mut_args(|arg| arg.env(Resettable::Reset));
+    match command.try_get_matches_from(words) {
+        Err(plain) if plain.kind() == error.kind() => plain,
+        _ => error,
+    }
 }
 
 /// Options of every command; they may stand before or after it.

@@ -29,7 +29,6 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
 // For `fake`, which is of the library's tests too.
 #[cfg(test)]
 use quorate_client::{Client, ClientConfig};
@@ -39,10 +38,11 @@ use crate::failure::Exit;
 use crate::style::Surroundings;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let args = match Args::of(&words) {
         Ok(args) => args,
         Err(error) => {
-            let json = asks_for_json(std::env::args_os());
+            let json = asks_for_json(&words);
             stderr::set_style(json, false);
             return failure::refuse(&error, json).into();
         }
@@ -53,8 +53,7 @@ fn main() -> ExitCode {
 }
 
 /// Whether a command line that does not parse wants its errors as json.
-fn asks_for_json(args: impl Iterator<Item = OsString>) -> bool {
-    let args: Vec<OsString> = args.collect();
+fn asks_for_json(args: &[OsString]) -> bool {
     let apart = |pair: &[OsString]| pair[0] == "--output" && pair[1] == "json";
     args.windows(2).any(apart) || args.iter().any(|arg| arg == "--output=json")
 }
@@ -84,7 +83,8 @@ mod tests {
 
     #[test]
     fn json_is_recognised_in_a_line_that_does_not_parse() {
-        let asks = |line: &str| asks_for_json(line.split(' ').map(OsString::from));
+        let asks =
+            |line: &str| asks_for_json(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
         assert!(asks("kv-cli frobnicate --output json"));
         assert!(asks("kv-cli --output=json frobnicate"));
         assert!(!asks("kv-cli put ns json --output text"));

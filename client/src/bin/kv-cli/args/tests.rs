@@ -149,3 +149,14 @@ fn endpoints_are_host_and_port() {
         assert!(parse::endpoint(bad).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn usage_does_not_show_what_the_environment_gives() {
+    // A variable that is always set.
+    let command = Args::command().mut_arg("request_id", |arg| arg.env("PATH"));
+    let words = ["kv-cli", "put", "ns"].map(OsString::from);
+    let error = command.clone().try_get_matches_from(&words).unwrap_err();
+    assert!(error.to_string().contains("Usage: kv-cli put --request-id <ID>"), "{error}");
+    let error = plain(command, &words, error).to_string();
+    assert!(error.contains("Usage: kv-cli put <NS> <KEY> <VALUE|->"), "{error}");
+}
