@@ -51,7 +51,10 @@ fn check(args: ConfigArgs) -> Result<(), CommandError> {
         }
     }
     effective.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
-    Ok(())
+    match security.ports().find_map(|tls| tls.untrusted()) {
+        Some(error) => Err(NodeError::from(error).into()),
+        None => Ok(()),
+    }
 }
 
 async fn init(args: InitArgs) -> Result<(), CommandError> {

@@ -51,7 +51,7 @@ impl Security {
         for tls in self.ports() {
             let certificate = tls.certificate();
             metrics.tls().started(tls.port().name(), certificate.not_after);
-            tell(tls.port(), &certificate, "TLS");
+            tell(tls, &certificate, "TLS");
         }
         if self.ports().next().is_none() {
             return;
@@ -67,12 +67,12 @@ impl Security {
 }
 
 async fn look(tls: Arc<PortTls>, env: &Env, metrics: &Metrics) {
-    let port = tls.port();
-    match env.block(move || tls.reload()).await {
+    let (port, looked) = (tls.port(), tls.clone());
+    match env.block(move || looked.reload()).await {
         Reload::Unchanged => {}
         Reload::Taken(certificate) => {
             metrics.tls().reloaded(port.name(), certificate.not_after);
-            tell(port, &certificate, "new TLS files serve from the next connection on");
+            tell(&tls, &certificate, "new TLS files serve from the next connection on");
         }
         Reload::Failed(error) => {
             metrics.tls().reload_failed(port.name());
@@ -84,8 +84,11 @@ async fn look(tls: Arc<PortTls>, env: &Env, metrics: &Metrics) {
     }
 }
 
-fn tell(port: Port, certificate: &Certificate, what: &str) {
-    let (port, expires) = (port.name(), &certificate.expires);
+fn tell(tls: &PortTls, certificate: &Certificate, what: &str) {
+    let (port, expires) = (tls.port().name(), &certificate.expires);
+    if let Some(error) = tls.untrusted() {
+        tracing::error!(port, %certificate, "{error}");
+    }
     match certificate.invalid_now() {
         None => tracing::info!(port, %certificate, expires, "{what}"),
         Some(reason) => {

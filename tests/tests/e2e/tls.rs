@@ -226,3 +226,20 @@ fn half_of_init() -> quorate_tests::Ran {
     assert!(ran.stderr.contains("--peer-tls-cert"), "{}", ran.stderr);
     ran
 }
+
+#[test]
+fn check_refuses_a_certificate_that_no_other_node_accepts() {
+    let home = tempfile::tempdir().expect("there is a directory for temporary files");
+    let (ours, other) = (home.path().join("ours"), home.path().join("other"));
+    for certs in [&ours, &other] {
+        quorate(["certs", "--node", "node-1=127.0.0.1", "--out", text(certs)]).ok();
+    }
+    let check = |ca: &Path| {
+        let [cert, key] = ["node-1.pem", "node-1.key"].map(|file| ours.join(file));
+        let flags = ["--peer-tls-cert", text(&cert), "--peer-tls-key", text(&key)];
+        quorate([&["check", "--peer-tls-ca", text(&ca.join("ca.pem"))], &flags[..]].concat())
+    };
+    check(&ours).ok();
+    let refused = check(&other).exits(2).stderr;
+    assert!(refused.contains("node-1.pem is not of the CA in peer_tls_ca"), "{refused}");
+}

@@ -64,15 +64,24 @@ impl Certificate {
         self.nodes.iter().any(|name| NodeId::of_name(name) == node)
     }
 
+    /// A moment of its life, in seconds since the Unix epoch: now, or the nearest.
+    pub(super) fn valid_moment(&self) -> i64 {
+        now().min(self.not_after).max(self.not_before)
+    }
+
     /// Why it is of no use now, if it is not.
     pub fn invalid_now(&self) -> Option<String> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let now = now();
         if now > self.not_after {
             return Some(format!("expired on {}", self.expires));
         }
         (now < self.not_before).then(|| "is not valid yet; is the clock right?".to_owned())
     }
+}
+
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    i64::try_from(now).unwrap_or(i64::MAX)
 }
 
 /// In a few words, for logs.

@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustls::pki_types::UnixTime;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{Error, RootCertStore, ServerConfig};
+use rustls::{CertificateError, Error, RootCertStore, ServerConfig};
 use tonic::transport::{ClientTlsConfig, Identity};
 
 use super::certificate::{Certificate, NODE_URI};
 use super::files::{Contents, Files, Material};
-use super::verify::{NodeVerifier, PeerVerifier, Shown};
+use super::verify::{self, NodeVerifier, PeerVerifier, Shown};
 use super::{Port, TlsError, provider};
 use crate::dynamo::key::NodeId;
 
@@ -106,6 +108,27 @@ impl PortTls {
     /// The certificate in use.
     pub fn certificate(&self) -> Certificate {
         self.current.load().leaf.clone()
+    }
+
+    /// Why no other node accepts the certificate in use, if all of them have the CA that this one has:
+    /// it is of another. An end of its life is no reason here. None for the client port, whose CA is
+    /// that of clients.
+    pub fn untrusted(&self) -> Option<TlsError> {
+        let current = self.current.load();
+        let roots = current.roots.as_ref().filter(|_| self.port == Port::Peer)?;
+        let chain = match self.files.parse(self.port, &current.contents) {
+            Ok(material) => material.chain,
+            Err(error) => return Some(error),
+        };
+        let at = u64::try_from(current.leaf.valid_moment()).unwrap_or_default();
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(at));
+        let reason = match verify::verify_own(&chain, roots, at).err()? {
+            Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+                "is not of the CA in peer_tls_ca: no other node accepts it".to_owned()
+            }
+            other => format!("is accepted by no other node: {other}"),
+        };
+        Some(unusable(self.port, &self.files, reason))
     }
 
     pub(super) fn server(&self) -> Arc<ServerConfig> {

@@ -70,6 +70,12 @@ impl Ca {
         self.load(name, &self.path("ca.pem"))
     }
 
+    /// That of a node with a new certificate, which ends so many days from now, and trusts `ca`.
+    fn load_issued(&self, name: &str, days: i64, ca: &Path) -> Arc<PortTls> {
+        self.issue(name, &[format!("{NODE_URI}{name}")], days);
+        self.load(name, ca)
+    }
+
     fn load(&self, file: &str, ca: &Path) -> Arc<PortTls> {
         PortTls::load(Port::Peer, self.files(file, ca), None).unwrap()
     }
@@ -305,5 +311,19 @@ fn files_of_no_use_are_named_with_key_and_reason() {
     assert!(error.contains("is that of node-1, but node_name is \"node-2\""), "{error}");
     let error = refused(ca.files("client", &ca_file), "node-1");
     assert!(error.contains("must have the URI quorate://node/node-1"), "{error}");
-    assert!(PortTls::load(Port::Peer, good(), Some("node-1".to_owned())).is_ok());
+    let fine = PortTls::load(Port::Peer, good(), Some("node-1".to_owned())).unwrap();
+    assert!(fine.untrusted().is_none());
+}
+
+#[test]
+fn a_certificate_of_another_ca_than_peer_tls_ca_is_untrusted_and_an_expired_one_is_not() {
+    let (ca, other) = (Ca::new("one"), Ca::new("other"));
+    let foreign = other.load_issued("node-1", 10, &ca.path("ca.pem"));
+    let error = foreign.untrusted().unwrap().to_string();
+    assert!(error.starts_with("peer_tls_cert: /"), "{error}");
+    assert!(
+        error.ends_with("node-1.pem is not of the CA in peer_tls_ca: no other node accepts it")
+    );
+    let expired = ca.load_issued("node-1", -5, &ca.path("ca.pem"));
+    assert!(expired.certificate().invalid_now().is_some() && expired.untrusted().is_none());
 }

@@ -7,8 +7,8 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
     SignatureScheme,
@@ -134,6 +134,21 @@ impl ClientCertVerifier for PeerVerifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_verify_schemes()
     }
+}
+
+/// What the other end of a connection will say of our certificate, whichever end dialed.
+pub(super) fn verify_own(
+    chain: &[CertificateDer<'_>],
+    roots: &Arc<RootCertStore>,
+    at: UnixTime,
+) -> Result<(), Error> {
+    let (leaf, rest) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+    let algorithms = provider().signature_verification_algorithms.all;
+    let parsed = ParsedCertificate::try_from(leaf)?;
+    verify_server_cert_signed_by_trust_anchor(&parsed, roots, rest, at, algorithms)?;
+    let client = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider()).build();
+    let client = client.map_err(|error| Error::General(error.to_string()))?;
+    client.verify_client_cert(leaf, rest, at).map(drop)
 }
 
 fn naming_a_node(der: &CertificateDer<'_>) -> Result<Certificate, Error> {
