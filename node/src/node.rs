@@ -252,6 +252,7 @@ impl Node {
             known,
             remember_in: store::remembers(&config).then(|| config.data_dir.clone()),
             standings: replica.coordinator().standings().clone(),
+            excuses: !rebuild.without.is_empty(),
             env: replica.coordinator().env().clone(),
             dialer: Dialer::new(security.peer),
             node,

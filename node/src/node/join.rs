@@ -44,6 +44,12 @@ const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// The pause between two looks at whether a member is connected.
 const CONNECTED_AGAIN: Duration = Duration::from_millis(50);
 
+/// The pause between two looks at whether this node is found where it is known.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long such a look may take: it is a call to itself.
+const FIND_ITSELF: Duration = Duration::from_secs(2);
+
 /// How long the newest metadata is looked for once the members are connected.
 const REFRESH: Duration = Duration::from_secs(2);
 
@@ -113,6 +119,8 @@ pub(super) struct Join {
     /// Where to remember it; none: nowhere.
     pub(super) remember_in: Option<PathBuf>,
     pub(super) standings: Arc<Standings>,
+    /// Whether the operator named members that a rebuild need not wait for.
+    pub(super) excuses: bool,
     pub(super) env: Env,
     pub(super) dialer: Dialer,
     pub(super) node: NodeId,
@@ -156,6 +164,9 @@ impl Told {
 impl Join {
     async fn run(self) {
         let (mut changes, mut told) = (self.cluster.changes(), Told::default());
+        if self.cluster.view().is_none() {
+            self.tell_what_it_waits_for();
+        }
         let view = loop {
             if let Some(view) = self.cluster.view() {
                 break view;
@@ -169,31 +180,84 @@ impl Join {
         self.warn_of_other_addresses(&view);
         let Some(peers) = self.connect(&view) else { return };
         self.warn_of_a_lost_vote();
+        self.warn_of_needless_excuses();
         self.remember(&view).await;
-        self.ready.send_replace(Readiness::Ready);
+        self.ready.send_replace(self.readiness(&view).await);
         tracing::info!(cluster = %view.document().cluster, "the node serves its cluster");
         tokio::spawn(catch_up(self.cluster.clone(), peers.clone(), self.stop.clone()));
         loop {
-            changes.changed().await;
-            if let Some(view) = self.cluster.view() {
-                tracing::info!(version = view.document().version, "the metadata changed");
-                peers.set_members(&members(&view));
-                self.remember(&view).await;
+            tokio::select! {
+                biased;
+                _ = changes.changed() => {
+                    let Some(view) = self.cluster.view() else { continue };
+                    tracing::info!(version = view.document().version, "the metadata changed");
+                    peers.set_members(&members(&view));
+                    self.remember(&view).await;
+                }
+                () = sleep(LOOK_AGAIN), if !self.ready.borrow().serves() => {
+                    self.ready.send_replace(self.readiness(&view).await);
+                }
             }
         }
     }
 
-    /// Others go by the document: a node that moved is reached by nobody, and should hear so.
+    fn tell_what_it_waits_for(&self) {
+        let peer_address = &self.identity.peer_address;
+        if self.seeds.is_empty() {
+            tracing::info!(
+                peer_address,
+                "the node belongs to no cluster yet: it waits for `quorate init`, which is given the \
+                 peer addresses of all members"
+            );
+        } else {
+            tracing::info!(
+                seeds = ?self.seeds,
+                "the node belongs to no cluster yet: it asks its seeds for one, and takes that of \
+                 `quorate init` as well"
+            );
+        }
+    }
+
+    /// Ready is who can be found by the others, too. A node that nobody finds answers clients by way
+    /// of the others all the same, but is no owner that these could count on: who restarts one node
+    /// after the other, and goes by this, must not go on.
+    async fn readiness(&self, view: &View) -> Readiness {
+        let Some(member) = view.member(self.node) else { return Readiness::Ready };
+        let known = &member.peer_address;
+        if *known == self.identity.peer_address || self.is_found_at(known).await {
+            return Readiness::Ready;
+        }
+        let unfound = Readiness::NotReady(format!(
+            "the other nodes go by the peer address {known}, which `quorate init` fixed, and do not \
+             find this node there: it is at {}. Configure peer_address, or peer_advertise, so that \
+             {known} leads to it",
+            self.identity.peer_address
+        ));
+        if let Readiness::NotReady(reason) = &unfound
+            && *self.ready.borrow() != unfound
+        {
+            tracing::error!("{reason}");
+        }
+        unfound
+    }
+
+    /// Whether it is this very node that answers there.
+    async fn is_found_at(&self, address: &str) -> bool {
+        let asked = tokio::time::timeout(FIND_ITSELF, self.dialer.identify(address)).await;
+        matches!(asked, Ok(Ok(found)) if found.node == self.node && found.store == self.store.0)
+    }
+
+    /// Others go by the document, and so do clients.
     fn warn_of_other_addresses(&self, view: &View) {
         let Some(member) = view.member(self.node) else { return };
         let known = [&member.peer_address, &member.client_address];
         let ours = [&self.identity.peer_address, &self.identity.client_address];
         if known != ours {
-            tracing::error!(
+            tracing::warn!(
                 ?known,
                 ?ours,
-                "the cluster knows this node by other addresses (peer, client), which `init` fixed; \
-                 nobody will reach it here: configure the addresses that the cluster knows"
+                "the cluster knows this node by other addresses (peer, client), which `init` fixed: \
+                 other nodes and clients go by those, so they must lead here"
             );
         }
     }
@@ -264,6 +328,15 @@ impl Join {
                 "this node voted on changes of the metadata with another store, which may have \
                  forgotten its votes: with this one it does not vote. With most voters away, \
                  namespaces cannot be created or dropped"
+            );
+        }
+    }
+
+    fn warn_of_needless_excuses(&self) {
+        if self.excuses && !self.standings.is_rebuilding() {
+            tracing::warn!(
+                "--rebuild-without: nothing is being rebuilt here, so it changes nothing; start \
+                 without the flag"
             );
         }
     }

@@ -114,6 +114,8 @@ fn init_needs_every_member_and_makes_no_second_cluster() {
         let (_, body) = cluster.nodes()[0].page("/readyz")?;
         body.contains("quorate init").then_some(())
     });
+    let logged = cluster.nodes()[0].logged();
+    assert!(logged.contains("it waits for `quorate init`"), "{logged}");
     let nowhere = format!("127.0.0.1:{}", PortBlock::reserve(1).client(1));
     let endpoints = [cluster.nodes()[0].client_address(), nowhere];
     let early = Cli::new(&endpoints).line("put users alice hello --timeout 2s");
@@ -208,4 +210,26 @@ fn a_name_that_the_cluster_does_not_know_is_told_with_those_that_it_knows() {
         logged.contains("no member \"node-l\"") && !logged.contains("it is refilled"),
         "{logged}"
     );
+}
+
+#[test]
+fn a_node_that_the_others_do_not_find_is_not_ready() {
+    let mut cluster = Cluster::start(3);
+    let node = cluster.node(1);
+    node.stop();
+    node.start_with(&["--peer-address", "127.0.0.1:0", "--rebuild-without", "node-2"]);
+    let (known, told) = (node.peer_address(), "do not find this node there");
+    until("the node says that it is not found", || {
+        let (code, page) = node.page("/readyz")?;
+        (code == 503 && page.contains(told) && page.contains(&known)).then_some(())
+    });
+    let logged = node.logged();
+    assert!(logged.contains("--rebuild-without: nothing is being rebuilt"), "{logged}");
+    assert_eq!(logged.matches(told).count(), 1, "{logged}");
+
+    // Under another name of the same address the others find it.
+    node.kill();
+    node.start_with(&["--peer-advertise", &known.replace("127.0.0.1", "localhost")]);
+    node.wait_ready();
+    assert!(node.logged().contains("must lead here"), "{}", node.logged());
 }
