@@ -212,11 +212,12 @@ async fn too_few_owners_are_a_typed_refusal_until_they_are_back() {
     let read = node.get(one).await.expect("one owner is up").into_inner();
     assert_eq!((&*read.siblings[0].value, read.replicas), (&b"before"[..], 1));
 
-    // What kv-cli advises, its scans can do.
+    // What kv-cli advises, its scans can do. One of the writes above may have been applied.
     let cli = cluster.node(1).cli();
     cli.line("count users --timeout 2s").fails_with(&["ask for fewer replicas"]);
-    assert_eq!(cli.line("count users -r one").ok().text(), "1\n");
-    assert_eq!(cli.line("scan users -r one").ok().text(), "k\tbefore\n");
+    cli.line("count users -r one").ok();
+    let scanned = cli.line("scan users -r one").ok().text();
+    assert!(scanned.lines().any(|line| line == "k\tbefore"), "{scanned}");
 
     cluster.node(2).start();
     cluster.node(2).wait_ready();
