@@ -79,10 +79,12 @@ pub enum ConfigError {
         detail: String,
     },
     /// Values that cannot be. Correct each where it came from.
-    #[error("invalid configuration: {}", list(problems))]
+    #[error("invalid configuration: {}{}", list(problems), notes(unknown))]
     Invalid {
         /// All that were found.
         problems: Vec<Problem>,
+        /// What is to be said of the environment: perhaps a misspelt variable is why.
+        unknown: Vec<String>,
     },
 }
 
@@ -94,6 +96,10 @@ fn list(problems: &[Problem]) -> String {
             text
         }),
     }
+}
+
+fn notes(unknown: &[String]) -> String {
+    unknown.iter().map(|note| format!("\n  note: {note}")).collect()
 }
 
 /// What a configuration is made of.
@@ -144,9 +150,8 @@ impl Sources {
             let flag = format!("--{}", key.replace('_', "-"));
             merged.add(key, value, Origin::Flag(flag));
         }
-        let mut effective = merged.finish(self.file.as_deref())?;
-        effective.environment = variables::unknown(&self.environment, &defaults());
-        Ok(effective)
+        merged.unknown = variables::unknown(&self.environment, &defaults());
+        merged.finish(self.file.as_deref())
     }
 }
 
@@ -156,6 +161,7 @@ struct Merged {
     values: Table,
     origins: BTreeMap<String, Origin>,
     problems: Vec<Problem>,
+    unknown: Vec<String>,
 }
 
 impl Merged {
@@ -212,7 +218,8 @@ impl Merged {
             self.problems.push(Problem { origin, key: key.to_owned(), value, reason });
         }
         if !self.problems.is_empty() {
-            return Err(ConfigError::Invalid { problems: self.problems });
+            let (problems, unknown) = (self.problems, self.unknown);
+            return Err(ConfigError::Invalid { problems, unknown });
         }
         if let Some(file) = file {
             let directory = file.parent().unwrap_or(Path::new(""));
@@ -225,7 +232,7 @@ impl Merged {
                 }
             }
         }
-        Ok(Effective { config, origins: self.origins, environment: Vec::new() })
+        Ok(Effective { config, origins: self.origins, environment: self.unknown })
     }
 }
 

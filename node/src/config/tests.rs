@@ -163,6 +163,15 @@ fn sizes_may_have_units_wherever_they_are_written() {
 }
 
 #[test]
+fn a_misspelt_variable_is_told_with_a_configuration_and_with_what_is_wrong_in_one() {
+    let effective = environment(&[("QUORATE_WIEGHT", "3")]).load().unwrap();
+    let told = "QUORATE_WIEGHT is none of ours and does nothing; did you mean QUORATE_WEIGHT?";
+    assert!(effective.warnings().iter().any(|warning| warning.ends_with(told)));
+    let text = error(environment(&[("QUORATE_WIEGHT", "3"), ("QUORATE_SHARDS", "x")]));
+    assert!(text.contains("shards = \"x\"") && text.ends_with(told), "{text}");
+}
+
+#[test]
 fn every_key_has_its_limits() {
     let far = "must be in ";
     for (key, value, reason) in [
