@@ -12,6 +12,7 @@
 mod join;
 mod security;
 mod store;
+mod whereabouts;
 
 use std::io;
 use std::net::SocketAddr;
@@ -248,6 +249,7 @@ impl Node {
         let client_server = serve_clients(&config, parts, client_incoming, ready.clone(), &stop);
         tokio::spawn(join::join(join::Join {
             identity,
+            listens: addresses.peer,
             seeds: join::seeds(&config, known.as_ref()),
             known,
             remember_in: store::remembers(&config).then(|| config.data_dir.clone()),

@@ -2,6 +2,7 @@
 //! it follows the members from then on.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::whereabouts::Whereabouts;
 use super::{Addresses, LatePeers};
 use crate::cluster::view::View;
 use crate::cluster::{Cluster, Vote};
@@ -43,12 +45,6 @@ const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// The pause between two looks at whether a member is connected.
 const CONNECTED_AGAIN: Duration = Duration::from_millis(50);
-
-/// The pause between two looks at whether this node is found where it is known.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
-
-/// How long such a look may take: it is a call to itself.
-const FIND_ITSELF: Duration = Duration::from_secs(2);
 
 /// How long the newest metadata is looked for once the members are connected.
 const REFRESH: Duration = Duration::from_secs(2);
@@ -113,6 +109,8 @@ impl Bootstrap for Joining {
 /// What joining takes.
 pub(super) struct Join {
     pub(super) identity: Identity,
+    /// Where it listens for other nodes.
+    pub(super) listens: SocketAddr,
     pub(super) seeds: Vec<String>,
     /// What the data directory remembers of the cluster.
     pub(super) known: Option<KnownCluster>,
@@ -182,21 +180,16 @@ impl Join {
         self.warn_of_a_lost_vote();
         self.warn_of_needless_excuses();
         self.remember(&view).await;
-        self.ready.send_replace(self.readiness(&view).await);
+        self.ready.send_replace(Readiness::Ready);
         tracing::info!(cluster = %view.document().cluster, "the node serves its cluster");
+        self.look_for_itself(&view);
         tokio::spawn(catch_up(self.cluster.clone(), peers.clone(), self.stop.clone()));
         loop {
-            tokio::select! {
-                biased;
-                _ = changes.changed() => {
-                    let Some(view) = self.cluster.view() else { continue };
-                    tracing::info!(version = view.document().version, "the metadata changed");
-                    peers.set_members(&members(&view));
-                    self.remember(&view).await;
-                }
-                () = sleep(LOOK_AGAIN), if !self.ready.borrow().serves() => {
-                    self.ready.send_replace(self.readiness(&view).await);
-                }
+            changes.changed().await;
+            if let Some(view) = self.cluster.view() {
+                tracing::info!(version = view.document().version, "the metadata changed");
+                peers.set_members(&members(&view));
+                self.remember(&view).await;
             }
         }
     }
@@ -218,33 +211,17 @@ impl Join {
         }
     }
 
-    /// Ready is who can be found by the others, too. A node that nobody finds answers clients by way
-    /// of the others all the same, but is no owner that these could count on: who restarts one node
-    /// after the other, and goes by this, must not go on.
-    async fn readiness(&self, view: &View) -> Readiness {
-        let Some(member) = view.member(self.node) else { return Readiness::Ready };
-        let known = &member.peer_address;
-        if *known == self.identity.peer_address || self.is_found_at(known).await {
-            return Readiness::Ready;
-        }
-        let unfound = Readiness::NotReady(format!(
-            "the other nodes go by the peer address {known}, which `quorate init` fixed, and do not \
-             find this node there: it is at {}. Configure peer_address, or peer_advertise, so that \
-             {known} leads to it",
-            self.identity.peer_address
-        ));
-        if let Readiness::NotReady(reason) = &unfound
-            && *self.ready.borrow() != unfound
-        {
-            tracing::error!("{reason}");
-        }
-        unfound
-    }
-
-    /// Whether it is this very node that answers there.
-    async fn is_found_at(&self, address: &str) -> bool {
-        let asked = tokio::time::timeout(FIND_ITSELF, self.dialer.identify(address)).await;
-        matches!(asked, Ok(Ok(found)) if found.node == self.node && found.store == self.store.0)
+    /// Looks, beside all else, whether the others can find this node.
+    fn look_for_itself(&self, view: &View) {
+        let Some(member) = view.member(self.node) else { return };
+        let whereabouts = Whereabouts {
+            known: member.peer_address.clone(),
+            identity: self.identity.clone(),
+            listens: self.listens,
+            dialer: self.dialer.clone(),
+        };
+        let stop = self.stop.clone();
+        tokio::spawn(async move { stop.run_until_cancelled(whereabouts.follow()).await });
     }
 
     /// Others go by the document, and so do clients.
