@@ -21,7 +21,7 @@ pub(super) fn unknown(environment: &[(String, String)], keys: &Table) -> Vec<Str
     let known: Vec<&str> = keys.iter().map(String::as_str).chain(OTHERS).collect();
     let warning = |(name, value): &(String, String)| {
         let rest = name.strip_prefix(ENVIRONMENT_PREFIX)?;
-        if known.contains(&rest) || is_of_tests(rest, value) {
+        if known.contains(&rest) || is_of_tests(rest, value) || is_of_kubernetes(rest, value) {
             return None;
         }
         let meant = match nearest(rest, &known) {
@@ -36,6 +36,19 @@ pub(super) fn unknown(environment: &[(String, String)], keys: &Table) -> Vec<Str
 fn is_of_tests(rest: &str, value: &str) -> bool {
     let seed = rest == "SEED" && value.parse::<u64>().is_ok();
     seed || TESTS.contains(&rest) || TESTS_BEGIN.iter().any(|begin| rest.starts_with(begin))
+}
+
+/// Kubernetes tells each container of the services beside it, also of `quorate` or `quorate-clients`:
+/// `QUORATE_SERVICE_HOST`, `QUORATE_SERVICE_PORT_GRPC`, `QUORATE_PORT=tcp://..`,
+/// `QUORATE_PORT_7501_TCP_ADDR`.
+fn is_of_kubernetes(rest: &str, value: &str) -> bool {
+    let rest = format!("_{rest}");
+    let numbered = |(_, port): (&str, &str)| port.starts_with(|c: char| c.is_ascii_digit());
+    rest.ends_with("_SERVICE_HOST")
+        || rest.ends_with("_SERVICE_PORT")
+        || rest.contains("_SERVICE_PORT_")
+        || (rest.ends_with("_PORT") && value.contains("://"))
+        || rest.split_once("_PORT_").is_some_and(numbered)
 }
 
 fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
@@ -79,6 +92,24 @@ mod tests {
             assert_eq!(warned(name, "1"), [""; 0], "{name}");
         }
         assert_eq!(warned("QUORATE_SEED", "17"), [""; 0]);
+    }
+
+    #[test]
+    fn what_kubernetes_says_of_services_is_passed_over() {
+        for (name, value) in [
+            ("QUORATE_SERVICE_HOST", "10.0.0.1"),
+            ("QUORATE_SERVICE_PORT", "7501"),
+            ("QUORATE_SERVICE_PORT_GRPC", "7501"),
+            ("QUORATE_PORT", "tcp://10.0.0.1:7501"),
+            ("QUORATE_PORT_7501_TCP", "tcp://10.0.0.1:7501"),
+            ("QUORATE_PORT_7501_TCP_ADDR", "10.0.0.1"),
+            ("QUORATE_CLIENTS_SERVICE_HOST", "10.0.0.1"),
+        ] {
+            assert_eq!(warned(name, value), [""; 0], "{name}");
+        }
+        for name in ["QUORATE_PORT", "QUORATE_PORT_GRPC", "QUORATE_SERVICE"] {
+            assert_eq!(warned(name, "7501").len(), 1, "{name}");
+        }
     }
 
     #[test]
