@@ -106,7 +106,7 @@ pub enum NodeError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// A port is in use, or the address is not this machine's.
-    #[error("cannot listen on {key} = {address:?}: {source}; {}", advice_on_listening(source))]
+    #[error("cannot listen on {key} = {address:?}: {source}; {}", advice_on_listening(key, source))]
     Listen {
         /// The key of the configuration.
         key: &'static str,
@@ -133,8 +133,11 @@ pub enum NodeError {
     Server(#[from] tonic::transport::Error),
 }
 
-fn advice_on_listening(error: &io::Error) -> &'static str {
+fn advice_on_listening(key: &str, error: &io::Error) -> &'static str {
     match error.kind() {
+        io::ErrorKind::AddrNotAvailable if key == "http_address" => {
+            "this machine has no such address: choose one that it has"
+        }
         io::ErrorKind::AddrInUse => "stop what uses the port, or choose another",
         io::ErrorKind::AddrNotAvailable => {
             "this machine has no such address: choose one that it has, or 0.0.0.0 for all of them, and \
@@ -523,5 +526,17 @@ fn service_parts(
             default: Duration::from_millis(config.request_timeout_ms),
             longest: Duration::from_millis(config.request_timeout_max_ms),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_on_an_address_names_no_key_that_it_does_not_have() {
+        let advice = |key| advice_on_listening(key, &io::ErrorKind::AddrNotAvailable.into());
+        assert!(advice("peer_address").contains("peer_advertise"));
+        assert!(!advice("http_address").contains("advertise"), "{}", advice("http_address"));
     }
 }
