@@ -110,8 +110,7 @@ impl PortTls {
         self.current.load().leaf.clone()
     }
 
-    /// Why no other node accepts the certificate in use, if all of them have the CA that this one has:
-    /// it is of another. An end of its life is no reason here. None for the client port, whose CA is
+    /// Why no node with the CA that this one has accepts the certificate in use: it is of another. An end of its life is no reason here. None for the client port, whose CA is
     /// that of clients.
     pub fn untrusted(&self) -> Option<TlsError> {
         let current = self.current.load();
@@ -124,9 +123,10 @@ impl PortTls {
         let at = UnixTime::since_unix_epoch(Duration::from_secs(at));
         let reason = match verify::verify_own(&chain, roots, at).err()? {
             Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-                "is not of the CA in peer_tls_ca: no other node accepts it".to_owned()
+                "is not of the CA in peer_tls_ca: no node with this peer_tls_ca accepts it"
+                    .to_owned()
             }
-            other => format!("is accepted by no other node: {other}"),
+            other => format!("is accepted by no node with this peer_tls_ca: {other}"),
         };
         Some(unusable(self.port, &self.files, reason))
     }

@@ -321,9 +321,9 @@ fn a_certificate_of_another_ca_than_peer_tls_ca_is_untrusted_and_an_expired_one_
     let foreign = other.load_issued("node-1", 10, &ca.path("ca.pem"));
     let error = foreign.untrusted().unwrap().to_string();
     assert!(error.starts_with("peer_tls_cert: /"), "{error}");
-    assert!(
-        error.ends_with("node-1.pem is not of the CA in peer_tls_ca: no other node accepts it")
-    );
+    assert!(error.ends_with(
+        "node-1.pem is not of the CA in peer_tls_ca: no node with this peer_tls_ca accepts it"
+    ));
     let expired = ca.load_issued("node-1", -5, &ca.path("ca.pem"));
     assert!(expired.certificate().invalid_now().is_some() && expired.untrusted().is_none());
 }
