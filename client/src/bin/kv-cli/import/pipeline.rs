@@ -136,7 +136,7 @@ pub(super) async fn run<S: Store>(
     let (mut lanes, mut group) = (Lanes::default(), Group::default());
     let (mut groups, mut alone) = (FuturesUnordered::new(), FuturesUnordered::new());
     let (mut ended, mut open, mut read) = (VecDeque::new(), VecDeque::new(), None);
-    let (over, mut busy_since) = (watch::Sender::new(false), None);
+    let over = watch::Sender::new(false);
     loop {
         if !*over.borrow()
             && let Some(reason) = report.hopeless()
@@ -159,10 +159,10 @@ pub(super) async fn run<S: Store>(
             alone.push(fly_alone(store, job, row, over.subscribe()));
         }
         let is_busy = !groups.is_empty() || !alone.is_empty();
-        busy_since = is_busy.then(|| busy_since.unwrap_or_else(Instant::now));
+        let idle_since = (!is_busy).then(Instant::now);
         tokio::select! {
             biased;
-            () = no_hope(report, busy_since), if is_busy && !*over.borrow() => {}
+            () = no_hope(report), if is_busy && !*over.borrow() => {}
             Some(row) = alone.next(), if !alone.is_empty() => ended.push_back(row),
             Some(flown) = groups.next(), if !groups.is_empty() => {
                 let (done, left) = sorted::<S>(flown);
@@ -179,13 +179,16 @@ pub(super) async fn run<S: Store>(
             }
             else => break,
         }
+        if let Some(since) = idle_since {
+            report.on_idle(since.elapsed());
+        }
     }
     read.expect("the loop goes on while there may be rows to read")
 }
 
 /// Waits until there is no hope for what is under way.
-async fn no_hope(report: &Report, busy_since: Option<Instant>) {
-    match busy_since.and_then(|since| report.hopeless_at(since)) {
+async fn no_hope(report: &Report) {
+    match report.hopeless_at() {
         Some(at) => sleep_until(at).await,
         None => pending().await,
     }

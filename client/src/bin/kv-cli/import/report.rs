@@ -62,7 +62,8 @@ pub(super) struct Report {
     state: Option<State>,
     /// How long no row need be stored until there is no hope for the next.
     patience: Duration,
-    /// Since when all rows that ended failed for the cluster's sake, and why the last of them did.
+    /// Since when all rows that ended failed for the cluster's sake, later by what was idle; and why
+    /// the last of them did.
     failing: Option<(Instant, String)>,
     progress: Progress,
     started: Instant,
@@ -155,17 +156,24 @@ impl Report {
         self.count_error(line, bytes, error.outcome, &error.reason);
     }
 
-    /// Why the next row will fail: others have for so long, and none was stored meanwhile.
-    pub(super) fn hopeless(&self) -> Option<String> {
-        let (since, reason) = self.failing.as_ref()?;
-        (since.elapsed() >= self.patience).then(|| reason.clone())
+    /// Nothing was under way for so long, as when a pipe pauses, which says nothing of the cluster. So
+    /// this time does not count as one in which no row was stored, and makes up for as much that did.
+    pub(super) fn on_idle(&mut self, idle: Duration) {
+        if let Some((since, _)) = &mut self.failing {
+            *since = (*since + 2 * idle).min(Instant::now());
+        }
     }
 
-    /// When there will be no hope for rows that were under way at all times since then: a file that is
-    /// read slowly, with nothing to try meanwhile, says nothing of the cluster.
-    pub(super) fn hopeless_at(&self, busy_since: Instant) -> Option<Instant> {
+    /// Why the next row will fail: others have for so long, and none was stored meanwhile.
+    pub(super) fn hopeless(&self) -> Option<String> {
+        let (_, reason) = self.failing.as_ref()?;
+        (self.hopeless_at()? <= Instant::now()).then(|| reason.clone())
+    }
+
+    /// When there will be no hope for rows that are under way until then.
+    pub(super) fn hopeless_at(&self) -> Option<Instant> {
         let (since, _) = self.failing.as_ref()?;
-        Some(busy_since.max(*since) + self.patience)
+        Some(*since + self.patience)
     }
 
     fn count_error(&mut self, line: u64, bytes: u64, outcome: RowOutcome, reason: &str) {

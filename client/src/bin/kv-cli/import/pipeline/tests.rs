@@ -1,5 +1,6 @@
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use super::super::report::Summary;
@@ -275,4 +276,60 @@ async fn an_import_does_not_wait_for_each_row_of_a_lost_cluster() {
     let (summary, _) = report.finish(false);
     assert_eq!((summary.stored, summary.rows), (0, summary.failed + summary.unknown));
     assert!(summary.rows > 2 * ALONE_MAX as u64 && summary.unknown > 0, "{summary}");
+}
+
+/// The first row of each key fails for the cluster's sake, at once; told when it has.
+#[derive(Default)]
+struct Stumbling {
+    failed: RefCell<BTreeSet<Bytes>>,
+    told: tokio::sync::Notify,
+}
+
+impl Store for Stumbling {
+    type Stored = ();
+    type Alone = Pair;
+
+    async fn store_all(&self, pairs: Vec<Pair>, _: &Doubt) -> Vec<Tried<(), Pair>> {
+        pairs.into_iter().map(Tried::Alone).collect()
+    }
+
+    async fn store(&self, pair: Pair, _: &Doubt) -> Result<(), RowError> {
+        if !self.failed.borrow_mut().insert(pair.key) {
+            return Ok(());
+        }
+        self.told.notify_one();
+        Err(told(RowOutcome::Failed, true))
+    }
+}
+
+/// Rows of these keys, each of which crosses by itself and waits to be asked for.
+struct Piped(std::vec::IntoIter<&'static str>, mpsc::Receiver<()>);
+
+impl RowReader for Piped {
+    fn next_row(&mut self) -> io::Result<Option<Row>> {
+        let Some(key) = self.0.next() else { return Ok(None) };
+        self.1.recv().expect("the test goes on");
+        let pair = Pair { key: key.into(), value: "v".into() };
+        Ok(Some(Row { line: 1, bytes: 1 << 20, content: Ok(pair) }))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_the_file_says_nothing_of_the_cluster() {
+    let (ask, asked) = mpsc::channel();
+    let source = Source::spawn(Box::new(Piped(vec!["a", "b", "b"].into_iter(), asked)));
+    let (store, mut report) =
+        (Stumbling::default(), Report::new(Progress::bytes(None), None, TIMEOUT));
+    let pauses = async {
+        for _ in 0..2 {
+            ask.send(()).unwrap();
+            store.told.notified().await;
+            tokio::time::advance(3 * TIMEOUT).await;
+        }
+        ask.send(()).unwrap();
+    };
+    let (end, ()) = tokio::join!(run(&store, source, &mut report), pauses);
+    assert_eq!(end.unwrap(), End::Read);
+    let (summary, _) = report.finish(true);
+    assert_eq!((summary.rows, summary.stored, summary.failed), (3, 1, 2));
 }
