@@ -327,9 +327,13 @@ async fn a_pause_of_the_file_says_nothing_of_the_cluster() {
             tokio::time::advance(3 * TIMEOUT).await;
         }
         ask.send(()).unwrap();
+        std::future::pending::<()>().await;
     };
-    let (end, ()) = tokio::join!(run(&store, source, &mut report), pauses);
-    assert_eq!(end.unwrap(), End::Read);
+    let end = tokio::select! {
+        end = run(&store, source, &mut report) => end.unwrap(),
+        () = pauses => unreachable!("it never ends"),
+    };
+    assert_eq!(end, End::Read);
     let (summary, _) = report.finish(true);
     assert_eq!((summary.rows, summary.stored, summary.failed), (3, 1, 2));
 }
