@@ -4,7 +4,8 @@
 //! A quote opens a quoted field only where a field begins; within one, `""` is a quote, and
 //! delimiters and line ends are data. A stray quote would swallow the rest of the file, so a record
 //! that is still open after [`OPEN_MAX_BYTES`], or at the end, fails with its first line alone, and
-//! reading goes on at the second. So does one with anything but a delimiter after a closing quote.
+//! reading goes on at the second. One with anything but a delimiter after a closing quote fails as far
+//! as it was read, to the end of that line: what looks like rows within its quotes may be data.
 //!
 //! A byte order mark before the first record, which spreadsheets write, is no part of it.
 
@@ -74,7 +75,7 @@ impl<R: BufRead> CsvReader<R> {
             let start = self.record.len();
             match self.lines.append_line(&mut self.record)? {
                 Found::End if start == 0 => return Ok(Ended::EndOfFile),
-                Found::End => return Ok(self.first_line_alone(Ended::StrayQuote)),
+                Found::End => return Ok(self.first_line_alone()),
                 Found::TooLong => return Ok(Ended::TooLong),
                 Found::Line => {}
             }
@@ -86,9 +87,9 @@ impl<R: BufRead> CsvReader<R> {
                 return Ok(Ended::Empty);
             }
             match quotes.after(line) {
-                At::Malformed => return Ok(self.first_line_alone(Ended::AfterQuote)),
+                At::Malformed => return Ok(Ended::AfterQuote),
                 At::Quoted if self.record.len() > OPEN_MAX_BYTES => {
-                    return Ok(self.first_line_alone(Ended::StrayQuote));
+                    return Ok(self.first_line_alone());
                 }
                 At::Quoted => {}
                 _ => return Ok(Ended::Complete),
@@ -96,12 +97,12 @@ impl<R: BufRead> CsvReader<R> {
         }
     }
 
-    /// Keeps the first line, which ended so, and reads the others again.
-    fn first_line_alone(&mut self, ended: Ended) -> Ended {
+    /// Keeps the first line, whose quote is a stray one, and reads the others again.
+    fn first_line_alone(&mut self) -> Ended {
         let first = memchr(b'\n', &self.record).map_or(self.record.len(), |at| at + 1);
         self.lines.hand_back(&self.record[first..]);
         self.record.truncate(first);
-        ended
+        Ended::StrayQuote
     }
 
     fn parse(&mut self) -> Result<Pair, String> {
@@ -128,12 +129,18 @@ impl<R: BufRead + Send> RowReader for CsvReader<R> {
                 Ended::Empty => continue,
                 Ended::TooLong => Err(too_long()),
                 Ended::StrayQuote => Err("a quoted field is never closed".to_owned()),
-                Ended::AfterQuote => Err("a quoted field goes on after its quote".to_owned()),
+                Ended::AfterQuote => Err(after_quote(line, self.lines.lines())),
                 Ended::Complete => self.parse(),
             };
             return Ok(Some(Row { line, bytes: self.lines.bytes() - start, content }));
         }
     }
+}
+
+/// What is wrong with a record of [`Ended::AfterQuote`] in these lines.
+fn after_quote(first: u64, last: u64) -> String {
+    let reason = "a quoted field goes on after its quote".to_owned();
+    if first == last { reason } else { format!("{reason}: lines {first} to {last} are refused") }
 }
 
 /// How many fields a record has, and the one that is the key.

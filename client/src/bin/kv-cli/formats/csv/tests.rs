@@ -77,6 +77,14 @@ fn text_after_a_closing_quote_fails_its_line_alone() {
     assert_eq!(rows, expected);
 }
 
+/// What stands within its quotes was meant as data, and is not taken for rows.
+#[test]
+fn text_after_a_quote_that_closes_lines_later_fails_them_all() {
+    let rows = keys(b"1,\"multi\n2,evil\nend\"x,3\n4,fine\n", columns(b',', 0));
+    let reason = "a quoted field goes on after its quote: lines 1 to 3 are refused";
+    assert_eq!(rows, [(1, Err(reason.to_owned())), (4, Ok("4".to_owned()))]);
+}
+
 #[test]
 fn a_byte_order_mark_is_no_part_of_the_first_key() {
     let text = b"\xef\xbb\xbfa,1\n\xef\xbb\xbfb,2\n";
