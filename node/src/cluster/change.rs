@@ -145,6 +145,8 @@ struct Campaign<'a> {
     offered: bool,
     /// Whether others were asked if the document is out of date.
     refreshed: bool,
+    /// The step of the last attempt that voters were asked for last.
+    step: Discriminant<Step>,
     /// Why voters did not agree in the last attempt.
     silent: BTreeMap<NodeId, Silence>,
     /// The voters whose answers to its last step are still awaited.
@@ -160,6 +162,7 @@ impl<'a> Campaign<'a> {
             rng: cluster.env.rng(),
             offered: false,
             refreshed: false,
+            step: discriminant(&Step::Reserve),
             silent: BTreeMap::new(),
             awaited: BTreeSet::new(),
         }
@@ -242,8 +245,8 @@ impl<'a> Campaign<'a> {
         self.silent.clear();
         self.awaited.clear();
         let effects = proposer.begin(&mut self.rng);
-        let mut step = discriminant(&Step::Reserve);
-        self.execute(effects, proposer, &mut step, &mut waiting);
+        self.step = discriminant(&Step::Reserve);
+        self.execute(effects, proposer, &mut waiting);
         while proposer.verdict() == Verdict::Pending {
             let Ok(answered) = timeout_at(self.deadline, waiting.next()).await else {
                 let late = std::mem::take(&mut self.awaited).into_iter();
@@ -251,40 +254,39 @@ impl<'a> Campaign<'a> {
                 self.silent.extend(late);
                 return Err(self.timed_out("waiting for a majority of the voters"));
             };
-            let Some((from, of, answered)) = answered else { break };
-            self.awaited.remove(&from);
+            let Some(answered) = answered else { break };
+            let in_step = self.note(&answered);
+            let (from, _, answered) = answered;
             match answered {
                 Ok(reply) => {
-                    self.note(from, &reply);
                     let effects = proposer.on_reply(from, reply);
-                    self.execute(effects, proposer, &mut step, &mut waiting);
+                    self.execute(effects, proposer, &mut waiting);
                 }
-                // Of an earlier step it says nothing of this one.
-                Err(reason) => {
-                    self.silent.insert(from, Silence::Unheard(reason));
-                    if of == step {
-                        proposer.on_unreachable(from);
-                    }
-                }
+                Err(_) if in_step => proposer.on_unreachable(from),
+                Err(_) => {}
             }
         }
         Ok(proposer.verdict())
     }
 
-    fn note(&mut self, from: NodeId, reply: &Reply) {
-        match &reply.answer {
-            Answer::Refused(why) => drop(self.silent.insert(from, Silence::Refused(why.clone()))),
-            _ => drop(self.silent.remove(&from)),
+    /// Keeps why a voter does not agree; whether it answered to the present step. Of an earlier one
+    /// the answer says nothing of this one.
+    fn note(&mut self, (from, of, answered): &Answered) -> bool {
+        if *of != self.step {
+            return false;
         }
+        self.awaited.remove(from);
+        match answered {
+            Ok(Reply { answer: Answer::Refused(why), .. }) => {
+                self.silent.insert(*from, Silence::Refused(why.clone()))
+            }
+            Ok(_) => self.silent.remove(from),
+            Err(reason) => self.silent.insert(*from, Silence::Unheard(reason.clone())),
+        };
+        true
     }
 
-    fn execute(
-        &mut self,
-        effects: Vec<Effect>,
-        proposer: &Proposer,
-        step: &mut Discriminant<Step>,
-        waiting: &mut Waiting<'a>,
-    ) {
+    fn execute(&mut self, effects: Vec<Effect>, proposer: &Proposer, waiting: &mut Waiting<'a>) {
         let mut lesson = None;
         for effect in effects {
             match effect {
@@ -293,7 +295,7 @@ impl<'a> Campaign<'a> {
                     // The same Arc: this node's own proposal, not a vote of others that it found.
                     self.offered |= matches!(&request.step, Step::Accept(document)
                         if Arc::ptr_eq(document, proposer.wanted()));
-                    *step = discriminant(&request.step);
+                    self.step = discriminant(&request.step);
                     self.awaited.insert(to);
                     let lesson = lesson.take_if(|(pupil, _)| *pupil == to);
                     waiting.push(Box::pin(send(self.cluster, to, request, lesson)));
@@ -371,5 +373,40 @@ fn refusal(error: DocumentError) -> RequestError {
         }
         DocumentError::NamespaceUnknown { name } => RequestError::UnknownNamespace { name },
         other => RequestError::invalid(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dynamo::metadata::document::{StoreId, Voter};
+    use crate::dynamo::metadata::register::{Ballot, Refusal};
+    use crate::env::Env;
+    use crate::storage::memory::MemoryEngine;
+
+    fn cluster() -> Arc<Cluster> {
+        let me = Voter { node: NodeId(1), store: StoreId(1) };
+        Cluster::open(me, Arc::new(MemoryEngine::new()), Env::system()).unwrap()
+    }
+
+    #[test]
+    fn a_late_answer_to_an_earlier_step_says_nothing_of_the_present_one() {
+        let (cluster, voter) = (cluster(), NodeId(2));
+        let mut campaign = Campaign::new(&cluster, Change::Drop("a".into()), Instant::now());
+        campaign.step = discriminant(&Step::Prepare);
+        campaign.awaited.insert(voter);
+        let silence = Silence::Refused(Refusal::Recovering);
+        campaign.silent.insert(voter, silence.clone());
+        let reply = |answer| Ok(Reply { ballot: Ballot::NONE, answer });
+        let answers = [Err("gone".to_owned()), reply(Answer::Refused(Refusal::NotVoter))];
+        for answer in answers.into_iter().chain([reply(Answer::Reserved)]) {
+            assert!(!campaign.note(&(voter, discriminant(&Step::Reserve), answer)));
+            assert!(campaign.awaited.contains(&voter), "it is awaited still");
+            assert_eq!(campaign.silent.get(&voter), Some(&silence));
+        }
+        let refused = reply(Answer::Refused(Refusal::NotVoter));
+        assert!(campaign.note(&(voter, discriminant(&Step::Prepare), refused)));
+        assert!(campaign.awaited.is_empty());
+        assert_eq!(campaign.silent[&voter], Silence::Refused(Refusal::NotVoter));
     }
 }
