@@ -131,6 +131,10 @@ impl Client {
     }
 
     /// Makes a namespace. Returns once every member that can be reached has it.
+    ///
+    /// [`ErrorKind::Conflict`](crate::ErrorKind::Conflict) says that there is one of this name. After an
+    /// error that [may be retried](Error::is_retryable) it may have come to be all the same: list the
+    /// namespaces.
     pub async fn create_namespace(&self, spec: NamespaceSpec) -> Result<CreatedNamespace, Error> {
         let deadline = self.0.deadline(None);
         let request = v1::CreateNamespaceRequest {

@@ -24,7 +24,7 @@ use crate::{operation::OperationId, route::Target, tls};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Too few nodes can be reached.
+    /// Too few nodes can be reached, or agree.
     Unavailable,
     /// The deadline passed.
     Timeout,
@@ -104,7 +104,8 @@ impl Error {
     /// Whether the same request may succeed later, or at another node.
     pub fn is_retryable(&self) -> bool {
         use ErrorKind::{Data, Overloaded, Timeout, Unavailable};
-        matches!(self.0.kind, Unavailable | Timeout | Overloaded | Data)
+        let in_vain = self.0.detail == Kind::NoMajority;
+        matches!(self.0.kind, Unavailable | Timeout | Overloaded | Data) && !in_vain
     }
 
     /// The name (or, before the topology is known, the address) of the node that says so, or that
@@ -167,9 +168,13 @@ impl Error {
             Kind::Unspecified => kind_of_code(code),
             Kind::Invalid | Kind::Context => ErrorKind::Invalid,
             Kind::UnknownNamespace => ErrorKind::NotFound,
-            Kind::Quorum | Kind::Coordinator | Kind::Opening | Kind::NotReady | Kind::ClockSkew => {
-                ErrorKind::Unavailable
-            }
+            Kind::Quorum
+            | Kind::Coordinator
+            | Kind::Opening
+            | Kind::NotReady
+            | Kind::ClockSkew
+            | Kind::NoMajority
+            | Kind::ChangeUnknown => ErrorKind::Unavailable,
             Kind::Timeout => ErrorKind::Timeout,
             Kind::Overloaded | Kind::DiskFull => ErrorKind::Overloaded,
             Kind::Conflict | Kind::Siblings => ErrorKind::Conflict,
@@ -329,6 +334,8 @@ impl Error {
             (Kind::NotReady, _) if self.0.message.contains(NO_CLUSTER) => {
                 "give it the members' addresses for peers: quorate init --members HOST:PORT,.."
             }
+            (Kind::NoMajority, _) => "to ask again is in vain until its operator has seen to that",
+            (Kind::ChangeUnknown, _) => "look at what is there before you ask again",
             (_, ErrorKind::Unavailable) => "check that the node runs and can be reached",
             (_, ErrorKind::Timeout) => "try again or allow more time",
             (_, ErrorKind::Invalid) => "correct the request",

@@ -127,6 +127,19 @@ pub enum RequestError {
         /// What stands in the way.
         reason: String,
     },
+    /// No majority of the voters is left that could change the cluster. Nothing was changed; to ask
+    /// again is in vain until the operator has seen to the voters.
+    #[error("{reason}")]
+    NoMajority {
+        /// Who does not vote, and why.
+        reason: String,
+    },
+    /// It is unknown whether the change of the cluster was made, or may yet be: look at what is there.
+    #[error("{reason}")]
+    ChangeUnknown {
+        /// Which change, and why.
+        reason: String,
+    },
     /// Stored data is damaged, or the disk fails. The operator must look at this node.
     #[error("{reason}")]
     Data {
@@ -231,6 +244,8 @@ impl RequestError {
             Self::OperationTime { .. } => "operation_time",
             Self::NotReady { .. } => "not_ready",
             Self::Conflict { .. } => "conflict",
+            Self::NoMajority { .. } => "no_majority",
+            Self::ChangeUnknown { .. } => "change_unknown",
             Self::Data { .. } => "data",
             Self::Damaged { .. } => "damaged",
             Self::DiskFull { .. } => "disk_full",

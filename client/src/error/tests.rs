@@ -35,6 +35,8 @@ fn every_kind_has_its_own() {
         (Kind::ClockSkew, ErrorKind::Unavailable, true),
         (Kind::Conflict, ErrorKind::Conflict, false),
         (Kind::Siblings, ErrorKind::Conflict, false),
+        (Kind::NoMajority, ErrorKind::Unavailable, false),
+        (Kind::ChangeUnknown, ErrorKind::Unavailable, true),
         (Kind::Data, ErrorKind::Data, true),
         (Kind::Internal, ErrorKind::Internal, false),
     ];

@@ -46,7 +46,9 @@ impl Cluster {
     /// Makes a namespace. When it returns, a majority of the voters chose it and every member that
     /// can be reached knows it; the names of the others come with it, and they learn it later.
     ///
-    /// After [`RequestError::Timeout`] the text says whether it may exist, or may yet come to be.
+    /// After [`RequestError::Timeout`] the text says whether it may exist, or may yet come to be; after
+    /// [`RequestError::ChangeUnknown`] it may, and after [`RequestError::NoMajority`] it does not, and
+    /// cannot.
     pub async fn create_namespace(
         &self,
         new: NewNamespace,
@@ -312,7 +314,7 @@ impl<'a> Campaign<'a> {
         match decided.version - wanted.version {
             0 => Ok(decided.hash() == wanted.hash()),
             1 => Ok(decided.predecessor == wanted.hash()),
-            _ => Err(RequestError::Conflict {
+            _ => Err(RequestError::ChangeUnknown {
                 reason: format!(
                     "the cluster moved on to version {} meanwhile; it is unknown whether {}: \
                      list the namespaces",
@@ -332,7 +334,8 @@ impl<'a> Campaign<'a> {
         RequestError::Timeout { waiting_for }
     }
 
-    /// To ask again is in vain: the majority that could name other voters is the one that is gone.
+    /// To ask again is in vain: the majority that could name other voters is the one that is gone. It
+    /// may have chosen the wanted document before.
     fn beyond_majority(&self) -> RequestError {
         let view = self.cluster.view();
         let reason = format!(
@@ -341,7 +344,10 @@ impl<'a> Campaign<'a> {
             vote::reasons(&self.silent, view.as_deref()),
             self.what_became_of_it()
         );
-        RequestError::Conflict { reason }
+        match self.offered {
+            true => RequestError::ChangeUnknown { reason },
+            false => RequestError::NoMajority { reason },
+        }
     }
 
     fn what_became_of_it(&self) -> String {
@@ -383,6 +389,20 @@ mod tests {
     use crate::dynamo::metadata::register::{Ballot, Refusal};
     use crate::env::Env;
     use crate::storage::memory::MemoryEngine;
+
+    #[test]
+    fn what_voters_were_asked_for_is_unknown_once_no_majority_is_left() {
+        let cluster = cluster();
+        let mut campaign = Campaign::new(&cluster, Change::Drop("a".into()), Instant::now());
+        campaign.silent.insert(NodeId(2), Silence::Refused(Refusal::NotVoter));
+        let error = campaign.beyond_majority();
+        assert!(matches!(&error, RequestError::NoMajority { .. }), "{error:?}");
+        assert!(error.to_string().contains("nothing was changed"), "{error}");
+        campaign.offered = true;
+        let error = campaign.beyond_majority();
+        assert!(matches!(&error, RequestError::ChangeUnknown { .. }), "{error:?}");
+        assert!(error.to_string().contains("it is unknown whether"), "{error}");
+    }
 
     fn cluster() -> Arc<Cluster> {
         let me = Voter { node: NodeId(1), store: StoreId(1) };

@@ -349,7 +349,7 @@ async fn with_too_many_wiped_a_change_fails_at_once_and_names_them() {
     let error = create(&network.at(0), "carts").await.unwrap_err();
     assert!(began.elapsed() < 5 * SECOND, "it waited for what cannot come");
     let text = error.to_string();
-    assert!(matches!(error, RequestError::Conflict { .. }), "{text}");
+    assert!(matches!(error, RequestError::NoMajority { .. }), "{text}");
     for part in [
         "no majority of the voters is left",
         "node-1: it has lost the store with which it voted",

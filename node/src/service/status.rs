@@ -97,6 +97,7 @@ fn code_of(error: &RequestError) -> Code {
         RequestError::Invalid { .. } | RequestError::Context(_) => Code::InvalidArgument,
         RequestError::UnknownNamespace { .. } => Code::NotFound,
         RequestError::TooManySiblings { .. }
+        | RequestError::NoMajority { .. }
         | RequestError::EarlierOpening { .. }
         | RequestError::OperationTime { .. }
         | RequestError::DiskFailed { .. } => Code::FailedPrecondition,
@@ -110,6 +111,7 @@ fn code_of(error: &RequestError) -> Code {
         }
         RequestError::Overloaded { .. } | RequestError::DiskFull { .. } => Code::ResourceExhausted,
         RequestError::Conflict { .. } => Code::AlreadyExists,
+        RequestError::ChangeUnknown { .. } => Code::Aborted,
         RequestError::Data { .. } | RequestError::Damaged { .. } => Code::DataLoss,
         RequestError::Internal { .. } => Code::Internal,
     }
@@ -143,6 +145,8 @@ fn detail(error: &RequestError, node: &str) -> ErrorDetail {
         }
         RequestError::NotReady { .. } => Kind::NotReady,
         RequestError::Conflict { .. } => Kind::Conflict,
+        RequestError::NoMajority { .. } => Kind::NoMajority,
+        RequestError::ChangeUnknown { .. } => Kind::ChangeUnknown,
         RequestError::Data { .. } | RequestError::Damaged { .. } => Kind::Data,
         RequestError::DiskFull { .. } => Kind::DiskFull,
         RequestError::DiskFailed { .. } => Kind::DiskFailed,
@@ -194,6 +198,25 @@ mod tests {
         let status = of_request(&RequestError::clock_uncertain("not compared"), "node-1");
         assert_eq!(status.code(), Code::Unavailable);
         assert_eq!(decoded(&status).kind(), Kind::ClockSkew);
+    }
+
+    /// ALREADY_EXISTS is for what exists: who creates what is missing goes on after it.
+    #[test]
+    fn a_change_that_was_not_made_or_may_have_been_is_no_conflict() {
+        let reason = String::new;
+        let cases = [
+            (RequestError::Conflict { reason: reason() }, Code::AlreadyExists, Kind::Conflict),
+            (
+                RequestError::NoMajority { reason: reason() },
+                Code::FailedPrecondition,
+                Kind::NoMajority,
+            ),
+            (RequestError::ChangeUnknown { reason: reason() }, Code::Aborted, Kind::ChangeUnknown),
+        ];
+        for (error, code, kind) in cases {
+            let status = of_request(&error, "node-1");
+            assert_eq!((status.code(), decoded(&status).kind()), (code, kind));
+        }
     }
 
     #[test]

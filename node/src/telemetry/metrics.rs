@@ -116,6 +116,8 @@ impl From<&RequestError> for OutcomeLabel {
             | RequestError::ClockUncertain { .. }
             | RequestError::QuorumNotReached { .. }
             | RequestError::CoordinatorUnreachable { .. }
+            | RequestError::NoMajority { .. }
+            | RequestError::ChangeUnknown { .. }
             | RequestError::NotReady { .. } => Self::Unavailable,
             RequestError::Timeout { .. } | RequestError::TimeoutElsewhere { .. } => Self::Timeout,
             RequestError::Overloaded { .. } | RequestError::DiskFull { .. } => Self::Overloaded,

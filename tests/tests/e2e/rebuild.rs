@@ -205,8 +205,12 @@ fn a_voter_that_lost_its_store_is_shown_and_named_when_a_change_fails() {
         page.contains("\nquorate_voter_lost 1\n").then_some(())
     });
     let refused = cluster.nodes()[2].cli().line("namespace create things").exits(2).stderr;
-    for part in ["no majority of the voters is left", "node-1: it has lost", "node-2: it has lost"]
-    {
+    for part in [
+        "no majority of the voters is left",
+        "node-1: it has lost",
+        "node-2: it has lost",
+        "to ask again is in vain",
+    ] {
         assert!(refused.contains(part), "no {part:?} in {refused}");
     }
     assert!(!refused.contains("allow more time"), "{refused}");

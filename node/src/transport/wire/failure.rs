@@ -88,6 +88,8 @@ fn encode_error(error: RequestError) -> proto::Failure {
         }
         RequestError::NotReady { reason } => with(Code::NotReady, reason),
         RequestError::Conflict { reason } => with(Code::Conflict, reason),
+        RequestError::NoMajority { reason } => with(Code::NoMajority, reason),
+        RequestError::ChangeUnknown { reason } => with(Code::ChangeUnknown, reason),
         RequestError::Data { reason } => with(Code::Data, reason),
         RequestError::Damaged { reason } => with(Code::Damaged, reason),
         RequestError::DiskFull { reason } => with(Code::DiskFull, reason),
@@ -130,6 +132,8 @@ fn decode_error(m: proto::Failure) -> Result<RequestError, WireError> {
         Ok(Code::OperationTime) => RequestError::OperationTime { opening: Opening(m.number) },
         Ok(Code::NotReady) => RequestError::NotReady { reason: text },
         Ok(Code::Conflict) => RequestError::Conflict { reason: text },
+        Ok(Code::NoMajority) => RequestError::NoMajority { reason: text },
+        Ok(Code::ChangeUnknown) => RequestError::ChangeUnknown { reason: text },
         Ok(Code::Data) => RequestError::Data { reason: text },
         Ok(Code::Damaged) => RequestError::Damaged { reason: text },
         Ok(Code::DiskFull) => RequestError::DiskFull { reason: text },

@@ -146,6 +146,8 @@ fn errors() -> impl Strategy<Value = RequestError> {
         any::<u64>().prop_map(|o| RequestError::OperationTime { opening: Opening(o) }),
         ".*".prop_map(|reason| RequestError::NotReady { reason }),
         ".*".prop_map(|reason| RequestError::Conflict { reason }),
+        ".*".prop_map(|reason| RequestError::NoMajority { reason }),
+        ".*".prop_map(|reason| RequestError::ChangeUnknown { reason }),
         ".*".prop_map(|reason| RequestError::Data { reason }),
         ".*".prop_map(|reason| RequestError::Damaged { reason }),
         ".*".prop_map(|reason| RequestError::DiskFull { reason }),
