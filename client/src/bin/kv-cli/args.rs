@@ -583,7 +583,7 @@ operation, with the latency of its batch; --rate and missed count batches.
 operations are all attempted; ok are those that succeeded within --timeout, the others failed, unknown \
 outcomes included; ops_per_s and latencies are of those that are ok. missed: due under --rate, but \
 not started in time, since all of --concurrency were busy: with many of them the load does not wait \
-for the cluster. Of each kind of error stderr shows an example; exit code 2 if no operation is ok.
+for the cluster. Of each kind of error stderr shows an example; exit code 2 if all of them failed.
 json: operations, ok, failed, errors{kind: n}, not_found, retries, seconds, ops_per_s, \
 latency_us{p50,p90,p99,p999}, missed
 

@@ -122,11 +122,16 @@ impl Report {
 
     /// Whether nothing succeeded, of all that was tried.
     pub(super) fn is_in_vain(&self) -> bool {
-        self.failed() == self.operations
+        self.operations > 0 && self.failed() == self.operations
     }
 
-    /// How many errors there are of each kind, and the first of them in full.
+    /// How many errors there are of each kind, and the first of them in full; or that nothing was
+    /// tried, which says nothing of the cluster.
     pub(super) fn notices(&self) -> Vec<Notice> {
+        if self.operations == 0 {
+            let message = "no operation was started before --duration was over; allow more of it";
+            return vec![Notice::note(message)];
+        }
         let notice = |(kind, example): (&&'static str, &String)| {
             let count = self.errors[kind];
             let of = self.operations;
@@ -303,5 +308,7 @@ mod tests {
     fn an_empty_report_is_a_report() {
         let report = Report { seconds: 1.0, ..Report::default() };
         assert!(report.json().to_string().contains("errors      none\n"));
+        let said = format!("{:?}", report.notices());
+        assert!(said.contains("no operation was started") && !report.is_in_vain(), "{said}");
     }
 }

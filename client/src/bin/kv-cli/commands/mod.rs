@@ -146,12 +146,15 @@ mod tests {
         assert_retries(&two.each_ref().map(String::as_str), &[], 1).await;
     }
 
+    /// One operation, which has a second to start and for which nothing waits.
+    const ONE: &str = "--rate 1 --duration 1s";
+
     #[tokio::test]
     async fn a_bench_risks_copies_only_where_they_show_as_one() {
         let lines = ["--workload write", "--workload write --batch 2", "--workload read --prepare"];
         for line in lines {
             let bench = ["bench", NAMESPACE, "--keys", "2", "--value-size", "8"];
-            let words = bench.into_iter().chain(["--concurrency", "1", "--duration", "50ms"]);
+            let words = bench.into_iter().chain(["--concurrency", "1"]).chain(ONE.split(' '));
             let words: Vec<&str> = words.chain(line.split(' ')).collect();
             assert_retries(&words, &[], 1).await;
         }
@@ -159,7 +162,7 @@ mod tests {
 
     async fn bench(fakes: &Fakes, flags: &str) -> Exit {
         let endpoint = fakes.addresses[0].to_string();
-        let words = ["kv-cli", "--endpoints", &endpoint, "--timeout", "200ms", "bench", NAMESPACE];
+        let words = ["kv-cli", "--endpoints", &endpoint, "--timeout", "10s", "bench", NAMESPACE];
         let flags = flags.split(' ').chain("--keys 1 --value-size 8 --concurrency 1".split(' '));
         run_words(&words.into_iter().chain(flags).collect::<Vec<_>>()).await.unwrap()
     }
@@ -175,9 +178,9 @@ mod tests {
     async fn a_bench_of_which_nothing_succeeds_fails() {
         let fakes = fakes().await;
         fakes.script(0, [Act::Fail(Kind::Siblings, Outcome::NotApplied)]);
-        let one = "--workload write --rate 1 --duration 50ms";
-        assert_eq!(bench(&fakes, one).await, Exit::Failed);
-        assert_eq!(bench(&fakes, one).await, Exit::Done);
+        let one = format!("--workload write {ONE}");
+        assert_eq!(bench(&fakes, &one).await, Exit::Failed);
+        assert_eq!(bench(&fakes, &one).await, Exit::Done);
     }
 
     /// Else a key that a blind bench has filled up would refuse all writes for ever.
@@ -193,7 +196,7 @@ mod tests {
                 _ => Act::Fail(kind, Outcome::NotApplied),
             };
             fakes.script(0, [act]);
-            let line = format!("--workload write --rate 8 --duration 400ms{flags}");
+            let line = format!("--workload write --rate 4 --duration 1s{flags}");
             assert_eq!(bench(&fakes, &line).await, Exit::Done);
             let log = fakes.nodes.iter().flat_map(|node| node.log.lock().unwrap().clone());
             let is_read = |asked: &Asked| matches!(asked, Asked::Get | Asked::BatchGet(_));
