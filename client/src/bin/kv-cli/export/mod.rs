@@ -61,10 +61,10 @@ pub(crate) async fn run(session: &Session, args: ExportArgs) -> Result<Exit> {
     };
     let incomplete = target.if_incomplete();
     let writer = RowWriter::new(args.format, csv);
-    let mut export = Export::new(writer, args.siblings, incomplete);
+    let mut export = Export::new(writer, args.siblings, incomplete.clone());
     let written = async {
         while let Some(item) = items.next().await {
-            let item = item.context(incomplete)?;
+            let item = item.with_context(|| incomplete.clone())?;
             export.write(item, &mut target).with_context(cannot_write)?;
         }
         anyhow::Ok(())
@@ -117,7 +117,7 @@ struct Export {
     writer: RowWriter,
     siblings: SiblingsArg,
     /// What becomes of the rows if they are not all.
-    incomplete: &'static str,
+    incomplete: String,
     finished: bool,
     summary: Summary,
     progress: Progress,
@@ -127,7 +127,7 @@ struct Export {
 }
 
 impl Export {
-    fn new(writer: RowWriter, siblings: SiblingsArg, incomplete: &'static str) -> Self {
+    fn new(writer: RowWriter, siblings: SiblingsArg, incomplete: String) -> Self {
         Self {
             writer,
             siblings,
@@ -216,7 +216,7 @@ mod tests {
 
     fn export(siblings: SiblingsArg, items: &[ScanItem]) -> (String, Summary) {
         let writer = RowWriter::new(RowFormat::Lines, CsvOptions::default());
-        let (mut out, mut export) = (Vec::new(), Export::new(writer, siblings, ""));
+        let (mut out, mut export) = (Vec::new(), Export::new(writer, siblings, String::new()));
         for item in items {
             export.write(item.clone(), &mut out).unwrap();
         }

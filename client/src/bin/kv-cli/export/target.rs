@@ -51,20 +51,19 @@ impl Target {
     }
 
     /// What there is if not everything could be written.
-    pub(super) fn if_incomplete(&self) -> &'static str {
-        match self {
-            Self::Direct(_) => "the export is incomplete, and so is what was written of it",
-            Self::File { .. } => "the export is incomplete, so there is no file",
-        }
+    pub(super) fn if_incomplete(&self) -> String {
+        let rest = match self {
+            Self::Direct(_) => "and so is what was written of it".to_owned(),
+            Self::File { path, .. } => nothing_kept(path),
+        };
+        format!("the export is incomplete, {rest}")
     }
 
     /// What becomes of the rows that were written, if others cannot be.
     pub(super) fn without_others(&self) -> String {
         match self {
             Self::Direct(_) => "the others are written".to_owned(),
-            Self::File { path, .. } => {
-                format!("so nothing is kept, and {} is as it was", path.display())
-            }
+            Self::File { path, .. } => nothing_kept(path),
         }
     }
 
@@ -81,6 +80,11 @@ impl Target {
         }
         Ok(())
     }
+}
+
+/// Whether there was a file or not.
+fn nothing_kept(path: &Path) -> String {
+    format!("so nothing is kept, and {} is as it was", path.display())
 }
 
 impl Write for Target {
@@ -115,7 +119,6 @@ mod tests {
         let mut target = Target::file(&path).unwrap();
         target.write_all(b"a\n").unwrap();
         assert!(!path.exists());
-        assert!(target.if_incomplete().ends_with("so there is no file"));
         target.commit().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"a\n");
         assert_eq!(names(directory.path()), ["rows"]);
@@ -128,7 +131,10 @@ mod tests {
         fs::write(&path, "old").unwrap();
         let mut target = Target::file(&path).unwrap();
         target.write_all(b"half").unwrap();
-        assert!(target.without_others().ends_with("/rows is as it was"));
+        for said in [target.without_others(), target.if_incomplete()] {
+            assert!(said.contains("so nothing is kept, and /"), "{said}");
+            assert!(said.ends_with("/rows is as it was"), "{said}");
+        }
         drop(target);
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(directory.path()), ["rows"]);
