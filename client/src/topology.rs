@@ -114,6 +114,8 @@ pub enum Vote {
     Waits,
     /// It lost the store with which it voted, and votes no more.
     Lost,
+    /// It saw the cluster's metadata fork, and refuses everything about its changes.
+    Forked,
 }
 
 impl Vote {
@@ -124,6 +126,7 @@ impl Vote {
             v1::Vote::Yes => Some(Self::Yes),
             v1::Vote::Waits => Some(Self::Waits),
             v1::Vote::Lost => Some(Self::Lost),
+            v1::Vote::Forked => Some(Self::Forked),
         }
     }
 }
@@ -135,6 +138,7 @@ impl fmt::Display for Vote {
             Self::Yes => "yes",
             Self::Waits => "waits",
             Self::Lost => "lost",
+            Self::Forked => "forked",
         })
     }
 }

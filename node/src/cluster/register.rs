@@ -164,6 +164,7 @@ impl Register {
         match (named, acceptor.is_voter()) {
             (false, _) => Vote::No,
             (true, false) => Vote::Lost,
+            (true, true) if acceptor.alarm().is_some() => Vote::Forked,
             (true, true) if acceptor.is_recovering() => Vote::Waits,
             (true, true) => Vote::Yes,
         }
@@ -225,6 +226,7 @@ impl Register {
             Err(alarm) => {
                 self.acceptor = Some(next);
                 self.published.raise(alarm);
+                self.publish_vote();
                 Err(alarmed(alarm))
             }
         }

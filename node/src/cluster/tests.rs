@@ -430,6 +430,7 @@ async fn a_fork_ends_all_changes_and_leaves_the_view() {
     let error = cluster.learn(fork.encode()).await.unwrap_err();
     assert!(matches!(&error, RequestError::Data { reason } if reason.contains("version 2")));
     assert_eq!(cluster.alarm().map(|alarm| alarm.version), Some(2));
+    assert_eq!(cluster.vote(), Vote::Forked);
     let refused = create(&cluster, "users").await.unwrap_err();
     assert!(matches!(refused, RequestError::Data { .. }), "{refused}");
     assert_eq!(ask(&cluster, ballot(9), Step::Reserve).await, Answer::Refused(Refusal::Alarmed));

@@ -19,6 +19,8 @@ pub enum Vote {
     Waits,
     /// It was named a voter with another store, which may have forgotten its votes: it votes no more.
     Lost,
+    /// It saw the metadata fork, and refuses everything about its changes.
+    Forked,
 }
 
 /// Why a voter did not agree in one attempt.

@@ -163,6 +163,7 @@ fn vote_message(vote: Vote) -> v1::Vote {
         Vote::Yes => v1::Vote::Yes,
         Vote::Waits => v1::Vote::Waits,
         Vote::Lost => v1::Vote::Lost,
+        Vote::Forked => v1::Vote::Forked,
     }
 }
 

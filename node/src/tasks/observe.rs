@@ -90,6 +90,7 @@ impl Worker for Observe {
             self.metrics.metadata_version(self.cluster.version());
             let vote = self.cluster.vote();
             self.metrics.voter(vote == Vote::Waits, vote == Vote::Lost);
+            self.metrics.metadata_forked(self.cluster.alarm().is_some());
             let engine = self.engine.clone();
             match self.env.block(move || engine.stats()).await {
                 Ok(stats) => {

@@ -200,6 +200,7 @@ struct Single {
     metadata_version: Gauge,
     voter_waits: Gauge,
     voter_lost: Gauge,
+    metadata_forked: Gauge,
 }
 
 /// From 50 us, a read from memory on one machine, doubling to 6.5 s, above the default deadline.
@@ -233,6 +234,7 @@ impl Single {
             metadata_version: Gauge::default(),
             voter_waits: Gauge::default(),
             voter_lost: Gauge::default(),
+            metadata_forked: Gauge::default(),
         };
         let help = "Time of each sync of the engine";
         registry.register_with_unit("sync", help, Unit::Seconds, single.sync_seconds.clone());
@@ -274,6 +276,8 @@ impl Single {
         registry.register("voter_waits", help, single.voter_waits.clone());
         let help = "1 if this voter lost the store with which it voted, and votes no more";
         registry.register("voter_lost", help, single.voter_lost.clone());
+        let help = "1 if this node saw the cluster's metadata fork, and refuses its changes";
+        registry.register("metadata_forked", help, single.metadata_forked.clone());
         single
     }
 }
@@ -395,6 +399,11 @@ impl Metrics {
     pub fn voter(&self, waits: bool, lost: bool) {
         self.single.voter_waits.set(waits.into());
         self.single.voter_lost.set(lost.into());
+    }
+
+    /// Whether this node saw the metadata fork.
+    pub fn metadata_forked(&self, forked: bool) {
+        self.single.metadata_forked.set(forked.into());
     }
 
     /// The version of the newest document known.
@@ -578,6 +587,7 @@ mod tests {
         metrics.operations_forgotten(4);
         metrics.metadata_version(2);
         metrics.voter(false, true);
+        metrics.metadata_forked(true);
         metrics.sibling_refused();
         metrics.lww_from_the_future(2);
         metrics.clock_offset("node-2", -0.25);
@@ -605,6 +615,7 @@ mod tests {
             "quorate_metadata_version 2",
             "quorate_voter_waits 0",
             "quorate_voter_lost 1",
+            "quorate_metadata_forked 1",
             "quorate_siblings_refused_total 1",
             "quorate_lww_from_the_future_total 2",
             r#"quorate_clock_offset_seconds{peer="node-2"} -0.25"#,

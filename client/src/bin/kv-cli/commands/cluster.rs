@@ -48,7 +48,7 @@ struct MemberJson<'a> {
     connected: bool,
     /// Whether the cluster's metadata names it as a voter.
     voter: bool,
-    /// Whether it votes, as it says itself: no, yes, waits (not yet since its start), or lost.
+    /// Whether it votes, as it says itself: no, yes, waits (not since its start), lost, or forked.
     vote: Option<String>,
     #[serde(skip)]
     votes: Option<Vote>,
@@ -162,16 +162,29 @@ fn status_text(output: Output, status: &StatusJson<'_>) -> String {
         lines.extend(member.rebuild.as_ref().map(|rebuild| rebuild_text(member.name, rebuild)));
     }
     lines.extend(votes_text(&status.members));
+    lines.extend(forked_text(&status.members));
     lines.join("\n")
+}
+
+fn names_of<'a>(members: &[MemberJson<'a>], vote: Vote) -> Vec<&'a str> {
+    let of = members.iter().filter(|member| member.votes == Some(vote));
+    of.map(|member| member.name).collect()
+}
+
+fn forked_text(members: &[MemberJson<'_>]) -> Option<String> {
+    let saw = names_of(members, Vote::Forked).join(", ");
+    (!saw.is_empty()).then(|| {
+        format!(
+            "{saw} saw the cluster's metadata fork, and refuses to change it: keep all data \
+             directories, and report it with that node's log"
+        )
+    })
 }
 
 /// What is wrong with the votes on namespaces, if anything is.
 fn votes_text(members: &[MemberJson<'_>]) -> Option<String> {
-    let names = |vote| {
-        let of = members.iter().filter(|member| member.votes == Some(vote));
-        of.map(|member| member.name).collect::<Vec<_>>()
-    };
-    let (voters, lost) = (members.iter().filter(|member| member.voter).count(), names(Vote::Lost));
+    let voters = members.iter().filter(|member| member.voter).count();
+    let lost = names_of(members, Vote::Lost);
     if lost.is_empty() {
         return None;
     }
