@@ -448,8 +448,8 @@ pub(crate) struct ImportArgs {
 const IMPORT_HELP: &str =
     "A line ends with \\n or \\r\\n; neither is part of the row. Empty lines \
 are no rows. csv fields may be quoted as in RFC 4180, and quoted fields may hold line ends; there \
-is no header line; rows must be UTF-8 and have as many fields as the first; a byte order mark before \
-the first is passed over. Duplicate keys are \
+is no header line; rows must be UTF-8 and have as many fields as the first. A \
+byte order mark before the first row is passed over, but in lines it is part of the key, and told. Duplicate keys are \
 reported by line, among the first 14 million distinct keys; the last row of a key wins, also of the \
 siblings that export --siblings all wrote as rows of one key. At most \
 100 lines of each kind are listed. Writes are retried elsewhere under the same operation id (at \

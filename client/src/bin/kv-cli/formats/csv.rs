@@ -22,9 +22,6 @@ pub(super) use self::writer::CsvWriter;
 use super::text::{Found, LineReader, too_long, without_end};
 use super::{Pair, Row, RowReader, pair};
 
-/// What some programs begin a UTF-8 file with.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
 /// How long a record of several lines may get before its quote counts as a stray one. Above the
 /// default limit of values by far, and little enough to read twice.
 const OPEN_MAX_BYTES: usize = 16 << 20;
@@ -64,7 +61,8 @@ enum Ended {
 
 impl<R: BufRead> CsvReader<R> {
     pub(crate) fn new(input: R, columns: Columns) -> Self {
-        Self { lines: LineReader::new(input), columns, fields: None, record: Vec::new() }
+        let lines = LineReader::new(input).without_mark();
+        Self { lines, columns, fields: None, record: Vec::new() }
     }
 
     /// Reads lines into the record until no quote is open.
@@ -78,9 +76,6 @@ impl<R: BufRead> CsvReader<R> {
                 Found::End => return Ok(self.first_line_alone()),
                 Found::TooLong => return Ok(Ended::TooLong),
                 Found::Line => {}
-            }
-            if self.lines.lines() == 1 && self.record.starts_with(BYTE_ORDER_MARK) {
-                self.record.drain(..BYTE_ORDER_MARK.len());
             }
             let line = without_end(&self.record[start..]);
             if start == 0 && line.is_empty() {
@@ -132,7 +127,7 @@ impl<R: BufRead + Send> RowReader for CsvReader<R> {
                 Ended::AfterQuote => Err(after_quote(line, self.lines.lines())),
                 Ended::Complete => self.parse(),
             };
-            return Ok(Some(Row { line, bytes: self.lines.bytes() - start, content }));
+            return Ok(Some(Row { line, bytes: self.lines.bytes() - start, note: None, content }));
         }
     }
 }

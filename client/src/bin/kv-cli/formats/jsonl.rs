@@ -1,5 +1,6 @@
 //! `{"key","value"}` per line. Bytes that are not UTF-8 stand as base64 in `key_base64` and
-//! `value_base64`. A field that is unknown is refused rather than lost.
+//! `value_base64`. A field that is unknown is refused rather than lost. A byte order mark before the
+//! first line is no part of it.
 
 use std::io::{self, BufRead, Write};
 
@@ -33,7 +34,7 @@ pub(crate) struct JsonlReader<R> {
 
 impl<R: BufRead> JsonlReader<R> {
     pub(crate) fn new(input: R) -> Self {
-        Self { lines: LineReader::new(input), row: Vec::new() }
+        Self { lines: LineReader::new(input).without_mark(), row: Vec::new() }
     }
 }
 
@@ -120,6 +121,17 @@ mod tests {
             assert!(rows[1].content.is_ok());
         }
         assert!(read(b"{\"key\":\"\xff\",\"value\":\"\"}")[0].content.is_err());
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_row() {
+        let text = b"\xef\xbb\xbf{\"key\":\"a\",\"value\":\"1\"}\n";
+        let rows = read(text);
+        assert_eq!(rows[0].content.as_ref().unwrap().key, "a");
+        assert_eq!((rows[0].bytes, rows[0].note), (text.len() as u64, None));
+        assert!(read(b"\xef\xbb\xbf\n").is_empty());
+        let second = read(b"\n\xef\xbb\xbf{\"key\":\"a\",\"value\":\"1\"}\n");
+        assert!(second[0].content.is_err());
     }
 
     fn bytes(length: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {

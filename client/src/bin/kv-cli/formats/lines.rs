@@ -1,12 +1,17 @@
-//! `KEY<TAB>VALUE` per line. The key ends at the first tab; the value may hold more of them.
+//! `KEY<TAB>VALUE` per line. The key ends at the first tab; the value may hold more of them. Keys are
+//! any bytes, so a byte order mark before the first is part of it, which is told.
 
 use std::io::{self, BufRead, Write};
 
 use bytes::Bytes;
 use memchr::{memchr, memchr2};
 
-use super::text::{Found, LineReader, too_long, without_end};
+use super::text::{BYTE_ORDER_MARK, Found, LineReader, too_long, without_end};
 use super::{Pair, Row, RowReader, WriteRowError, pair};
+
+/// What is said of a file that begins with a byte order mark.
+const MARKED: &str = "the file begins with a byte order mark, which is part of the first key; if that \
+                      is not meant, take it away";
 
 /// Reads rows of any bytes.
 pub(crate) struct LinesReader<R> {
@@ -22,7 +27,12 @@ impl<R: BufRead> LinesReader<R> {
 
 impl<R: BufRead + Send> RowReader for LinesReader<R> {
     fn next_row(&mut self) -> io::Result<Option<Row>> {
-        next_line(&mut self.lines, &mut self.row, parse)
+        let mut row = next_line(&mut self.lines, &mut self.row, parse)?;
+        if let Some(row) = &mut row {
+            let is_marked = row.line == 1 && self.row.starts_with(BYTE_ORDER_MARK);
+            row.note = is_marked.then_some(MARKED);
+        }
+        Ok(row)
     }
 }
 
@@ -41,7 +51,12 @@ pub(super) fn next_line<R: BufRead>(
             Found::Line if without_end(row).is_empty() => continue,
             Found::Line => parse(without_end(row)),
         };
-        return Ok(Some(Row { line: lines.lines(), bytes: lines.bytes() - start, content }));
+        return Ok(Some(Row {
+            line: lines.lines(),
+            bytes: lines.bytes() - start,
+            note: None,
+            content,
+        }));
     }
 }
 
@@ -84,6 +99,14 @@ mod tests {
         assert_eq!(seen, [(1, true), (2, false), (4, false), (5, true), (6, false), (7, true)]);
         assert_eq!(rows[3].content.as_ref().unwrap().value, "x\ty");
         assert_eq!(rows[5].content.as_ref().unwrap().value, "");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_part_of_the_first_key_and_told() {
+        let rows = read(b"\xef\xbb\xbfa\t1\n\xef\xbb\xbfb\t2\n");
+        assert_eq!(rows[0].content.as_ref().unwrap().key, "\u{feff}a");
+        assert!(rows[0].note.unwrap().contains("a byte order mark"));
+        assert_eq!(rows[1].note, None);
     }
 
     proptest! {

@@ -42,6 +42,8 @@ pub(crate) struct Row {
     pub(crate) line: u64,
     /// How many bytes of the file it takes, its line end included.
     pub(crate) bytes: u64,
+    /// What is to be told of it, good or not.
+    pub(crate) note: Option<&'static str>,
     pub(crate) content: Result<Pair, String>,
 }
 

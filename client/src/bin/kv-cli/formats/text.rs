@@ -8,6 +8,9 @@ use memchr::memchr;
 /// without line ends out of memory.
 pub(super) const ROW_MAX_BYTES: usize = 64 << 20;
 
+/// What some programs begin a UTF-8 file with.
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// What [`LineReader::append_line`] found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Found {
@@ -27,11 +30,17 @@ pub(super) struct LineReader<R> {
     ahead_at: usize,
     lines: u64,
     bytes: u64,
+    drops_mark: bool,
 }
 
 impl<R: BufRead> LineReader<R> {
     pub(super) fn new(input: R) -> Self {
-        Self { input, ahead: Vec::new(), ahead_at: 0, lines: 0, bytes: 0 }
+        Self { input, ahead: Vec::new(), ahead_at: 0, lines: 0, bytes: 0, drops_mark: false }
+    }
+
+    /// Hands out the first line without its byte order mark, if it has one.
+    pub(super) fn without_mark(self) -> Self {
+        Self { drops_mark: true, ..self }
     }
 
     /// How many lines were read.
@@ -46,7 +55,7 @@ impl<R: BufRead> LineReader<R> {
 
     /// Appends the next line, its end included, to `row`.
     pub(super) fn append_line(&mut self, row: &mut Vec<u8>) -> io::Result<Found> {
-        let mut found = Found::End;
+        let (mut found, start) = (Found::End, row.len());
         loop {
             let buffer = match self.buffer() {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -69,6 +78,9 @@ impl<R: BufRead> LineReader<R> {
             }
         }
         self.lines += u64::from(found != Found::End);
+        if self.drops_mark && self.lines == 1 && row[start..].starts_with(BYTE_ORDER_MARK) {
+            row.drain(start..start + BYTE_ORDER_MARK.len());
+        }
         Ok(found)
     }
 

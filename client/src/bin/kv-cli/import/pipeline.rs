@@ -266,8 +266,9 @@ fn sorted<S: Store>(flown: Vec<Flown<S>>) -> (Vec<Ended>, Vec<(Job, S::Alone)>) 
 
 /// A row was read: the job that may start, if it may.
 fn on_row(row: Row, lanes: &mut Lanes, report: &mut Report) -> Option<Job> {
-    let Row { line, bytes, content } = row;
+    let Row { line, bytes, note, content } = row;
     report.on_read(line, bytes);
+    note.iter().for_each(|note| report.on_note(line, note));
     match content {
         Ok(pair) => {
             report.on_key(&pair.key, line);

@@ -95,6 +95,11 @@ impl Report {
         }
     }
 
+    /// There is something to tell of a row.
+    pub(super) fn on_note(&self, line: u64, note: &str) {
+        self.progress.say(&Notice::note(note).at_line(line));
+    }
+
     /// Whether an earlier run of the same import has stored the row already.
     pub(super) fn is_stored(&self, line: u64) -> bool {
         self.state.as_ref().is_some_and(|state| state.is_done(line))

@@ -13,8 +13,8 @@ use std::io::{Read as _, Write};
 
 use memchr::memchr;
 
-use super::{BYTE_ORDER_MARK, Columns, CsvReader, Ended, each_field};
-use crate::formats::text::without_end;
+use super::{Columns, CsvReader, Ended, each_field};
+use crate::formats::text::{BYTE_ORDER_MARK, without_end};
 use crate::formats::{CsvOptions, Pair, WriteRowError};
 
 /// What separates fields, if nobody says so. Others are possible and could be anything: even

@@ -161,7 +161,7 @@ async fn an_error_of_the_file_comes_after_the_rows_before_it() {
                 return Err(io::Error::other("torn"));
             }
             let pair = Pair { key: self.0.to_string().into(), value: "v".into() };
-            Ok(Some(Row { line: self.0, bytes: 1, content: Ok(pair) }))
+            Ok(Some(Row { line: self.0, bytes: 1, note: None, content: Ok(pair) }))
         }
     }
     let (_, summary, read) = import_from(Box::new(Torn(0))).await;
@@ -310,7 +310,7 @@ impl RowReader for Piped {
         let Some(key) = self.0.next() else { return Ok(None) };
         self.1.recv().expect("the test goes on");
         let pair = Pair { key: key.into(), value: "v".into() };
-        Ok(Some(Row { line: 1, bytes: 1 << 20, content: Ok(pair) }))
+        Ok(Some(Row { line: 1, bytes: 1 << 20, note: None, content: Ok(pair) }))
     }
 }
 
