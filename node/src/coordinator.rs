@@ -42,6 +42,7 @@ use crate::dynamo::preference::PreferenceList;
 use crate::dynamo::quorum::{Cause, Failure, Level, Tally};
 use crate::env::Env;
 use crate::error::RequestError;
+use crate::liveness::Liveness;
 use crate::shard::Shards;
 use crate::standing::Standings;
 use crate::transport::{PeerError, Peers, Reply, Request};
@@ -69,6 +70,7 @@ pub struct Coordinator {
     peers: Arc<dyn Peers>,
     env: Env,
     clocks: Arc<Clocks>,
+    liveness: Arc<Liveness>,
     repairs: Arc<Semaphore>,
     /// Damaged records that are being mended, each with its owner; as many as repairs at most.
     mending: Arc<Mutex<BTreeSet<(Address, NodeId)>>>,
@@ -92,6 +94,8 @@ pub struct CoordinatorParts {
     pub env: Env,
     /// Whether its clock may order writes.
     pub clocks: Arc<Clocks>,
+    /// Who is there.
+    pub liveness: Arc<Liveness>,
 }
 
 /// One key in one namespace, with all that a request needs to know of it.
@@ -105,11 +109,19 @@ struct Target {
 impl Coordinator {
     /// A coordinator with nothing under way.
     pub fn new(parts: CoordinatorParts) -> Self {
-        let CoordinatorParts { node, opening, cluster, shards, standings, peers, env, clocks } =
-            parts;
-        let repairs = Arc::new(Semaphore::new(REPAIRS_MAX));
-        let mending = Arc::default();
-        Self { node, opening, cluster, shards, standings, peers, env, clocks, repairs, mending }
+        Self {
+            node: parts.node,
+            opening: parts.opening,
+            cluster: parts.cluster,
+            shards: parts.shards,
+            standings: parts.standings,
+            peers: parts.peers,
+            env: parts.env,
+            clocks: parts.clocks,
+            liveness: parts.liveness,
+            repairs: Arc::new(Semaphore::new(REPAIRS_MAX)),
+            mending: Arc::default(),
+        }
     }
 
     /// This node.
@@ -150,6 +162,11 @@ impl Coordinator {
     /// This node's clocks, as the others see them.
     pub fn clocks(&self) -> &Arc<Clocks> {
         &self.clocks
+    }
+
+    /// Who is there, as far as this node has heard.
+    pub fn liveness(&self) -> &Arc<Liveness> {
+        &self.liveness
     }
 
     /// The namespace called `name`, by the newest metadata that can be had.

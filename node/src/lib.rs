@@ -22,6 +22,7 @@ pub mod error;
 pub mod http;
 pub mod init;
 pub mod limits;
+pub mod liveness;
 pub mod node;
 pub mod process;
 pub mod replica;

@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +25,7 @@ use crate::dynamo::metadata::document::{StoreId, Voter};
 use crate::dynamo::operation::Opening;
 use crate::env::Env;
 use crate::limits::Capacity;
+use crate::liveness::{Datagram, Inbox};
 use crate::service::peer::PeerHandler;
 use crate::shard::{ShardContext, ShardObserver, Shards, ShardsEnd};
 use crate::standing::Standings;
@@ -31,8 +33,8 @@ use crate::storage::disk::{Disk, DiskProbe};
 use crate::storage::watched::Watched;
 use crate::storage::{Engine, Space};
 use crate::tasks::{
-    self, CompareClocks, Flush, ForgetOperations, Observe, Observed, Refill, RefillParts, Sweep,
-    WatchDisk, Worker,
+    self, CompareClocks, Flush, ForgetOperations, Gossip, GossipParts, Observe, Observed, Refill,
+    RefillParts, Sweep, WatchDisk, Worker,
 };
 use crate::telemetry::{Metrics, ShardMetrics};
 use crate::transport::{Handler, Peers};
@@ -157,8 +159,10 @@ impl Replica {
             peers: peers.clone(),
             env: env.clone(),
             clocks,
+            liveness: Arc::default(),
         }));
-        let handler = Arc::new(PeerHandler::new(coordinator.clone(), metrics.clone()));
+        let (gossip, inbox) = Inbox::new();
+        let handler = Arc::new(PeerHandler::new(coordinator.clone(), gossip, metrics.clone()));
         let replica = Self {
             coordinator,
             handler,
@@ -174,7 +178,7 @@ impl Replica {
         replica.spawn_disk_tasks(probe, dirty, size.sync_every, &metrics);
         replica.spawn(ForgetOperations::new(shards.clone(), replica.coordinator.clocks().clone()));
         replica.spawn(Sweep::new(cluster.clone(), shards.clone()));
-        replica.spawn_clocks(peers.clone(), metrics.clone());
+        replica.spawn_listeners(inbox, &metrics);
         replica.spawn(Refill::new(RefillParts {
             node,
             cluster: cluster.clone(),
@@ -213,9 +217,20 @@ impl Replica {
         });
     }
 
-    fn spawn_clocks(&self, peers: Arc<dyn Peers>, metrics: Arc<Metrics>) {
-        let (clocks, cluster) = (self.coordinator.clocks().clone(), self.cluster.clone());
-        self.spawn(CompareClocks::new(clocks, cluster, peers, metrics));
+    /// What hears the other nodes without being asked to by a client.
+    fn spawn_listeners(&self, inbox: Receiver<Datagram>, metrics: &Arc<Metrics>) {
+        let (coordinator, cluster) = (&self.coordinator, self.cluster.clone());
+        let (clocks, peers) = (coordinator.clocks().clone(), coordinator.peers().clone());
+        self.spawn(CompareClocks::new(clocks, cluster.clone(), peers.clone(), metrics.clone()));
+        self.spawn(Gossip::new(GossipParts {
+            node: coordinator.node(),
+            cluster,
+            peers,
+            inbox,
+            liveness: coordinator.liveness().clone(),
+            env: self.env.clone(),
+            metrics: metrics.clone(),
+        }));
     }
 
     /// Runs client requests.

@@ -16,6 +16,7 @@ use crate::dynamo::metadata::document::{ClusterKey, Namespace};
 use crate::dynamo::object::Digest;
 use crate::dynamo::standing::Standing;
 use crate::error::{RequestError, WriteError};
+use crate::liveness::Inbox;
 use crate::shard::{Page, PageRange};
 use crate::telemetry::{Metrics, Operation};
 use crate::trace::Trace;
@@ -30,13 +31,14 @@ pub struct PeerHandler(Arc<Shared>);
 
 struct Shared {
     coordinator: Arc<Coordinator>,
+    gossip: Inbox,
     metrics: Arc<Metrics>,
 }
 
 impl PeerHandler {
     /// A handler of one node.
-    pub fn new(coordinator: Arc<Coordinator>, metrics: Arc<Metrics>) -> Self {
-        Self(Arc::new(Shared { coordinator, metrics }))
+    pub fn new(coordinator: Arc<Coordinator>, gossip: Inbox, metrics: Arc<Metrics>) -> Self {
+        Self(Arc::new(Shared { coordinator, gossip, metrics }))
     }
 }
 
@@ -50,7 +52,7 @@ impl Handler for PeerHandler {
         };
         let answering = async move {
             let started = Instant::now();
-            let reply = match timeout(wait, shared.answer(request, wait)).await {
+            let reply = match timeout(wait, shared.answer(from, request, wait)).await {
                 Ok(reply) => reply,
                 Err(_) => {
                     let waiting_for = "running the request of another node".to_owned();
@@ -84,7 +86,7 @@ impl Handler for PeerHandler {
 }
 
 impl Shared {
-    async fn answer(&self, request: Request, wait: Duration) -> Reply {
+    async fn answer(&self, from: NodeId, request: Request, wait: Duration) -> Reply {
         let cluster = self.coordinator.cluster();
         let answered = match request {
             Request::Replicate(replicate) => self.replicate(replicate, wait).await,
@@ -117,6 +119,10 @@ impl Shared {
             }
             Request::Clock => {
                 return Reply::Clock { now_ms: self.coordinator.clocks().read().wall_ms };
+            }
+            Request::Gossip(datagram) => {
+                self.gossip.offer(from, datagram);
+                return Reply::Heard;
             }
             Request::Register(message) => cluster.on_register(message).await.map(Reply::Register),
         };

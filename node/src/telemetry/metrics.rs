@@ -146,6 +146,11 @@ struct PeerLabels {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct MemberLabels {
+    state: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct SpaceLabels {
     space: &'static str,
 }
@@ -173,6 +178,7 @@ pub struct Metrics {
     queue_depth: Family<ShardLabels, Gauge>,
     batch_size: Histograms<ShardLabels>,
     clock_offsets: Family<PeerLabels, Fraction>,
+    members: Family<MemberLabels, Gauge>,
     limits: LimitMetrics,
     disk: DiskMetrics,
     single: Single,
@@ -304,6 +310,9 @@ impl Metrics {
         let batch_size: Histograms<ShardLabels> = Family::new_with_constructor(sizes);
         let help = "Requests that share one batch of the engine";
         registry.register("shard_batch_size", help, batch_size.clone());
+        let members = Family::default();
+        let help = "Members of the cluster by what this node has heard of them";
+        registry.register("members", help, Family::clone(&members));
         let clock_offsets = Family::default();
         let help = "How far the other member's clock is ahead of this node's";
         registry.register_with_unit("clock_offset", help, Unit::Seconds, clock_offsets.clone());
@@ -320,6 +329,7 @@ impl Metrics {
             queue_depth,
             batch_size,
             clock_offsets,
+            members,
             limits,
             disk,
             single,
@@ -425,6 +435,11 @@ impl Metrics {
     pub fn clock_offset(&self, peer: &str, seconds: f64) {
         let labels = PeerLabels { peer: peer.to_owned() };
         self.clock_offsets.get_or_create_owned(&labels).set(seconds);
+    }
+
+    /// How many members are in a state: "alive", "suspect" or "down".
+    pub fn members(&self, state: &'static str, count: usize) {
+        self.members.get_or_create_owned(&MemberLabels { state }).set(gauge(count as u64));
     }
 
     /// Nothing is known of the clock of a member any more.
@@ -581,6 +596,7 @@ mod tests {
         shard.committed(5);
         metrics.synced(Duration::from_millis(2));
         metrics.peers_connected(4);
+        metrics.members("suspect", 2);
         metrics.engine_disk_bytes(4096);
         metrics.engine_keys(10);
         metrics.operations_recorded(6);
@@ -608,6 +624,7 @@ mod tests {
             r#"quorate_shard_batch_size_count{shard="3"} 1"#,
             "quorate_sync_seconds_count 1",
             "quorate_peers_connected 4",
+            r#"quorate_members{state="suspect"} 2"#,
             "quorate_engine_disk_bytes 4096",
             "quorate_engine_keys 10",
             "quorate_operations_recorded_total 6",

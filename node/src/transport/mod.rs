@@ -58,6 +58,8 @@ pub enum Request {
     Register(Bytes),
     /// Tell your wall clock.
     Clock,
+    /// Hear who is there; see [`liveness`](crate::liveness).
+    Gossip(Bytes),
 }
 
 /// The answer to the [`Request`] of the same name.
@@ -104,6 +106,8 @@ pub enum Reply {
         /// Milliseconds since the Unix epoch.
         now_ms: u64,
     },
+    /// The gossip was taken, or lost.
+    Heard,
     /// The request failed; it was no write.
     Failed(RequestError),
     /// The write failed.

@@ -39,7 +39,7 @@ mod tests;
 pub use failure::{decode_failure, encode_failure};
 
 /// The version of the peer protocol. It changes with the meaning of any message.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// Why a peer's bytes are no message. Nothing was done with them.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -126,6 +126,7 @@ pub fn kind(body: Option<&Body>) -> &'static str {
         Some(Body::Learn(_)) => "learn",
         Some(Body::Register(_)) => "register",
         Some(Body::ClockRequest(_)) => "clock_request",
+        Some(Body::Gossip(_)) => "gossip",
         Some(Body::Replicated(_)) => "replicated",
         Some(Body::ReadReply(_)) => "read_reply",
         Some(Body::GetResult(_)) => "get_result",
@@ -139,6 +140,7 @@ pub fn kind(body: Option<&Body>) -> &'static str {
         Some(Body::Learned(_)) => "learned",
         Some(Body::Registered(_)) => "registered",
         Some(Body::ClockReply(_)) => "clock_reply",
+        Some(Body::Heard(_)) => "heard",
         Some(Body::Failure(_)) => "failure",
     }
 }
@@ -159,7 +161,8 @@ pub fn is_request(body: Option<&Body>) -> bool {
             | Body::DocumentRequest(_)
             | Body::Learn(_)
             | Body::Register(_)
-            | Body::ClockRequest(_),
+            | Body::ClockRequest(_)
+            | Body::Gossip(_),
         ) => true,
         None | Some(_) => false,
     }
@@ -193,6 +196,7 @@ pub fn encode_request(request: Request) -> Body {
         Request::Learn(document) => Body::Learn(proto::Learn { document }),
         Request::Register(message) => Body::Register(proto::Register { message }),
         Request::Clock => Body::ClockRequest(proto::ClockRequest {}),
+        Request::Gossip(datagram) => Body::Gossip(proto::Gossip { datagram }),
     }
 }
 
@@ -218,6 +222,7 @@ pub fn decode_request(body: Option<Body>) -> Result<Request, WireError> {
         Some(Body::Learn(m)) => Request::Learn(m.document),
         Some(Body::Register(m)) => Request::Register(m.message),
         Some(Body::ClockRequest(_)) => Request::Clock,
+        Some(Body::Gossip(m)) => Request::Gossip(m.datagram),
         other => return Err(unexpected(other.as_ref(), "request")),
     })
 }
@@ -246,6 +251,7 @@ pub fn encode_reply(reply: Reply) -> Body {
         Reply::Learned { version } => Body::Learned(proto::Learned { version }),
         Reply::Register(message) => Body::Registered(proto::Register { message }),
         Reply::Clock { now_ms } => Body::ClockReply(proto::ClockReply { now_ms }),
+        Reply::Heard => Body::Heard(proto::Heard {}),
         Reply::Failed(error) => Body::Failure(encode_failure(error, None)),
         Reply::WriteFailed(error) => {
             Body::Failure(encode_failure(error.error, Some(error.outcome)))
@@ -272,6 +278,7 @@ pub fn decode_reply(body: Option<Body>) -> Result<Reply, WireError> {
         Some(Body::Learned(m)) => Reply::Learned { version: m.version },
         Some(Body::Registered(m)) => Reply::Register(m.message),
         Some(Body::ClockReply(m)) => Reply::Clock { now_ms: m.now_ms },
+        Some(Body::Heard(_)) => Reply::Heard,
         Some(Body::Failure(m)) => failure::decode_failed(m)?,
         other => return Err(unexpected(other.as_ref(), "reply")),
     })

@@ -1,5 +1,7 @@
 //! Honest encodings, several of each kind: where hostile inputs begin.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use bytes::Bytes;
 use quorate_node::coordinator::ScanCursor;
 use quorate_node::dynamo::clock::{Actor, Dot, Hlc, VersionVector};
@@ -18,9 +20,12 @@ use quorate_node::dynamo::object::{Entry, Object, Stamp};
 use quorate_node::dynamo::operation::{Done, Opening, OperationId, Recorded};
 use quorate_node::dynamo::standing::Standing;
 use quorate_node::error::RequestError;
+use quorate_node::liveness::{Effects, Swim};
 use quorate_node::storage::record;
 use quorate_node::transport::wire::{self, Frame};
 use quorate_node::transport::{self, Held, ScanPage, ScanPageReply};
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
 
 /// The key that records here are sealed for.
 pub(crate) const RECORD_KEY: &[u8] = b"\x03\0\x01key";
@@ -28,6 +33,41 @@ pub(crate) const RECORD_KEY: &[u8] = b"\x03\0\x01key";
 /// For reports of failures.
 pub(crate) fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What node 2 says to node 1, until all three know each other and one is gone.
+pub(crate) fn gossip() -> Vec<Bytes> {
+    let nodes = [1, 2, 3].map(NodeId);
+    let swim = |node| (node, Swim::new(node, 1_000, ChaCha8Rng::seed_from_u64(node.0)));
+    let mut swims: BTreeMap<NodeId, Swim> = nodes.into_iter().map(swim).collect();
+    let (mut said, mut under_way, mut timers) = (Vec::new(), VecDeque::new(), VecDeque::new());
+    for round in 0..60 {
+        let seeker = nodes[round % 2];
+        let sought = swims.get_mut(&seeker).and_then(|swim| swim.seek(&nodes).ok());
+        let mut effects = vec![(seeker, sought.expect("both are there"))];
+        if round == 20 {
+            swims.remove(&NodeId(3));
+        }
+        while let Some((of, Effects { sends, timers: more })) = effects.pop() {
+            under_way.extend(sends.into_iter().map(|(to, datagram)| (of, to, datagram)));
+            timers.extend(more.into_iter().map(|(_, timer)| (of, timer)));
+            while let Some((from, to, datagram)) = under_way.pop_front() {
+                if (from.0, to.0) == (2, 1) {
+                    said.push(datagram.clone());
+                }
+                let heard = swims.get_mut(&to).and_then(|to| to.on_datagram(from, &datagram).ok());
+                effects.extend(heard.map(|heard| (to, heard)));
+            }
+        }
+        for (of, timer) in std::mem::take(&mut timers) {
+            let told = swims.get_mut(&of).and_then(|of| of.on_timer(timer).ok());
+            let Some(Effects { sends, timers: more }) = told else { continue };
+            under_way.extend(sends.into_iter().map(|(to, datagram)| (of, to, datagram)));
+            timers.extend(more.into_iter().map(|(_, timer)| (of, timer)));
+        }
+    }
+    assert!(said.len() > 20, "{} messages", said.len());
+    said
 }
 
 fn operation(sequence: u64) -> OperationId {

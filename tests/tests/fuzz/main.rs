@@ -29,13 +29,16 @@ use quorate_node::dynamo::context::Context;
 use quorate_node::dynamo::format::{
     EncodedObject, decode_intervals, decode_recorded, encode_intervals, encode_recorded,
 };
-use quorate_node::dynamo::key::NamespaceId;
+use quorate_node::dynamo::key::{NamespaceId, NodeId};
 use quorate_node::dynamo::metadata::Document;
 use quorate_node::dynamo::metadata::document::Conflict;
 use quorate_node::dynamo::metadata::register;
+use quorate_node::liveness::Swim;
 use quorate_node::storage::data_dir::{DataDir, EngineKind};
 use quorate_node::storage::record;
 use quorate_node::transport::wire;
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
@@ -169,6 +172,20 @@ fn frames_of_peers() {
                 assert_eq!(again, Ok(reply));
             }
         }
+    });
+}
+
+/// What another node says decides nothing but who is seen as alive, and must not end the one that hears.
+#[test]
+fn gossip() {
+    let rng = || ChaCha8Rng::seed_from_u64(1);
+    survives(corpus::gossip(), |input| {
+        let mut swim = Swim::new(NodeId(1), 1_000, rng());
+        let Ok(effects) = swim.on_datagram(NodeId(2), &input) else { return };
+        for (_, timer) in effects.timers {
+            let _a_member_may_be_gone = swim.on_timer(timer);
+        }
+        let _who_is_told_what = swim.seek(&[NodeId(2), NodeId(3)]).unwrap();
     });
 }
 

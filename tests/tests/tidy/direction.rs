@@ -8,7 +8,7 @@ use super::source::{Source, names_after, read, rust};
 
 /// The modules of the node, bottom up: each may use those named beside it, all of which stand above
 /// it in this table. So no circle can be written down here, and the order is the architecture.
-const MODULES: [(&str, &[&str]); 28] = [
+const MODULES: [(&str, &[&str]); 29] = [
     // A macro that anybody may write, and names nothing.
     ("mutants", &[]),
     // The protocol uses nothing.
@@ -29,6 +29,8 @@ const MODULES: [(&str, &[&str]); 28] = [
     ("config", &["storage"]),
     ("telemetry", &["config", "error"]),
     ("http", &["telemetry"]),
+    // Who is there.
+    ("liveness", &["dynamo"]),
     // Running requests.
     ("vnode", &["clocks", "dynamo", "error", "storage"]),
     ("shard", &["clocks", "dynamo", "env", "error", "limits", "storage", "vnode"]),
@@ -43,6 +45,7 @@ const MODULES: [(&str, &[&str]); 28] = [
             "env",
             "error",
             "limits",
+            "liveness",
             "shard",
             "standing",
             "trace",
@@ -59,6 +62,7 @@ const MODULES: [(&str, &[&str]); 28] = [
             "dynamo",
             "error",
             "limits",
+            "liveness",
             "shard",
             "standing",
             "telemetry",
@@ -76,6 +80,7 @@ const MODULES: [(&str, &[&str]); 28] = [
             "env",
             "error",
             "limits",
+            "liveness",
             "shard",
             "signal",
             "standing",
@@ -95,6 +100,7 @@ const MODULES: [(&str, &[&str]); 28] = [
             "dynamo",
             "env",
             "limits",
+            "liveness",
             "service",
             "shard",
             "standing",

@@ -118,6 +118,7 @@ fn requests() -> impl Strategy<Value = Request> {
         1 => bytes().prop_map(Request::Learn),
         1 => bytes().prop_map(Request::Register),
         1 => Just(Request::Clock),
+        1 => bytes().prop_map(Request::Gossip),
     ]
 }
 
@@ -218,6 +219,7 @@ fn replies() -> impl Strategy<Value = Reply> {
         3 => failures(),
         1 => any::<bool>().prop_map(|synced| Reply::Replicated { synced }),
         1 => any::<u64>().prop_map(|now_ms| Reply::Clock { now_ms }),
+        1 => Just(Reply::Heard),
         2 => (held(), standing())
             .prop_map(|(held, standing)| Reply::Held { held, standing }),
         1 => get_result().prop_map(Reply::GetResult),

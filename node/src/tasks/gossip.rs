@@ -1,0 +1,156 @@
+//! Takes part in the gossip about who is there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Step, Worker};
+use crate::cluster::Cluster;
+use crate::cluster::view::View;
+use crate::dynamo::key::NodeId;
+use crate::env::Env;
+use crate::liveness::{Datagram, Effects, GossipError, Health, Liveness, Swim, Timer};
+use crate::telemetry::Metrics;
+use crate::transport::{Peers, Request};
+
+/// How often those that are not there are asked for news.
+const SEEK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a message may wait to be sent: a later one would be no news.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the task works with.
+pub struct GossipParts {
+    /// This node.
+    pub node: NodeId,
+    /// Who is a member.
+    pub cluster: Arc<Cluster>,
+    /// The way to them.
+    pub peers: Arc<dyn Peers>,
+    /// What they sent.
+    pub inbox: mpsc::Receiver<Datagram>,
+    /// Who hears of it.
+    pub liveness: Arc<Liveness>,
+    /// The world.
+    pub env: Env,
+    /// Where it is measured.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Says that this node is there, and tells [`Liveness`] who else is.
+pub struct Gossip {
+    parts: GossipParts,
+    swim: Swim,
+    /// What is to be told to `swim` and when; those of one time in their order.
+    timers: BTreeMap<(Instant, u64), Timer>,
+    /// How many timers there were.
+    count: u64,
+    seeks: Instant,
+    arrived: Option<Datagram>,
+}
+
+impl Gossip {
+    /// Of a node that begins now.
+    pub fn new(parts: GossipParts) -> Self {
+        let swim = Swim::new(parts.node, parts.env.now_ms(), parts.env.rng());
+        let (timers, seeks) = (BTreeMap::new(), Instant::now());
+        Self { parts, swim, timers, count: 0, seeks, arrived: None }
+    }
+
+    fn next_due(&self) -> Instant {
+        self.timers.first_key_value().map_or(self.seeks, |((due, _), _)| self.seeks.min(*due))
+    }
+
+    fn hear(&mut self, (from, datagram): Datagram) {
+        let heard = self.swim.on_datagram(from, &datagram);
+        self.bring(heard);
+    }
+
+    /// Does what is due by now, and no more: what that brings about comes later.
+    fn on_time(&mut self, now: Instant) {
+        let later = self.timers.split_off(&(now, u64::MAX));
+        for timer in std::mem::replace(&mut self.timers, later).into_values() {
+            let told = self.swim.on_timer(timer);
+            self.bring(told);
+        }
+    }
+
+    fn seek(&mut self, members: &[NodeId], now: Instant) {
+        if now >= self.seeks {
+            self.seeks = now + SEEK_EVERY;
+            let sought = self.swim.seek(members);
+            self.bring(sought);
+        }
+    }
+
+    /// Sends what is to be sent; whether it arrives, the answers tell.
+    fn bring(&mut self, effects: Result<Effects, GossipError>) {
+        let Effects { sends, timers } = match effects {
+            Ok(effects) => effects,
+            Err(error) => return tracing::debug!(%error, "gossip came to nothing"),
+        };
+        for (to, datagram) in sends {
+            drop(self.parts.peers.request(to, Request::Gossip(datagram), TIMEOUT));
+        }
+        let now = Instant::now();
+        for (after, timer) in timers {
+            self.count += 1;
+            self.timers.insert((now + after, self.count), timer);
+        }
+    }
+
+    /// Tells what is known now.
+    fn publish(&self, view: &View, members: &[NodeId]) {
+        let GossipParts { node, liveness, metrics, .. } = &self.parts;
+        let mut health = self.swim.health();
+        health.insert(*node, Health::Alive);
+        for (node, health) in liveness.update(members.iter().copied(), &health) {
+            let (name, health) = (view.name_of(node), health.name());
+            tracing::info!(member = name, health, "a member is seen otherwise than before");
+        }
+        Health::ALL.into_iter().for_each(|of| metrics.members(of.name(), liveness.count(of)));
+    }
+}
+
+impl Worker for Gossip {
+    fn name(&self) -> &'static str {
+        "gossip"
+    }
+
+    fn wait_for_work(&mut self) -> BoxFuture<'_, ()> {
+        async {
+            let due = self.next_due();
+            tokio::select! {
+                biased;
+                arrived = self.parts.inbox.recv() => self.arrived = arrived,
+                () = sleep_until(due) => {}
+            }
+        }
+        .boxed()
+    }
+
+    fn work(&mut self) -> BoxFuture<'_, Step> {
+        async {
+            self.parts.env.pause().over().await;
+            if let Some(datagram) = self.arrived.take() {
+                self.hear(datagram);
+            }
+            let now = Instant::now();
+            let Some(view) = self.parts.cluster.view() else {
+                self.seeks = now + SEEK_EVERY;
+                return Step::Done;
+            };
+            let members: Vec<_> = view.document().members.iter().map(|m| m.node).collect();
+            self.on_time(now);
+            self.seek(&members, now);
+            self.publish(&view, &members);
+            Step::Done
+        }
+        .boxed()
+    }
+}
