@@ -65,4 +65,6 @@ pub use options::{
 pub use outcome::{Deleted, Read, Receipt, ScanItem, Sibling, Updated, Written};
 pub use tls::TlsConfig;
 pub use token::{Context, Cursor, ParseTokenError};
-pub use topology::{ConflictRule, Member, NamespaceDescription, Rebuild, Topology, Vote};
+pub use topology::{
+    ConflictRule, Member, MemberState, NamespaceDescription, Rebuild, Topology, Vote,
+};

@@ -4,7 +4,7 @@
 //!   namespace id + key -> hash -> top log2(Q) bits: partition -> its n owners, primary first
 //! ```
 
-use std::{collections::HashMap, fmt};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use quorate_proto::v1;
 
@@ -32,6 +32,42 @@ pub struct Member {
     pub connected: bool,
     /// Whether it votes on changes of the cluster.
     pub voter: bool,
+    /// What the answering node has heard of it; none in that one's first seconds.
+    pub state: Option<MemberState>,
+    /// For how long the answering node has known that.
+    pub since: Duration,
+}
+
+/// Whether a member is there, as far as another one has heard.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum MemberState {
+    /// It answers.
+    Alive,
+    /// It did not answer, nor when others asked it, and has some seconds to say that it is there.
+    Suspect,
+    /// It did not. It is a member still.
+    Down,
+}
+
+impl MemberState {
+    fn from_wire(wire: v1::MemberState) -> Option<Self> {
+        match wire {
+            v1::MemberState::Unknown => None,
+            v1::MemberState::Alive => Some(Self::Alive),
+            v1::MemberState::Suspect => Some(Self::Suspect),
+            v1::MemberState::Down => Some(Self::Down),
+        }
+    }
+}
+
+impl fmt::Display for MemberState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Alive => "alive",
+            Self::Suspect => "suspect",
+            Self::Down => "down",
+        })
+    }
 }
 
 /// What happens to concurrent writes of one key.
@@ -285,6 +321,8 @@ impl Topology {
 impl From<v1::Member> for Member {
     fn from(wire: v1::Member) -> Self {
         Self {
+            state: MemberState::from_wire(wire.state()),
+            since: Duration::from_millis(wire.since_ms),
             id: wire.id,
             name: wire.name,
             zone: wire.zone,

@@ -12,7 +12,7 @@ use crate::binaries::binaries;
 use crate::cli::{Cli, Ran};
 use crate::http::page;
 use crate::ports::PortBlock;
-use crate::process::{command, kill, terminate, wait_for_exit};
+use crate::process::{command, go_on, kill, pause, terminate, wait_for_exit};
 use crate::wait::until;
 
 /// How much of each log a failed test shows.
@@ -274,6 +274,16 @@ impl Node {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Lets its process stand still.
+    pub fn pause(&self) {
+        pause(self.child.as_ref().expect("the node runs"));
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self) {
+        go_on(self.child.as_ref().expect("the node runs"));
     }
 
     /// Its process id, while it runs.

@@ -12,6 +12,7 @@ use crate::cluster::view::View;
 use crate::dynamo::key::NodeId;
 use crate::dynamo::metadata::document::{Conflict, Durability, Member, Namespace, NewNamespace};
 use crate::error::RequestError;
+use crate::liveness::Health;
 use crate::standing::Progress;
 
 /// What a message holds beside the value, amply: a key, a context, names.
@@ -57,6 +58,8 @@ impl ClusterService {
         let coordinator = &self.node.coordinator;
         let voter = view.document().voters.iter().any(|voter| voter.node == member.node);
         let here = member.node == coordinator.node();
+        let (liveness, sighting) = (coordinator.liveness(), coordinator.liveness().of(member.node));
+        let since = sighting.map_or(liveness.began(), |sighting| sighting.since);
         v1::Member {
             id: member.node.0,
             name: member.name.clone(),
@@ -66,6 +69,8 @@ impl ClusterService {
             peer_address: member.peer_address.clone(),
             connected: here || coordinator.peers().connected(member.node),
             voter,
+            state: sighting.map_or(v1::MemberState::Unknown, |s| state_message(s.health)).into(),
+            since_ms: since.elapsed().as_millis() as u64,
         }
     }
 }
@@ -155,6 +160,14 @@ fn groups(view: &View) -> Vec<v1::PlacementGroup> {
         owners: table.iter().map(index).collect(),
     };
     document.layout().groups.iter().map(group).collect()
+}
+
+fn state_message(health: Health) -> v1::MemberState {
+    match health {
+        Health::Alive => v1::MemberState::Alive,
+        Health::Suspect => v1::MemberState::Suspect,
+        Health::Down => v1::MemberState::Down,
+    }
 }
 
 fn vote_message(vote: Vote) -> v1::Vote {

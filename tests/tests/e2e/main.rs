@@ -9,6 +9,7 @@ mod grpc;
 mod hostile;
 mod import;
 mod limits;
+mod liveness;
 mod lww;
 mod manual;
 mod metrics;

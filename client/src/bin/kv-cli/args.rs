@@ -594,7 +594,7 @@ Examples:
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum ClusterCommand {
-    /// Show the members, and which of them answer
+    /// Show the members: which are alive, who votes, and which of them answer
     Status,
     Ring(RingArgs),
 }

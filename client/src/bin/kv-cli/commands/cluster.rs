@@ -46,6 +46,12 @@ struct MemberJson<'a> {
     peer_address: &'a str,
     /// As the answering node sees it.
     connected: bool,
+    /// What the answering node has heard of it: alive, suspect or down; and for how long it has
+    /// known that.
+    state: Option<String>,
+    since_ms: u64,
+    /// The same as all members say it that answer.
+    seen_by: Vec<SeenJson>,
     /// Whether the cluster's metadata names it as a voter.
     voter: bool,
     /// Whether it votes, as it says itself: no, yes, waits (not since its start), lost, or forked.
@@ -61,6 +67,14 @@ struct MemberJson<'a> {
     /// While its store is being rebuilt.
     rebuild: Option<RebuildJson>,
     error: Option<String>,
+}
+
+/// What one member has heard of another.
+#[derive(Serialize)]
+struct SeenJson {
+    by: String,
+    state: Option<String>,
+    since_ms: u64,
 }
 
 #[derive(Serialize)]
@@ -82,19 +96,34 @@ impl From<Rebuild> for RebuildJson {
 async fn status(session: &Session, topology: &Topology) -> Result<()> {
     let mut members: Vec<_> = topology.members.iter().collect();
     members.sort_by_key(|member| &member.name);
-    let probes = members.into_iter().map(|member| probe(session, member));
+    let probed = join_all(members.into_iter().map(|member| probe(session, member))).await;
+    let (mut members, topologies): (Vec<_>, Vec<_>) = probed.into_iter().unzip();
+    for topology in topologies.iter().flatten() {
+        members.iter_mut().for_each(|member| member.seen_by.extend(seen(member.name, topology)));
+    }
     let json = StatusJson {
         cluster_id: &topology.cluster_id,
         version: topology.version,
         partitions: topology.partitions,
         answered_by: topology.name_of(topology.node),
-        members: join_all(probes).await,
+        members,
     };
     Ok(session.output.result(&json, || status_text(session.output, &json))?)
 }
 
-/// Asks a member itself. One that does not answer is a row of the table, not an error.
-async fn probe<'a>(session: &Session, member: &'a Member) -> MemberJson<'a> {
+/// What the node that described the topology has heard of a member.
+fn seen(name: &str, topology: &Topology) -> Option<SeenJson> {
+    let member = topology.members.iter().find(|member| member.name == name)?;
+    Some(SeenJson {
+        by: topology.name_of(topology.node),
+        state: member.state.map(|state| state.to_string()),
+        since_ms: millis(member.since),
+    })
+}
+
+/// Asks a member itself, and what it knows. One that does not answer is a row of the table, not an
+/// error.
+async fn probe<'a>(session: &Session, member: &'a Member) -> (MemberJson<'a>, Option<Topology>) {
     let limit = PROBE_MAX.min(session.timeout);
     let asked = tokio::time::timeout(limit, session.client.describe_from(&member.name)).await;
     let (topology, error) = match asked {
@@ -104,7 +133,7 @@ async fn probe<'a>(session: &Session, member: &'a Member) -> MemberJson<'a> {
     };
     let version = topology.as_ref().map(|topology| topology.version);
     let votes = topology.as_ref().and_then(|topology| topology.vote);
-    MemberJson {
+    let json = MemberJson {
         name: &member.name,
         id: format!("{:016x}", member.id),
         zone: &member.zone,
@@ -112,15 +141,19 @@ async fn probe<'a>(session: &Session, member: &'a Member) -> MemberJson<'a> {
         client_address: &member.client_address,
         peer_address: &member.peer_address,
         connected: member.connected,
+        state: member.state.map(|state| state.to_string()),
+        since_ms: millis(member.since),
+        seen_by: Vec::new(),
         voter: member.voter,
         vote: votes.map(|vote| vote.to_string()),
         votes,
         reachable: version.is_some(),
         version,
         clock_ahead_ms: topology.as_ref().and_then(|topology| topology.clock_ahead_ms),
-        rebuild: topology.and_then(|topology| topology.rebuild).map(Into::into),
+        rebuild: topology.as_ref().and_then(|t| t.rebuild.clone()).map(Into::into),
         error,
-    }
+    };
+    (json, topology)
 }
 
 fn status_text(output: Output, status: &StatusJson<'_>) -> String {
@@ -129,6 +162,7 @@ fn status_text(output: Output, status: &StatusJson<'_>) -> String {
         "ZONE",
         "WEIGHT",
         "ADDRESS",
+        "STATE",
         "VOTER",
         "CONNECTED",
         "REACHABLE",
@@ -142,6 +176,7 @@ fn status_text(output: Output, status: &StatusJson<'_>) -> String {
             or_dash(m.zone),
             m.weight.to_string(),
             m.client_address.to_owned(),
+            state_text(m.state.as_deref(), m.since_ms),
             m.vote.clone().unwrap_or_else(|| yes(m.voter)),
             yes(m.connected),
             yes(m.reachable),
@@ -151,7 +186,7 @@ fn status_text(output: Output, status: &StatusJson<'_>) -> String {
     };
     let mut lines = vec![
         format!(
-            "cluster {}, metadata version {}, {} partitions; connected as seen by {}",
+            "cluster {}, metadata version {}, {} partitions; state and connected as seen by {}",
             status.cluster_id, status.version, status.partitions, status.answered_by
         ),
         String::new(),
@@ -161,6 +196,7 @@ fn status_text(output: Output, status: &StatusJson<'_>) -> String {
         lines.extend(member.error.as_ref().map(|error| format!("{}: {error}", member.name)));
         lines.extend(member.rebuild.as_ref().map(|rebuild| rebuild_text(member.name, rebuild)));
     }
+    lines.extend(status.members.iter().filter_map(otherwise_text));
     lines.extend(votes_text(&status.members));
     lines.extend(forked_text(&status.members));
     lines.join("\n")
@@ -179,6 +215,33 @@ fn forked_text(members: &[MemberJson<'_>]) -> Option<String> {
              directories, and report it with that node's log"
         )
     })
+}
+
+/// What is known of a member, and for how long: "down 12 s".
+fn state_text(state: Option<&str>, since_ms: u64) -> String {
+    let seconds = since_ms / 1000;
+    let (count, unit) = match seconds {
+        0..120 => (seconds, "s"),
+        120..7_200 => (seconds / 60, "min"),
+        7_200..172_800 => (seconds / 3_600, "h"),
+        _ => (seconds / 86_400, "d"),
+    };
+    format!("{} {count} {unit}", state.unwrap_or("unknown"))
+}
+
+/// Who sees a member otherwise than the answering node does, if anybody does.
+fn otherwise_text(member: &MemberJson<'_>) -> Option<String> {
+    let others = member.seen_by.iter().filter(|seen| seen.state != member.state);
+    let others: Vec<String> = others
+        .map(|seen| {
+            format!("{} as seen by {}", state_text(seen.state.as_deref(), seen.since_ms), seen.by)
+        })
+        .collect();
+    (!others.is_empty()).then(|| format!("{}: {}", member.name, others.join(", ")))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What is wrong with the votes on namespaces, if anything is.
