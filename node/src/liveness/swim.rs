@@ -5,7 +5,10 @@ use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
 
 use bytes::Bytes;
-use foca::{Codec as _, Config, Foca, Member, NoCustomBroadcast, Notification, Runtime, State};
+use foca::{
+    Codec as _, Config, Foca, Header, Member, Message, NoCustomBroadcast, Notification, Runtime,
+    State,
+};
 use rand_chacha::ChaCha8Rng;
 use thiserror::Error;
 
@@ -37,6 +40,11 @@ const DATAGRAM_MAX: NonZeroUsize = NonZeroUsize::new(1 << 15).expect("it is not 
 
 /// How many of those that do not answer are asked for news at once.
 const SOUGHT: usize = 3;
+
+/// For how many looks, a second apart, a member is suspect until it is told so, and until it is given up:
+/// a while longer than it should take. Who began to suspect it ends that; but it may itself be gone.
+const TOLD_AFTER: u32 = 5;
+const GIVEN_UP_AFTER: u32 = 10;
 
 /// Something to be told again, after the time that came with it.
 #[derive(Clone, Debug)]
@@ -75,6 +83,8 @@ pub struct Swim {
     foca: Foca<Identity, Wire, ChaCha8Rng, NoCustomBroadcast>,
     /// How many were sought so far, to take turns.
     sought: usize,
+    /// Who is suspect: node, run and incarnation, and for how many looks.
+    suspects: BTreeMap<(NodeId, u64, u16), u32>,
 }
 
 impl Swim {
@@ -82,34 +92,76 @@ impl Swim {
     /// whom it asks.
     pub fn new(node: NodeId, started_ms: u64, rng: ChaCha8Rng) -> Self {
         let identity = Identity { node, run: started_ms.max(1) };
-        Self { foca: Foca::new(identity, config(), rng, Wire), sought: 0 }
+        let foca = Foca::new(identity, config(), rng, Wire);
+        Self { foca, sought: 0, suspects: BTreeMap::new() }
     }
 
-    /// A message of another node.
-    pub fn on_datagram(&mut self, from: NodeId, datagram: &Bytes) -> Result<Effects, GossipError> {
+    /// A message of another node. What is to be done is so also after an error, here and below.
+    pub fn on_datagram(
+        &mut self,
+        from: NodeId,
+        datagram: &Bytes,
+        effects: &mut Effects,
+    ) -> Result<(), GossipError> {
         let header = Wire.decode_header(&datagram[..])?;
         let (src, dst, me) = (header.src, header.dst, *self.foca.identity());
         if src.node != from || dst.node != me.node {
             return Err(GossipError::Misplaced { from: src.node, to: dst.node });
         }
-        let mut effects = Effects::default();
         if let Some(later) = me.after(dst) {
-            self.foca.change_identity(later, &mut effects)?;
+            self.foca.change_identity(later, &mut *effects)?;
         }
-        self.foca.handle_data(datagram, &mut effects)?;
-        Ok(effects)
+        Ok(self.foca.handle_data(datagram, effects)?)
     }
 
     /// The time of a timer has come.
-    pub fn on_timer(&mut self, timer: Timer) -> Result<Effects, GossipError> {
-        let mut effects = Effects::default();
-        self.foca.handle_timer(timer.0, &mut effects)?;
-        Ok(effects)
+    pub fn on_timer(&mut self, timer: Timer, effects: &mut Effects) -> Result<(), GossipError> {
+        Ok(self.foca.handle_timer(timer.0, effects)?)
+    }
+
+    /// A second has passed, with these members: seeks those that are not there, and sees to it that
+    /// nobody stays suspect.
+    pub fn look(&mut self, members: &[NodeId], effects: &mut Effects) -> Result<(), GossipError> {
+        self.settle_suspects(effects)?;
+        self.seek(members, effects)
+    }
+
+    /// A suspect that is there has to say so under a higher incarnation, and does once it hears of it:
+    /// its answers alone say nothing.
+    fn settle_suspects(&mut self, effects: &mut Effects) -> Result<(), GossipError> {
+        let suspects = self.foca.iter_membership_state();
+        let suspects = suspects.filter(|member| member.state() == State::Suspect).cloned();
+        let before = std::mem::take(&mut self.suspects);
+        for suspect in suspects.collect::<Vec<_>>() {
+            let (id, incarnation) = (*suspect.id(), suspect.incarnation());
+            let key = (id.node, id.run, incarnation);
+            let looks = before.get(&key).map_or(1, |looks| looks + 1);
+            self.suspects.insert(key, looks);
+            if looks > GIVEN_UP_AFTER {
+                let down = Member::new(id, incarnation, State::Down);
+                self.foca.apply_many(std::iter::once(down), true, &mut *effects)?;
+            } else if looks > TOLD_AFTER {
+                effects.sends.push((id.node, self.news_of(&suspect)?));
+            }
+        }
+        Ok(())
+    }
+
+    /// What tells a member of itself.
+    fn news_of(&self, member: &Member<Identity>) -> Result<Bytes, CodecError> {
+        let (src, dst) = (*self.foca.identity(), *member.id());
+        let header = Header { src, src_incarnation: 0, dst, message: Message::Gossip };
+        let mut bytes = Vec::new();
+        Wire.encode_header(&header, &mut bytes)?;
+        // The number of members, in foca's own order of bytes.
+        bytes.extend_from_slice(&1u16.to_be_bytes());
+        Wire.encode_member(member, &mut bytes)?;
+        Ok(bytes.into())
     }
 
     /// Asks some of these members for news that are not known to be there, in turns: each of two that
     /// take the other for dead must hear so, to be there under a new run.
-    pub fn seek(&mut self, members: &[NodeId]) -> Result<Effects, GossipError> {
+    fn seek(&mut self, members: &[NodeId], effects: &mut Effects) -> Result<(), GossipError> {
         let known: BTreeMap<NodeId, &Member<Identity>> =
             self.foca.iter_membership_state().map(|member| (member.id().node, member)).collect();
         let away = |node: &&NodeId| {
@@ -124,11 +176,10 @@ impl Swim {
         let away: Vec<Identity> = others.filter(away).map(identity).collect();
         let turn = self.sought % away.len().max(1);
         self.sought = self.sought.wrapping_add(SOUGHT);
-        let mut effects = Effects::default();
         for identity in away.iter().cycle().skip(turn).take(SOUGHT.min(away.len())) {
-            self.foca.announce(*identity, &mut effects)?;
+            self.foca.announce(*identity, &mut *effects)?;
         }
-        Ok(effects)
+        Ok(())
     }
 
     /// What is known of all that were ever heard of.

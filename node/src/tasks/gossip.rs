@@ -18,8 +18,8 @@ use crate::liveness::{Datagram, Effects, GossipError, Health, Liveness, Swim, Ti
 use crate::telemetry::Metrics;
 use crate::transport::{Peers, Request};
 
-/// How often those that are not there are asked for news.
-const SEEK_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked who is not there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a message may wait to be sent: a later one would be no news.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ pub struct Gossip {
     timers: BTreeMap<(Instant, u64), Timer>,
     /// How many timers there were.
     count: u64,
-    seeks: Instant,
+    looks: Instant,
     arrived: Option<Datagram>,
 }
 
@@ -58,42 +58,41 @@ impl Gossip {
     /// Of a node that begins now.
     pub fn new(parts: GossipParts) -> Self {
         let swim = Swim::new(parts.node, parts.env.now_ms(), parts.env.rng());
-        let (timers, seeks) = (BTreeMap::new(), Instant::now());
-        Self { parts, swim, timers, count: 0, seeks, arrived: None }
+        let (timers, looks) = (BTreeMap::new(), Instant::now());
+        Self { parts, swim, timers, count: 0, looks, arrived: None }
     }
 
     fn next_due(&self) -> Instant {
-        self.timers.first_key_value().map_or(self.seeks, |((due, _), _)| self.seeks.min(*due))
+        self.timers.first_key_value().map_or(self.looks, |((due, _), _)| self.looks.min(*due))
     }
 
     fn hear(&mut self, (from, datagram): Datagram) {
-        let heard = self.swim.on_datagram(from, &datagram);
-        self.bring(heard);
+        self.bring(|swim, effects| swim.on_datagram(from, &datagram, effects));
     }
 
     /// Does what is due by now, and no more: what that brings about comes later.
     fn on_time(&mut self, now: Instant) {
         let later = self.timers.split_off(&(now, u64::MAX));
         for timer in std::mem::replace(&mut self.timers, later).into_values() {
-            let told = self.swim.on_timer(timer);
-            self.bring(told);
+            self.bring(|swim, effects| swim.on_timer(timer, effects));
         }
     }
 
-    fn seek(&mut self, members: &[NodeId], now: Instant) {
-        if now >= self.seeks {
-            self.seeks = now + SEEK_EVERY;
-            let sought = self.swim.seek(members);
-            self.bring(sought);
+    fn look(&mut self, members: &[NodeId], now: Instant) {
+        if now >= self.looks {
+            self.looks = now + LOOK_EVERY;
+            self.bring(|swim, effects| swim.look(members, effects));
         }
     }
 
-    /// Sends what is to be sent; whether it arrives, the answers tell.
-    fn bring(&mut self, effects: Result<Effects, GossipError>) {
-        let Effects { sends, timers } = match effects {
-            Ok(effects) => effects,
-            Err(error) => return tracing::debug!(%error, "gossip came to nothing"),
-        };
+    /// Tells `swim` something, and does what it wants done, also if it made nothing of what it was
+    /// told. Whether what is sent arrives, the answers tell.
+    fn bring(&mut self, tell: impl FnOnce(&mut Swim, &mut Effects) -> Result<(), GossipError>) {
+        let mut effects = Effects::default();
+        if let Err(error) = tell(&mut self.swim, &mut effects) {
+            tracing::debug!(%error, "gossip came to nothing");
+        }
+        let Effects { sends, timers } = effects;
         for (to, datagram) in sends {
             drop(self.parts.peers.request(to, Request::Gossip(datagram), TIMEOUT));
         }
@@ -142,12 +141,12 @@ impl Worker for Gossip {
             }
             let now = Instant::now();
             let Some(view) = self.parts.cluster.view() else {
-                self.seeks = now + SEEK_EVERY;
+                self.looks = now + LOOK_EVERY;
                 return Step::Done;
             };
             let members: Vec<_> = view.document().members.iter().map(|m| m.node).collect();
             self.on_time(now);
-            self.seek(&members, now);
+            self.look(&members, now);
             self.publish(&view, &members);
             Step::Done
         }

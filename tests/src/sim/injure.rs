@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use quorate_node::cluster::view::View;
 use quorate_node::dynamo::metadata::document::StoreId;
+use quorate_node::liveness::Health;
 use quorate_node::replica::Ended;
 use quorate_node::storage::memory::MemoryEngine;
 use quorate_node::storage::{Engine as _, KeyRange, Space, record};
@@ -237,6 +238,16 @@ impl SimCluster {
             self.start_again(index)?;
         }
         Ok(())
+    }
+
+    /// A node, and another one that it does not see as alive, and how; none if there is none.
+    pub fn seen_otherwise(&self) -> Option<(usize, usize, Option<Health>)> {
+        let seen = |(one, other): (usize, usize)| {
+            let liveness = self.running.get(&one)?.replica.coordinator().liveness();
+            let health = liveness.of(node(other)).map(|sighting| sighting.health);
+            (health != Some(Health::Alive)).then_some((one, other, health))
+        };
+        self.nodes().flat_map(|one| self.nodes().map(move |other| (one, other))).find_map(seen)
     }
 
     /// Whether a node runs and its store is whole.

@@ -185,6 +185,7 @@ async fn heal(world: &World, seed: u64) -> Result<()> {
         }
     }
     sleep(Duration::from_secs(10)).await;
+    all_are_alive(world).await?;
     let mut client = Client::new(0, seed, world);
     for at in 0..world.nodes {
         client.must_be_served(at).await.with_context(|| format!("node {at} does not serve"))?;
@@ -201,6 +202,20 @@ async fn heal(world: &World, seed: u64) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Waits until every node has heard that every other one is there.
+async fn all_are_alive(world: &World) -> Result<()> {
+    let mut otherwise = None;
+    for _ in 0..30 {
+        otherwise = world.cluster.borrow().seen_otherwise();
+        if otherwise.is_none() {
+            return Ok(());
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    let (one, other, health) = otherwise.expect("or it had returned");
+    bail!("node {one} sees node {other} as {health:?} when all are there again")
 }
 
 /// Reads a key from all owners until that works: what is damaged is mended after a read that failed.

@@ -1,6 +1,6 @@
 //! Honest encodings, several of each kind: where hostile inputs begin.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_node::coordinator::ScanCursor;
@@ -40,30 +40,33 @@ pub(crate) fn gossip() -> Vec<Bytes> {
     let nodes = [1, 2, 3].map(NodeId);
     let swim = |node| (node, Swim::new(node, 1_000, ChaCha8Rng::seed_from_u64(node.0)));
     let mut swims: BTreeMap<NodeId, Swim> = nodes.into_iter().map(swim).collect();
-    let (mut said, mut under_way, mut timers) = (Vec::new(), VecDeque::new(), VecDeque::new());
+    let (mut said, mut timers) = (Vec::new(), Vec::new());
     for round in 0..60 {
-        let seeker = nodes[round % 2];
-        let sought = swims.get_mut(&seeker).and_then(|swim| swim.seek(&nodes).ok());
-        let mut effects = vec![(seeker, sought.expect("both are there"))];
         if round == 20 {
             swims.remove(&NodeId(3));
         }
-        while let Some((of, Effects { sends, timers: more })) = effects.pop() {
-            under_way.extend(sends.into_iter().map(|(to, datagram)| (of, to, datagram)));
-            timers.extend(more.into_iter().map(|(_, timer)| (of, timer)));
-            while let Some((from, to, datagram)) = under_way.pop_front() {
+        let looker = nodes[round % 2];
+        let mut effects = Effects::default();
+        let swim = swims.get_mut(&looker).expect("these two are there");
+        swim.look(&nodes, &mut effects).expect("it is well");
+        let mut all = vec![(looker, effects)];
+        for (of, timer) in std::mem::take(&mut timers) {
+            let Some(swim) = swims.get_mut(&of) else { continue };
+            let mut effects = Effects::default();
+            let _told = swim.on_timer(timer, &mut effects);
+            all.push((of, effects));
+        }
+        while let Some((from, Effects { sends, timers: more })) = all.pop() {
+            timers.extend(more.into_iter().map(|(_, timer)| (from, timer)));
+            for (to, datagram) in sends {
                 if (from.0, to.0) == (2, 1) {
                     said.push(datagram.clone());
                 }
-                let heard = swims.get_mut(&to).and_then(|to| to.on_datagram(from, &datagram).ok());
-                effects.extend(heard.map(|heard| (to, heard)));
+                let Some(swim) = swims.get_mut(&to) else { continue };
+                let mut effects = Effects::default();
+                let _heard = swim.on_datagram(from, &datagram, &mut effects);
+                all.push((to, effects));
             }
-        }
-        for (of, timer) in std::mem::take(&mut timers) {
-            let told = swims.get_mut(&of).and_then(|of| of.on_timer(timer).ok());
-            let Some(Effects { sends, timers: more }) = told else { continue };
-            under_way.extend(sends.into_iter().map(|(to, datagram)| (of, to, datagram)));
-            timers.extend(more.into_iter().map(|(_, timer)| (of, timer)));
         }
     }
     assert!(said.len() > 20, "{} messages", said.len());

@@ -33,7 +33,7 @@ use quorate_node::dynamo::key::{NamespaceId, NodeId};
 use quorate_node::dynamo::metadata::Document;
 use quorate_node::dynamo::metadata::document::Conflict;
 use quorate_node::dynamo::metadata::register;
-use quorate_node::liveness::Swim;
+use quorate_node::liveness::{Effects, Swim};
 use quorate_node::storage::data_dir::{DataDir, EngineKind};
 use quorate_node::storage::record;
 use quorate_node::transport::wire;
@@ -181,11 +181,14 @@ fn gossip() {
     let rng = || ChaCha8Rng::seed_from_u64(1);
     survives(corpus::gossip(), |input| {
         let mut swim = Swim::new(NodeId(1), 1_000, rng());
-        let Ok(effects) = swim.on_datagram(NodeId(2), &input) else { return };
-        for (_, timer) in effects.timers {
-            let _a_member_may_be_gone = swim.on_timer(timer);
+        let mut effects = Effects::default();
+        if swim.on_datagram(NodeId(2), &input, &mut effects).is_err() {
+            return;
         }
-        let _who_is_told_what = swim.seek(&[NodeId(2), NodeId(3)]).unwrap();
+        for (_, timer) in std::mem::take(&mut effects.timers) {
+            let _a_member_may_be_gone = swim.on_timer(timer, &mut effects);
+        }
+        swim.look(&[NodeId(2), NodeId(3)], &mut effects).unwrap();
     });
 }
 

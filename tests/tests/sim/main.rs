@@ -138,9 +138,9 @@ fn sim_regressions() {
 #[test]
 fn sim_pace() {
     let workload = Workload {
-        clients: 7,
+        clients: 8,
         keys: 16,
-        pause_ms: 35,
+        pause_ms: 33,
         mix: Mix::ALL,
         lww: false,
         n: 3,
