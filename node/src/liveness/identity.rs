@@ -1,7 +1,5 @@
 //! Who a node is in gossip: its id, and which run of it.
 
-use foca::Identity as _;
-
 use crate::dynamo::key::NodeId;
 
 /// A run of a node. What was said of an earlier one, as that it is down, is not said of a later.
@@ -17,8 +15,10 @@ pub struct Identity {
 impl foca::Identity for Identity {
     type Addr = NodeId;
 
+    /// Never at once: each try brings about the next one, as fast as messages travel, where the others
+    /// know of a later run.
     fn renew(&self) -> Option<Self> {
-        self.run.checked_add(1).map(|run| Self { run, ..*self })
+        None
     }
 
     fn addr(&self) -> NodeId {
@@ -31,9 +31,14 @@ impl foca::Identity for Identity {
 }
 
 impl Identity {
+    /// One that is later than this one.
+    pub fn next(&self) -> Option<Self> {
+        self.run.checked_add(1).map(|run| Self { run, ..*self })
+    }
+
     /// One that is later than what another node knows of this one, if that is later than itself: its
     /// clock was set back between two starts.
     pub fn after(&self, known: Self) -> Option<Self> {
-        (known.node == self.node && known.run > self.run).then(|| known.renew())?
+        (known.node == self.node && known.run > self.run).then(|| known.next())?
     }
 }

@@ -15,7 +15,7 @@
 //! A node asks one other each second, in random turns, so that in a cluster of any size each is asked
 //! once a second on average, and what one finds out the others hear with the messages that they send
 //! anyway. Left out: what requests see (a queue that is full, an answer that is late) concerns the
-//! request alone.
+//! request alone; and a node that is stopped in order does not say so, since it is soon back as a rule.
 
 mod codec;
 mod identity;
@@ -32,7 +32,7 @@ pub use self::inbox::{Datagram, Inbox};
 pub use self::swim::{Effects, GossipError, Swim, Timer};
 use crate::dynamo::key::NodeId;
 
-/// After so long a member that was never heard of counts as down.
+/// So long after it was known to be a member, one that was never heard of counts as down.
 pub const UNHEARD: Duration = Duration::from_secs(5);
 
 /// What is known of a member.
@@ -63,40 +63,27 @@ impl Health {
 /// What is known of a member, and since when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sighting {
-    /// What.
-    pub health: Health,
+    /// What; none in the first seconds in which it is known to be a member and was not heard of.
+    pub health: Option<Health>,
     /// Since when this node knows it.
     pub since: Instant,
 }
 
 /// What one node knows of the others.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Liveness {
-    began: Instant,
     seen: ArcSwap<BTreeMap<NodeId, Sighting>>,
 }
 
-impl Default for Liveness {
-    /// Nothing was heard yet.
-    fn default() -> Self {
-        Self { began: Instant::now(), seen: ArcSwap::default() }
-    }
-}
-
 impl Liveness {
-    /// What is known of a member; none in the first seconds of a node that has not heard of it.
+    /// What is known of a member; none of others.
     pub fn of(&self, node: NodeId) -> Option<Sighting> {
         self.seen.load().get(&node).copied()
     }
 
-    /// Since when there is anybody to know anything.
-    pub fn began(&self) -> Instant {
-        self.began
-    }
-
     /// How many members are known to be so.
     pub fn count(&self, health: Health) -> usize {
-        self.seen.load().values().filter(|sighting| sighting.health == health).count()
+        self.seen.load().values().filter(|sighting| sighting.health == Some(health)).count()
     }
 
     /// Takes note of what was heard of these members; who changed.
@@ -106,18 +93,19 @@ impl Liveness {
         heard: &BTreeMap<NodeId, Health>,
     ) -> Vec<(NodeId, Health)> {
         let (now, before) = (Instant::now(), self.seen.load_full());
-        let unheard = (now >= self.began + UNHEARD).then_some(Health::Down);
         let (mut seen, mut changed) = (BTreeMap::new(), Vec::new());
         for node in members {
-            let Some(health) = heard.get(&node).copied().or(unheard) else { continue };
-            let known = before.get(&node).filter(|sighting| sighting.health == health);
-            if known.is_none() {
-                changed.push((node, health));
+            let known = before.get(&node).copied().unwrap_or(Sighting { health: None, since: now });
+            let unheard = (now >= known.since + UNHEARD).then_some(Health::Down);
+            let health = heard.get(&node).copied().or(known.health).or(unheard);
+            if health == known.health {
+                seen.insert(node, known);
+            } else {
+                seen.insert(node, Sighting { health, since: now });
+                changed.extend(health.map(|health| (node, health)));
             }
-            let since = known.map_or(now, |sighting| sighting.since);
-            seen.insert(node, Sighting { health, since });
         }
-        if !changed.is_empty() || seen.len() != before.len() {
+        if seen != *before {
             self.seen.store(Arc::new(seen));
         }
         changed
@@ -131,12 +119,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_says_since_when_and_forgets_who_is_no_member() {
         let (liveness, [one, two]) = (Liveness::default(), [1, 2].map(NodeId));
+        tokio::time::advance(UNHEARD * 2).await;
         let alive = BTreeMap::from([(one, Health::Alive)]);
         assert_eq!(liveness.update([one, two], &alive), [(one, Health::Alive)]);
-        assert_eq!((liveness.of(two), liveness.count(Health::Alive)), (None, 1));
-        let first = liveness.of(one).unwrap();
+        assert_eq!(liveness.count(Health::Alive), 1);
+        let (first, unheard) = (liveness.of(one).unwrap(), liveness.of(two).unwrap());
+        assert_eq!((first.health, unheard.health), (Some(Health::Alive), None));
         tokio::time::advance(UNHEARD).await;
-        // Who was never heard of is as good as down.
+        // Who was never heard of is as good as down, a while after it is a member.
         assert_eq!(liveness.update([one, two], &alive), [(two, Health::Down)]);
         assert_eq!(liveness.of(one), Some(first));
         assert_eq!(liveness.of(two).unwrap().since, first.since + UNHEARD);

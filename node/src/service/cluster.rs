@@ -58,8 +58,9 @@ impl ClusterService {
         let coordinator = &self.node.coordinator;
         let voter = view.document().voters.iter().any(|voter| voter.node == member.node);
         let here = member.node == coordinator.node();
-        let (liveness, sighting) = (coordinator.liveness(), coordinator.liveness().of(member.node));
-        let since = sighting.map_or(liveness.began(), |sighting| sighting.since);
+        let sighting = coordinator.liveness().of(member.node);
+        let state = sighting.and_then(|sighting| sighting.health).map(state_message);
+        let since_ms = sighting.map_or(0, |sighting| sighting.since.elapsed().as_millis() as u64);
         v1::Member {
             id: member.node.0,
             name: member.name.clone(),
@@ -69,8 +70,8 @@ impl ClusterService {
             peer_address: member.peer_address.clone(),
             connected: here || coordinator.peers().connected(member.node),
             voter,
-            state: sighting.map_or(v1::MemberState::Unknown, |s| state_message(s.health)).into(),
-            since_ms: since.elapsed().as_millis() as u64,
+            state: state.unwrap_or(v1::MemberState::Unknown).into(),
+            since_ms,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Takes part in the gossip about who is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,9 @@ use crate::transport::{Peers, Request};
 
 /// How often it is looked who is not there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Who is late by more stood still, or had no processor.
+const STOOD_STILL: Duration = Duration::from_millis(250);
 
 /// How long a message may wait to be sent: a later one would be no news.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -66,19 +69,32 @@ impl Gossip {
         self.timers.first_key_value().map_or(self.looks, |((due, _), _)| self.looks.min(*due))
     }
 
-    fn hear(&mut self, (from, datagram): Datagram) {
-        self.bring(|swim, effects| swim.on_datagram(from, &datagram, effects));
+    /// Hears whatever has arrived: it may be what keeps a suspect from being down.
+    fn hear(&mut self, members: &BTreeSet<NodeId>) {
+        let mut arrived = self.arrived.take();
+        while let Some((from, datagram)) = arrived {
+            self.bring(|swim, effects| swim.on_datagram(from, &datagram, members, effects));
+            arrived = self.parts.inbox.try_recv().ok();
+        }
     }
 
-    /// Does what is due by now, and no more: what that brings about comes later.
+    /// Does what is due by now, and no more: what that brings about comes later. Where this node stood
+    /// still, that time does not count: others would be down that have answered meanwhile.
     fn on_time(&mut self, now: Instant) {
+        let first = self.timers.first_key_value().map_or(now, |((due, _), _)| *due);
+        let late = now.saturating_duration_since(first);
+        if late > STOOD_STILL {
+            let timers = std::mem::take(&mut self.timers).into_iter();
+            self.timers = timers.map(|((due, n), timer)| ((due + late, n), timer)).collect();
+            return;
+        }
         let later = self.timers.split_off(&(now, u64::MAX));
         for timer in std::mem::replace(&mut self.timers, later).into_values() {
             self.bring(|swim, effects| swim.on_timer(timer, effects));
         }
     }
 
-    fn look(&mut self, members: &[NodeId], now: Instant) {
+    fn look(&mut self, members: &BTreeSet<NodeId>, now: Instant) {
         if now >= self.looks {
             self.looks = now + LOOK_EVERY;
             self.bring(|swim, effects| swim.look(members, effects));
@@ -92,7 +108,7 @@ impl Gossip {
         if let Err(error) = tell(&mut self.swim, &mut effects) {
             tracing::debug!(%error, "gossip came to nothing");
         }
-        let Effects { sends, timers } = effects;
+        let Effects { sends, timers, .. } = effects;
         for (to, datagram) in sends {
             drop(self.parts.peers.request(to, Request::Gossip(datagram), TIMEOUT));
         }
@@ -104,7 +120,7 @@ impl Gossip {
     }
 
     /// Tells what is known now.
-    fn publish(&self, view: &View, members: &[NodeId]) {
+    fn publish(&self, view: &View, members: &BTreeSet<NodeId>) {
         let GossipParts { node, liveness, metrics, .. } = &self.parts;
         let mut health = self.swim.health();
         health.insert(*node, Health::Alive);
@@ -126,7 +142,7 @@ impl Worker for Gossip {
             let due = self.next_due();
             tokio::select! {
                 biased;
-                arrived = self.parts.inbox.recv() => self.arrived = arrived,
+                Some(arrived) = self.parts.inbox.recv() => self.arrived = Some(arrived),
                 () = sleep_until(due) => {}
             }
         }
@@ -136,15 +152,14 @@ impl Worker for Gossip {
     fn work(&mut self) -> BoxFuture<'_, Step> {
         async {
             self.parts.env.pause().over().await;
-            if let Some(datagram) = self.arrived.take() {
-                self.hear(datagram);
-            }
             let now = Instant::now();
             let Some(view) = self.parts.cluster.view() else {
-                self.looks = now + LOOK_EVERY;
+                // Nobody is a member: there is nothing to hear, and no timer yet.
+                (self.arrived, self.looks) = (None, now + LOOK_EVERY);
                 return Step::Done;
             };
-            let members: Vec<_> = view.document().members.iter().map(|m| m.node).collect();
+            let members = view.document().members.iter().map(|member| member.node).collect();
+            self.hear(&members);
             self.on_time(now);
             self.look(&members, now);
             self.publish(&view, &members);

@@ -244,7 +244,7 @@ impl SimCluster {
     pub fn seen_otherwise(&self) -> Option<(usize, usize, Option<Health>)> {
         let seen = |(one, other): (usize, usize)| {
             let liveness = self.running.get(&one)?.replica.coordinator().liveness();
-            let health = liveness.of(node(other)).map(|sighting| sighting.health);
+            let health = liveness.of(node(other)).and_then(|sighting| sighting.health);
             (health != Some(Health::Alive)).then_some((one, other, health))
         };
         self.nodes().flat_map(|one| self.nodes().map(move |other| (one, other))).find_map(seen)

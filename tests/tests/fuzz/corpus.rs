@@ -48,7 +48,7 @@ pub(crate) fn gossip() -> Vec<Bytes> {
         let looker = nodes[round % 2];
         let mut effects = Effects::default();
         let swim = swims.get_mut(&looker).expect("these two are there");
-        swim.look(&nodes, &mut effects).expect("it is well");
+        swim.look(&nodes.into(), &mut effects).expect("it is well");
         let mut all = vec![(looker, effects)];
         for (of, timer) in std::mem::take(&mut timers) {
             let Some(swim) = swims.get_mut(&of) else { continue };
@@ -56,7 +56,7 @@ pub(crate) fn gossip() -> Vec<Bytes> {
             let _told = swim.on_timer(timer, &mut effects);
             all.push((of, effects));
         }
-        while let Some((from, Effects { sends, timers: more })) = all.pop() {
+        while let Some((from, Effects { sends, timers: more, .. })) = all.pop() {
             timers.extend(more.into_iter().map(|(_, timer)| (from, timer)));
             for (to, datagram) in sends {
                 if (from.0, to.0) == (2, 1) {
@@ -64,7 +64,7 @@ pub(crate) fn gossip() -> Vec<Bytes> {
                 }
                 let Some(swim) = swims.get_mut(&to) else { continue };
                 let mut effects = Effects::default();
-                let _heard = swim.on_datagram(from, &datagram, &mut effects);
+                let _heard = swim.on_datagram(from, &datagram, &nodes.into(), &mut effects);
                 all.push((to, effects));
             }
         }

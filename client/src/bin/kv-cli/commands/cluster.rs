@@ -229,15 +229,20 @@ fn state_text(state: Option<&str>, since_ms: u64) -> String {
     format!("{} {count} {unit}", state.unwrap_or("unknown"))
 }
 
+/// How many others are named that see a member otherwise.
+const OTHERWISE_MAX: usize = 5;
+
 /// Who sees a member otherwise than the answering node does, if anybody does.
 fn otherwise_text(member: &MemberJson<'_>) -> Option<String> {
     let others = member.seen_by.iter().filter(|seen| seen.state != member.state);
-    let others: Vec<String> = others
-        .map(|seen| {
-            format!("{} as seen by {}", state_text(seen.state.as_deref(), seen.since_ms), seen.by)
-        })
-        .collect();
-    (!others.is_empty()).then(|| format!("{}: {}", member.name, others.join(", ")))
+    let text = |seen: &SeenJson| {
+        format!("{} as seen by {}", state_text(seen.state.as_deref(), seen.since_ms), seen.by)
+    };
+    let mut texts: Vec<String> = others.map(text).collect();
+    let more = texts.len().saturating_sub(OTHERWISE_MAX);
+    texts.truncate(OTHERWISE_MAX);
+    texts.extend((more > 0).then(|| format!("otherwise than here by {more} more")));
+    (!texts.is_empty()).then(|| format!("{}: {}", member.name, texts.join(", ")))
 }
 
 fn millis(duration: Duration) -> u64 {
