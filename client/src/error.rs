@@ -316,6 +316,13 @@ impl Error {
         (unheard && !unsent) || self.0.detail == Kind::NotReady
     }
 
+    /// Whether the node itself named a command that makes it ready: it knows better what it waits for.
+    fn says_what_to_do(&self) -> bool {
+        self.0.advice.is_none()
+            && self.0.detail == Kind::NotReady
+            && self.0.message.contains(COMMAND)
+    }
+
     fn next_step(&self) -> &'static str {
         if let Some(advice) = self.0.advice {
             return advice;
@@ -330,9 +337,6 @@ impl Error {
             (Kind::ClockSkew, _) => "set that node's clock right (NTP), or write by way of others",
             (Kind::DiskFull | Kind::DiskFailed, _) => {
                 "see to that node's disk; other owners may take it"
-            }
-            (Kind::NotReady, _) if self.0.message.contains(NO_CLUSTER) => {
-                "give it the members' addresses for peers: quorate init --members HOST:PORT,.."
             }
             (Kind::NoMajority, _) => "to ask again is in vain until its operator has seen to that",
             (Kind::ChangeUnknown, _) => "look at what is there before you ask again",
@@ -357,6 +361,9 @@ impl fmt::Display for Error {
                 write!(f, " (node {node}; {} of {needed} replicas answered)", self.0.got)?;
             }
             (None, _) => {}
+        }
+        if self.says_what_to_do() {
+            return Ok(());
         }
         write!(f, "; {}", self.next_step())
     }
@@ -409,8 +416,8 @@ impl WriteError {
     }
 }
 
-/// What a node that was not given a cluster says of itself.
-const NO_CLUSTER: &str = "belongs to no cluster yet";
+/// How messages of nodes quote a command of theirs.
+const COMMAND: &str = "`quorate ";
 
 const DETAIL_TYPE: &str = "type.googleapis.com/quorate.v1.ErrorDetail";
 

@@ -49,6 +49,18 @@ fn every_kind_has_its_own() {
 }
 
 #[test]
+fn a_node_that_says_what_to_do_is_left_at_that() {
+    let said = |message: &str| {
+        let detail = ErrorDetail { kind: Kind::NotReady.into(), ..ErrorDetail::default() };
+        Error::from_status(&status(Code::Unavailable, message, detail), "n1").to_string()
+    };
+    let message = "this node belongs to no cluster yet; `quorate init` makes one";
+    assert_eq!(said(message), format!("{message} (node n1)"));
+    let other = said("this node belongs to no cluster yet");
+    assert!(other.ends_with("; check that the node runs and can be reached"), "{other}");
+}
+
+#[test]
 fn without_a_detail_nothing_is_known_of_what_was_sent() {
     for code in [Code::Unavailable, Code::Unknown, Code::Internal, Code::Cancelled] {
         let error = Error::from_status(&Status::new(code, "broken pipe"), "n1");
