@@ -10,7 +10,8 @@ use quorate_tests::{Cli, Cluster, Ran, go_on, interrupt, kill, pause, until};
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
 
-const ROWS: u32 = 6000;
+/// So many that a busy machine, too, looks before all are stored.
+const ROWS: u32 = 20_000;
 
 struct Import {
     cli: Cli,
