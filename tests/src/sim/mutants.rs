@@ -41,7 +41,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("frontier_takes_versions_prefix", Profile::EVERYTHING, 40, "I5"),
     Defect::new("lww_clock_below_what_it_holds", Profile::LWW_EVERYTHING, 20, "does not exceed"),
     Defect::new("lww_clock_below_what_its_client_saw", Profile::LWW_CLOCKS, 200, "I10"),
-    Defect::new("lww_picked_after_context_removal", Profile::LWW, 20, "I3"),
+    Defect::new("lww_picked_after_context_removal", Profile::LWW_CLOCKS, 150, "I3"),
     Defect::new("merge_drops_a_concurrent_sibling", Profile::SIBLINGS, 5, "I1"),
     Defect::new("one_ack_too_few", Profile::SIBLINGS, 5, "I17"),
     Defect::new("one_answer_too_few", Profile::SIBLINGS, 5, "I10"),
