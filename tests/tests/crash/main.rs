@@ -22,6 +22,8 @@ mod shim;
 mod store;
 mod workload;
 
+use std::io::{self, Write as _};
+
 use quorate_node::storage::data_dir::EngineKind;
 
 /// The engines that have a disk to lose.
@@ -38,7 +40,8 @@ fn number(variable: &str) -> Option<u64> {
 /// The seed of a run, which is printed, so that a failure can be had again.
 fn seed(test: &str, kind: EngineKind) -> u64 {
     let seed = number("QUORATE_CRASH_SEED").unwrap_or_else(rand::random);
-    eprintln!("{test}, {kind}: QUORATE_CRASH_SEED={seed}");
+    // Past the test's own capture of its output, which is lost where the system ends the process.
+    let _said = writeln!(io::stderr(), "{test}, {kind}: QUORATE_CRASH_SEED={seed}");
     seed
 }
 
