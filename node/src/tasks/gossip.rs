@@ -69,12 +69,14 @@ impl Gossip {
         self.timers.first_key_value().map_or(self.looks, |((due, _), _)| self.looks.min(*due))
     }
 
-    /// Hears whatever has arrived: it may be what keeps a suspect from being down.
+    /// Hears whatever has arrived: it may be what keeps a suspect from being down. What comes meanwhile
+    /// waits for the next turn, or a flood would be a turn without an end.
     fn hear(&mut self, members: &BTreeSet<NodeId>) {
-        let mut arrived = self.arrived.take();
-        while let Some((from, datagram)) = arrived {
+        let waiting = self.parts.inbox.len();
+        let mut arrived: Vec<Datagram> = self.arrived.take().into_iter().collect();
+        arrived.extend((0..waiting).map_while(|_| self.parts.inbox.try_recv().ok()));
+        for (from, datagram) in arrived {
             self.bring(|swim, effects| swim.on_datagram(from, &datagram, members, effects));
-            arrived = self.parts.inbox.try_recv().ok();
         }
     }
 
