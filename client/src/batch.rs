@@ -71,6 +71,7 @@ pub(crate) async fn get(
     };
     let call = |node: Arc<Connection>, limit: Duration, keys: Vec<Bytes>| {
         let request = v1::BatchGetRequest {
+            quorum: v1::Quorum::Default.into(),
             namespace: namespace.name.to_string(),
             keys,
             r: options.r.to_wire(),
@@ -121,6 +122,7 @@ pub(crate) async fn put(
     };
     let call = |node: Arc<Connection>, limit: Duration, entries: Vec<v1::BatchPutEntry>| {
         let request = v1::BatchPutRequest {
+            quorum: v1::Quorum::Default.into(),
             namespace: namespace.name.to_string(),
             entries,
             w: options.w.to_wire(),

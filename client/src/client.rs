@@ -138,6 +138,7 @@ impl Client {
     pub async fn create_namespace(&self, spec: NamespaceSpec) -> Result<CreatedNamespace, Error> {
         let deadline = self.0.deadline(None);
         let request = v1::CreateNamespaceRequest {
+            quorum: v1::Quorum::Default.into(),
             name: spec.name,
             n: spec.n.unwrap_or(0),
             r: spec.r.to_wire(),

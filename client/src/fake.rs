@@ -244,7 +244,7 @@ impl Node {
 
     fn receipt(&self) -> Option<v1::Receipt> {
         let dot = Some(v1::Dot { actor: 0xa, n: 1 });
-        Some(v1::Receipt { dot, acked: vec![self.id, 99], synced: 1 })
+        Some(v1::Receipt { dot, acked: vec![self.id, 99], synced: 1, fallbacks: Vec::new() })
     }
 }
 
@@ -258,6 +258,13 @@ fn written(act: Option<Act>) -> (Bytes, u32) {
 
 #[tonic::async_trait]
 impl Kv for Node {
+    async fn resolve(
+        &self,
+        _request: Request<v1::ResolveRequest>,
+    ) -> Result<Response<v1::ResolveReply>, Status> {
+        Err(Status::unimplemented("not asked for in these tests"))
+    }
+
     async fn get(
         &self,
         request: Request<v1::GetRequest>,
@@ -376,6 +383,20 @@ impl Kv for Node {
 
 #[tonic::async_trait]
 impl Cluster for Node {
+    async fn update_namespace(
+        &self,
+        _request: Request<v1::UpdateNamespaceRequest>,
+    ) -> Result<Response<v1::UpdateNamespaceReply>, Status> {
+        Err(Status::unimplemented("not asked for in these tests"))
+    }
+
+    async fn hints(
+        &self,
+        _request: Request<v1::HintsRequest>,
+    ) -> Result<Response<v1::HintsReply>, Status> {
+        Err(Status::unimplemented("not asked for in these tests"))
+    }
+
     async fn describe(
         &self,
         _: Request<v1::DescribeRequest>,

@@ -188,6 +188,7 @@ impl Namespace {
             let mut kv = node.kv();
             let get = |left| async move {
                 let request = v1::GetRequest {
+                    quorum: v1::Quorum::Default.into(),
                     namespace: self.name.to_string(),
                     key: key.clone(),
                     r: options.r.to_wire(),

@@ -125,6 +125,7 @@ impl Send for Alone {
                 let value = value.clone();
                 let put = |left| async move {
                     let request = v1::PutRequest {
+                        quorum: v1::Quorum::Default.into(),
                         namespace,
                         key,
                         value,
@@ -143,6 +144,7 @@ impl Send for Alone {
             Change::Delete => {
                 let delete = |left| async move {
                     let request = v1::DeleteRequest {
+                        quorum: v1::Quorum::Default.into(),
                         namespace,
                         key,
                         context,

@@ -101,6 +101,7 @@ fn replicate(c: &mut Criterion) {
     let two = NodeId(2);
     let peers = runtime.block_on(connect(&handler, two, &stop));
     let request = Request::Replicate(Replicate {
+        hint_for: None,
         namespace: NamespaceId(1),
         key: Key::new("a key of usual length").expect("a short key"),
         object: EncodedObject(Bytes::from(vec![7; 1024])),

@@ -130,6 +130,7 @@ fn services(cluster: &SimCluster) -> Vec<KvService> {
 /// What is there under a key, by all owners.
 async fn holds(cluster: &SimCluster, key: u64) -> Result<bool> {
     let get = Get {
+        sloppy: None,
         namespace: "things".to_owned(),
         key: Key::new(format!("key-{key}"))?,
         r: Some(Level::Quorum),

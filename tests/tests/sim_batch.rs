@@ -22,7 +22,7 @@ use rand_chacha::ChaCha8Rng;
 const NODES: usize = 5;
 const NAMESPACE: &str = "things";
 const TIMEOUT: Duration = Duration::from_secs(2);
-const RULES: PutRules = PutRules { w: None, durability: None, at_least_once: false };
+const RULES: PutRules = PutRules { w: None, durability: None, sloppy: None, at_least_once: false };
 
 /// What a client means to write; contexts differ from run to run.
 #[derive(Clone, Debug)]
@@ -67,6 +67,7 @@ fn key(number: u64) -> Key {
 
 fn get(number: u64) -> Get {
     Get {
+        sloppy: None,
         namespace: NAMESPACE.to_owned(),
         key: key(number),
         r: None,
@@ -78,6 +79,7 @@ fn get(number: u64) -> Get {
 
 fn get_batch(keys: impl IntoIterator<Item = u64>) -> GetBatch {
     GetBatch {
+        sloppy: None,
         namespace: NAMESPACE.to_owned(),
         keys: keys.into_iter().map(|number| Ok(key(number))).collect(),
         r: None,
@@ -173,6 +175,7 @@ fn transcript(seed: u64, batched: bool) -> Result<Vec<String>> {
                 let mut outcomes = Vec::new();
                 for PutEntry { key, value, context, operation, fresh } in entries {
                     let put = Put {
+                        sloppy: None,
                         namespace: NAMESPACE.to_owned(),
                         key,
                         value,

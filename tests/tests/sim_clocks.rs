@@ -70,6 +70,7 @@ async fn put_alone(cluster: &SimCluster, at: usize) -> Result<WriteResult, Write
 
 fn write(namespace: &str, value: &str, context: Bytes) -> Put {
     Put {
+        sloppy: None,
         namespace: namespace.to_owned(),
         key: Key::new("key").unwrap(),
         value: Some(Bytes::copy_from_slice(value.as_bytes())),
@@ -96,7 +97,7 @@ async fn put_batch(
     let batch = PutBatch {
         namespace: "things".to_owned(),
         entries: values.into_iter().map(entry).collect(),
-        rules: PutRules { w: None, durability: None, at_least_once: false },
+        rules: PutRules { w: None, durability: None, sloppy: None, at_least_once: false },
         timeout: Duration::from_secs(2),
     };
     cluster.coordinator(at).unwrap().put_batch(batch).await
@@ -104,6 +105,7 @@ async fn put_batch(
 
 async fn get(cluster: &SimCluster, at: usize) -> Result<ReadAnswer, RequestError> {
     let get = Get {
+        sloppy: None,
         namespace: "things".to_owned(),
         key: Key::new("key").unwrap(),
         r: None,

@@ -271,6 +271,7 @@ impl Run {
     async fn read(&mut self, key: u64, at: usize, r: Option<Level>) -> Option<ReadAnswer> {
         let acknowledged: Vec<Dot> = self.of(key).filter_map(Record::acknowledged).collect();
         let get = Get {
+            sloppy: None,
             namespace: "things".to_owned(),
             key: self::key(key),
             r,
@@ -345,6 +346,7 @@ impl Run {
 
 fn put(key: u64, value: Option<Bytes>) -> Put {
     Put {
+        sloppy: None,
         namespace: "things".to_owned(),
         key: self::key(key),
         value,

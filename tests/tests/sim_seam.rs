@@ -24,6 +24,7 @@ const KEYS: u64 = 8;
 
 fn put(key: u64, value: String, context: Bytes) -> Put {
     Put {
+        sloppy: None,
         namespace: "things".to_owned(),
         key: Key::new(format!("key-{key}")).unwrap(),
         value: Some(Bytes::from(value)),
@@ -39,6 +40,7 @@ fn put(key: u64, value: String, context: Bytes) -> Put {
 
 fn get(key: u64, r: Option<Level>, repair: Repair) -> Get {
     Get {
+        sloppy: None,
         namespace: "things".to_owned(),
         key: Key::new(format!("key-{key}")).unwrap(),
         r,

@@ -86,7 +86,7 @@ impl Coordinator {
             match heard {
                 Heard::Object(object, Standing::Good) => drop(merged.merge(&object)),
                 Heard::Failed(Cause::Damaged) => {}
-                Heard::Object(_, Standing::Rebuilding) => {
+                Heard::Object(_, Standing::Rebuilding | Standing::Fallback) => {
                     return Err(cannot_mend(target, node, other, Cause::Rebuilding));
                 }
                 Heard::Failed(cause) => {

@@ -37,6 +37,8 @@ pub struct Get {
     pub key: Key,
     /// How many owners must answer; none: the namespace's default.
     pub r: Option<Level>,
+    /// Whether what fallbacks keep counts; none: the namespace's default.
+    pub sloppy: Option<bool>,
     /// When stale owners are repaired.
     pub repair: Repair,
     /// What this node alone holds, and no other.
@@ -115,6 +117,7 @@ impl Coordinator {
             key: target.address.key.clone(),
             r,
             blocking_repair: repair == Repair::Blocking,
+            sloppy: false,
         };
         let mut last = RequestError::not_ready("no owner of the key can be reached");
         for node in self.owners_by_reach(preference) {
@@ -259,7 +262,7 @@ impl Coordinator {
             .boxed();
         }
         let Address { namespace, key, conflict, .. } = target.address.clone();
-        let request = Request::Read(Read { namespace, key, digest });
+        let request = Request::Read(Read { namespace, key, digest, hint: false });
         let budget = self.shards.budget().clone();
         let reply = self.request(node, request, deadline);
         let heard = move |reply: Result<Reply, PeerError>| {
@@ -291,8 +294,16 @@ impl Coordinator {
             .boxed();
         }
         let Address { namespace, key, conflict, .. } = target.address.clone();
-        let (operation, clock_ms, synced) = (None, 0, false);
-        let replicate = Replicate { namespace, key, object, synced, operation, clock_ms, mend };
+        let replicate = Replicate {
+            namespace,
+            key,
+            object,
+            synced: false,
+            operation: None,
+            clock_ms: 0,
+            mend,
+            hint_for: None,
+        };
         let sent = self.request(node, Request::Replicate(replicate), deadline);
         sent.map(move |(node, reply)| (node, heard(reply, conflict))).boxed()
     }

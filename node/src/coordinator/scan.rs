@@ -201,7 +201,7 @@ impl Coordinator {
                         tally.ack();
                         pages.push(page);
                     }
-                    Ok((page, Standing::Rebuilding)) => {
+                    Ok((page, Standing::Rebuilding | Standing::Fallback)) => {
                         // It gives values, and does not count.
                         pages.push(page);
                         tally.fail();

@@ -37,6 +37,8 @@ pub struct Put {
     pub w: Option<Level>,
     /// When they may; none: the namespace's default.
     pub durability: Option<Durability>,
+    /// Whether the acks of fallbacks count; none: the namespace's default.
+    pub sloppy: Option<bool>,
     /// The client's id of the write; none: the coordinator chooses one.
     pub operation: Option<OperationId>,
     /// Coordinate it even if the id names another node or opening.
@@ -49,9 +51,10 @@ pub struct Put {
 
 impl Put {
     fn split(self) -> (PutEntry, PutRules) {
-        let Put { key, value, context, w, durability, operation, at_least_once, fresh, .. } = self;
+        let Put { key, value, context, operation, fresh, .. } = self;
+        let Put { w, durability, sloppy, at_least_once, .. } = self;
         let entry = PutEntry { key, value, context, operation, fresh };
-        (entry, PutRules { w, durability, at_least_once })
+        (entry, PutRules { w, durability, sloppy, at_least_once })
     }
 }
 
@@ -84,6 +87,8 @@ pub struct PutRules {
     pub w: Option<Level>,
     /// When they may; none: the namespace's default.
     pub durability: Option<Durability>,
+    /// Whether the acks of fallbacks count; none: the namespace's default.
+    pub sloppy: Option<bool>,
     /// Coordinate it even if the id names another node or opening.
     pub at_least_once: bool,
 }
@@ -151,6 +156,7 @@ impl Coordinator {
             synced: durability == Durability::Synced,
             at_least_once: rules.at_least_once || put.operation.is_none(),
             fresh: put.fresh || put.operation.is_none(),
+            sloppy: rules.sloppy.unwrap_or(namespace.sloppy),
             operation: match put.operation {
                 Some(id) => id,
                 None => self.new_operation(target)?,
@@ -352,6 +358,7 @@ impl Coordinator {
             // 0 is that of a repair.
             clock_ms: written.clock_ms.max(1),
             mend: false,
+            hint_for: None,
         }
     }
 
@@ -399,6 +406,7 @@ fn conclude(
         siblings: written.siblings,
         dot: written.dot,
         acked: acks.nodes,
+        fallbacks: Vec::new(),
         synced: acks.synced,
     })
 }

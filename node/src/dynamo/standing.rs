@@ -29,6 +29,8 @@ pub enum Standing {
     Good,
     /// Its store is new, and does not hold yet what the one before acknowledged.
     Rebuilding,
+    /// It is no owner, and tells what it keeps as a hint: others' hints may be elsewhere.
+    Fallback,
 }
 
 impl Standing {

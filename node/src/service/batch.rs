@@ -166,6 +166,7 @@ fn get_of(message: v1::BatchGetRequest, timeout: Duration) -> Result<GetBatch, R
     let repair = repair_of(message.repair());
     let key = |bytes| Key::new(bytes).map_err(RequestError::invalid);
     Ok(GetBatch {
+        sloppy: super::sloppy(message.quorum()),
         namespace: message.namespace,
         keys: message.keys.into_iter().map(key).collect(),
         r: super::level(message.r)?,
@@ -193,6 +194,7 @@ fn put_of(
     let rules = PutRules {
         w: super::level(message.w)?,
         durability: super::durability(message.durability()),
+        sloppy: super::sloppy(message.quorum()),
         at_least_once: message.retry() == v1::Retry::AtLeastOnce,
     };
     let entry = |entry: v1::BatchPutEntry| {

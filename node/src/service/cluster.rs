@@ -136,6 +136,20 @@ impl Cluster for ClusterService {
         Ok(Response::new(v1::DescribeNamespaceReply { namespace }))
     }
 
+    async fn update_namespace(
+        &self,
+        _request: Request<v1::UpdateNamespaceRequest>,
+    ) -> Result<Response<v1::UpdateNamespaceReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn hints(
+        &self,
+        _request: Request<v1::HintsRequest>,
+    ) -> Result<Response<v1::HintsReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn drop_namespace(
         &self,
         request: Request<v1::DropNamespaceRequest>,
@@ -192,6 +206,7 @@ fn rebuild_message(progress: &Progress) -> v1::Rebuild {
 
 fn namespace_message(namespace: &Namespace) -> v1::Namespace {
     v1::Namespace {
+        quorum: v1::Quorum::Strict.into(),
         id: namespace.id.0,
         name: namespace.name.clone(),
         n: namespace.n.into(),

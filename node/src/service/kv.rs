@@ -27,7 +27,7 @@ use crate::limits::budget::{Budget, Kind, SMALL_BYTES};
 use crate::limits::concurrency::Permit;
 use crate::telemetry::{Metrics, Operation};
 use crate::trace::Trace;
-use crate::transport::WriteResult;
+use crate::transport::{StandIn, WriteResult};
 
 /// How long a scan looks for a live key before it says how far it is: well within any timeout.
 const QUIET: Duration = Duration::from_millis(500);
@@ -194,6 +194,13 @@ impl Kv for KvService {
         trace.run(put).await.map(Response::new)
     }
 
+    async fn resolve(
+        &self,
+        _request: Request<v1::ResolveRequest>,
+    ) -> Result<Response<v1::ResolveReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn scan(
         &self,
         request: Request<v1::ScanRequest>,
@@ -285,6 +292,7 @@ pub(super) fn repair_of(repair: v1::Repair) -> Repair {
 fn get_of(message: v1::GetRequest, timeout: Duration) -> Result<Get, RequestError> {
     Ok(Get {
         repair: repair_of(message.repair()),
+        sloppy: super::sloppy(message.quorum()),
         key: Key::new(message.key).map_err(RequestError::invalid)?,
         namespace: message.namespace,
         r: super::level(message.r)?,
@@ -325,6 +333,7 @@ fn put_of(
 ) -> Result<Put, RequestError> {
     Ok(Put {
         durability: super::durability(message.durability()),
+        sloppy: super::sloppy(message.quorum()),
         at_least_once: message.retry() == v1::Retry::AtLeastOnce,
         namespace: message.namespace,
         key: Key::new(message.key).map_err(RequestError::invalid)?,
@@ -343,6 +352,7 @@ fn delete_of(message: v1::DeleteRequest, timeout: Duration) -> Result<Put, Reque
     }
     Ok(Put {
         durability: super::durability(message.durability()),
+        sloppy: super::sloppy(message.quorum()),
         at_least_once: message.retry() == v1::Retry::AtLeastOnce,
         namespace: message.namespace,
         key: Key::new(message.key).map_err(RequestError::invalid)?,
@@ -399,9 +409,11 @@ fn siblings(object: &Object) -> Vec<v1::Sibling> {
 
 /// Of a put; a delete's has the same fields.
 pub(super) fn put_reply(written: WriteResult) -> v1::PutReply {
-    let WriteResult { context, siblings, dot, acked, synced } = written;
+    let WriteResult { context, siblings, dot, acked, fallbacks, synced } = written;
     let dot = v1::Dot { actor: dot.actor.0, n: dot.n };
     let acked = acked.iter().map(|node| node.0).collect();
-    let receipt = Some(v1::Receipt { dot: Some(dot), acked, synced });
+    let stand_in = |s: &StandIn| v1::StandIn { node: s.node.0, owner: s.owner.0 };
+    let fallbacks = fallbacks.iter().map(stand_in).collect();
+    let receipt = Some(v1::Receipt { dot: Some(dot), acked, synced, fallbacks });
     v1::PutReply { context: context.unwrap_or_default(), siblings, receipt }
 }

@@ -54,3 +54,12 @@ fn durability(durability: v1::Durability) -> Option<Durability> {
         v1::Durability::Synced => Some(Durability::Synced),
     }
 }
+
+/// Whether what fallbacks do counts; none: the namespace's default.
+fn sloppy(quorum: v1::Quorum) -> Option<bool> {
+    match quorum {
+        v1::Quorum::Default => None,
+        v1::Quorum::Strict => Some(false),
+        v1::Quorum::Sloppy => Some(true),
+    }
+}

@@ -124,6 +124,9 @@ impl Shared {
                 self.gossip.offer(from, datagram);
                 return Reply::Heard;
             }
+            Request::Handoff(_) | Request::Hints | Request::LookUp(_) => {
+                Err(RequestError::not_ready("not yet"))
+            }
             Request::Register(message) => cluster.on_register(message).await.map(Reply::Register),
         };
         answered.unwrap_or_else(Reply::Failed)
@@ -131,7 +134,7 @@ impl Shared {
 
     async fn replicate(&self, replicate: Replicate, wait: Duration) -> Result<Reply, RequestError> {
         let deadline = Instant::now() + wait;
-        let Replicate { namespace, key, object, synced, operation, clock_ms, mend } = replicate;
+        let Replicate { namespace, key, object, synced, operation, clock_ms, mend, .. } = replicate;
         let address = self.address(namespace, key)?;
         let shards = self.coordinator.shards();
         let wait_ms = millis(wait);
@@ -142,7 +145,7 @@ impl Shared {
 
     async fn read(&self, read: Read, wait: Duration) -> Result<Reply, RequestError> {
         let deadline = Instant::now() + wait;
-        let Read { namespace, key, digest } = read;
+        let Read { namespace, key, digest, .. } = read;
         let address = self.address(namespace, key)?;
         // Before the object is read: what becomes complete meanwhile may not be in it.
         let standing = self.coordinator.standings().of(address.vnode);
@@ -193,7 +196,7 @@ impl Shared {
         let cluster_key = self.view()?.document().cluster_key;
         let mut held: Vec<Result<(Held, Standing), RequestError>> = Vec::with_capacity(items.len());
         let mut reads = Vec::with_capacity(items.len());
-        for (place, Read { namespace, key, digest }) in items.into_iter().enumerate() {
+        for (place, Read { namespace, key, digest, .. }) in items.into_iter().enumerate() {
             match self.address(namespace, key) {
                 Ok(address) => {
                     // Before the object is read: what becomes complete meanwhile may not be in it.

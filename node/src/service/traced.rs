@@ -175,10 +175,18 @@ fn subject_of_peer(coordinator: &Coordinator, request: &transport::Request) -> S
         R::ReadBatch(items) => many(items.first().map(|item| item.namespace), items.len()),
         R::ForwardGetBatch(items) => many(items.first().map(|item| item.namespace), items.len()),
         R::ForwardWriteBatch(items) => many(items.first().map(|item| item.namespace), items.len()),
+        R::Handoff(items) => many(items.first().map(|item| item.namespace), items.len()),
+        R::LookUp(asked) => Subject {
+            namespace: named(asked.namespace).unwrap_or_default(),
+            key_hash: Some(asked.key.0),
+            keys: None,
+        },
         R::ScanPage(page) => {
             Subject { namespace: named(page.namespace).unwrap_or_default(), ..Subject::default() }
         }
-        R::Document | R::Learn(_) | R::Register(_) | R::Clock | R::Gossip(_) => Subject::default(),
+        R::Document | R::Learn(_) | R::Register(_) | R::Clock | R::Gossip(_) | R::Hints => {
+            Subject::default()
+        }
     }
 }
 

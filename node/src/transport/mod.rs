@@ -23,9 +23,9 @@ use thiserror::Error;
 
 use crate::dynamo::clock::Dot;
 use crate::dynamo::format::EncodedObject;
-use crate::dynamo::key::{Key, NamespaceId, NodeId, PartitionId};
+use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId};
 use crate::dynamo::object::Digest;
-use crate::dynamo::operation::OperationId;
+use crate::dynamo::operation::{Opening, OperationId};
 use crate::dynamo::standing::Standing;
 use crate::error::{RequestError, WriteError};
 
@@ -60,6 +60,13 @@ pub enum Request {
     Clock,
     /// Hear who is there; see [`liveness`](crate::liveness).
     Gossip(Bytes),
+    /// Take home these hints, oldest first, which are of keys that you own. Each is acknowledged once
+    /// it is on disk.
+    Handoff(Vec<Replicate>),
+    /// Tell which hints you keep.
+    Hints,
+    /// Tell what you know of an operation.
+    LookUp(LookUp),
 }
 
 /// The answer to the [`Request`] of the same name.
@@ -108,6 +115,17 @@ pub enum Reply {
     },
     /// The gossip was taken, or lost.
     Heard,
+    /// For each hint in its order whether it is home, on disk; and what may come next.
+    Handoff {
+        /// For each item.
+        taken: Vec<Result<(), RequestError>>,
+        /// How much more is welcome.
+        credit: Credit,
+    },
+    /// The hints that are kept, one queue for each target.
+    Hints(Vec<HintQueue>),
+    /// What is known of an operation.
+    LookedUp(LookedUp),
     /// The request failed; it was no write.
     Failed(RequestError),
     /// The write failed.
@@ -132,6 +150,8 @@ pub struct Replicate {
     pub clock_ms: u64,
     /// The object holds what every other owner held, and so may replace a damaged record.
     pub mend: bool,
+    /// Keep it as a hint for this owner, in whose place it counts; none: you are an owner.
+    pub hint_for: Option<NodeId>,
 }
 
 /// Tell what you hold of a key.
@@ -143,6 +163,8 @@ pub struct Read {
     pub key: Key,
     /// The digest is enough.
     pub digest: bool,
+    /// What you keep of it as a hint.
+    pub hint: bool,
 }
 
 /// What a replica holds of a key.
@@ -165,6 +187,8 @@ pub struct ForwardGet {
     pub r: u8,
     /// Repair what differs before answering.
     pub blocking_repair: bool,
+    /// What fallbacks keep counts too.
+    pub sloppy: bool,
 }
 
 /// The outcome of a read.
@@ -197,6 +221,8 @@ pub struct ForwardWrite {
     pub at_least_once: bool,
     /// No earlier request carried the id.
     pub fresh: bool,
+    /// The acks of fallbacks count.
+    pub sloppy: bool,
 }
 
 impl ForwardWrite {
@@ -217,8 +243,78 @@ pub struct WriteResult {
     pub dot: Dot,
     /// The owners that acknowledged before the answer.
     pub acked: Vec<NodeId>,
-    /// How many of them had it on disk.
+    /// The fallbacks that did.
+    pub fallbacks: Vec<StandIn>,
+    /// How many of all these had it on disk.
     pub synced: u32,
+}
+
+/// A fallback that keeps a write as a hint, and the owner in whose place it counts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct StandIn {
+    /// The fallback.
+    pub node: NodeId,
+    /// The owner.
+    pub owner: NodeId,
+}
+
+/// What a node that is sent hints takes next.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Credit {
+    /// How many bytes of objects.
+    pub bytes: u32,
+    /// How long to wait before they are sent, in milliseconds.
+    pub pause_ms: u32,
+}
+
+/// The hints that a node keeps for one owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HintQueue {
+    /// The owner.
+    pub target: NodeId,
+    /// How many keys.
+    pub count: u64,
+    /// Of keys and objects.
+    pub bytes: u64,
+    /// How long ago the oldest was taken in, in milliseconds.
+    pub oldest_ms: u64,
+    /// The number of the first in the queue.
+    pub first: u64,
+    /// And of the last. Each new one has a higher number than all before.
+    pub last: u64,
+}
+
+/// Which operation is asked about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LookUp {
+    /// Its id.
+    pub operation: OperationId,
+    /// The namespace of the key that it wrote.
+    pub namespace: NamespaceId,
+    /// The key's hash.
+    pub key: KeyHash,
+    /// If you alone could still apply it, and do not know it: never do, and say so.
+    pub settle: bool,
+}
+
+/// What a node knows of an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LookedUp {
+    /// What; none: nothing, or nothing any more.
+    pub known: Option<Known>,
+    /// Its present opening.
+    pub opening: Opening,
+}
+
+/// What became of an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Known {
+    /// It was applied.
+    Done(Dot),
+    /// It was refused, and stays so.
+    Refused,
+    /// It wrote another key than was asked for.
+    OtherKey,
 }
 
 /// List the keys of a partition.

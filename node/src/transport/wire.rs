@@ -39,7 +39,7 @@ mod tests;
 pub use failure::{decode_failure, encode_failure};
 
 /// The version of the peer protocol. It changes with the meaning of any message.
-pub const PROTOCOL: u32 = 6;
+pub const PROTOCOL: u32 = 7;
 
 /// Why a peer's bytes are no message. Nothing was done with them.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -127,6 +127,9 @@ pub fn kind(body: Option<&Body>) -> &'static str {
         Some(Body::Register(_)) => "register",
         Some(Body::ClockRequest(_)) => "clock_request",
         Some(Body::Gossip(_)) => "gossip",
+        Some(Body::Handoff(_)) => "handoff",
+        Some(Body::HintsRequest(_)) => "hints_request",
+        Some(Body::LookUp(_)) => "look_up",
         Some(Body::Replicated(_)) => "replicated",
         Some(Body::ReadReply(_)) => "read_reply",
         Some(Body::GetResult(_)) => "get_result",
@@ -141,6 +144,9 @@ pub fn kind(body: Option<&Body>) -> &'static str {
         Some(Body::Registered(_)) => "registered",
         Some(Body::ClockReply(_)) => "clock_reply",
         Some(Body::Heard(_)) => "heard",
+        Some(Body::HandoffReply(_)) => "handoff_reply",
+        Some(Body::HintsReply(_)) => "hints_reply",
+        Some(Body::LookedUp(_)) => "looked_up",
         Some(Body::Failure(_)) => "failure",
     }
 }
@@ -162,7 +168,10 @@ pub fn is_request(body: Option<&Body>) -> bool {
             | Body::Learn(_)
             | Body::Register(_)
             | Body::ClockRequest(_)
-            | Body::Gossip(_),
+            | Body::Gossip(_)
+            | Body::Handoff(_)
+            | Body::HintsRequest(_)
+            | Body::LookUp(_),
         ) => true,
         None | Some(_) => false,
     }
@@ -197,6 +206,12 @@ pub fn encode_request(request: Request) -> Body {
         Request::Register(message) => Body::Register(proto::Register { message }),
         Request::Clock => Body::ClockRequest(proto::ClockRequest {}),
         Request::Gossip(datagram) => Body::Gossip(proto::Gossip { datagram }),
+        Request::Handoff(items) => {
+            let items = items.into_iter().map(request::encode_replicate).collect();
+            Body::Handoff(proto::Handoff { items })
+        }
+        Request::Hints => Body::HintsRequest(proto::HintsRequest {}),
+        Request::LookUp(m) => Body::LookUp(request::encode_look_up(m)),
     }
 }
 
@@ -223,6 +238,9 @@ pub fn decode_request(body: Option<Body>) -> Result<Request, WireError> {
         Some(Body::Register(m)) => Request::Register(m.message),
         Some(Body::ClockRequest(_)) => Request::Clock,
         Some(Body::Gossip(m)) => Request::Gossip(m.datagram),
+        Some(Body::Handoff(m)) => Request::Handoff(all(m.items, request::decode_replicate)?),
+        Some(Body::HintsRequest(_)) => Request::Hints,
+        Some(Body::LookUp(m)) => Request::LookUp(request::decode_look_up(m)?),
         other => return Err(unexpected(other.as_ref(), "request")),
     })
 }
@@ -252,6 +270,11 @@ pub fn encode_reply(reply: Reply) -> Body {
         Reply::Register(message) => Body::Registered(proto::Register { message }),
         Reply::Clock { now_ms } => Body::ClockReply(proto::ClockReply { now_ms }),
         Reply::Heard => Body::Heard(proto::Heard {}),
+        Reply::Handoff { taken, credit } => {
+            Body::HandoffReply(batch::encode_handoff(taken, credit))
+        }
+        Reply::Hints(queues) => Body::HintsReply(reply::encode_hints(queues)),
+        Reply::LookedUp(m) => Body::LookedUp(reply::encode_looked_up(m)),
         Reply::Failed(error) => Body::Failure(encode_failure(error, None)),
         Reply::WriteFailed(error) => {
             Body::Failure(encode_failure(error.error, Some(error.outcome)))
@@ -279,6 +302,9 @@ pub fn decode_reply(body: Option<Body>) -> Result<Reply, WireError> {
         Some(Body::Registered(m)) => Reply::Register(m.message),
         Some(Body::ClockReply(m)) => Reply::Clock { now_ms: m.now_ms },
         Some(Body::Heard(_)) => Reply::Heard,
+        Some(Body::HandoffReply(m)) => batch::decode_handoff(m)?,
+        Some(Body::HintsReply(m)) => Reply::Hints(reply::decode_hints(m)),
+        Some(Body::LookedUp(m)) => Reply::LookedUp(reply::decode_looked_up(m)?),
         Some(Body::Failure(m)) => failure::decode_failed(m)?,
         other => return Err(unexpected(other.as_ref(), "reply")),
     })

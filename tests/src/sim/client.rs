@@ -481,7 +481,7 @@ pub(super) fn receipt(
     receipt: Option<v1::Receipt>,
     context: Option<Version>,
 ) -> Outcome {
-    let v1::Receipt { dot, acked, synced } = receipt.unwrap_or_default();
+    let v1::Receipt { dot, acked, synced, .. } = receipt.unwrap_or_default();
     let v1::Dot { actor, n } = dot.unwrap_or_default();
     let (dot, synced) = (Dot { actor, n }, synced as usize);
     Outcome::Written(Receipt { dot, context, siblings, acked, synced })
@@ -495,6 +495,7 @@ pub(super) fn values(siblings: &[v1::Sibling]) -> Vec<String> {
 
 fn delete(put: v1::PutRequest) -> v1::DeleteRequest {
     v1::DeleteRequest {
+        quorum: v1::Quorum::Default.into(),
         namespace: put.namespace,
         key: put.key,
         context: put.context,

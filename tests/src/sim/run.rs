@@ -224,6 +224,7 @@ async fn read_all(world: &World, key: u64) -> Result<()> {
     for _ in 0..20 {
         let coordinator = world.cluster.borrow().coordinator(0).context("node 0 runs")?;
         let get = Get {
+            sloppy: None,
             namespace: NAMESPACE.to_owned(),
             key: Key::new(key_name(key))?,
             r: Some(Level::All),

@@ -212,6 +212,7 @@ pub(crate) fn frames() -> Vec<Bytes> {
     let object = EncodedObject(objects().remove(1));
     let requests = [
         transport::Request::Replicate(transport::Replicate {
+            hint_for: None,
             namespace,
             key: key(b"k"),
             object: object.clone(),
@@ -221,6 +222,7 @@ pub(crate) fn frames() -> Vec<Bytes> {
             mend: true,
         }),
         transport::Request::ForwardWrite(transport::ForwardWrite {
+            sloppy: false,
             namespace,
             key: key(&[1; 60]),
             value: Some(Bytes::from_static(b"value")),
@@ -248,6 +250,7 @@ pub(crate) fn frames() -> Vec<Bytes> {
             standing: Standing::Rebuilding,
         },
         transport::Reply::WriteResult(transport::WriteResult {
+            fallbacks: Vec::new(),
             context: Some(contexts().remove(1)),
             siblings: 1,
             dot: dot(1, 9),

@@ -53,6 +53,8 @@ pub struct GetBatch {
     pub keys: Vec<Result<Key, RequestError>>,
     /// How many owners must answer; none: the namespace's default.
     pub r: Option<Level>,
+    /// Whether what fallbacks keep counts; none: the namespace's default.
+    pub sloppy: Option<bool>,
     /// When stale owners are repaired.
     pub repair: Repair,
     /// What this node alone holds, and no other.
@@ -285,7 +287,7 @@ impl Coordinator {
         if node != self.node {
             let read = |&(at, digest): &(usize, bool)| {
                 let Address { namespace, key, conflict, .. } = readings[at].target.address.clone();
-                (at, conflict, Read { namespace, key, digest })
+                (at, conflict, Read { namespace, key, digest, hint: false })
             };
             let (peers, budget) = (self.peers.clone(), self.shards.budget().clone());
             return ask_peer(peers, budget, node, asked.iter().map(read).collect(), deadline);
@@ -345,6 +347,7 @@ impl Coordinator {
             key: forwarding.placed.target.address.key.clone(),
             r: rules.r,
             blocking_repair: rules.repair == Repair::Blocking,
+            sloppy: false,
         };
         let request = Request::ForwardGetBatch(group.iter().map(forward).collect());
         let reply = self.peers.request(to, request, remaining(rules.deadline)).await;

@@ -13,7 +13,7 @@ use super::reply::{
 use super::{WireError, all};
 use crate::dynamo::standing::Standing;
 use crate::error::{RequestError, WriteError};
-use crate::transport::{GetResult, Held, WriteResult};
+use crate::transport::{Credit, GetResult, Held, Reply, WriteResult};
 
 /// For each item in its order: what is answered, or why there is no answer.
 type Items<T> = Vec<Result<T, RequestError>>;
@@ -29,6 +29,22 @@ pub(super) fn encode_replicated(items: Items<bool>) -> proto::ReplicatedBatch {
 
 pub(super) fn decode_replicated(m: proto::ReplicatedBatch) -> Result<Items<bool>, WireError> {
     all(m.items, |item| join(item.reply, item.failure, |reply| Ok(reply.synced)))
+}
+
+pub(super) fn encode_handoff(taken: Items<()>, credit: Credit) -> proto::HandoffReply {
+    let items = taken.into_iter().map(|item| item.map(|()| true)).collect();
+    let items = encode_replicated(items).items;
+    proto::HandoffReply { items, credit_bytes: credit.bytes, pause_ms: credit.pause_ms }
+}
+
+pub(super) fn decode_handoff(m: proto::HandoffReply) -> Result<Reply, WireError> {
+    // A hint is gone for good once it was acknowledged: only what is on disk counts.
+    let on_disk = |reply: proto::Replicated| match reply.synced {
+        true => Ok(()),
+        false => Err(WireError::Value { field: "synced", value: 0 }),
+    };
+    let taken = all(m.items, |item| join(item.reply, item.failure, on_disk))?;
+    Ok(Reply::Handoff { taken, credit: Credit { bytes: m.credit_bytes, pause_ms: m.pause_ms } })
 }
 
 pub(super) fn encode_held(items: Items<(Held, Standing)>) -> proto::ReadBatchReply {

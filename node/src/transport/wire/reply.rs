@@ -9,8 +9,11 @@ use crate::dynamo::encoding::Reader;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, KeyError, NodeId};
 use crate::dynamo::object::Digest;
+use crate::dynamo::operation::Opening;
 use crate::dynamo::standing::Standing;
-use crate::transport::{GetResult, Held, ScanPageReply, WriteResult};
+use crate::transport::{
+    GetResult, Held, HintQueue, Known, LookedUp, ScanPageReply, StandIn, WriteResult,
+};
 
 pub(super) fn encode_held(held: Held, standing: Standing) -> proto::ReadReply {
     proto::ReadReply {
@@ -55,6 +58,7 @@ pub(super) fn encode_write_result(m: WriteResult) -> proto::WriteResult {
         n: m.dot.n,
         acked: m.acked.iter().map(|node| node.0).collect(),
         synced: m.synced,
+        fallbacks: m.fallbacks.into_iter().map(encode_stand_in).collect(),
     }
 }
 
@@ -64,8 +68,72 @@ pub(super) fn decode_write_result(m: proto::WriteResult) -> Result<WriteResult, 
         siblings: m.siblings,
         dot: decode_dot(m.actor, m.n)?,
         acked: m.acked.into_iter().map(NodeId).collect(),
+        fallbacks: m.fallbacks.into_iter().map(decode_stand_in).collect(),
         synced: m.synced,
     })
+}
+
+fn encode_stand_in(m: StandIn) -> proto::StandIn {
+    proto::StandIn { node: m.node.0, owner: m.owner.0 }
+}
+
+fn decode_stand_in(m: proto::StandIn) -> StandIn {
+    StandIn { node: NodeId(m.node), owner: NodeId(m.owner) }
+}
+
+pub(super) fn encode_hints(queues: Vec<HintQueue>) -> proto::HintsReply {
+    let queue = |m: HintQueue| proto::HintQueue {
+        target: m.target.0,
+        count: m.count,
+        bytes: m.bytes,
+        oldest_ms: m.oldest_ms,
+        first: m.first,
+        last: m.last,
+    };
+    proto::HintsReply { queues: queues.into_iter().map(queue).collect() }
+}
+
+pub(super) fn decode_hints(m: proto::HintsReply) -> Vec<HintQueue> {
+    let queue = |m: proto::HintQueue| HintQueue {
+        target: NodeId(m.target),
+        count: m.count,
+        bytes: m.bytes,
+        oldest_ms: m.oldest_ms,
+        first: m.first,
+        last: m.last,
+    };
+    m.queues.into_iter().map(queue).collect()
+}
+
+pub(super) fn encode_looked_up(m: LookedUp) -> proto::LookedUp {
+    use proto::looked_up::Known as Wire;
+    let (known, dot) = match m.known {
+        None => (Wire::Nothing, None),
+        Some(Known::Done(dot)) => (Wire::Done, Some(dot)),
+        Some(Known::Refused) => (Wire::Refused, None),
+        Some(Known::OtherKey) => (Wire::OtherKey, None),
+    };
+    proto::LookedUp {
+        known: known.into(),
+        actor: dot.map_or(0, |dot| dot.actor.0),
+        n: dot.map_or(0, |dot| dot.n),
+        opening: m.opening.0,
+    }
+}
+
+pub(super) fn decode_looked_up(m: proto::LookedUp) -> Result<LookedUp, WireError> {
+    use proto::looked_up::Known as Wire;
+    let known = match Wire::try_from(m.known) {
+        Ok(Wire::Nothing) => None,
+        Ok(Wire::Done) => Some(Known::Done(decode_dot(m.actor, m.n)?)),
+        Ok(Wire::Refused) => Some(Known::Refused),
+        Ok(Wire::OtherKey) => Some(Known::OtherKey),
+        Ok(Wire::Unspecified) | Err(_) => {
+            let value = u64::from(m.known.cast_unsigned());
+            return Err(WireError::Value { field: "what is known", value });
+        }
+    };
+    Ok(LookedUp { known, opening: Opening(m.opening) })
 }
 
 pub(super) fn encode_scan_page(m: ScanPageReply) -> proto::ScanPageReply {
@@ -93,6 +161,7 @@ fn encode_standing(standing: Standing) -> i32 {
     let standing = match standing {
         Standing::Good => proto::Standing::Good,
         Standing::Rebuilding => proto::Standing::Rebuilding,
+        Standing::Fallback => proto::Standing::Fallback,
     };
     standing.into()
 }
@@ -101,6 +170,7 @@ fn decode_standing(value: i32) -> Result<Standing, WireError> {
     match proto::Standing::try_from(value) {
         Ok(proto::Standing::Good) => Ok(Standing::Good),
         Ok(proto::Standing::Rebuilding) => Ok(Standing::Rebuilding),
+        Ok(proto::Standing::Fallback) => Ok(Standing::Fallback),
         Err(_) => {
             Err(WireError::Value { field: "standing", value: u64::from(value.cast_unsigned()) })
         }

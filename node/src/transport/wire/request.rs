@@ -7,9 +7,9 @@ use super::{WireError, decode_operation, encode_operation};
 use crate::dynamo::clock::Dot;
 use crate::dynamo::encoding::{Reader, Writer};
 use crate::dynamo::format::{EncodedObject, read_dot, read_operation, write_dot, write_operation};
-use crate::dynamo::key::{Key, NamespaceId, PartitionId};
+use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId};
 use crate::dynamo::operation::OperationId;
-use crate::transport::{ForwardGet, ForwardWrite, Read, Replicate, ScanPage};
+use crate::transport::{ForwardGet, ForwardWrite, LookUp, Read, Replicate, ScanPage};
 
 pub(super) fn encode_replicate(m: Replicate) -> proto::Replicate {
     proto::Replicate {
@@ -20,6 +20,7 @@ pub(super) fn encode_replicate(m: Replicate) -> proto::Replicate {
         operation: m.operation.map_or_else(Bytes::new, encode_cause),
         mend: m.mend,
         clock_ms: m.clock_ms,
+        hint_for: m.hint_for.map_or(0, |owner| owner.0),
     }
 }
 
@@ -37,16 +38,18 @@ pub(super) fn decode_replicate(m: proto::Replicate) -> Result<Replicate, WireErr
         operation,
         mend: m.mend,
         clock_ms: m.clock_ms,
+        hint_for: (m.hint_for != 0).then_some(NodeId(m.hint_for)),
     })
 }
 
 pub(super) fn encode_read(m: Read) -> proto::Read {
-    proto::Read { namespace: m.namespace.0, key: m.key.to_bytes(), digest: m.digest }
+    let Read { namespace, key, digest, hint } = m;
+    proto::Read { namespace: namespace.0, key: key.to_bytes(), digest, hint }
 }
 
 pub(super) fn decode_read(m: proto::Read) -> Result<Read, WireError> {
     let (namespace, key) = (NamespaceId(m.namespace), Key::new(m.key)?);
-    Ok(Read { namespace, key, digest: m.digest })
+    Ok(Read { namespace, key, digest: m.digest, hint: m.hint })
 }
 
 pub(super) fn encode_forward_get(m: ForwardGet) -> proto::ForwardGet {
@@ -55,6 +58,7 @@ pub(super) fn encode_forward_get(m: ForwardGet) -> proto::ForwardGet {
         key: m.key.to_bytes(),
         r: m.r.into(),
         blocking_repair: m.blocking_repair,
+        sloppy: m.sloppy,
     }
 }
 
@@ -64,6 +68,7 @@ pub(super) fn decode_forward_get(m: proto::ForwardGet) -> Result<ForwardGet, Wir
         key: Key::new(m.key)?,
         r: level("r", m.r)?,
         blocking_repair: m.blocking_repair,
+        sloppy: m.sloppy,
     })
 }
 
@@ -78,6 +83,7 @@ pub(super) fn encode_forward_write(m: ForwardWrite) -> proto::ForwardWrite {
         operation: encode_operation(&m.operation),
         at_least_once: m.at_least_once,
         fresh: m.fresh,
+        sloppy: m.sloppy,
     }
 }
 
@@ -92,6 +98,7 @@ pub(super) fn decode_forward_write(m: proto::ForwardWrite) -> Result<ForwardWrit
         operation: decode_operation(m.operation)?,
         at_least_once: m.at_least_once,
         fresh: m.fresh,
+        sloppy: m.sloppy,
     })
 }
 
@@ -114,6 +121,24 @@ pub(super) fn decode_scan_page(m: proto::ScanPage) -> Result<ScanPage, WireError
         prefix: m.prefix,
         after: if m.after.is_empty() { None } else { Some(Key::new(m.after)?) },
         limit: m.limit,
+    })
+}
+
+pub(super) fn encode_look_up(m: LookUp) -> proto::LookUp {
+    proto::LookUp {
+        operation: encode_operation(&m.operation),
+        namespace: m.namespace.0,
+        key_hash: m.key.0,
+        settle: m.settle,
+    }
+}
+
+pub(super) fn decode_look_up(m: proto::LookUp) -> Result<LookUp, WireError> {
+    Ok(LookUp {
+        operation: decode_operation(m.operation)?,
+        namespace: NamespaceId(m.namespace),
+        key: KeyHash(m.key_hash),
+        settle: m.settle,
     })
 }
 

@@ -5,14 +5,14 @@ use super::*;
 use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::context::ContextError;
 use crate::dynamo::format::EncodedObject;
-use crate::dynamo::key::{Key, NamespaceId, NodeId, PartitionId};
+use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId};
 use crate::dynamo::object::Digest;
 use crate::dynamo::operation::Opening;
 use crate::dynamo::standing::Standing;
 use crate::error::{Outcome, RequestError, WriteError};
 use crate::transport::{
-    ForwardGet, ForwardWrite, GetResult, Held, Read, Replicate, ScanPage, ScanPageReply,
-    WriteResult,
+    Credit, ForwardGet, ForwardWrite, GetResult, Held, HintQueue, Known, LookUp, LookedUp, Read,
+    Replicate, ScanPage, ScanPageReply, StandIn, WriteResult,
 };
 
 fn bytes() -> impl Strategy<Value = Bytes> + Clone {
@@ -47,8 +47,9 @@ fn dot() -> impl Strategy<Value = Dot> {
 
 fn replicate() -> impl Strategy<Value = Replicate> {
     let cause = (option::of((operation(), dot())), 1..=u64::MAX);
-    (place(), object(), any::<[bool; 2]>(), cause).prop_map(
-        |((namespace, key), object, [synced, mend], (operation, clock_ms))| Replicate {
+    let hint_for = option::of((1..=u64::MAX).prop_map(NodeId));
+    (place(), object(), any::<[bool; 2]>(), cause, hint_for).prop_map(
+        |((namespace, key), object, [synced, mend], (operation, clock_ms), hint_for)| Replicate {
             namespace,
             key,
             object,
@@ -56,24 +57,38 @@ fn replicate() -> impl Strategy<Value = Replicate> {
             operation,
             clock_ms,
             mend,
+            hint_for,
         },
     )
 }
 
 fn read() -> impl Strategy<Value = Read> {
-    let read = |((namespace, key), digest)| Read { namespace, key, digest };
-    (place(), any::<bool>()).prop_map(read)
+    let read =
+        |((namespace, key), [digest, hint]): (_, [bool; 2])| Read { namespace, key, digest, hint };
+    (place(), any::<[bool; 2]>()).prop_map(read)
 }
 
 fn forward_get() -> impl Strategy<Value = ForwardGet> {
-    (place(), 1..=u8::MAX, any::<bool>()).prop_map(|((namespace, key), r, blocking_repair)| {
-        ForwardGet { namespace, key, r, blocking_repair }
-    })
+    let get = |((namespace, key), r, [blocking_repair, sloppy]): (_, _, [bool; 2])| ForwardGet {
+        namespace,
+        key,
+        r,
+        blocking_repair,
+        sloppy,
+    };
+    (place(), 1..=u8::MAX, any::<[bool; 2]>()).prop_map(get)
 }
 
 fn forward_write() -> impl Strategy<Value = ForwardWrite> {
-    (place(), option::of(bytes()), bytes(), 1..=u8::MAX, any::<[bool; 3]>(), operation()).prop_map(
-        |((namespace, key), value, context, w, [synced, at_least_once, fresh], operation)| {
+    (place(), option::of(bytes()), bytes(), 1..=u8::MAX, any::<[bool; 4]>(), operation()).prop_map(
+        |(
+            (namespace, key),
+            value,
+            context,
+            w,
+            [synced, at_least_once, fresh, sloppy],
+            operation,
+        )| {
             ForwardWrite {
                 namespace,
                 key,
@@ -84,6 +99,7 @@ fn forward_write() -> impl Strategy<Value = ForwardWrite> {
                 operation,
                 at_least_once,
                 fresh,
+                sloppy,
             }
         },
     )
@@ -106,6 +122,16 @@ fn key_requests() -> impl Strategy<Value = Request> {
     ]
 }
 
+fn look_up() -> impl Strategy<Value = LookUp> {
+    let look_up = |(operation, [namespace, key], settle): (_, [u64; 2], _)| LookUp {
+        operation,
+        namespace: NamespaceId(namespace),
+        key: KeyHash(key),
+        settle,
+    };
+    (operation(), any::<[u64; 2]>(), any::<bool>()).prop_map(look_up)
+}
+
 fn requests() -> impl Strategy<Value = Request> {
     let scan = (any::<u64>(), any::<u16>(), bytes(), option::of(key()), any::<u32>());
     prop_oneof![
@@ -119,6 +145,9 @@ fn requests() -> impl Strategy<Value = Request> {
         1 => bytes().prop_map(Request::Register),
         1 => Just(Request::Clock),
         1 => bytes().prop_map(Request::Gossip),
+        1 => few(replicate()).prop_map(Request::Handoff),
+        1 => Just(Request::Hints),
+        1 => look_up().prop_map(Request::LookUp),
     ]
 }
 
@@ -168,7 +197,7 @@ fn failures() -> impl Strategy<Value = Reply> {
 }
 
 fn standing() -> impl Strategy<Value = Standing> {
-    prop_oneof![Just(Standing::Good), Just(Standing::Rebuilding)]
+    prop_oneof![Just(Standing::Good), Just(Standing::Rebuilding), Just(Standing::Fallback)]
 }
 
 fn held() -> impl Strategy<Value = Held> {
@@ -184,12 +213,15 @@ fn get_result() -> impl Strategy<Value = GetResult> {
 
 fn write_result() -> impl Strategy<Value = WriteResult> {
     let acked = prop::collection::vec(any::<u64>().prop_map(NodeId), 0..5);
-    (option::of(bytes()), any::<[u32; 2]>(), dot(), acked).prop_map(
-        |(context, [siblings, synced], dot, acked)| WriteResult {
+    let stand_in = |[node, owner]: [u64; 2]| StandIn { node: NodeId(node), owner: NodeId(owner) };
+    let fallbacks = few(any::<[u64; 2]>().prop_map(stand_in));
+    (option::of(bytes()), any::<[u32; 2]>(), dot(), acked, fallbacks).prop_map(
+        |(context, [siblings, synced], dot, acked, fallbacks)| WriteResult {
             context,
             siblings,
             dot,
             acked,
+            fallbacks,
             synced,
         },
     )
@@ -202,6 +234,24 @@ fn write_errors() -> impl Strategy<Value = WriteError> {
     ]
 }
 
+fn hint_queue() -> impl Strategy<Value = HintQueue> {
+    any::<[u64; 6]>().prop_map(|[target, count, bytes, oldest_ms, first, last]| HintQueue {
+        target: NodeId(target),
+        count,
+        bytes,
+        oldest_ms,
+        first,
+        last,
+    })
+}
+
+fn looked_up() -> impl Strategy<Value = LookedUp> {
+    let known =
+        prop_oneof![dot().prop_map(Known::Done), Just(Known::Refused), Just(Known::OtherKey)];
+    let looked_up = |(known, opening)| LookedUp { known, opening: Opening(opening) };
+    (option::of(known), any::<u64>()).prop_map(looked_up)
+}
+
 fn batch_replies() -> impl Strategy<Value = Reply> {
     use prop::result::maybe_ok;
     prop_oneof![
@@ -209,6 +259,14 @@ fn batch_replies() -> impl Strategy<Value = Reply> {
         few(maybe_ok((held(), standing()), errors())).prop_map(Reply::HeldBatch),
         few(maybe_ok(get_result(), errors())).prop_map(Reply::GetBatch),
         few(maybe_ok(write_result(), write_errors())).prop_map(Reply::WriteBatch),
+        (few(maybe_ok(Just(()), errors())), any::<[u32; 2]>()).prop_map(
+            |(taken, [bytes, pause_ms])| Reply::Handoff {
+                taken,
+                credit: Credit { bytes, pause_ms }
+            }
+        ),
+        few(hint_queue()).prop_map(Reply::Hints),
+        looked_up().prop_map(Reply::LookedUp),
     ]
 }
 
@@ -295,7 +353,7 @@ proptest! {
 fn what_no_honest_peer_sends_is_refused_with_its_reason() {
     let read = |key: &'static [u8]| {
         let key = Bytes::from_static(key);
-        decode_request(Some(Body::Read(proto::Read { namespace: 1, key, digest: false })))
+        decode_request(Some(Body::Read(proto::Read { namespace: 1, key, ..Default::default() })))
     };
     assert_eq!(read(b""), Err(WireError::Key(KeyError::Empty)));
     assert_eq!(read(&[0; 4097]), Err(WireError::Key(KeyError::TooLong { length: 4097 })));
@@ -316,13 +374,14 @@ fn what_no_honest_peer_sends_is_refused_with_its_reason() {
         operation: Some((operation, Dot { actor: Actor(1), n: 1 })),
         clock_ms: 0,
         mend: false,
+        hint_for: None,
     };
     let repair = Replicate { operation: None, ..write.clone() };
     let decoded = |replicate| decode_request(Some(encode_request(Request::Replicate(replicate))));
     assert_eq!(decoded(write), Err(WireError::Missing { field: "clock_ms" }));
     assert_eq!(decoded(repair.clone()), Ok(Request::Replicate(repair)));
     for r in [0, 256] {
-        let get = proto::ForwardGet { namespace: 1, key: key.clone(), r, blocking_repair: false };
+        let get = proto::ForwardGet { namespace: 1, key: key.clone(), r, ..Default::default() };
         let error = decode_request(Some(Body::ForwardGet(get))).unwrap_err();
         assert_eq!(error.to_string(), format!("r cannot be {r}"));
     }
