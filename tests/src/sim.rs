@@ -222,6 +222,12 @@ pub fn node(index: usize) -> NodeId {
     NodeId::of_name(&name(index))
 }
 
+/// A namespace with the defaults but for strict quorums: what a test says of reads that see every
+/// acknowledged write is true of those alone.
+pub fn strict(name: &str) -> NewNamespace {
+    NewNamespace { sloppy: false, ..NewNamespace::named(name) }
+}
+
 impl SimCluster {
     /// A cluster of `nodes`, all of which know its first document. Called on a paused runtime.
     pub async fn start(nodes: usize, seed: u64) -> Result<Self> {

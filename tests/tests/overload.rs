@@ -18,7 +18,6 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_node::coordinator::Get;
 use quorate_node::dynamo::key::Key;
-use quorate_node::dynamo::metadata::document::NewNamespace;
 use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::service::kv::KvService;
@@ -26,7 +25,7 @@ use quorate_proto::v1::error_detail::{Kind, Outcome};
 use quorate_proto::v1::kv_server::Kv as _;
 use quorate_proto::v1::{ErrorDetail, PutReply, PutRequest};
 use quorate_tests::sim::story::{add, counted, story};
-use quorate_tests::sim::{SimCluster, SimSize, simulate};
+use quorate_tests::sim::{SimCluster, SimSize, simulate, strict};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tonic::{Code, Request, Response, Status};
@@ -119,7 +118,7 @@ async fn offer(nodes: &[KvService], rate: u64, warm_up: u64, seconds: u64) -> Ta
 
 async fn cluster(seed: u64) -> Result<SimCluster> {
     let cluster = SimCluster::sized(NODES, seed, size()).await?;
-    cluster.create_namespace(NewNamespace::named("things")).await?;
+    cluster.create_namespace(strict("things")).await?;
     Ok(cluster)
 }
 

@@ -15,7 +15,7 @@ use quorate_node::dynamo::read::Repair;
 use quorate_node::error::{Outcome, RequestError, WriteError};
 use quorate_node::transport::WriteResult;
 use quorate_tests::sim::story::{counted, story};
-use quorate_tests::sim::{SimCluster, simulate, workload_rng};
+use quorate_tests::sim::{SimCluster, simulate, strict, workload_rng};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
@@ -126,7 +126,7 @@ fn values(answer: &Result<ReadAnswer, RequestError>) -> Result<Vec<Bytes>, Strin
 
 async fn cluster(seed: u64) -> Result<SimCluster> {
     let cluster = SimCluster::start(NODES, seed).await?;
-    let namespace = NewNamespace { value_max_bytes: 1000, ..NewNamespace::named(NAMESPACE) };
+    let namespace = NewNamespace { value_max_bytes: 1000, ..strict(NAMESPACE) };
     cluster.create_namespace(namespace).await?;
     Ok(cluster)
 }
@@ -355,7 +355,7 @@ fn sim_a_batch_of_reads_repairs_what_differs() {
 fn sim_a_damaged_record_fails_its_own_key_and_is_mended() {
     story(async {
         let cluster = SimCluster::start(3, 9).await?;
-        cluster.create_namespace(NewNamespace::named(NAMESPACE)).await?;
+        cluster.create_namespace(strict(NAMESPACE)).await?;
         let coordinator = cluster.coordinator(0).unwrap();
         let all = |value: &'static str| put_batch((0..30).map(|n| blind(n, value)).collect());
         assert!(coordinator.put_batch(all("first")).await?.iter().all(Result::is_ok));
@@ -458,7 +458,7 @@ fn sim_keys_of_a_new_store_are_refused_where_its_silence_would_have_to_count() {
 fn sim_a_full_disk_refuses_its_writes_and_no_others() {
     story(async {
         let cluster = SimCluster::start(3, 11).await?;
-        cluster.create_namespace(NewNamespace::named(NAMESPACE)).await?;
+        cluster.create_namespace(strict(NAMESPACE)).await?;
         let entries = |value| put_batch((0..40).map(|number| blind(number, value)).collect());
         cluster.set_almost_full(0, true)?;
         let (full, other) = (cluster.coordinator(0).unwrap(), cluster.coordinator(1).unwrap());

@@ -15,7 +15,7 @@ use quorate_node::dynamo::read::Repair;
 use quorate_node::error::{Outcome, RequestError, WriteError};
 use quorate_node::transport::WriteResult;
 use quorate_tests::sim::story::{counted, story};
-use quorate_tests::sim::{SimCluster, SimSize, node, seeds, simulate, workload_rng};
+use quorate_tests::sim::{SimCluster, SimSize, node, seeds, simulate, strict, workload_rng};
 use rand::RngExt as _;
 
 const NODES: usize = 3;
@@ -34,9 +34,9 @@ async fn started_with(nodes: usize, seed: u64) -> Result<SimCluster> {
 
 async fn prepare(cluster: &SimCluster, nodes: usize) -> Result<()> {
     let (n, conflict) = (nodes as u8, Conflict::Lww);
-    let things = NewNamespace { n, conflict, ..NewNamespace::named("things") };
+    let things = NewNamespace { n, conflict, ..strict("things") };
     cluster.create_namespace(things).await?;
-    let siblings = NewNamespace { n: n.min(3), ..NewNamespace::named("siblings") };
+    let siblings = NewNamespace { n: n.min(3), ..strict("siblings") };
     cluster.create_namespace(siblings).await?;
     // Every node has heard the others' clocks by then.
     tokio::time::sleep(Duration::from_secs(3)).await;

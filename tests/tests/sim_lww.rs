@@ -30,7 +30,7 @@ use quorate_node::error::{Outcome, RequestError, WriteError};
 use quorate_node::transport::WriteResult;
 use quorate_node::transport::memory::Faults;
 use quorate_tests::sim::story::{counted, story};
-use quorate_tests::sim::{SimCluster, node, seeds, simulate, workload_rng};
+use quorate_tests::sim::{SimCluster, node, seeds, simulate, strict, workload_rng};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 use tokio::time::Instant;
@@ -119,7 +119,7 @@ struct Run {
 
 async fn started(seed: u64) -> Result<Run> {
     let cluster = SimCluster::start(NODES, seed).await?;
-    let things = NewNamespace { conflict: Conflict::Lww, ..NewNamespace::named("things") };
+    let things = NewNamespace { conflict: Conflict::Lww, ..strict("things") };
     cluster.create_namespace(things).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let (rng, records, happened) = (workload_rng(seed), Vec::new(), Happened::default());

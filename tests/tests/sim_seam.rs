@@ -9,13 +9,12 @@ use anyhow::Result;
 use bytes::Bytes;
 use quorate_node::coordinator::{Get, Put, ScanRequest};
 use quorate_node::dynamo::key::Key;
-use quorate_node::dynamo::metadata::document::NewNamespace;
 use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::Outcome;
 use quorate_node::transport::memory::Faults;
 use quorate_tests::sim::story::{counted, story};
-use quorate_tests::sim::{SimCluster, SimSize, node, seeds, simulate, workload_rng};
+use quorate_tests::sim::{SimCluster, SimSize, node, seeds, simulate, strict, workload_rng};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
@@ -256,7 +255,7 @@ fn run_with(
 ) -> Result<(Vec<String>, Ledger)> {
     simulate(async move {
         let cluster = SimCluster::start(NODES, seed).await?;
-        cluster.create_namespace(NewNamespace::named("things")).await?;
+        cluster.create_namespace(strict("things")).await?;
         cluster.set_faults(faults);
         let rng = workload_rng(seed);
         let mut run = Run { cluster, rng, ledger: Ledger::default(), down: None, trouble };
@@ -304,7 +303,7 @@ fn sim_the_same_seed_gives_the_same_trace_to_the_byte() {
 fn sim_a_silent_owner_holds_up_neither_reads_nor_scans() {
     let keys = story(async {
         let cluster = SimCluster::start(NODES, 3).await?;
-        cluster.create_namespace(NewNamespace::named("things")).await?;
+        cluster.create_namespace(strict("things")).await?;
         let coordinator = cluster.coordinator(0).unwrap();
         for key in 0..KEYS {
             coordinator.put(put(key, format!("value-{key}"), Bytes::new())).await?;
@@ -350,7 +349,7 @@ fn sim_damaged_records_are_never_served_and_are_mended_without_losing_an_acknowl
 fn sim_reads_scans_and_writes_get_over_a_damaged_record_and_mend_it() {
     story(async {
         let cluster = SimCluster::start(NODES, 5).await?;
-        cluster.create_namespace(NewNamespace::named("things")).await?;
+        cluster.create_namespace(strict("things")).await?;
         let coordinator = cluster.coordinator(0).unwrap();
         let key = Key::new("key-1").unwrap();
         for number in 0..KEYS {
@@ -423,7 +422,7 @@ fn sim_lost_stores_are_rebuilt_and_no_read_misses_an_acknowledged_write_meanwhil
 fn sim_a_new_store_is_silent_until_every_other_owner_told_what_it_holds() {
     story(async {
         let mut cluster = SimCluster::start(NODES, 6).await?;
-        cluster.create_namespace(NewNamespace::named("things")).await?;
+        cluster.create_namespace(strict("things")).await?;
         // Acknowledged by 0 and 1 alone.
         cluster.kill(2);
         let zero = cluster.coordinator(0).unwrap();
@@ -492,11 +491,11 @@ fn sim_a_new_store_hears_of_every_namespace_before_it_counts() {
         println!("QUORATE_SEED={seed}");
         simulate(async {
             let mut cluster = SimCluster::start(NODES, seed).await?;
-            cluster.create_namespace(NewNamespace::named("earlier")).await?;
+            cluster.create_namespace(strict("earlier")).await?;
             let old = cluster.document(0)?;
             // Known to 0 and 1 alone, as its writes are.
             cluster.kill(2);
-            cluster.create_namespace(NewNamespace::named("things")).await?;
+            cluster.create_namespace(strict("things")).await?;
             let zero = cluster.coordinator(0).unwrap();
             for number in 0..WRITES {
                 zero.put(put(number, "acknowledged".to_owned(), Bytes::new())).await?;
@@ -525,7 +524,7 @@ fn sim_what_a_killed_process_was_given_is_on_disk_soon_after_the_next_one_starts
         // A voter syncs its votes after each opening, and with them whatever else there is.
         let size = SimSize { voters: 1, ..SimSize::default() };
         let (mut cluster, mut rng) = (SimCluster::sized(NODES, 9, size).await?, workload_rng(9));
-        cluster.create_namespace(NewNamespace::named("things")).await?;
+        cluster.create_namespace(strict("things")).await?;
         let zero = cluster.coordinator(0).unwrap();
         for key in 0..KEYS {
             let all = Some(Level::All);

@@ -28,7 +28,7 @@ use super::vote::{self, Silence};
 use super::{Cluster, STEP_TIMEOUT};
 use crate::dynamo::key::NodeId;
 use crate::dynamo::metadata::Document;
-use crate::dynamo::metadata::document::{DocumentError, Namespace, NewNamespace};
+use crate::dynamo::metadata::document::{DocumentError, Namespace, NamespaceUpdate, NewNamespace};
 use crate::dynamo::metadata::register::{Answer, Effect, Proposer, Reply, Request, Step, Verdict};
 use crate::dynamo::placement::Placement;
 use crate::error::RequestError;
@@ -57,6 +57,19 @@ impl Cluster {
         let name = new.name.clone();
         let (document, unreachable) = self.change(Change::Create(new), timeout).await?;
         let namespace = document.namespace_named(&name).expect("the change created it");
+        Ok((namespace.clone(), unreachable))
+    }
+
+    /// Gives a namespace other defaults, on the same terms as [`Cluster::create_namespace`]; it is as
+    /// it is now. To ask for what is so already is no error, and makes no new document.
+    pub async fn update_namespace(
+        &self,
+        update: NamespaceUpdate,
+        timeout: Duration,
+    ) -> Result<(Namespace, Vec<String>), RequestError> {
+        let name = update.name.clone();
+        let (document, unreachable) = self.change(Change::Update(update), timeout).await?;
+        let namespace = document.namespace_named(&name).expect("the change updated it");
         Ok((namespace.clone(), unreachable))
     }
 
@@ -104,14 +117,17 @@ impl Cluster {
 #[derive(Clone, Debug)]
 enum Change {
     Create(NewNamespace),
+    Update(NamespaceUpdate),
     Drop(String),
 }
 
 impl Change {
-    fn apply(self, document: &Document) -> Result<Document, DocumentError> {
+    /// The successor that it makes; none if the document is so already.
+    fn apply(self, document: &Document) -> Result<Option<Document>, DocumentError> {
         match self {
-            Self::Create(new) => document.with_namespace(new, |n| place(document, n)),
-            Self::Drop(name) => document.without_namespace(&name),
+            Self::Create(new) => document.with_namespace(new, |n| place(document, n)).map(Some),
+            Self::Update(update) => document.with_updated_namespace(&update),
+            Self::Drop(name) => document.without_namespace(&name).map(Some),
         }
     }
 }
@@ -120,6 +136,7 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Create(new) => write!(f, "namespace {:?} was created", new.name),
+            Self::Update(update) => write!(f, "namespace {:?} was updated", update.name),
             Self::Drop(name) => write!(f, "namespace {name:?} was dropped"),
         }
     }
@@ -130,6 +147,16 @@ fn place(document: &Document, n: u8) -> Vec<NodeId> {
     let members = placement_members(document);
     let placement = Placement::compute(&members, document.partitions, n, None);
     placement.expect("n is at most the number of members, all of weight above 0").table().to_vec()
+}
+
+/// What a change comes to on top of one document.
+enum Wanted {
+    /// To be proposed.
+    Successor(Arc<Document>),
+    /// The document is so already.
+    AsItIs,
+    /// There is a newer document.
+    LookAgain,
 }
 
 /// An answer to one step: from whom, to which step, and what, or why none.
@@ -180,7 +207,11 @@ impl<'a> Campaign<'a> {
                 return Err(RequestError::not_ready("this node is in no cluster yet"));
             };
             let current = view.document().clone();
-            let Some(wanted) = self.wanted(&current).await? else { continue };
+            let wanted = match self.wanted(&current).await? {
+                Wanted::Successor(wanted) => wanted,
+                Wanted::AsItIs => return Ok(current),
+                Wanted::LookAgain => continue,
+            };
             self.offered = false;
             if self.propose(current, &wanted).await? {
                 return Ok(wanted);
@@ -188,28 +219,26 @@ impl<'a> Campaign<'a> {
         }
     }
 
-    /// The successor to propose. If there can be none, a newer document may say otherwise: then
-    /// none is returned, once.
-    async fn wanted(
-        &mut self,
-        current: &Arc<Document>,
-    ) -> Result<Option<Arc<Document>>, RequestError> {
+    /// The successor to propose. If there is none to be made, a newer document may say otherwise:
+    /// others are asked for one, once.
+    async fn wanted(&mut self, current: &Arc<Document>) -> Result<Wanted, RequestError> {
         let (change, on) = (self.change.clone(), current.clone());
-        let refused = match self.cluster.env.block(move || change.apply(&on)).await {
-            Ok(wanted) => return Ok(Some(Arc::new(wanted))),
-            Err(error) => refusal(error),
+        let none = match self.cluster.env.block(move || change.apply(&on)).await {
+            Ok(Some(wanted)) => return Ok(Wanted::Successor(Arc::new(wanted))),
+            Ok(None) => Ok(Wanted::AsItIs),
+            Err(error) => Err(refusal(error)),
         };
-        if self.refreshed || matches!(refused, RequestError::Invalid { .. }) {
-            return Err(refused);
+        if self.refreshed || matches!(none, Err(RequestError::Invalid { .. })) {
+            return none;
         }
         self.refreshed = true;
         let left = self.deadline.saturating_duration_since(Instant::now());
         let refreshed = self.cluster.refresh(left).await;
         if self.cluster.version() > current.version {
-            return Ok(None);
+            return Ok(Wanted::LookAgain);
         }
         refreshed?;
-        Err(refused)
+        none
     }
 
     /// Proposes until the instance is decided; whether for the wanted document.

@@ -10,7 +10,7 @@ use futures::future::join_all;
 use self::network::{Network, SECOND, first, name, node, voter};
 use super::*;
 use crate::dynamo::key::NamespaceId;
-use crate::dynamo::metadata::document::NewNamespace;
+use crate::dynamo::metadata::document::{NamespaceUpdate, NewNamespace};
 use crate::dynamo::metadata::register::{Answer, Ballot, Refusal, Step, Votes};
 use crate::dynamo::quorum::Level;
 use crate::env::SystemClock;
@@ -61,6 +61,69 @@ async fn namespaces_come_and_go_everywhere_and_ids_are_never_reused() {
         assert_eq!(names(&network.at(members / 2)), [""; 0]);
         let again = network.at(0).create_namespace(new("carts"), 5 * SECOND).await.unwrap();
         assert_eq!(again.0.id, NamespaceId(2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn updates_reach_everybody_and_one_that_changes_nothing_makes_no_version() {
+    let network = Network::cluster(3, 1).await;
+    create(&network.at(0), "carts").await.unwrap();
+    let update = |sloppy| NamespaceUpdate { sloppy, ..NamespaceUpdate::named("carts") };
+    let strict = update(Some(false));
+    let (carts, unreachable) = network.at(1).update_namespace(strict, 5 * SECOND).await.unwrap();
+    assert_eq!((carts.sloppy, carts.w, unreachable), (false, Level::Quorum, vec![]));
+    for index in 0..3 {
+        let view = network.at(index).view().unwrap();
+        assert_eq!(view.document().namespaces, [carts.clone()], "node {index}");
+    }
+    for same in [Some(false), None] {
+        let (again, _) = network.at(2).update_namespace(update(same), SECOND).await.unwrap();
+        assert_eq!((again, network.at(2).version()), (carts.clone(), 3));
+    }
+    let impossible = NamespaceUpdate { w: Some(Level::Count(4)), ..update(None) };
+    match network.at(0).update_namespace(impossible, SECOND).await {
+        Err(RequestError::Invalid { reason }) => assert!(reason.contains("level 4"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    let gone = network.at(0).update_namespace(NamespaceUpdate::named("gone"), SECOND).await;
+    assert_eq!(gone, Err(RequestError::UnknownNamespace { name: "gone".into() }));
+}
+
+/// Who was away would else call a namespace as it should be, which it was before others changed it.
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_what_was_so_before_is_heard() {
+    let network = Network::cluster(3, 1).await;
+    create(&network.at(0), "carts").await.unwrap();
+    let update = |sloppy| NamespaceUpdate { sloppy, ..NamespaceUpdate::named("carts") };
+    network.cut(&[2]);
+    network.at(0).update_namespace(update(Some(false)), 5 * SECOND).await.unwrap();
+    network.cut(&[]);
+    assert_eq!(network.at(2).version(), 2);
+    let (carts, _) = network.at(2).update_namespace(update(Some(true)), 5 * SECOND).await.unwrap();
+    assert_eq!((carts.sloppy, network.at(2).version()), (true, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn concurrent_updates_of_different_defaults_are_all_made() {
+    for seed in 0..8 {
+        let network = Network::cluster(3, seed).await;
+        create(&network.at(0), "carts").await.unwrap();
+        let named = || NamespaceUpdate::named("carts");
+        let updates = [
+            NamespaceUpdate { r: Some(Level::One), ..named() },
+            NamespaceUpdate { w: Some(Level::All), ..named() },
+            NamespaceUpdate { sloppy: Some(false), ..named() },
+        ];
+        let nodes = [network.at(0), network.at(1), network.at(2)];
+        let asked = nodes.iter().zip(updates);
+        let asked = asked.map(|(cluster, update)| cluster.update_namespace(update, 20 * SECOND));
+        for outcome in join_all(asked).await {
+            outcome.unwrap();
+        }
+        nodes[0].refresh(SECOND).await.unwrap();
+        let view = nodes[0].view().unwrap();
+        let carts = view.document().namespace_named("carts").unwrap();
+        assert_eq!((carts.r, carts.w, carts.sloppy), (Level::One, Level::All, false), "{seed}");
     }
 }
 

@@ -1,16 +1,19 @@
 //! `quorate.v1.Cluster`: what the cluster is, and its namespaces.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_proto::v1::{self, cluster_server::Cluster};
 use tonic::{Request, Response, Status};
 
 use super::kv::NodeParts;
-use super::{durability, level, level_message, status};
+use super::{durability, level, level_message, sloppy, status};
 use crate::cluster::Vote;
 use crate::cluster::view::View;
 use crate::dynamo::key::NodeId;
-use crate::dynamo::metadata::document::{Conflict, Durability, Member, Namespace, NewNamespace};
+use crate::dynamo::metadata::document::{
+    Conflict, Durability, Member, Namespace, NamespaceUpdate, NewNamespace,
+};
 use crate::error::RequestError;
 use crate::liveness::Health;
 use crate::standing::Progress;
@@ -38,16 +41,36 @@ impl ClusterService {
     }
 
     /// A namespace whose values this node could not receive would promise what does not hold.
-    fn fitting(&self, new: NewNamespace) -> Result<NewNamespace, RequestError> {
+    fn receivable(&self, value_max_bytes: u32) -> Result<(), RequestError> {
         let most = self.node.message_max_bytes - MESSAGE_BESIDE_VALUE_BYTES;
-        if new.value_max_bytes as usize <= most {
-            return Ok(new);
+        if value_max_bytes as usize <= most {
+            return Ok(());
         }
         Err(RequestError::invalid(format!(
-            "value_max_bytes = {} is more than node {} can receive: at most {most}, by its \
-             message_max_bytes = {}",
-            new.value_max_bytes, self.node.name, self.node.message_max_bytes
+            "value_max_bytes = {value_max_bytes} is more than node {} can receive: at most {most}, \
+             by its message_max_bytes = {}",
+            self.node.name, self.node.message_max_bytes
         )))
+    }
+
+    async fn create(
+        &self,
+        message: v1::CreateNamespaceRequest,
+        timeout: Duration,
+    ) -> Result<(Namespace, Vec<String>), RequestError> {
+        let new = new_namespace(message)?;
+        self.receivable(new.value_max_bytes)?;
+        self.node.coordinator.cluster().create_namespace(new, timeout).await
+    }
+
+    async fn update(
+        &self,
+        message: v1::UpdateNamespaceRequest,
+        timeout: Duration,
+    ) -> Result<(Namespace, Vec<String>), RequestError> {
+        let update = namespace_update(message)?;
+        update.value_max_bytes.map_or(Ok(()), |most| self.receivable(most))?;
+        self.node.coordinator.cluster().update_namespace(update, timeout).await
     }
 
     fn status(&self, error: &RequestError) -> Status {
@@ -106,10 +129,7 @@ impl Cluster for ClusterService {
         request: Request<v1::CreateNamespaceRequest>,
     ) -> Result<Response<v1::CreateNamespaceReply>, Status> {
         let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
-        let message = request.into_inner();
-        let new = new_namespace(message);
-        let new = new.and_then(|new| self.fitting(new)).map_err(|error| self.status(&error))?;
-        let created = self.node.coordinator.cluster().create_namespace(new, timeout).await;
+        let created = self.create(request.into_inner(), timeout).await;
         let (namespace, unreachable) = created.map_err(|error| self.status(&error))?;
         let namespace = Some(namespace_message(&namespace));
         Ok(Response::new(v1::CreateNamespaceReply { namespace, unreachable }))
@@ -138,9 +158,13 @@ impl Cluster for ClusterService {
 
     async fn update_namespace(
         &self,
-        _request: Request<v1::UpdateNamespaceRequest>,
+        request: Request<v1::UpdateNamespaceRequest>,
     ) -> Result<Response<v1::UpdateNamespaceReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
+        let updated = self.update(request.into_inner(), timeout).await;
+        let (namespace, unreachable) = updated.map_err(|error| self.status(&error))?;
+        let namespace = Some(namespace_message(&namespace));
+        Ok(Response::new(v1::UpdateNamespaceReply { namespace, unreachable }))
     }
 
     async fn hints(
@@ -206,7 +230,10 @@ fn rebuild_message(progress: &Progress) -> v1::Rebuild {
 
 fn namespace_message(namespace: &Namespace) -> v1::Namespace {
     v1::Namespace {
-        quorum: v1::Quorum::Strict.into(),
+        quorum: match namespace.sloppy {
+            false => v1::Quorum::Strict.into(),
+            true => v1::Quorum::Sloppy.into(),
+        },
         id: namespace.id.0,
         name: namespace.name.clone(),
         n: namespace.n.into(),
@@ -236,7 +263,7 @@ fn conflict(rule: i32) -> Result<Conflict, RequestError> {
 }
 
 fn new_namespace(message: v1::CreateNamespaceRequest) -> Result<NewNamespace, RequestError> {
-    let asked = durability(message.durability());
+    let (asked, quorum) = (durability(message.durability()), sloppy(message.quorum()));
     let conflict = conflict(message.conflict)?;
     let v1::CreateNamespaceRequest { name, n, r, w, value_max_bytes, .. } = message;
     let mut new = NewNamespace { conflict, ..NewNamespace::named(name) };
@@ -248,8 +275,22 @@ fn new_namespace(message: v1::CreateNamespaceRequest) -> Result<NewNamespace, Re
     new.r = level(r)?.unwrap_or(new.r);
     new.w = level(w)?.unwrap_or(new.w);
     new.durability = asked.unwrap_or(new.durability);
+    new.sloppy = quorum.unwrap_or(new.sloppy);
     if value_max_bytes != 0 {
         new.value_max_bytes = value_max_bytes;
     }
     Ok(new)
+}
+
+fn namespace_update(message: v1::UpdateNamespaceRequest) -> Result<NamespaceUpdate, RequestError> {
+    let (durability, sloppy) = (durability(message.durability()), sloppy(message.quorum()));
+    let v1::UpdateNamespaceRequest { name, r, w, value_max_bytes, .. } = message;
+    Ok(NamespaceUpdate {
+        name,
+        r: level(r)?,
+        w: level(w)?,
+        durability,
+        value_max_bytes: (value_max_bytes != 0).then_some(value_max_bytes),
+        sloppy,
+    })
 }

@@ -25,7 +25,7 @@ use super::client;
 use super::wire::Failure;
 use super::workload::quorum;
 use super::world::World;
-use super::{Serving, world};
+use super::{Serving, strict, world};
 use crate::history::{Action, Outcome, Shown};
 
 const KEYS: u64 = 2;
@@ -85,7 +85,7 @@ impl<'a> Administrator<'a> {
         while Instant::now() < until {
             let at = self.rng.random_range(0..self.world.nodes);
             if let Some((cluster, gone)) = self.world.metadata(at) {
-                let new = NewNamespace { n: self.n, ..NewNamespace::named(&self.name) };
+                let new = NewNamespace { n: self.n, ..strict(&self.name) };
                 let create = cluster.create_namespace(new, TIMEOUT);
                 let made = match gone.run_until_cancelled(create).await {
                     Some(Ok((namespace, _))) => Some(namespace.id.0),

@@ -28,7 +28,7 @@ use super::inflict::Injuries;
 use super::panics::noticing_panics;
 use super::workload::Workload;
 use super::world::{NAMESPACE, World, key_name};
-use super::{SimCluster, SimSize, simulate};
+use super::{SimCluster, SimSize, simulate, strict};
 use crate::checkers::{Verdict, Violation, check};
 use crate::history::{Entry, History, Namespace};
 
@@ -129,7 +129,7 @@ impl Scenario {
         let Workload { lww, n, .. } = self.workload;
         let conflict = if lww { Conflict::Lww } else { Conflict::Siblings };
         let owners = u8::try_from(n).context("a key has few owners")?;
-        let things = NewNamespace { conflict, n: owners, ..NewNamespace::named(NAMESPACE) };
+        let things = NewNamespace { conflict, n: owners, ..strict(NAMESPACE) };
         cluster.create_namespace(things).await?;
         // Clocks are compared before they order writes.
         sleep(Duration::from_secs(3)).await;

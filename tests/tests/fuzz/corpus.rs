@@ -206,11 +206,10 @@ pub(crate) fn register() -> Vec<Bytes> {
     [&requests[..], &replies, &[votes.encode()]].concat()
 }
 
-/// Every kind of message that carries something of its own to decode.
-pub(crate) fn frames() -> Vec<Bytes> {
+fn requests() -> Vec<transport::Request> {
     let namespace = NamespaceId(1);
     let object = EncodedObject(objects().remove(1));
-    let requests = [
+    vec![
         transport::Request::Replicate(transport::Replicate {
             hint_for: None,
             namespace,
@@ -243,8 +242,12 @@ pub(crate) fn frames() -> Vec<Bytes> {
         transport::Request::Learn(documents().remove(1)),
         transport::Request::Register(register().remove(2)),
         transport::Request::Clock,
-    ];
-    let replies = [
+    ]
+}
+
+fn replies() -> Vec<transport::Reply> {
+    let object = EncodedObject(objects().remove(1));
+    vec![
         transport::Reply::Held {
             held: Held::Object(object.clone()),
             standing: Standing::Rebuilding,
@@ -270,11 +273,16 @@ pub(crate) fn frames() -> Vec<Bytes> {
             ahead_ms: -600_000,
             max_ms: 500,
         }),
-    ];
+    ]
+}
+
+/// Every kind of message that carries something of its own to decode.
+pub(crate) fn frames() -> Vec<Bytes> {
     let timeout = std::time::Duration::from_millis(900);
+    let requests = requests().into_iter();
     let requests = requests.map(|request| wire::request_message(1, 2, timeout, request));
-    let replies = replies.map(|reply| wire::reply_message(1, 2, reply));
-    let all = Frame { hello: None, messages: [&requests[..], &replies].concat() };
+    let replies = replies().into_iter().map(|reply| wire::reply_message(1, 2, reply));
+    let all = Frame { hello: None, messages: requests.chain(replies).collect() };
     let alone = all.messages.iter().cloned();
     let mut frames: Vec<Bytes> = alone
         .map(|message| wire::encode_frame(&Frame { hello: None, messages: vec![message] }))

@@ -10,6 +10,7 @@
 //!   version 2   members a b c   1 "carts" n=3             layout 1: group 3 -> table of Q * 3
 //!   version 3   members a b c   1 "carts", 2 "users" n=3  the same group serves both
 //!   version 4   members a b c   2 "users"                 id 1 is never used again
+//!   version 5   members a b c   2 "users" w=all           other defaults, the same owners
 //! ```
 
 mod change;
@@ -22,7 +23,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-pub use self::change::{FirstDocument, NewNamespace};
+pub use self::change::{FirstDocument, NamespaceUpdate, NewNamespace};
 use crate::dynamo::encoding::DecodeError;
 use crate::dynamo::key::{NamespaceId, NodeId, PartitionCount};
 use crate::dynamo::quorum::{Level, LevelError};
@@ -117,7 +118,7 @@ pub struct Member {
 }
 
 /// How concurrent values of a namespace's keys are treated. A namespace has one rule for ever: its
-/// objects are of that kind, and no change of a document alters a namespace.
+/// objects are of that kind, and no change of a document alters it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum Conflict {
     /// All are kept until a write replaces them.
@@ -156,7 +157,7 @@ pub struct Namespace {
     pub durability: Durability,
     /// The largest value, in bytes.
     pub value_max_bytes: u32,
-    /// Whether fallbacks count toward w. Always false for now: quorums are strict.
+    /// Whether what fallbacks do counts, unless the request says otherwise.
     pub sloppy: bool,
 }
 

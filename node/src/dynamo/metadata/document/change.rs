@@ -42,10 +42,13 @@ pub struct NewNamespace {
     pub durability: Durability,
     /// The largest value, in bytes.
     pub value_max_bytes: u32,
+    /// Whether fallbacks count by default.
+    pub sloppy: bool,
 }
 
 impl NewNamespace {
-    /// The defaults under this name: three owners, quorums, siblings, buffered, values to 1 MiB.
+    /// The defaults under this name: three owners, sloppy quorums, siblings, buffered, values to
+    /// 1 MiB.
     pub fn named(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -55,7 +58,33 @@ impl NewNamespace {
             conflict: Conflict::Siblings,
             durability: Durability::Buffered,
             value_max_bytes: 1 << 20,
+            sloppy: true,
         }
+    }
+}
+
+/// What is to change of a namespace; what is none stays. Neither n nor the conflict rule can
+/// change: the one says where objects are, the other of which kind they are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NamespaceUpdate {
+    /// Which one.
+    pub name: String,
+    /// How many owners a read waits for by default.
+    pub r: Option<Level>,
+    /// How many owners a write waits for by default.
+    pub w: Option<Level>,
+    /// When a replica acknowledges by default.
+    pub durability: Option<Durability>,
+    /// The largest value, in bytes. Larger ones that are there already stay.
+    pub value_max_bytes: Option<u32>,
+    /// Whether fallbacks count by default.
+    pub sloppy: Option<bool>,
+}
+
+impl NamespaceUpdate {
+    /// Nothing of the namespace of this name.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
     }
 }
 
@@ -107,13 +136,10 @@ impl Document {
             conflict: new.conflict,
             durability: new.durability,
             value_max_bytes: new.value_max_bytes,
-            sloppy: false,
+            sloppy: new.sloppy,
         };
         namespace.validate()?;
-        let (asked, most) = (new.value_max_bytes, siblings_max_bytes(n));
-        if asked as usize > most {
-            return Err(DocumentError::ValueTooLarge { name: namespace.name, n, asked, most });
-        }
+        values_fit(&namespace)?;
         let mut successor = self.successor();
         successor.namespaces.push(namespace);
         successor.next_namespace += 1;
@@ -122,6 +148,33 @@ impl Document {
         }
         successor.validate()?;
         Ok(successor)
+    }
+
+    /// The successor in which a namespace has other defaults; none if it has those already.
+    pub fn with_updated_namespace(
+        &self,
+        update: &NamespaceUpdate,
+    ) -> Result<Option<Self>, DocumentError> {
+        let Some(at) = self.namespaces.iter().position(|one| one.name == update.name) else {
+            return Err(DocumentError::NamespaceUnknown { name: update.name.clone() });
+        };
+        let present = &self.namespaces[at];
+        let updated = Namespace {
+            r: update.r.unwrap_or(present.r),
+            w: update.w.unwrap_or(present.w),
+            durability: update.durability.unwrap_or(present.durability),
+            value_max_bytes: update.value_max_bytes.unwrap_or(present.value_max_bytes),
+            sloppy: update.sloppy.unwrap_or(present.sloppy),
+            ..present.clone()
+        };
+        if updated == *present {
+            return Ok(None);
+        }
+        updated.validate()?;
+        values_fit(&updated)?;
+        let mut successor = self.successor();
+        successor.namespaces[at] = updated;
+        Ok(Some(successor))
     }
 
     /// The successor without the namespace of this name; its id is not used again.
@@ -149,4 +202,16 @@ impl Document {
     fn successor(&self) -> Self {
         Self { version: self.version + 1, predecessor: self.hash(), ..self.clone() }
     }
+}
+
+/// Refuses values of which two would not fit in an object. Not asked of a document that was chosen
+/// under another limit.
+fn values_fit(namespace: &Namespace) -> Result<(), DocumentError> {
+    let (n, asked) = (namespace.n, namespace.value_max_bytes);
+    let most = siblings_max_bytes(n);
+    if asked as usize > most {
+        let name = namespace.name.clone();
+        return Err(DocumentError::ValueTooLarge { name, n, asked, most });
+    }
+    Ok(())
 }

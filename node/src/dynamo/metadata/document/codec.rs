@@ -167,7 +167,7 @@ fn read_namespace(reader: &mut Reader) -> Result<Namespace, DecodeError> {
             &[Durability::Buffered, Durability::Synced],
         )?,
         value_max_bytes: reader.u32("namespace value_max_bytes")?,
-        sloppy: choice(reader, "namespace sloppy", &[false])?,
+        sloppy: choice(reader, "namespace sloppy", &[false, true])?,
     })
 }
 

@@ -2,6 +2,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::dynamo::object::siblings_max_bytes;
 
 fn member(index: usize) -> Member {
     Member {
@@ -32,7 +33,8 @@ fn place(n: u8) -> Vec<NodeId> {
 
 fn with_carts() -> Document {
     let one = Document::first(plan(3, 3)).unwrap();
-    one.with_namespace(NewNamespace::named("carts"), place).unwrap()
+    let carts = NewNamespace { sloppy: false, ..NewNamespace::named("carts") };
+    one.with_namespace(carts, place).unwrap()
 }
 
 const GOLDEN: &str = include_str!("golden_v1.hex");
@@ -56,6 +58,56 @@ fn a_chain_of_changes() {
     let five = four.with_namespace(NewNamespace::named("carts"), never).unwrap();
     assert_eq!(five.namespace_named("carts").unwrap().id, NamespaceId(3), "1 is never reused");
     assert_eq!(five.namespace(NamespaceId(2)).unwrap().name, "users");
+}
+
+#[test]
+fn an_update_changes_what_it_names_and_nothing_else() {
+    let two = with_carts();
+    let update = NamespaceUpdate {
+        r: Some(Level::One),
+        w: Some(Level::All),
+        durability: Some(Durability::Synced),
+        value_max_bytes: Some(9),
+        sloppy: Some(true),
+        ..NamespaceUpdate::named("carts")
+    };
+    let three = two.with_updated_namespace(&update).unwrap().unwrap();
+    assert_eq!((three.version, three.predecessor), (3, two.hash()));
+    let before = two.namespace_named("carts").unwrap();
+    let expected = Namespace {
+        r: Level::One,
+        w: Level::All,
+        durability: Durability::Synced,
+        value_max_bytes: 9,
+        sloppy: true,
+        ..before.clone()
+    };
+    assert_eq!(three.namespaces, [expected]);
+    assert_eq!(Document::decode(three.encode()), Ok(three.clone()));
+    assert_eq!(three.layouts, two.layouts);
+
+    assert_eq!(three.with_updated_namespace(&update), Ok(None), "that is how it is");
+    assert_eq!(two.with_updated_namespace(&NamespaceUpdate::named("carts")), Ok(None));
+    let back = NamespaceUpdate { sloppy: Some(false), ..NamespaceUpdate::named("carts") };
+    let four = three.with_updated_namespace(&back).unwrap().unwrap();
+    assert_eq!((four.namespaces[0].sloppy, four.namespaces[0].w), (false, Level::All));
+}
+
+#[test]
+fn an_impossible_update_is_refused_as_at_creation() {
+    let two = with_carts();
+    let carts = || NamespaceUpdate::named("carts");
+    let too_large = siblings_max_bytes(3) as u32 + 1;
+    for (update, expected) in [
+        (NamespaceUpdate { w: Some(Level::Count(4)), ..carts() }, "w is level 4 with n = 3"),
+        (NamespaceUpdate { r: Some(Level::Count(0)), ..carts() }, "r is level 0 with n = 3"),
+        (NamespaceUpdate { value_max_bytes: Some(0), ..carts() }, "value_max_bytes is 0"),
+        (NamespaceUpdate { value_max_bytes: Some(too_large), ..carts() }, "the most is"),
+        (NamespaceUpdate::named("gone"), "there is no namespace"),
+    ] {
+        let refused = two.with_updated_namespace(&update).unwrap_err().to_string();
+        assert!(refused.contains(expected), "{refused}");
+    }
 }
 
 #[test]
@@ -96,9 +148,11 @@ fn debug_hides_the_key() {
 
 proptest! {
     #[test]
-    fn documents_survive_the_wire(members in 1..9usize, n in 1..4u8, change in any::<Option<u64>>()) {
+    fn documents_survive_the_wire(
+        members in 1..9usize, n in 1..4u8, sloppy in any::<bool>(), change in any::<Option<u64>>()
+    ) {
         let mut document = Document::first(plan(members, members.min(7))).unwrap();
-        let new = NewNamespace { n: n.min(members as u8), ..NewNamespace::named("a") };
+        let new = NewNamespace { n: n.min(members as u8), sloppy, ..NewNamespace::named("a") };
         document = document.with_namespace(new, place).unwrap();
         document.plan = change;
         prop_assert_eq!(Document::decode(document.encode()), Ok(document));
