@@ -131,7 +131,9 @@ fn decode_siblings(mut r: Reader) -> Result<Object, DecodeError> {
     let entries = (0..count).map(|_| read_entry(&mut r)).collect::<Result<_, _>>()?;
     let unsound = r.error("object", Flaw::Value(count as u64));
     r.finish("object")?;
-    Object::from_parts(entries, version).ok_or(unsound)
+    let object = Object::from_parts(entries, version);
+    // The absent object is encoded as no bytes, lest it have two encodings.
+    object.filter(|object| !object.is_absent()).ok_or(unsound)
 }
 
 fn decode_last(mut r: Reader) -> Result<Object, DecodeError> {
@@ -365,6 +367,12 @@ mod tests {
         w.bytes(b"value");
         let error = EncodedObject(w.finish()).decode(Conflict::Siblings).unwrap_err();
         assert_eq!((error.what, error.flaw), ("entry origin", Flaw::Value(2)));
+    }
+
+    #[test]
+    fn the_absent_object_is_no_bytes_and_nothing_else() {
+        let error = EncodedObject(vec![1, 0, 0].into()).decode(Conflict::Siblings).unwrap_err();
+        assert_eq!((error.what, error.flaw), ("object", Flaw::Value(0)));
     }
 
     #[test]
