@@ -97,6 +97,26 @@ fn tests_of_the_simulator_say_what_they_did() {
     );
 }
 
+/// A change is judged on the same inputs each time; others are tried on demand.
+#[test]
+fn tests_draw_no_seeds() {
+    let draws = ["rand::random", "rand::rng", "rand::make_rng", "SysRng"];
+    let mut offences = Vec::new();
+    for source in rust("").into_iter().filter(|source| source.path != OWN_PATH) {
+        let of_tests = source.path.starts_with("tests/");
+        let production: Vec<usize> = source.production().map(|(at, _)| at).collect();
+        for (at, line) in source.code() {
+            let tests = of_tests || production.binary_search(&at).is_err();
+            if tests && draws.iter().any(|draw| has_word(line, draw)) {
+                offences.push(format!("{}:{at}: {}", source.path, line.trim()));
+            }
+        }
+    }
+    assert_none(offences, "Fix the seed, and let the environment name another (CONTRIBUTING.md):");
+    let properties = read(".cargo/config.toml").contains("\nPROPTEST_RNG_SEED = \"");
+    assert!(properties, ".cargo/config.toml fixes the seed of the properties: PROPTEST_RNG_SEED");
+}
+
 #[test]
 fn no_path_of_a_machine() {
     let places = ["/home/", "/Users/", "/root/", concat!("/wo", "rk/"), "C:\\"];
