@@ -16,6 +16,7 @@
 
 mod mend;
 mod read;
+mod resolve;
 mod scan;
 mod write;
 
@@ -29,6 +30,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use self::read::{Get, GetBatch, ReadAnswer};
+pub use self::resolve::Resolve;
 pub use self::scan::{ScanCursor, ScanPart, ScanRequest};
 pub use self::write::{Put, PutBatch, PutEntry, PutRules};
 use crate::clocks::{Clocks, Others, Trust};

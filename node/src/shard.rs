@@ -16,6 +16,7 @@
 //! order, and answered as a whole, so that what a job costs is paid once for all of its keys.
 
 mod batch;
+mod look_up;
 mod queue;
 mod sweep;
 
@@ -38,12 +39,14 @@ use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{KEY_MAX_BYTES, Key, KeyHash, NamespaceId, NodeId, PartitionId, VnodeId};
 use crate::dynamo::metadata::document::Conflict;
 use crate::dynamo::operation::{Admitting, Opening, OperationId};
+use crate::dynamo::resolve::LookedUp;
 use crate::env::{Blocking, Env};
 use crate::error::{RequestError, WriteError};
 use crate::limits::budget::{Budget, Kind};
 use crate::storage::disk::Disk;
 use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
+use crate::vnode::look_up::Inquiry;
 use crate::vnode::{Address, Mended, Merge, Turn, Vnode, Write, Written};
 
 /// The most requests of one turn, keys of batches counted: bounds the engine's batch, and what a
@@ -136,6 +139,10 @@ enum Job {
         addresses: Vec<Address>,
         answer: oneshot::Sender<Vec<Result<EncodedObject, RequestError>>>,
     },
+    LookUp {
+        asked: Inquiry,
+        answer: oneshot::Sender<Result<LookedUp, RequestError>>,
+    },
     Page {
         range: PageRange,
         answer: oneshot::Sender<Result<Page, RequestError>>,
@@ -166,6 +173,7 @@ enum Answer {
     Written(oneshot::Sender<Result<Written, WriteError>>, Written, OperationId),
     Merged(oneshot::Sender<Result<(), RequestError>>),
     Read(oneshot::Sender<Result<EncodedObject, RequestError>>, EncodedObject),
+    LookedUp(oneshot::Sender<Result<LookedUp, RequestError>>, LookedUp),
     Batch(batch::Answer),
 }
 
@@ -183,6 +191,7 @@ impl Answer {
             (Self::Merged(to), error) => drop(to.send(error.map_or(Ok(()), Err))),
             (Self::Read(to, object), None) => drop(to.send(Ok(object))),
             (Self::Read(to, _), Some(error)) => drop(to.send(Err(error))),
+            (Self::LookedUp(to, answer), error) => drop(to.send(error.map_or(Ok(answer), Err))),
             (Self::Batch(answer), error) => answer.send(error),
         }
     }
@@ -440,6 +449,7 @@ impl Staging<'_> {
             Job::Write { write, synced, answer } => self.write(write, synced, answer),
             Job::Merge { merge, synced, answer } => self.merge(merge, synced, answer),
             Job::Read { address, answer } => self.read(&address, answer),
+            Job::LookUp { asked, answer } => self.look_up(&asked, answer),
             Job::WriteBatch { writes, synced, answer } => self.write_batch(writes, synced, answer),
             Job::MergeBatch { merges, synced, answer } => self.merge_batch(merges, synced, answer),
             Job::ReadBatch { addresses, answer } => self.read_batch(&addresses, answer),

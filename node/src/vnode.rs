@@ -20,6 +20,8 @@
 //!       ▼ admit (index)  ▼ read object   ▼ new dot a:8   ▼ stage: object, o1 → a:8, frontier of a
 //! ```
 
+pub mod look_up;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -30,14 +32,14 @@ use crate::clocks::Trust;
 use crate::dynamo::clock::{Actor, Dot, Hlc};
 use crate::dynamo::context::Context;
 use crate::dynamo::encoding::DecodeError;
-use crate::dynamo::format::{
-    EncodedObject, decode_intervals, decode_recorded, encode_intervals, encode_recorded,
-};
+use crate::dynamo::format::{EncodedObject, decode_intervals, encode_intervals, encode_recorded};
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, VnodeId};
 use crate::dynamo::metadata::document::Conflict;
 use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX, Stamp, siblings_max_bytes};
-use crate::dynamo::operation::{Admission, Admitting, Asked, Done, OperationId, Recorded};
+use crate::dynamo::operation::{
+    Admission, Admitting, Asked, Done, OperationId, PayloadHash, Recorded,
+};
 use crate::error::{RequestError, WriteError};
 use crate::storage::record::{self, RecordError};
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
@@ -86,6 +88,13 @@ pub struct Write {
     pub refusal: Option<RequestError>,
 }
 
+impl Write {
+    /// What tells it from another write under the same id.
+    pub fn payload(&self) -> PayloadHash {
+        PayloadHash::of(self.value.as_ref(), &self.context)
+    }
+}
+
 /// A coordinated write, once its batch was applied.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Written {
@@ -100,6 +109,8 @@ pub struct Written {
     /// What the wall clock showed when this was first written, in milliseconds since the Unix epoch:
     /// a retry makes a write no later, nor tells that what replaced it here began after it.
     pub clock_ms: u64,
+    /// What tells it from another write under the same id.
+    pub payload: PayloadHash,
 }
 
 /// An object of another replica, to be merged.
@@ -110,7 +121,7 @@ pub struct Merge {
     /// The whole object.
     pub object: EncodedObject,
     /// The write that brought it, for the index; none for a repair.
-    pub operation: Option<(OperationId, Dot)>,
+    pub operation: Option<(OperationId, Dot, PayloadHash)>,
     /// What its coordinator's wall clock showed when that write was made, in milliseconds since the
     /// Unix epoch; of no account for a repair.
     pub clock_ms: u64,
@@ -302,10 +313,11 @@ impl Vnode {
         let index = record::operation_key(self.id, &write.operation);
         let id = write.operation;
         // What cannot be looked up may have been applied before.
-        let recorded = self.recorded(turn, &index);
+        let recorded = turn.recorded(&index);
         let recorded = recorded.map_err(|error| WriteError::unknown(id, error))?;
         let recorded = recorded.filter(|_| !planted!("retry_taken_as_new"));
-        let asked = Asked { at_least_once: write.at_least_once, fresh: write.doubtful.is_none() };
+        let (at_least_once, payload) = (write.at_least_once, write.payload());
+        let asked = Asked { at_least_once, fresh: write.doubtful.is_none(), payload };
         match turn.admitting.admit(&id, hash, recorded, asked) {
             Admission::New => self.write_new(turn, write, index),
             Admission::Done(done) => self.write_again(turn, &write, done),
@@ -337,13 +349,13 @@ impl Vnode {
         let Dot { actor, n } = self.next_dot(turn);
         let per_key = planted!("dots_counted_per_key");
         let dot = Dot { actor, n: if per_key { object.version().last(actor) + 1 } else { n } };
-        let (hash, operation) = (write.address.hash(), write.operation);
+        let (hash, operation, payload) = (write.address.hash(), write.operation, write.payload());
         match write.address.conflict {
             Conflict::Siblings => write_sibling(&mut object, turn, write, dot),
             Conflict::Lww => write_last(&mut object, turn, write, dot),
         }
         let object_encoded = self.stage(turn, stored, &object);
-        let done = Done { dot, clock_ms: turn.admitting.now_ms };
+        let done = Done { dot, clock_ms: turn.admitting.now_ms, payload };
         turn.record(index, Recorded { key: hash, done: Some(done) }, true);
         Ok(written(done, &object, object_encoded, &operation))
     }
@@ -358,7 +370,7 @@ impl Vnode {
         write: &Write,
         done: Done,
     ) -> Result<Written, WriteError> {
-        let Done { dot, clock_ms } = done;
+        let Done { dot, clock_ms, .. } = done;
         let unknown = |error: RequestError| WriteError::unknown(write.operation, error);
         let encoded = self.read(turn, &write.address).map_err(unknown)?;
         let object = encoded.decode(write.address.conflict);
@@ -395,7 +407,7 @@ impl Vnode {
         let mut known = true;
         let object = match self.object(turn, &merge.address, &stored) {
             Ok(mut object) => {
-                known = merge.operation.is_some_and(|(_, dot)| object.version().covers(dot));
+                known = merge.operation.is_some_and(|(_, dot, _)| object.version().covers(dot));
                 if planted!("repair_replaces_instead_of_merging") && merge.operation.is_none() {
                     object = Object::default();
                 }
@@ -410,8 +422,8 @@ impl Vnode {
             }
             Err(error) => return Err(error),
         };
-        if let Some((id, dot)) = merge.operation {
-            let done = Done { dot, clock_ms: merge.clock_ms };
+        if let Some((id, dot, payload)) = merge.operation {
+            let done = Done { dot, clock_ms: merge.clock_ms, payload };
             let recorded = Recorded { key: merge.address.hash(), done: Some(done) };
             turn.record(record::operation_key(self.id, &id), recorded, !known);
             let future = turn.future_of(&object);
@@ -548,23 +560,6 @@ impl Vnode {
         RequestError::Damaged { reason }
     }
 
-    fn recorded(
-        &mut self,
-        turn: &mut Turn<'_>,
-        index: &[u8],
-    ) -> Result<Option<Recorded>, RequestError> {
-        let sealed = turn.get(Space::Operations, index).map_err(RequestError::from)?;
-        let Some(sealed) = sealed else { return Ok(None) };
-        let body = record::open(index, &sealed);
-        let corrupt = &mut turn.corrupt;
-        let mut damaged = |error: String| {
-            *corrupt.entry(Space::Operations).or_default() += 1;
-            RequestError::Data { reason: format!("operation index: {error}") }
-        };
-        let body = body.map_err(|error| damaged(error.to_string()))?;
-        decode_recorded(body).map(Some).map_err(|error| damaged(error.to_string()))
-    }
-
     fn next_dot(&mut self, turn: &mut Turn<'_>) -> Dot {
         let dot = match self.issued {
             Some(last) => Dot { n: last.n + 1, ..last },
@@ -652,10 +647,10 @@ fn written(
     encoded: EncodedObject,
     operation: &OperationId,
 ) -> Written {
-    let Done { dot, clock_ms } = done;
+    let Done { dot, clock_ms, payload } = done;
     let context = Context::of_write(object, operation);
     let siblings = object.siblings().len() as u32;
-    Written { dot, object: encoded, context, siblings, clock_ms }
+    Written { dot, object: encoded, context, siblings, clock_ms, payload }
 }
 
 fn refusal(admission: Admission, id: OperationId, admitting: Admitting) -> WriteError {
@@ -665,6 +660,10 @@ fn refusal(admission: Admission, id: OperationId, admitting: Admitting) -> Write
         )),
         Admission::OtherKey => WriteError::not_applied(RequestError::invalid(
             "the operation id was used for another key; take a new one for each write",
+        )),
+        Admission::OtherPayload => WriteError::not_applied(RequestError::invalid(
+            "the operation id was used for another value, or with another context; take a new one for \
+             each write",
         )),
         Admission::Expired => WriteError::unknown(
             id,
@@ -676,9 +675,14 @@ fn refusal(admission: Admission, id: OperationId, admitting: Admitting) -> Write
         Admission::EarlierOpening => {
             WriteError::unknown(id, RequestError::EarlierOpening { opening: admitting.opening })
         }
-        Admission::Elsewhere | Admission::New | Admission::Done(_) => WriteError::not_applied(
-            RequestError::internal("a write was sent to a node that its id does not name"),
-        ),
+        Admission::Elsewhere => {
+            let reason = "another node was asked in its place, and does not know the write";
+            let (node, reason) = (id.coordinator, reason.to_owned());
+            WriteError::unknown(id, RequestError::CoordinatorUnreachable { node, reason })
+        }
+        Admission::New | Admission::Done(_) => {
+            WriteError::not_applied(RequestError::internal("a write that is to run was refused"))
+        }
     }
 }
 

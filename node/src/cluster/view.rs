@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::dynamo::key::{Key, NamespaceId, NodeId, PartitionId, VnodeId};
+use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId, VnodeId};
 use crate::dynamo::metadata::Document;
 use crate::dynamo::metadata::document::{Member, Namespace};
 use crate::dynamo::placement::{Placement, PlacementError, PlacementMember};
@@ -47,8 +47,12 @@ impl View {
 
     /// The vnode that holds a key of a namespace.
     pub fn vnode(&self, namespace: &Namespace, key: &Key) -> VnodeId {
-        let partition = key.hash(namespace.id).partition(self.document.partitions);
-        VnodeId { n: namespace.n, partition }
+        self.vnode_of(namespace, key.hash(namespace.id))
+    }
+
+    /// The vnode that holds the keys of this hash in a namespace.
+    pub fn vnode_of(&self, namespace: &Namespace, hash: KeyHash) -> VnodeId {
+        VnodeId { n: namespace.n, partition: hash.partition(self.document.partitions) }
     }
 
     /// Who holds a vnode, and who stands in; none if no namespace has such an N.

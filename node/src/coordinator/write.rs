@@ -1,6 +1,7 @@
 //! Coordinating puts and deletes; many at once in [`batch`].
 
 mod batch;
+mod elsewhere;
 
 use std::time::Duration;
 
@@ -105,9 +106,9 @@ impl Coordinator {
         let forward = self.admit(entry, rules, &target).map_err(refused)?;
         let to = self.coordinator_of(&target, &forward).map_err(refused)?;
         if to == self.node {
-            self.run(&target, forward, deadline).await
+            self.run_or_finish(&target, forward, deadline).await
         } else {
-            self.forward(to, forward, deadline).await
+            self.run_at(to, &target, forward, deadline).await
         }
     }
 
@@ -120,7 +121,7 @@ impl Coordinator {
         let deadline = Instant::now() + timeout;
         let target = self.forwarded_target(forward.namespace, forward.key.clone());
         let target = target.map_err(|error| WriteError::at_the_door(forward.doubtful(), error))?;
-        self.run(&target, forward, deadline).await
+        self.run_or_finish(&target, forward, deadline).await
     }
 
     /// Checks a client's write, and fills in what it left to the namespace.
@@ -354,7 +355,7 @@ impl Coordinator {
             key: target.address.key.clone(),
             object: written.object.clone(),
             synced,
-            operation: Some((id, written.dot)),
+            operation: Some((id, written.dot, written.payload)),
             // 0 is that of a repair.
             clock_ms: written.clock_ms.max(1),
             mend: false,

@@ -19,7 +19,7 @@ use super::frontier::Intervals;
 use super::key::{KeyHash, NodeId};
 use super::metadata::document::Conflict;
 use super::object::{Entry, Object, Stamp};
-use super::operation::{Done, Opening, OperationId, Recorded};
+use super::operation::{Done, Opening, OperationId, PayloadHash, Recorded};
 
 const OBJECT_FORMAT: u8 = 1;
 const HAS_DEADLINE: u8 = 1;
@@ -260,12 +260,13 @@ const REFUSED: u8 = 2;
 
 /// What the operation index keeps of an operation.
 pub fn encode_recorded(recorded: Recorded) -> Bytes {
-    let mut w = Writer::with_capacity(35);
+    let mut w = Writer::with_capacity(43);
     w.u8(if recorded.done.is_some() { APPLIED } else { REFUSED });
     w.u64(recorded.key.0);
     if let Some(done) = recorded.done {
         write_dot(&mut w, done.dot);
         w.u64(done.clock_ms);
+        w.u64(done.payload.0);
     }
     w.finish()
 }
@@ -278,7 +279,8 @@ pub fn decode_recorded(bytes: Bytes) -> Result<Recorded, DecodeError> {
     let done = match outcome {
         APPLIED => {
             let dot = read_dot(&mut r, "recorded dot")?;
-            Some(Done { dot, clock_ms: r.u64("recorded clock")? })
+            let clock_ms = r.u64("recorded clock")?;
+            Some(Done { dot, clock_ms, payload: PayloadHash(r.u64("recorded payload")?) })
         }
         REFUSED => None,
         other => return Err(r.error("recorded outcome", Flaw::Value(other.into()))),

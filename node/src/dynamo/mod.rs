@@ -2,8 +2,8 @@
 //!
 //! Read it in this order: [`key`] and [`clock`] are the nouns, [`object`] is what a replica holds
 //! for a key, [`frontier`] what it has seen; [`ring`], [`placement`] and [`preference`] say who
-//! holds what; [`quorum`], [`write`](mod@write) and [`read`] run one request, [`standing`] says
-//! whose silence counts in it, [`skew`] whether a node's clock may order writes; [`metadata`] keeps
+//! holds what; [`quorum`], [`write`](mod@write) and [`read`] run one request, [`resolve`] tells
+//! what became of one, [`standing`] says whose silence counts, [`skew`] whether a node's clock may order writes; [`metadata`] keeps
 //! the one document that all members agree on.
 //!
 //! Time comes in as an argument, randomness as `&mut impl Rng`, and order from B-trees, so that the
@@ -22,6 +22,7 @@ pub mod placement;
 pub mod preference;
 pub mod quorum;
 pub mod read;
+pub mod resolve;
 pub mod ring;
 pub mod skew;
 pub mod standing;

@@ -8,19 +8,28 @@
 //!   id names ...                   index says     so the write is
 //!   me, this opening               nothing        new: coordinate it
 //!   me or not, any opening         dot a:7        done: answer with a:7, replicate again
+//!   me or not, any opening         another value  refused: an id names one write
 //!   me or not, any opening         refused        refused again
 //!   me, an earlier opening         nothing        of unknown outcome: the index may have been lost
-//!   another node                   nothing        that node's to answer
+//!   another node                   nothing        that node's to answer; or the owners', who are
+//!                                                 all asked while it cannot be (see `resolve`)
 //!   anybody, over an hour old      -              refused: the index forgets after an hour
 //!   nobody's opening, sent once    nothing        new, whatever its time
 //! ```
 //!
 //! A client may ask to run a write elsewhere *at least once* under the same id; the copies are shown
-//! as one value. Left out: asking all owners for an id that another coordinator may have used.
+//! as one value. Left out: noticing an id that was used for a key of another partition, since each
+//! vnode has an index of its own.
 
 use std::fmt;
 
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use super::clock::Dot;
+use super::context::Context;
+use super::encoding::Writer;
+use super::format::write_version;
 use super::key::{KeyHash, NodeId};
 
 /// How long ids are kept, and the age past which they are refused, in milliseconds.
@@ -63,6 +72,22 @@ pub struct Recorded {
     pub done: Option<Done>,
 }
 
+/// What a write writes, in short: enough to notice a client that uses an id for two writes, and no
+/// proof against one that means to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PayloadHash(pub u64);
+
+impl PayloadHash {
+    /// Of a value, or a delete, and of what it replaces.
+    pub fn of(value: Option<&Bytes>, context: &Context) -> Self {
+        let mut w = Writer::with_capacity(24 + 18 * context.version.len());
+        w.u64(context.time.0);
+        write_version(&mut w, &context.version);
+        w.u64(value.map_or(0, |value| xxh3_64_with_seed(value, 1)));
+        Self(xxh3_64_with_seed(w.as_slice(), value.is_some().into()))
+    }
+}
+
 /// How a write was done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Done {
@@ -71,6 +96,8 @@ pub struct Done {
     /// What its coordinator's wall clock showed then, in milliseconds since the Unix epoch. A retry
     /// makes it no later.
     pub clock_ms: u64,
+    /// What it wrote.
+    pub payload: PayloadHash,
 }
 
 /// How a write was asked for.
@@ -80,6 +107,8 @@ pub struct Asked {
     pub at_least_once: bool,
     /// No earlier request carried the id.
     pub fresh: bool,
+    /// What is to be written.
+    pub payload: PayloadHash,
 }
 
 /// What a coordinator does with a write.
@@ -94,6 +123,8 @@ pub enum Admission {
     Refused,
     /// The id wrote another key. Nothing is applied.
     OtherKey,
+    /// The id wrote something else to the key. Nothing is applied.
+    OtherPayload,
     /// The id is too old, or its time lies in the future. Nothing is applied now.
     Expired,
     /// The id names an earlier opening of this node: its outcome is unknown.
@@ -121,6 +152,14 @@ impl Admitting {
         id.coordinator == self.node && [Opening(0), self.opening].contains(&id.opening)
     }
 
+    /// Whether the id is over an hour old by this node's clock, or its time lies in the future: nothing
+    /// can be said of it if the index does not know it.
+    pub fn is_expired(&self, id: &OperationId) -> bool {
+        let oldest = self.now_ms.saturating_sub(OPERATION_KEPT_MS);
+        let newest = self.now_ms.saturating_add(OPERATION_AHEAD_MS);
+        !(oldest..=newest).contains(&id.issued_ms)
+    }
+
     /// Decides on a write of `key` under `id`, of which the index keeps `recorded`.
     ///
     /// An id that another node made up has that node's time, which may be wrong, and nobody asks for
@@ -135,14 +174,13 @@ impl Admitting {
         if let Some(recorded) = recorded {
             return match recorded.done {
                 _ if recorded.key != key => Admission::OtherKey,
+                Some(done) if done.payload != asked.payload => Admission::OtherPayload,
                 Some(done) => Admission::Done(done),
                 None => Admission::Refused,
             };
         }
-        let oldest = self.now_ms.saturating_sub(OPERATION_KEPT_MS);
-        let newest = self.now_ms.saturating_add(OPERATION_AHEAD_MS);
         let made_up = asked.fresh && id.opening == Opening(0);
-        if !made_up && !(oldest..=newest).contains(&id.issued_ms) {
+        if !made_up && self.is_expired(id) {
             return Admission::Expired;
         }
         match (id.coordinator == self.node, id.opening == self.opening) {
@@ -158,11 +196,13 @@ impl Admitting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dynamo::clock::Actor;
+    use crate::dynamo::clock::{Actor, VersionVector};
 
     const ME: NodeId = NodeId(1);
     const NOW: Admitting =
         Admitting { node: ME, opening: Opening(5), now_ms: 2 * OPERATION_KEPT_MS };
+
+    const PAYLOAD: PayloadHash = PayloadHash(4);
 
     fn id(coordinator: u64, opening: u64, issued_ms: u64) -> OperationId {
         let (coordinator, opening) = (NodeId(coordinator), Opening(opening));
@@ -183,7 +223,7 @@ mod tests {
         ];
         for (id, at_least_once, expected) in cases {
             for fresh in [false, true] {
-                let asked = Asked { at_least_once, fresh };
+                let asked = Asked { at_least_once, fresh, payload: PAYLOAD };
                 assert_eq!(NOW.admit(&id, KeyHash(7), None, asked), expected, "{id:?}");
             }
         }
@@ -193,7 +233,7 @@ mod tests {
     #[test]
     fn an_id_that_a_node_made_up_is_new_once_whatever_its_time() {
         for issued_ms in [0, NOW.now_ms, 9 * NOW.now_ms] {
-            let asked = |fresh| Asked { at_least_once: true, fresh };
+            let asked = |fresh| Asked { at_least_once: true, fresh, payload: PAYLOAD };
             let admitted =
                 |to, fresh| NOW.admit(&id(to, 0, issued_ms), KeyHash(7), None, asked(fresh));
             assert_eq!(admitted(1, true), Admission::New);
@@ -204,18 +244,42 @@ mod tests {
 
     #[test]
     fn what_the_index_knows_is_never_applied_again() {
-        let done = Done { dot: Dot { actor: Actor(3), n: 7 }, clock_ms: 9 };
+        let done = Done { dot: Dot { actor: Actor(3), n: 7 }, clock_ms: 9, payload: PAYLOAD };
         let recorded = Some(Recorded { key: KeyHash(7), done: Some(done) });
         let refused = Some(Recorded { key: KeyHash(7), done: None });
         for id in [id(1, 5, NOW.now_ms), id(1, 4, NOW.now_ms), id(2, 2, 0)] {
             for at_least_once in [false, true] {
-                let at_least_once = Asked { at_least_once, fresh: !at_least_once };
+                let fresh = !at_least_once;
+                let at_least_once = Asked { at_least_once, fresh, payload: PAYLOAD };
                 let admitted = NOW.admit(&id, KeyHash(7), recorded, at_least_once);
                 assert_eq!(admitted, Admission::Done(done));
                 let other = NOW.admit(&id, KeyHash(8), recorded, at_least_once);
                 assert_eq!(other, Admission::OtherKey);
+                let payload = PayloadHash(5);
+                let other = Asked { payload, ..at_least_once };
+                let other = NOW.admit(&id, KeyHash(7), recorded, other);
+                assert_eq!(other, Admission::OtherPayload);
                 let again = NOW.admit(&id, KeyHash(7), refused, at_least_once);
                 assert_eq!(again, Admission::Refused);
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_a_write_writes_or_replaces_is_in_its_payload_hash() {
+        let context = |n| {
+            let mut version = VersionVector::default();
+            version.raise(Dot { actor: Actor(3), n });
+            Context { version, ..Context::default() }
+        };
+        let (empty, a, b) = (Bytes::new(), Bytes::from("a"), Bytes::from("b"));
+        let mut hashes = Vec::new();
+        for value in [None, Some(&empty), Some(&a), Some(&b)] {
+            for context in [Context::default(), context(1), context(2)] {
+                let hash = PayloadHash::of(value, &context);
+                assert_eq!(hash, PayloadHash::of(value, &context));
+                assert!(!hashes.contains(&hash), "{value:?}, {context:?}");
+                hashes.push(hash);
             }
         }
     }

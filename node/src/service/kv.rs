@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::deadline::Timeouts;
 use super::metered::ReplyCharge;
 use super::traced::Asked;
-use super::{batch, status};
+use super::{batch, resolve, status};
 use crate::coordinator::{Coordinator, Get, Put, ReadAnswer, ScanCursor, ScanRequest, binding};
 use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NodeId};
@@ -196,9 +196,10 @@ impl Kv for KvService {
 
     async fn resolve(
         &self,
-        _request: Request<v1::ResolveRequest>,
+        request: Request<v1::ResolveRequest>,
     ) -> Result<Response<v1::ResolveReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let trace = self.node.trace(Operation::Resolve, request.metadata(), Asked::scan(""));
+        trace.run(resolve::resolve(&self.node, request)).await
     }
 
     async fn scan(

@@ -9,6 +9,7 @@ pub mod deadline;
 pub mod kv;
 pub mod metered;
 pub mod peer;
+mod resolve;
 pub mod status;
 mod traced;
 

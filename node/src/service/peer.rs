@@ -21,9 +21,10 @@ use crate::shard::{Page, PageRange};
 use crate::telemetry::{Metrics, Operation};
 use crate::trace::Trace;
 use crate::transport::{
-    GetResult, Handler, Held, Read, Replicate, Reply, Request, ScanPage, ScanPageReply,
+    GetResult, Handler, Held, LookUp, Read, Replicate, Reply, Request, ScanPage, ScanPageReply,
     first_fitting,
 };
+use crate::vnode::look_up::Inquiry;
 use crate::vnode::{Address, Merge};
 
 /// Answers the requests of other nodes.
@@ -124,9 +125,8 @@ impl Shared {
                 self.gossip.offer(from, datagram);
                 return Reply::Heard;
             }
-            Request::Handoff(_) | Request::Hints | Request::LookUp(_) => {
-                Err(RequestError::not_ready("not yet"))
-            }
+            Request::LookUp(asked) => self.look_up(&asked, wait).await,
+            Request::Handoff(_) | Request::Hints => Err(RequestError::not_ready("not yet")),
             Request::Register(message) => cluster.on_register(message).await.map(Reply::Register),
         };
         answered.unwrap_or_else(Reply::Failed)
@@ -244,6 +244,16 @@ impl Shared {
         let page = self.coordinator.shards().page(range, deadline).await?;
         let Page { items, damaged, complete } = page;
         Ok(Reply::ScanPage(ScanPageReply { items, damaged, complete, standing }))
+    }
+
+    /// Any member is asked: one that is no owner may have stood in for one.
+    async fn look_up(&self, asked: &LookUp, wait: Duration) -> Result<Reply, RequestError> {
+        let LookUp { operation, namespace, key, settle } = *asked;
+        let (view, namespace) = self.namespace(namespace)?;
+        let vnode = view.vnode_of(&namespace, key);
+        let asked = Inquiry { vnode, key, operation, settle };
+        let deadline = Instant::now() + wait;
+        self.coordinator.shards().look_up(asked, deadline).await.map(Reply::LookedUp)
     }
 
     fn address(&self, id: NamespaceId, key: Key) -> Result<Address, RequestError> {

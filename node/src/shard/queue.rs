@@ -52,6 +52,7 @@ impl Job {
             Self::ReadBatch { addresses, answer } => {
                 drop(answer.send(vec![Err(error); addresses.len()]));
             }
+            Self::LookUp { answer, .. } => drop(answer.send(Err(error))),
             Self::Page { answer, .. } => drop(answer.send(Err(error))),
             Self::Sweep { answer, .. } => drop(answer.send(Err(error))),
         }

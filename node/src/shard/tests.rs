@@ -12,7 +12,7 @@ use super::*;
 use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::context::Context;
 use crate::dynamo::metadata::document::Conflict;
-use crate::dynamo::operation::OPERATION_KEPT_MS;
+use crate::dynamo::operation::{OPERATION_KEPT_MS, PayloadHash};
 use crate::env::{Clock, Pause};
 use crate::error::Outcome;
 use crate::storage::memory::MemoryEngine;
@@ -151,6 +151,7 @@ impl Bench {
             operation: Some((
                 OperationId { issued_ms, ..operation },
                 Dot { actor: Actor(1), n: 1 },
+                PayloadHash(0),
             )),
             clock_ms: 0,
             wait_ms: 0,
@@ -373,7 +374,11 @@ async fn each_row_of_the_operation_index_is_counted_once_when_it_comes_and_when_
     let again = |sequence: u64, dot: Dot| Merge {
         address: address(1, "key"),
         object: written.object.clone(),
-        operation: Some((put(address(1, "key"), sequence, Bytes::new()).operation, dot)),
+        operation: Some((
+            put(address(1, "key"), sequence, Bytes::new()).operation,
+            dot,
+            PayloadHash(0),
+        )),
         clock_ms: 0,
         wait_ms: 0,
         mend: false,

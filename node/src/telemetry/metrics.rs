@@ -40,6 +40,8 @@ pub enum Operation {
     BatchPut,
     /// A page of a client's scan.
     Scan,
+    /// A client's question what became of a write.
+    Resolve,
     /// A client's request that was sent on to a node that holds the key.
     Forward,
     /// Another node's objects, one or a batch, merged here.
@@ -49,8 +51,18 @@ pub enum Operation {
 }
 
 impl Operation {
-    const ALL: [&str; 9] =
-        ["get", "put", "delete", "batch_get", "batch_put", "scan", "forward", "replicate", "read"];
+    const ALL: [&str; 10] = [
+        "get",
+        "put",
+        "delete",
+        "batch_get",
+        "batch_put",
+        "scan",
+        "resolve",
+        "forward",
+        "replicate",
+        "read",
+    ];
 
     /// What a client asks for at this path of the gRPC interface; none if it is not about keys.
     pub fn of_path(path: &str) -> Option<Self> {
@@ -61,6 +73,7 @@ impl Operation {
             "BatchGet" => Self::BatchGet,
             "BatchPut" => Self::BatchPut,
             "Scan" => Self::Scan,
+            "Resolve" => Self::Resolve,
             _ => return None,
         })
     }
@@ -521,13 +534,14 @@ mod tests {
 
     use super::*;
 
-    const OPERATIONS: [Operation; 9] = [
+    const OPERATIONS: [Operation; 10] = [
         Operation::Get,
         Operation::Put,
         Operation::Delete,
         Operation::BatchGet,
         Operation::BatchPut,
         Operation::Scan,
+        Operation::Resolve,
         Operation::Forward,
         Operation::Replicate,
         Operation::Read,

@@ -25,7 +25,8 @@ use crate::dynamo::clock::Dot;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId};
 use crate::dynamo::object::Digest;
-use crate::dynamo::operation::{Opening, OperationId};
+use crate::dynamo::operation::{OperationId, PayloadHash};
+pub use crate::dynamo::resolve::{Known, LookedUp};
 use crate::dynamo::standing::Standing;
 use crate::error::{RequestError, WriteError};
 
@@ -144,7 +145,7 @@ pub struct Replicate {
     /// Acknowledge only when it is on disk.
     pub synced: bool,
     /// The write that caused this, and its dot, for the operation index; none for a repair.
-    pub operation: Option<(OperationId, Dot)>,
+    pub operation: Option<(OperationId, Dot, PayloadHash)>,
     /// What the coordinator's wall clock showed when it wrote: see
     /// [`Written::clock_ms`](crate::vnode::Written), at least 1; 0 for a repair.
     pub clock_ms: u64,
@@ -295,26 +296,6 @@ pub struct LookUp {
     pub key: KeyHash,
     /// If you alone could still apply it, and do not know it: never do, and say so.
     pub settle: bool,
-}
-
-/// What a node knows of an operation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LookedUp {
-    /// What; none: nothing, or nothing any more.
-    pub known: Option<Known>,
-    /// Its present opening.
-    pub opening: Opening,
-}
-
-/// What became of an operation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Known {
-    /// It was applied.
-    Done(Dot),
-    /// It was refused, and stays so.
-    Refused,
-    /// It wrote another key than was asked for.
-    OtherKey,
 }
 
 /// List the keys of a partition.

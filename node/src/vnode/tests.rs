@@ -6,11 +6,13 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 
 use super::*;
+use crate::dynamo::format::decode_recorded;
 use crate::dynamo::key::{NodeId, PartitionId};
 use crate::dynamo::operation::Opening;
 use crate::error::Outcome;
 use crate::storage::memory::MemoryEngine;
 
+mod look_up;
 mod lww;
 
 const ID: VnodeId = VnodeId { n: 3, partition: PartitionId(7) };
@@ -251,7 +253,7 @@ fn a_merge_records_the_operation_and_adds_only_this_keys_dots() {
     let (mut home, mut other) = (Store::new(1), Store::new(2));
     other.write(put(1, 1, Context::default())).unwrap();
     let second = other.write(put(2, 2, Context::default())).unwrap();
-    let operation = Some((operation(2), second.dot));
+    let operation = Some((operation(2), second.dot, second.payload));
     let merge = Merge {
         address: address(2),
         object: second.object.clone(),

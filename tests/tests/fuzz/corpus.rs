@@ -17,7 +17,7 @@ use quorate_node::dynamo::metadata::register::{
 };
 use quorate_node::dynamo::metadata::{ClusterKey, Document};
 use quorate_node::dynamo::object::{Entry, Object, Stamp};
-use quorate_node::dynamo::operation::{Done, Opening, OperationId, Recorded};
+use quorate_node::dynamo::operation::{Done, Opening, OperationId, PayloadHash, Recorded};
 use quorate_node::dynamo::standing::Standing;
 use quorate_node::error::RequestError;
 use quorate_node::liveness::{Effects, Swim};
@@ -123,7 +123,7 @@ pub(crate) fn intervals() -> Vec<Bytes> {
 
 pub(crate) fn recorded() -> Vec<Bytes> {
     let dots = [None, Some(dot(5, 1)), Some(dot(5, u64::MAX))];
-    let done = |dot| Done { dot, clock_ms: 1_782_000_000_000 };
+    let done = |dot| Done { dot, clock_ms: 1_782_000_000_000, payload: PayloadHash(3) };
     let recorded = |dot: Option<Dot>| Recorded { key: KeyHash(11), done: dot.map(done) };
     dots.map(|dot| encode_recorded(recorded(dot))).to_vec()
 }
@@ -216,7 +216,7 @@ fn requests() -> Vec<transport::Request> {
             key: key(b"k"),
             object: object.clone(),
             synced: true,
-            operation: Some((operation(1), dot(1, 9))),
+            operation: Some((operation(1), dot(1, 9), PayloadHash(3))),
             clock_ms: 1_782_000_000_000,
             mend: true,
         }),

@@ -20,6 +20,7 @@ use futures::future::{BoxFuture, FutureExt as _, join_all};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::{Instant, timeout_at};
 
+use super::elsewhere::{is_not_known_here, is_unheard};
 use super::{PutEntry, PutRules, conclude, forward_failed};
 use crate::coordinator::{Coordinator, Target, cause_of, cause_of_error, remaining, resolve};
 use crate::dynamo::key::NodeId;
@@ -47,6 +48,7 @@ pub struct PutBatch {
 }
 
 /// A write and its place in the batch.
+#[derive(Clone)]
 struct Placed {
     place: usize,
     target: Target,
@@ -129,28 +131,57 @@ impl Coordinator {
                 }
             }
         }
-        outcomes.extend(self.run_batch(group, deadline).await);
+        outcomes.extend(self.run_batch_or_finish(group, deadline).await);
         outcomes.sort_by_key(|(place, _)| *place);
         outcomes.into_iter().map(|(_, outcome)| outcome).collect()
     }
 
     async fn run_group(&self, to: NodeId, group: Vec<Placed>, deadline: Instant) -> Vec<Outcome> {
         if to == self.node {
-            return self.run_batch(group, deadline).await;
+            return self.run_batch_or_finish(group, deadline).await;
         }
-        let named: Vec<_> = group.iter().map(named_of).collect();
-        let request = Request::ForwardWriteBatch(group.into_iter().map(|p| p.forward).collect());
-        match self.peers.request(to, request, remaining(deadline)).await {
-            Ok(Reply::WriteBatch(outcomes)) if outcomes.len() == named.len() => {
+        let request = Request::ForwardWriteBatch(group.iter().map(|p| p.forward.clone()).collect());
+        let by = group.iter().map(|p| self.named_by(&p.forward, deadline)).min();
+        match self.peers.request(to, request, remaining(by.unwrap_or(deadline))).await {
+            Ok(Reply::WriteBatch(outcomes)) if outcomes.len() == group.len() => {
                 let outcomes = outcomes.into_iter().map(|o| o.map_err(WriteError::elsewhere));
-                named.into_iter().map(|(place, ..)| place).zip(outcomes).collect()
+                group.into_iter().map(|placed| placed.place).zip(outcomes).collect()
             }
             other => {
-                let failed =
-                    |(place, id, doubtful)| (place, Err(forward_failed(to, id, doubtful, &other)));
-                named.into_iter().map(failed).collect()
+                let failed = group.into_iter().map(|Placed { place, target, forward }| {
+                    let (id, doubtful) = (forward.operation, forward.doubtful());
+                    let why = forward_failed(to, id, doubtful, &other);
+                    async move {
+                        if !is_unheard(&forward, &why) {
+                            return (place, Err(why));
+                        }
+                        (place, self.elsewhere(&target, forward, why, deadline).await)
+                    }
+                });
+                join_all(failed).await
             }
         }
+    }
+
+    /// Runs writes here; of those whose id names another node or opening, and of which nothing is known
+    /// here, the other owners are asked.
+    async fn run_batch_or_finish(&self, group: Vec<Placed>, deadline: Instant) -> Vec<Outcome> {
+        let elsewheres = group.iter().filter(|placed| self.is_elsewheres(&placed.forward));
+        let mut asked: BTreeMap<usize, Placed> =
+            elsewheres.map(|placed| (placed.place, placed.clone())).collect();
+        let outcomes = self.run_batch(group, deadline).await;
+        let finished = outcomes.into_iter().map(|(place, outcome)| {
+            let placed = asked.remove(&place);
+            async move {
+                match (outcome, placed) {
+                    (Err(why), Some(Placed { target, forward, .. })) if is_not_known_here(&why) => {
+                        (place, self.finish_begun(&target, forward, why, deadline).await)
+                    }
+                    (outcome, _) => (place, outcome),
+                }
+            }
+        });
+        join_all(finished).await
     }
 
     /// Gives each write its dot here, then sends the objects to their other owners.
@@ -309,11 +340,6 @@ impl Coordinator {
         })
         .collect()
     }
-}
-
-/// The place of a write, its id, and the id again if an earlier request may have carried it.
-fn named_of(placed: &Placed) -> (usize, OperationId, Option<OperationId>) {
-    (placed.place, placed.forward.operation, placed.forward.doubtful())
 }
 
 /// A message to an owner that fills.

@@ -9,7 +9,7 @@ use crate::dynamo::encoding::Reader;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, KeyError, NodeId};
 use crate::dynamo::object::Digest;
-use crate::dynamo::operation::Opening;
+use crate::dynamo::operation::{Done, Opening, PayloadHash};
 use crate::dynamo::standing::Standing;
 use crate::transport::{
     GetResult, Held, HintQueue, Known, LookedUp, ScanPageReply, StandIn, WriteResult,
@@ -107,17 +107,20 @@ pub(super) fn decode_hints(m: proto::HintsReply) -> Vec<HintQueue> {
 
 pub(super) fn encode_looked_up(m: LookedUp) -> proto::LookedUp {
     use proto::looked_up::Known as Wire;
-    let (known, dot) = match m.known {
+    let (known, done) = match m.known {
         None => (Wire::Nothing, None),
-        Some(Known::Done(dot)) => (Wire::Done, Some(dot)),
+        Some(Known::Done(done)) => (Wire::Done, Some(done)),
         Some(Known::Refused) => (Wire::Refused, None),
         Some(Known::OtherKey) => (Wire::OtherKey, None),
+        Some(Known::Expired) => (Wire::Expired, None),
     };
     proto::LookedUp {
         known: known.into(),
-        actor: dot.map_or(0, |dot| dot.actor.0),
-        n: dot.map_or(0, |dot| dot.n),
+        actor: done.map_or(0, |done| done.dot.actor.0),
+        n: done.map_or(0, |done| done.dot.n),
         opening: m.opening.0,
+        clock_ms: done.map_or(0, |done| done.clock_ms),
+        payload_hash: done.map_or(0, |done| done.payload.0),
     }
 }
 
@@ -125,9 +128,13 @@ pub(super) fn decode_looked_up(m: proto::LookedUp) -> Result<LookedUp, WireError
     use proto::looked_up::Known as Wire;
     let known = match Wire::try_from(m.known) {
         Ok(Wire::Nothing) => None,
-        Ok(Wire::Done) => Some(Known::Done(decode_dot(m.actor, m.n)?)),
+        Ok(Wire::Done) => {
+            let (dot, payload) = (decode_dot(m.actor, m.n)?, PayloadHash(m.payload_hash));
+            Some(Known::Done(Done { dot, clock_ms: m.clock_ms, payload }))
+        }
         Ok(Wire::Refused) => Some(Known::Refused),
         Ok(Wire::OtherKey) => Some(Known::OtherKey),
+        Ok(Wire::Expired) => Some(Known::Expired),
         Ok(Wire::Unspecified) | Err(_) => {
             let value = u64::from(m.known.cast_unsigned());
             return Err(WireError::Value { field: "what is known", value });

@@ -8,7 +8,7 @@ use crate::dynamo::clock::Dot;
 use crate::dynamo::encoding::{Reader, Writer};
 use crate::dynamo::format::{EncodedObject, read_dot, read_operation, write_dot, write_operation};
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId};
-use crate::dynamo::operation::OperationId;
+use crate::dynamo::operation::{OperationId, PayloadHash};
 use crate::transport::{ForwardGet, ForwardWrite, LookUp, Read, Replicate, ScanPage};
 
 pub(super) fn encode_replicate(m: Replicate) -> proto::Replicate {
@@ -148,20 +148,24 @@ fn level(field: &'static str, value: u32) -> Result<u8, WireError> {
     level.ok_or(WireError::Value { field, value: value.into() })
 }
 
-/// Operation id and dot: 40 bytes, then 9 to 18.
-fn encode_cause((operation, dot): (OperationId, Dot)) -> Bytes {
-    let mut w = Writer::with_capacity(58);
+/// Operation id, dot and payload hash: 40 bytes, then 9 to 18, then 8.
+fn encode_cause((operation, dot, payload): (OperationId, Dot, PayloadHash)) -> Bytes {
+    let mut w = Writer::with_capacity(66);
     write_operation(&mut w, &operation);
     write_dot(&mut w, dot);
+    w.u64(payload.0);
     w.finish()
 }
 
-fn decode_cause(bytes: Bytes) -> Result<Option<(OperationId, Dot)>, WireError> {
+type Cause = (OperationId, Dot, PayloadHash);
+
+fn decode_cause(bytes: Bytes) -> Result<Option<Cause>, WireError> {
     if bytes.is_empty() {
         return Ok(None);
     }
     let mut r = Reader::new(bytes);
-    let cause = (read_operation(&mut r, "operation")?, read_dot(&mut r, "operation dot")?);
+    let (id, dot) = (read_operation(&mut r, "operation")?, read_dot(&mut r, "operation dot")?);
+    let cause = (id, dot, PayloadHash(r.u64("operation payload")?));
     r.finish("operation")?;
     Ok(Some(cause))
 }

@@ -7,7 +7,7 @@ use crate::dynamo::context::ContextError;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId};
 use crate::dynamo::object::Digest;
-use crate::dynamo::operation::Opening;
+use crate::dynamo::operation::{Done, Opening, PayloadHash};
 use crate::dynamo::standing::Standing;
 use crate::error::{Outcome, RequestError, WriteError};
 use crate::transport::{
@@ -46,7 +46,8 @@ fn dot() -> impl Strategy<Value = Dot> {
 }
 
 fn replicate() -> impl Strategy<Value = Replicate> {
-    let cause = (option::of((operation(), dot())), 1..=u64::MAX);
+    let payload = any::<u64>().prop_map(PayloadHash);
+    let cause = (option::of((operation(), dot(), payload)), 1..=u64::MAX);
     let hint_for = option::of((1..=u64::MAX).prop_map(NodeId));
     (place(), object(), any::<[bool; 2]>(), cause, hint_for).prop_map(
         |((namespace, key), object, [synced, mend], (operation, clock_ms), hint_for)| Replicate {
@@ -246,8 +247,15 @@ fn hint_queue() -> impl Strategy<Value = HintQueue> {
 }
 
 fn looked_up() -> impl Strategy<Value = LookedUp> {
-    let known =
-        prop_oneof![dot().prop_map(Known::Done), Just(Known::Refused), Just(Known::OtherKey)];
+    let done = |(dot, [clock_ms, payload]): (_, [u64; 2])| {
+        Known::Done(Done { dot, clock_ms, payload: PayloadHash(payload) })
+    };
+    let known = prop_oneof![
+        (dot(), any::<[u64; 2]>()).prop_map(done),
+        Just(Known::Refused),
+        Just(Known::OtherKey),
+        Just(Known::Expired),
+    ];
     let looked_up = |(known, opening)| LookedUp { known, opening: Opening(opening) };
     (option::of(known), any::<u64>()).prop_map(looked_up)
 }
@@ -371,7 +379,7 @@ fn what_no_honest_peer_sends_is_refused_with_its_reason() {
         key: Key::new(key.clone()).unwrap(),
         object: EncodedObject::default(),
         synced: false,
-        operation: Some((operation, Dot { actor: Actor(1), n: 1 })),
+        operation: Some((operation, Dot { actor: Actor(1), n: 1 }, PayloadHash(2))),
         clock_ms: 0,
         mend: false,
         hint_for: None,

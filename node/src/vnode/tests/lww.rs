@@ -22,7 +22,7 @@ fn values(object: &Object) -> Vec<Bytes> {
 
 /// What a coordinator sends the other owners.
 fn replicated(sequence: u64, written: &Written) -> Merge {
-    let operation = Some((operation(sequence), written.dot));
+    let operation = Some((operation(sequence), written.dot, written.payload));
     Merge {
         address: lww(1),
         object: written.object.clone(),
@@ -333,7 +333,8 @@ fn a_peers_object_of_the_other_kind_is_refused_and_changes_nothing() {
             let held =
                 store.write(Write { address: home.clone(), ..put(1, 3, Context::default()) });
             let held = held.unwrap().object.decode(home.conflict).unwrap();
-            let (object, operation) = (foreign.clone(), Some((operation(4), dot())));
+            let (object, operation) =
+                (foreign.clone(), Some((operation(4), dot(), PayloadHash(0))));
             let merge =
                 Merge { address: home.clone(), object, operation, clock_ms: 0, wait_ms: 0, mend };
             let refused = store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap_err();
