@@ -12,6 +12,7 @@
 //! | pages past 128 KiB become files of their own | values past 2 KiB are cut into rows (`rows`) |
 //! | skips or cuts off what is damaged, silently | a `census` and a `mark` tell at opening |
 //! | panics, some on threads of its own | become errors; the engine is poisoned (`contain`) |
+//! | goes round in circles over damaged pages, and takes all memory | has to come to an end (`bound`) |
 //!
 //! All batches go through one thread (`writer`), which takes whatever has queued up and flushes
 //! once: sled's own writers would wait for each other's flushes anyway.
@@ -26,6 +27,7 @@
 //! while a batch is applied or flushed; an opening of damaged files may change them, zeroing what it
 //! holds for torn, so copies for a post-mortem are to be made before.
 
+mod bound;
 mod census;
 mod contain;
 mod mark;
@@ -45,6 +47,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sled::Db;
 
+use self::bound::bounded;
 use self::census::Census;
 use self::contain::contain;
 use self::mark::Mark;
@@ -329,7 +332,7 @@ fn open_tree(path: &Path, options: EngineOptions) -> Result<(Db, Census), Engine
         .flush_every_ms(None);
     let db = open_once_closed(path, &config)?;
     read_ahead(&path.join("db")).map_err(EngineError::io(OPENING))?;
-    let census = Census::verify(&db)?;
+    let census = bounded(|| Census::verify(&db))?;
     Ok((db, census))
 }
 

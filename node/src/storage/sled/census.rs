@@ -17,7 +17,7 @@
 use bytes::{Buf, BufMut};
 use sled::Db;
 
-use super::{failed, rows};
+use super::{bound, failed, rows};
 use crate::storage::EngineError;
 
 const ACTION: &str = "count its rows";
@@ -76,14 +76,18 @@ impl Census {
         let corrupt = |detail| EngineError::Corrupt { action: ACTION, detail };
         let mut counted = Self::default();
         let mut stored = None;
+        let mut last = None;
         for row in db.iter() {
+            bound::step();
             let (row, value) = row.map_err(failed(ACTION))?;
+            rows::rise(ACTION, last.as_deref(), &row)?;
             if row == rows::CENSUS {
                 let read = Self::decode(&value);
                 stored = Some(read.ok_or_else(|| corrupt("its census is no census".to_owned()))?);
             } else {
                 counted.add(&row, &value);
             }
+            last = Some(row);
         }
         let stored = stored.unwrap_or_default();
         match (stored.rows, stored.sum) == (counted.rows, counted.sum) {

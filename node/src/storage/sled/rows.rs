@@ -110,6 +110,21 @@ impl Cut {
     }
 }
 
+/// Refuses a row that does not lie after the `last` one: over pages that lead back a walk has no end.
+pub(super) fn rise(
+    action: &'static str,
+    last: Option<&[u8]>,
+    row: &[u8],
+) -> Result<(), EngineError> {
+    match last.is_none_or(|last| last < row) {
+        true => Ok(()),
+        false => {
+            let detail = "its pages lead back to rows that were read before".to_owned();
+            Err(EngineError::Corrupt { action, detail })
+        }
+    }
+}
+
 /// What a row holds.
 enum Held<'a> {
     Whole(&'a [u8]),

@@ -137,10 +137,11 @@ impl<'a> SledScan<'a> {
         let snapshots = engine.snapshots.read().unwrap_or_else(PoisonError::into_inner);
         let snapshot = snapshots.live.get(&self.snapshot).expect("it ends with this scan");
         let mut snapshot = snapshot.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut rows, mut bytes) = (Vec::with_capacity(self.rows), 0);
+        let (mut rows, mut bytes) = (Vec::<Row>::with_capacity(self.rows), 0);
         self.complete = true;
         for row in engine.db().range(snapshot.rest.clone()) {
             let (row, stored) = row.map_err(failed(ACTION))?;
+            rows::rise(ACTION, rows.last().map(|(last, _)| &last[..]), &row)?;
             let value = rows::value(engine.db(), &stored)?;
             bytes += row.len() + value.len();
             rows.push((Bytes::copy_from_slice(&row), value));

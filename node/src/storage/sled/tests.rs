@@ -1,3 +1,5 @@
+mod forged;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
