@@ -71,7 +71,7 @@ pub(crate) async fn get(
     };
     let call = |node: Arc<Connection>, limit: Duration, keys: Vec<Bytes>| {
         let request = v1::BatchGetRequest {
-            quorum: v1::Quorum::Default.into(),
+            quorum: options.quorum.to_wire(),
             namespace: namespace.name.to_string(),
             keys,
             r: options.r.to_wire(),
@@ -114,6 +114,7 @@ pub(crate) async fn put(
             change: entry.value.map_or(Change::Delete, Change::Put),
             context: entry.context,
             w: options.w,
+            quorum: options.quorum,
             durability: options.durability,
             retry: options.retry,
             operation: entry.operation,
@@ -122,7 +123,7 @@ pub(crate) async fn put(
     };
     let call = |node: Arc<Connection>, limit: Duration, entries: Vec<v1::BatchPutEntry>| {
         let request = v1::BatchPutRequest {
-            quorum: v1::Quorum::Default.into(),
+            quorum: options.quorum.to_wire(),
             namespace: namespace.name.to_string(),
             entries,
             w: options.w.to_wire(),

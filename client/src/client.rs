@@ -17,7 +17,7 @@ use crate::{
     connection::{Calling, Connection},
     error::{Error, ErrorKind, Reach},
     namespace::Namespace,
-    options::NamespaceSpec,
+    options::{NamespaceSpec, NamespaceUpdate},
     retry::{Backoff, Deadline, server_ms},
     route::{Routes, Target, Tries},
     throttle::RetryBudget,
@@ -58,10 +58,10 @@ impl Default for ClientConfig {
     }
 }
 
-/// A namespace that was made.
+/// A namespace that was made or changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct CreatedNamespace {
-    /// The namespace.
+pub struct ChangedNamespace {
+    /// As it is now.
     pub namespace: NamespaceDescription,
     /// Members that could not be reached; they learn of it later.
     pub unreachable: Vec<String>,
@@ -135,10 +135,10 @@ impl Client {
     /// [`ErrorKind::Conflict`](crate::ErrorKind::Conflict) says that there is one of this name. After an
     /// error that [may be retried](Error::is_retryable) it may have come to be all the same: list the
     /// namespaces.
-    pub async fn create_namespace(&self, spec: NamespaceSpec) -> Result<CreatedNamespace, Error> {
+    pub async fn create_namespace(&self, spec: NamespaceSpec) -> Result<ChangedNamespace, Error> {
         let deadline = self.0.deadline(None);
         let request = v1::CreateNamespaceRequest {
-            quorum: v1::Quorum::Default.into(),
+            quorum: spec.quorum.to_wire(),
             name: spec.name,
             n: spec.n.unwrap_or(0),
             r: spec.r.to_wire(),
@@ -162,10 +162,45 @@ impl Client {
         let reply = self.0.ask_once(deadline, call).await?;
         // The namespace is there whether or not this client learns of it at once.
         let _ = self.0.refresh(deadline).await;
-        Ok(CreatedNamespace {
-            namespace: described(reply.namespace)?,
-            unreachable: reply.unreachable,
-        })
+        let v1::CreateNamespaceReply { namespace, unreachable } = reply;
+        Ok(ChangedNamespace { namespace: described(namespace)?, unreachable })
+    }
+
+    /// Gives a namespace other defaults. Returns once every member that can be reached has them. To
+    /// ask for what is so already is no error.
+    ///
+    /// After an error that [may be retried](Error::is_retryable) the change may have come to be all
+    /// the same: describe the namespace.
+    pub async fn update_namespace(
+        &self,
+        update: NamespaceUpdate,
+    ) -> Result<ChangedNamespace, Error> {
+        let deadline = self.0.deadline(None);
+        let request = v1::UpdateNamespaceRequest {
+            name: update.name,
+            r: update.r.to_wire(),
+            w: update.w.to_wire(),
+            durability: update.durability.to_wire(),
+            value_max_bytes: update.value_max_bytes.unwrap_or(0),
+            quorum: update.quorum.to_wire(),
+            timeout_ms: 0,
+        };
+        let call = |node: Arc<Connection>, limit| {
+            let (request, mut cluster) = (request.clone(), node.cluster());
+            async move {
+                let change = |left| async move {
+                    let timeout_ms = server_ms(left);
+                    let request = v1::UpdateNamespaceRequest { timeout_ms, ..request };
+                    cluster.update_namespace(request).await
+                };
+                node.call(limit, change).await
+            }
+        };
+        let reply = self.0.ask_once(deadline, call).await?;
+        // It is changed whether or not this client learns of it at once.
+        let _ = self.0.refresh(deadline).await;
+        let v1::UpdateNamespaceReply { namespace, unreachable } = reply;
+        Ok(ChangedNamespace { namespace: described(namespace)?, unreachable })
     }
 
     /// Every namespace.

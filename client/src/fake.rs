@@ -78,6 +78,8 @@ pub(crate) struct Node {
     pub(crate) reads: Mutex<Vec<v1::GetRequest>>,
     /// How each request to write, of one key or of many, is to be retried.
     pub(crate) retries: Mutex<Vec<v1::Retry>>,
+    /// Which quorum each request asked for, to read, to write or for a namespace.
+    pub(crate) quorums: Mutex<Vec<v1::Quorum>>,
     /// What Describe answers; shared by all nodes.
     topology: Arc<Mutex<v1::DescribeReply>>,
     id: u64,
@@ -242,9 +244,14 @@ impl Node {
         found.cloned().ok_or_else(|| self.fail(Kind::UnknownNamespace, Outcome::NotApplied))
     }
 
+    fn note_quorum(&self, quorum: v1::Quorum) {
+        self.quorums.lock().unwrap().push(quorum);
+    }
+
     fn receipt(&self) -> Option<v1::Receipt> {
         let dot = Some(v1::Dot { actor: 0xa, n: 1 });
-        Some(v1::Receipt { dot, acked: vec![self.id, 99], synced: 1, fallbacks: Vec::new() })
+        let fallbacks = vec![v1::StandIn { node: 3, owner: 2 }];
+        Some(v1::Receipt { dot, acked: vec![self.id, 99], synced: 1, fallbacks })
     }
 }
 
@@ -270,6 +277,7 @@ impl Kv for Node {
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetReply>, Status> {
         self.reads.lock().unwrap().push(request.get_ref().clone());
+        self.note_quorum(request.get_ref().quorum());
         let act = self.act(Asked::Get).await?;
         self.known(&request.get_ref().namespace)?;
         let siblings = match act {
@@ -286,6 +294,7 @@ impl Kv for Node {
     ) -> Result<Response<v1::PutReply>, Status> {
         let request = request.into_inner();
         self.retries.lock().unwrap().push(request.retry());
+        self.note_quorum(request.quorum());
         let asked = Asked::Put(request.operation_id.unwrap(), request.retry, request.context);
         let act = self.act(asked).await?;
         self.known(&request.namespace)?;
@@ -298,6 +307,7 @@ impl Kv for Node {
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteReply>, Status> {
         self.retries.lock().unwrap().push(request.get_ref().retry());
+        self.note_quorum(request.get_ref().quorum());
         let act = self.act(Asked::Delete(request.into_inner().context)).await?;
         let ((context, siblings), receipt) = (written(act), self.receipt());
         Ok(Response::new(v1::DeleteReply { context, siblings, receipt }))
@@ -308,6 +318,7 @@ impl Kv for Node {
         request: Request<v1::BatchGetRequest>,
     ) -> Result<Response<v1::BatchGetReply>, Status> {
         let request = request.into_inner();
+        self.note_quorum(request.quorum());
         let act = self.act(Asked::BatchGet(request.keys.clone())).await?;
         self.known(&request.namespace)?;
         let result = |key: Bytes| match self.batch_error(&key, act.as_ref()) {
@@ -330,6 +341,7 @@ impl Kv for Node {
     ) -> Result<Response<v1::BatchPutReply>, Status> {
         let request = request.into_inner();
         self.retries.lock().unwrap().push(request.retry());
+        self.note_quorum(request.quorum());
         let entry = |entry: &v1::BatchPutEntry| (entry.key.clone(), entry.operation_id.unwrap());
         let asked = Asked::BatchPut(request.entries.iter().map(entry).collect());
         let act = self.act(asked).await?;
@@ -385,9 +397,17 @@ impl Kv for Node {
 impl Cluster for Node {
     async fn update_namespace(
         &self,
-        _request: Request<v1::UpdateNamespaceRequest>,
+        request: Request<v1::UpdateNamespaceRequest>,
     ) -> Result<Response<v1::UpdateNamespaceReply>, Status> {
-        Err(Status::unimplemented("not asked for in these tests"))
+        let request = request.into_inner();
+        self.note_quorum(request.quorum());
+        self.known(&request.name)?;
+        let mut topology = self.topology.lock().unwrap();
+        let named = |namespace: &&mut v1::Namespace| namespace.name == request.name;
+        let namespace = topology.namespaces.iter_mut().find(named).unwrap();
+        namespace.quorum = request.quorum;
+        let namespace = Some(namespace.clone());
+        Ok(Response::new(v1::UpdateNamespaceReply { namespace, unreachable: Vec::new() }))
     }
 
     async fn hints(
@@ -414,6 +434,7 @@ impl Cluster for Node {
         &self,
         request: Request<v1::CreateNamespaceRequest>,
     ) -> Result<Response<v1::CreateNamespaceReply>, Status> {
+        self.note_quorum(request.get_ref().quorum());
         let made = namespace(&request.into_inner().name);
         self.topology.lock().unwrap().namespaces.push(made.clone());
         let unreachable = vec!["n9".to_owned()];

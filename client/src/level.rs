@@ -36,7 +36,20 @@ pub enum Durability {
     Synced,
 }
 
-/// A word that names no level or durability.
+/// Whether a node that is no owner of a key may stand in for an owner that cannot be reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub enum Quorum {
+    /// The namespace's own.
+    #[default]
+    Default,
+    /// Owners alone count. With `r + w > n` a read sees every write acknowledged before it.
+    Strict,
+    /// A fallback counts in an owner's place, keeps the write for it, and sends it home as soon as
+    /// that one is back. Writes go on while owners are away; a read may miss what fallbacks keep.
+    Sloppy,
+}
+
+/// A word that names no level, durability or quorum.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[error("{word:?} is no {noun}; use {choices}")]
 pub struct ParseLevelError {
@@ -103,6 +116,33 @@ impl FromStr for Durability {
     }
 }
 
+impl fmt::Display for Quorum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Default => "default",
+            Self::Strict => "strict",
+            Self::Sloppy => "sloppy",
+        })
+    }
+}
+
+impl FromStr for Quorum {
+    type Err = ParseLevelError;
+
+    fn from_str(word: &str) -> Result<Self, ParseLevelError> {
+        match word {
+            "default" => Ok(Self::Default),
+            "strict" => Ok(Self::Strict),
+            "sloppy" => Ok(Self::Sloppy),
+            _ => Err(ParseLevelError {
+                word: word.to_owned(),
+                noun: "quorum",
+                choices: "strict or sloppy",
+            }),
+        }
+    }
+}
+
 impl Level {
     /// As the protocol says it; the default is left unset.
     pub(crate) fn to_wire(self) -> Option<v1::Level> {
@@ -149,6 +189,25 @@ impl Durability {
     }
 }
 
+impl Quorum {
+    pub(crate) fn to_wire(self) -> i32 {
+        match self {
+            Self::Default => v1::Quorum::Default,
+            Self::Strict => v1::Quorum::Strict,
+            Self::Sloppy => v1::Quorum::Sloppy,
+        }
+        .into()
+    }
+
+    pub(crate) fn from_wire(quorum: v1::Quorum) -> Self {
+        match quorum {
+            v1::Quorum::Default => Self::Default,
+            v1::Quorum::Strict => Self::Strict,
+            v1::Quorum::Sloppy => Self::Sloppy,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,5 +235,16 @@ mod tests {
             assert_eq!(Durability::from_wire(wire), durability);
         }
         assert!("disk".parse::<Durability>().is_err());
+    }
+
+    #[test]
+    fn quorums_round_trip() {
+        for quorum in [Quorum::Default, Quorum::Strict, Quorum::Sloppy] {
+            assert_eq!(quorum.to_string().parse(), Ok(quorum));
+            let wire = v1::Quorum::try_from(quorum.to_wire()).unwrap();
+            assert_eq!(Quorum::from_wire(wire), quorum);
+        }
+        let said = "\"loose\" is no quorum; use strict or sloppy";
+        assert_eq!("loose".parse::<Quorum>().unwrap_err().to_string(), said);
     }
 }

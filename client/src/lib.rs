@@ -53,16 +53,16 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Client, ClientConfig, CreatedNamespace};
+pub use client::{ChangedNamespace, Client, ClientConfig};
 pub use error::{Error, ErrorKind, WriteError};
-pub use level::{Durability, Level, ParseLevelError};
+pub use level::{Durability, Level, ParseLevelError, Quorum};
 pub use namespace::Namespace;
 pub use operation::OperationId;
 pub use options::{
-    BatchEntry, BatchOptions, DeleteOptions, GetOptions, NamespaceSpec, PutOptions, Repair, Retry,
-    ScanOptions, UpdateOptions,
+    BatchEntry, BatchOptions, DeleteOptions, GetOptions, NamespaceSpec, NamespaceUpdate,
+    PutOptions, Repair, Retry, ScanOptions, UpdateOptions,
 };
-pub use outcome::{Deleted, Read, Receipt, ScanItem, Sibling, Updated, Written};
+pub use outcome::{Deleted, Read, Receipt, ScanItem, Sibling, StandIn, Updated, Written};
 pub use tls::TlsConfig;
 pub use token::{Context, Cursor, ParseTokenError};
 pub use topology::{

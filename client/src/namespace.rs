@@ -57,6 +57,7 @@ impl Namespace {
             change: Change::Put(value.into()),
             context: options.context,
             w: options.w,
+            quorum: options.quorum,
             durability: options.durability,
             retry: options.retry,
             operation: options.operation,
@@ -99,7 +100,11 @@ impl Namespace {
         let (key, deadline) = (key.into(), self.client.0.deadline(options.timeout));
         let context = match (options.context, options.operation) {
             (Some(context), _) => Some(context),
-            (None, None) => self.covering(&key, options.r, deadline).await?,
+            (None, None) => {
+                let (r, quorum) = (options.r, options.quorum);
+                let read = GetOptions { r, quorum, ..GetOptions::default() };
+                self.covering(&key, &read, deadline).await?
+            }
             (None, Some(operation)) => return Err(needs_context(operation)),
         };
         let Some(context) = context else { return Ok(Deleted::NotFound) };
@@ -109,6 +114,7 @@ impl Namespace {
             change: Change::Delete,
             context: Some(context),
             w: options.w,
+            quorum: options.quorum,
             durability: options.durability,
             retry: options.retry,
             operation: options.operation,
@@ -188,7 +194,7 @@ impl Namespace {
             let mut kv = node.kv();
             let get = |left| async move {
                 let request = v1::GetRequest {
-                    quorum: v1::Quorum::Default.into(),
+                    quorum: options.quorum.to_wire(),
                     namespace: self.name.to_string(),
                     key: key.clone(),
                     r: options.r.to_wire(),
@@ -207,11 +213,10 @@ impl Namespace {
     async fn covering(
         &self,
         key: &Bytes,
-        r: crate::Level,
+        options: &GetOptions,
         deadline: Deadline,
     ) -> Result<Option<Context>, WriteError> {
-        let options = GetOptions { r, ..GetOptions::default() };
-        let read = self.read(key, &options, deadline).await;
+        let read = self.read(key, options, deadline).await;
         let read = read.map_err(|error| WriteError::NotApplied { error })?;
         Ok(read.context.filter(|_| !read.siblings.is_empty()))
     }
@@ -224,7 +229,8 @@ impl Namespace {
         deadline: Deadline,
         f: &mut impl FnMut(&[Sibling]) -> Option<Bytes>,
     ) -> Result<Option<Written>, WriteError> {
-        let read = GetOptions { r: options.r, ..GetOptions::default() };
+        let (r, quorum) = (options.r, options.quorum);
+        let read = GetOptions { r, quorum, ..GetOptions::default() };
         let read = self.read(key, &read, deadline).await;
         let read = read.map_err(|error| WriteError::NotApplied { error })?;
         let Some(value) = f(&read.siblings) else { return Ok(None) };
@@ -234,6 +240,7 @@ impl Namespace {
             change: Change::Put(value),
             context: read.context,
             w: options.w,
+            quorum: options.quorum,
             durability: options.durability,
             retry: options.retry,
             operation: None,

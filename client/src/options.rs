@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::{
-    level::{Durability, Level},
+    level::{Durability, Level, Quorum},
     operation::OperationId,
     token::{Context, Cursor},
     topology::ConflictRule,
@@ -39,6 +39,8 @@ pub enum Retry {
 pub struct GetOptions {
     /// How many replicas must answer.
     pub r: Level,
+    /// Whether fallbacks may stand in for owners.
+    pub quorum: Quorum,
     /// The name of a node: what it alone holds, without asking another.
     pub replica: Option<String>,
     /// What to do about replicas that differ.
@@ -55,6 +57,8 @@ pub struct PutOptions {
     pub context: Option<Context>,
     /// How many replicas must acknowledge.
     pub w: Level,
+    /// Whether fallbacks may stand in for owners.
+    pub quorum: Quorum,
     /// When a replica may acknowledge.
     pub durability: Durability,
     /// What to do when the outcome is unknown.
@@ -95,6 +99,8 @@ impl BatchEntry {
 pub struct BatchOptions {
     /// How many replicas must acknowledge each write.
     pub w: Level,
+    /// Whether fallbacks may stand in for owners.
+    pub quorum: Quorum,
     /// When a replica may acknowledge.
     pub durability: Durability,
     /// What to do when the outcome of a write is unknown.
@@ -112,6 +118,8 @@ pub struct DeleteOptions {
     pub r: Level,
     /// How many replicas must acknowledge the deletion.
     pub w: Level,
+    /// Whether fallbacks may stand in for owners.
+    pub quorum: Quorum,
     /// When a replica may acknowledge.
     pub durability: Durability,
     /// What to do when the outcome is unknown.
@@ -129,6 +137,8 @@ pub struct UpdateOptions {
     pub r: Level,
     /// How many replicas must acknowledge each write.
     pub w: Level,
+    /// Whether fallbacks may stand in for owners.
+    pub quorum: Quorum,
     /// When a replica may acknowledge.
     pub durability: Durability,
     /// What to do when the outcome of a write is unknown.
@@ -163,6 +173,8 @@ pub struct NamespaceSpec {
     pub r: Level,
     /// The default level of writes; itself by default `quorum`.
     pub w: Level,
+    /// Whether fallbacks may stand in for owners; itself by default sloppy.
+    pub quorum: Quorum,
     /// What happens to concurrent writes of one key, for ever; by default siblings.
     pub conflict: ConflictRule,
     /// The default durability; itself by default buffered.
@@ -173,6 +185,31 @@ pub struct NamespaceSpec {
 
 impl NamespaceSpec {
     /// A namespace with every default.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+}
+
+/// What is to change of a namespace; a default, or `None`, leaves it as it is. Neither `n` nor the
+/// conflict rule can change.
+#[derive(Clone, Debug, Default)]
+pub struct NamespaceUpdate {
+    /// Which one.
+    pub name: String,
+    /// The default level of reads.
+    pub r: Level,
+    /// The default level of writes.
+    pub w: Level,
+    /// Whether fallbacks may stand in for owners.
+    pub quorum: Quorum,
+    /// The default durability.
+    pub durability: Durability,
+    /// The largest value, in bytes. Larger ones that are there already stay.
+    pub value_max_bytes: Option<u32>,
+}
+
+impl NamespaceUpdate {
+    /// Changes nothing yet of the namespace of this name.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), ..Self::default() }
     }

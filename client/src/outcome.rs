@@ -45,10 +45,21 @@ pub struct Written {
 pub struct Receipt {
     /// The write's name for ever: `actor:n`, the actor in hexadecimal.
     pub dot: String,
-    /// The names of the nodes that acknowledged before the answer.
+    /// The names of the key's owners that acknowledged before the answer.
     pub acked: Vec<String>,
-    /// How many of them had it on disk.
+    /// How many of all that acknowledged had it on disk.
     pub synced: u32,
+    /// The fallbacks that acknowledged.
+    pub fallbacks: Vec<StandIn>,
+}
+
+/// A node that keeps a write in the place of an owner, until it can give it to that one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StandIn {
+    /// The name of the node that keeps it.
+    pub node: String,
+    /// The name of the owner.
+    pub owner: String,
 }
 
 /// What a delete did.

@@ -10,8 +10,9 @@ use quorate_proto::v1::error_detail::{Kind, Outcome};
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
 use crate::{
-    Client, ClientConfig, DeleteOptions, Deleted, ErrorKind, GetOptions, Namespace, NamespaceSpec,
-    PutOptions, Retry, ScanOptions, UpdateOptions, Updated, WriteError,
+    BatchEntry, BatchOptions, Client, ClientConfig, DeleteOptions, Deleted, ErrorKind, GetOptions,
+    Namespace, NamespaceSpec, NamespaceUpdate, PutOptions, Quorum, Retry, ScanOptions, StandIn,
+    UpdateOptions, Updated, WriteError,
     connection::{Calling, Connection},
     error::Reach,
     fake::{Act, Asked, Fakes, NAMESPACE, NOW_MS, OPENING},
@@ -38,6 +39,7 @@ async fn a_key_goes_to_its_primary() {
     assert_eq!((written.attempts, written.siblings), (1, 1));
     assert_eq!(written.receipt.dot, "000000000000000a:1");
     assert_eq!(written.receipt.acked, ["n0", "0000000000000063"]);
+    assert_eq!(written.receipt.fallbacks, [StandIn { node: "n2".into(), owner: "n1".into() }]);
     let operation = fakes.operations(0)[0];
     assert_eq!((operation.coordinator, operation.opening, operation.sequence), (1, OPENING, 1));
     assert!((NOW_MS..NOW_MS + 60_000).contains(&operation.issued_ms));
@@ -229,6 +231,43 @@ async fn a_new_namespace_is_learnt_and_an_unknown_one_is_an_error() {
     assert_eq!((error.kind(), error.is_unknown()), (ErrorKind::NotFound, false));
     let error = mine.describe_namespace("new").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn each_request_says_which_quorum_it_wants() {
+    let (fakes, carts) = started(&[]).await;
+    for quorum in [Quorum::Default, Quorum::Strict, Quorum::Sloppy] {
+        let get = || GetOptions { quorum, ..GetOptions::default() };
+        carts.get("k", get()).await.unwrap();
+        carts.put("k", "v", PutOptions { quorum, ..PutOptions::default() }).await.unwrap();
+        // It reads, and writes.
+        carts.delete("k", DeleteOptions { quorum, ..DeleteOptions::default() }).await.unwrap();
+        let update = UpdateOptions { quorum, ..UpdateOptions::default() };
+        carts.update("k", update, |_| Some(Bytes::from_static(b"2"))).await.unwrap();
+        assert!(carts.batch_get(["k"], get()).await[0].is_ok());
+        let batch = BatchOptions { quorum, ..BatchOptions::default() };
+        assert!(carts.batch_put([BatchEntry::put("k", "v", None)], batch).await[0].is_ok());
+        let asked = std::mem::take(&mut *fakes.nodes[0].quorums.lock().unwrap());
+        assert_eq!(asked.len(), 8, "{asked:?}");
+        assert!(asked.iter().all(|&asked| Quorum::from_wire(asked) == quorum), "{asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_is_made_and_changed_to_either_quorum() {
+    let fakes = Fakes::start(&[]).await;
+    let client = fakes.client().await;
+    let spec = NamespaceSpec { quorum: Quorum::Strict, ..NamespaceSpec::new("new") };
+    client.create_namespace(spec).await.unwrap();
+    let asked = |at: usize| fakes.nodes[at].quorums.lock().unwrap().first().copied();
+    assert_eq!((0..3).find_map(asked), Some(quorate_proto::v1::Quorum::Strict));
+
+    let update = NamespaceUpdate { quorum: Quorum::Sloppy, ..NamespaceUpdate::new("new") };
+    let updated = client.update_namespace(update).await.unwrap();
+    assert_eq!((updated.namespace.quorum, updated.unreachable.len()), (Quorum::Sloppy, 0));
+    assert_eq!(client.describe_namespace("new").await.unwrap().quorum, Quorum::Sloppy);
+    let gone = client.update_namespace(NamespaceUpdate::new("gone")).await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{collections::HashMap, fmt, time::Duration};
 use quorate_proto::v1;
 
 use crate::{
-    level::{Durability, Level},
+    level::{Durability, Level, Quorum},
     route::key_hash,
 };
 
@@ -112,6 +112,8 @@ pub struct NamespaceDescription {
     pub r: Level,
     /// The default level of writes.
     pub w: Level,
+    /// Whether fallbacks stand in for owners by default.
+    pub quorum: Quorum,
     /// What happens to concurrent writes; fixed when the namespace is made.
     pub conflict: ConflictRule,
     /// The default durability.
@@ -123,12 +125,14 @@ pub struct NamespaceDescription {
 impl From<v1::Namespace> for NamespaceDescription {
     fn from(wire: v1::Namespace) -> Self {
         let (durability, conflict) = (wire.durability(), wire.conflict());
+        let quorum = Quorum::from_wire(wire.quorum());
         Self {
             id: wire.id,
             name: wire.name,
             n: wire.n,
             r: Level::from_wire(wire.r),
             w: Level::from_wire(wire.w),
+            quorum,
             conflict: match conflict {
                 v1::ConflictRule::Siblings => ConflictRule::Siblings,
                 v1::ConflictRule::Lww => ConflictRule::Lww,

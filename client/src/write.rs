@@ -11,10 +11,10 @@ use crate::{
     client::Shared,
     connection::Connection,
     error::{Error, ErrorKind, WriteError},
-    level::{Durability, Level},
+    level::{Durability, Level, Quorum},
     operation::OperationId,
     options::Retry,
-    outcome::{Receipt, Written},
+    outcome::{Receipt, StandIn, Written},
     retry::{Backoff, Deadline, Doubt, Next, server_ms},
     route::{Target, Tries},
     token::Context,
@@ -35,6 +35,7 @@ pub(crate) struct Write {
     pub(crate) change: Change,
     pub(crate) context: Option<Context>,
     pub(crate) w: Level,
+    pub(crate) quorum: Quorum,
     pub(crate) durability: Durability,
     pub(crate) retry: Retry,
     /// Set if an earlier request under this id ended unknown.
@@ -118,6 +119,7 @@ impl Send for Alone {
         let (namespace, key) = (write.namespace.to_string(), write.key.clone());
         let context = write.context_bytes();
         let (w, durability) = (write.w.to_wire(), write.durability.to_wire());
+        let quorum = write.quorum.to_wire();
         let (operation_id, retry) = (Some(operation.into()), retry_to_wire(write.retry));
         let mut kv = node.kv();
         match &write.change {
@@ -125,7 +127,7 @@ impl Send for Alone {
                 let value = value.clone();
                 let put = |left| async move {
                     let request = v1::PutRequest {
-                        quorum: v1::Quorum::Default.into(),
+                        quorum,
                         namespace,
                         key,
                         value,
@@ -144,7 +146,7 @@ impl Send for Alone {
             Change::Delete => {
                 let delete = |left| async move {
                     let request = v1::DeleteRequest {
-                        quorum: v1::Quorum::Default.into(),
+                        quorum,
                         namespace,
                         key,
                         context,
@@ -330,10 +332,15 @@ impl<S: Send> Run<'_, S> {
         let Some(receipt) = receipt else { return Receipt::default() };
         let dot = receipt.dot.unwrap_or_default();
         let topology = &self.shared.routes().topology;
+        let stand_in = |of: &v1::StandIn| StandIn {
+            node: topology.name_of(of.node),
+            owner: topology.name_of(of.owner),
+        };
         Receipt {
             dot: format!("{:016x}:{}", dot.actor, dot.n),
             acked: receipt.acked.iter().map(|&node| topology.name_of(node)).collect(),
             synced: receipt.synced,
+            fallbacks: receipt.fallbacks.iter().map(stand_in).collect(),
         }
     }
 }

@@ -113,7 +113,7 @@ fn the_other_owners_serve_while_one_disk_is_full() {
     prepare(&shim, cluster.node(1));
     cluster.form(16);
     let cli = cluster.cli();
-    cli.line("namespace create users").ok();
+    cli.line("namespace create users --strict").ok();
     cli.line("put users alice hello -w all").ok();
     shim.set(Fault::Full, true);
     for round in 0..8 {

@@ -43,7 +43,7 @@ fn one_value(cli: &Cli) {
 
     let put = cli.json("put users alice hello");
     has_fields(&put, "context siblings receipt");
-    has_fields(&put["receipt"], "dot acked synced");
+    has_fields(&put["receipt"], "dot acked synced fallbacks");
     assert_eq!((put["siblings"].clone(), put["receipt"]["synced"].clone()), (json!(1), json!(0)));
     assert!(text(&put["receipt"], "dot").contains(':'));
     let acked = put["receipt"]["acked"].as_array().expect("a list of names");
@@ -103,6 +103,7 @@ fn deletes(cli: &Cli) {
     cli.line("put users gone two").ok();
     let deleted = cli.json("delete users gone");
     has_fields(&deleted, "context siblings receipt");
+    has_fields(&deleted["receipt"], "dot acked synced fallbacks");
     assert_eq!(deleted["siblings"], 0, "without a context it deletes what it sees: both");
     cli.line("get users gone").exits(1);
     let none = cli.line("delete users gone").exits(1);
@@ -138,6 +139,12 @@ fn bytes_and_levels(cli: &Cli) {
         assert_eq!((&alone["replicas"], &alone["siblings"][0]["value"]), (&json!(1), &json!("x")));
     }
     cli.line("get users everywhere --replica node-9").fails_with(&["node-9"]);
+    for quorum in ["--strict", "--sloppy"] {
+        let receipt = cli.json(&format!("put users either x {quorum}"))["receipt"].clone();
+        assert_eq!(receipt["fallbacks"], json!([]), "all owners are there");
+        cli.line(&format!("get users either {quorum}")).ok();
+        cli.line(&format!("delete users either {quorum}")).ok();
+    }
 }
 
 #[test]
@@ -155,7 +162,8 @@ fn namespaces(cli: &Cli) {
     has_fields(&created, "namespace unreachable");
     assert_eq!(created["unreachable"], json!([]));
     let namespace = &created["namespace"];
-    has_fields(namespace, "name id n r w conflict durability value_max_bytes");
+    has_fields(namespace, "name id n r w quorum conflict durability value_max_bytes");
+    assert_eq!(namespace["quorum"], "sloppy", "unless it is said to be strict");
     let settings = (&namespace["n"], &namespace["r"], &namespace["w"], &namespace["conflict"]);
     assert_eq!(settings, (&json!(3), &json!("1"), &json!("all"), &json!("siblings")));
     assert_eq!(cli.json("namespace describe a"), *namespace);
@@ -166,6 +174,8 @@ fn namespaces(cli: &Cli) {
     assert_eq!(names, BTreeSet::from(["a", "b"]));
     assert!(cli.line("namespace list").ok().text().starts_with("NAME"));
 
+    updates(cli);
+
     cli.line("namespace create b").fails_with(&["exists"]);
     cli.line("put b key value").ok();
     has_fields(&cli.json("namespace drop b"), "dropped unreachable");
@@ -174,6 +184,35 @@ fn namespaces(cli: &Cli) {
     cli.line("namespace create b").ok();
     cli.line("get b key").exits(1);
     assert_eq!(cli.json("count b")["count"], 0, "a namespace of the same name is another one");
+}
+
+fn updates(cli: &Cli) {
+    let strict = cli.json("namespace create strict --strict");
+    assert_eq!(strict["namespace"]["quorum"], "strict");
+    let before = cli.json("namespace describe strict");
+    let line = "namespace update strict --sloppy -r 1 --durability synced --value-max-bytes 2MiB";
+    let updated = cli.json(line);
+    has_fields(&updated, "namespace unreachable");
+    let mut expected = before.clone();
+    expected["quorum"] = json!("sloppy");
+    expected["r"] = json!("1");
+    expected["durability"] = json!("synced");
+    expected["value_max_bytes"] = json!(2 << 20);
+    assert_eq!(updated["namespace"], expected);
+    assert_eq!(cli.json("namespace describe strict"), expected);
+
+    let version = || cli.json("cluster status")["version"].clone();
+    let now = version();
+    let same = cli.line("namespace update strict --sloppy").ok().text();
+    assert!(same.starts_with("updated strict: n=3 r=1 w=quorum quorum=sloppy "), "{same}");
+    assert_eq!(version(), now, "what is so already makes no version");
+    cli.line("namespace update strict -w 4").fails_with(&["level 4", "n = 3"]);
+    cli.line("namespace update strict --value-max-bytes 1GiB").fails_with(&["value_max_bytes"]);
+    cli.line("namespace update strict").fails_with(&["required"]);
+    let unknown = cli.line("namespace update strct --strict").exits(1).stderr;
+    assert!(unknown.contains("did you mean strict?"), "{unknown}");
+    assert_eq!(cli.json("namespace describe strict"), expected, "none of these changed anything");
+    cli.line("namespace drop strict").ok();
 }
 
 fn scans(cli: &Cli) {

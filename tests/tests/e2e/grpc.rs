@@ -56,7 +56,7 @@ pub(super) fn detail(status: &Status) -> ErrorDetail {
 
 fn with_users(nodes: u16) -> Cluster {
     let cluster = Cluster::start(nodes);
-    cluster.cli().line("namespace create users").ok();
+    cluster.cli().line("namespace create users --strict").ok();
     cluster
 }
 

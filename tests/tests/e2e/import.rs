@@ -87,7 +87,7 @@ fn killed_during_an_import(engine: &'static str) {
     let lines: Vec<&str> = rows.lines().collect();
     let mut cluster = Cluster::start_in(engine, 5);
     let cli = cluster.cli();
-    cli.line("namespace create unicode").ok();
+    cli.line("namespace create unicode --strict").ok();
 
     let mut import = cli.command(IMPORT.into_iter().chain([";", "-", "--timeout", "2s"]));
     import.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -141,9 +141,9 @@ fn clocks_that_differ_in(engine: &'static str) {
     clock.give(cluster.node(1));
     cluster.form(spec.partitions);
     let cli = cluster.cli();
-    cli.line("namespace create sessions --conflict lww").ok();
-    cli.line("namespace create alone --conflict lww --n 1").ok();
-    cli.line("namespace create carts --n 1").ok();
+    cli.line("namespace create sessions --conflict lww --strict").ok();
+    cli.line("namespace create alone --conflict lww --n 1 --strict").ok();
+    cli.line("namespace create carts --n 1 --strict").ok();
     an_older_write_comes_after_the_delete(&mut cluster, &clock);
     a_clock_that_is_off_orders_nothing(&cluster, &clock);
 }

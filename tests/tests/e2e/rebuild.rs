@@ -25,7 +25,7 @@ fn filled(engine: &'static str) -> Cluster {
     let file = cluster.path("rows.txt");
     fs::write(&file, rows()).expect("the temporary directory takes a file");
     let cli = cluster.cli();
-    cli.line("namespace create things").ok();
+    cli.line("namespace create things --strict").ok();
     cli.line(&format!("import things {} --format lines", file.display())).ok();
     cluster
 }

@@ -32,7 +32,7 @@ fn stops_well_and_comes_back(engine: &'static str) {
 fn a_stopped_node_is_missed_by_nobody_who_asks_for_a_quorum() {
     let mut cluster = Cluster::start(3);
     let cli = cluster.cli();
-    cli.line("namespace create users").ok();
+    cli.line("namespace create users --strict").ok();
     assert_eq!(cluster.node(1).stop().code(), Some(0));
     for key in 0..10 {
         cli.line(&format!("put users key-{key} value")).ok();

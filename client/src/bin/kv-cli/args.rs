@@ -11,9 +11,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use clap::builder::Resettable;
 use clap::error::ErrorKind;
-use clap::{ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use quorate_client::{Context, Durability, Level, TlsConfig};
+use quorate_client::{Context, Durability, Level, Quorum, TlsConfig};
 
 use crate::output::OutputFormat;
 
@@ -136,6 +136,28 @@ impl Tls {
     }
 }
 
+/// Whether a node that is no owner of a key may stand in for an owner that is away.
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
+pub(crate) struct QuorumArgs {
+    /// Let other nodes keep writes for owners that are away: writes go on, but a read may miss what they keep
+    #[arg(long, conflicts_with = "strict")]
+    pub(crate) sloppy: bool,
+    /// Count the key's owners alone: a read sees every write acknowledged before it, if r + w > n
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+impl QuorumArgs {
+    /// As the SDK takes it; without a flag, its default.
+    pub(crate) fn quorum(self) -> Quorum {
+        match (self.sloppy, self.strict) {
+            (true, _) => Quorum::Sloppy,
+            (_, true) => Quorum::Strict,
+            (false, false) => Quorum::Default,
+        }
+    }
+}
+
 /// What kv-cli can be asked for.
 #[derive(Subcommand, Debug)]
 pub(crate) enum TopCommand {
@@ -194,7 +216,7 @@ pub(crate) enum Command {
     Delete(DeleteArgs),
     Scan(ScanArgs),
     Count(CountArgs),
-    /// Create, list, describe and drop namespaces
+    /// Create, change, list, describe and drop namespaces
     #[command(subcommand)]
     Namespace(NamespaceCommand),
     Import(ImportArgs),
@@ -247,10 +269,13 @@ pub(crate) struct PutArgs {
     /// [default: the namespace's]
     #[arg(long, value_name = "buffered|synced")]
     pub(crate) durability: Option<Durability>,
+    #[command(flatten)]
+    pub(crate) quorum: QuorumArgs,
 }
-
-const PUT_HELP: &str = "json: context (null when other siblings stand beside the value), siblings \
-(how many, this one included), receipt{dot, acked[], synced}
+const PUT_HELP: &str = "Without --sloppy or --strict it is as the namespace says.
+json: context (null when other siblings stand beside the value), siblings (how many, this one \
+included), receipt{dot, acked[], synced, fallbacks[{node, owner}]}; a fallback keeps the write for \
+that owner, until it is back
 
 Examples:
   kv-cli put users alice 'hello'
@@ -277,12 +302,14 @@ pub(crate) struct GetArgs {
     #[arg(short, long, value_name = "LEVEL", conflicts_with = "replica")]
     pub(crate) r: Option<Level>,
     /// Show what this node alone holds, without asking another
-    #[arg(long, value_name = "NODE")]
+    #[arg(long, value_name = "NODE", conflicts_with_all = ["sloppy", "strict"])]
     pub(crate) replica: Option<String>,
+    #[command(flatten)]
+    pub(crate) quorum: QuorumArgs,
 }
 
-const GET_HELP: &str =
-    "json: {\"siblings\":[{\"value\",\"value_base64\"}],\"context\",\"replicas\"}; \
+const GET_HELP: &str = "Without --sloppy or --strict it is as the namespace says.
+json: {\"siblings\":[{\"value\",\"value_base64\"}],\"context\",\"replicas\"}; \
 value has U+FFFD in place of bytes that are not UTF-8, value_base64 is exact.
 Of several keys, a line for each as by scan; a key without a value has no siblings.
 
@@ -297,7 +324,8 @@ Examples:
 /// With --context exactly what that context covers is deleted. Without one the key is read by
 /// quorum and what that read saw is deleted. Exit code 1 if there was nothing to delete.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "json: context, siblings (how many values are left), receipt; all as of put
+#[command(after_help = "Without --sloppy or --strict it is as the namespace says.
+json: context, siblings (how many values are left), receipt; all as of put
 
 Examples:
   kv-cli delete users alice
@@ -314,6 +342,8 @@ pub(crate) struct DeleteArgs {
     /// How many replicas must acknowledge [default: the namespace's]
     #[arg(short, long, value_name = "LEVEL")]
     pub(crate) w: Option<Level>,
+    #[command(flatten)]
+    pub(crate) quorum: QuorumArgs,
 }
 
 /// List keys and values, partition by partition, in byte order within each
@@ -357,6 +387,7 @@ pub(crate) struct CountArgs {
 #[derive(Subcommand, Debug)]
 pub(crate) enum NamespaceCommand {
     Create(CreateArgs),
+    Update(UpdateArgs),
     /// List the namespaces and their settings
     List,
     /// Show one namespace; exit code 1 if there is none of that name
@@ -372,6 +403,8 @@ pub(crate) enum NamespaceCommand {
 }
 
 /// Create a namespace
+///
+/// Its quorums are sloppy, unless --strict says otherwise.
 #[derive(clap::Args, Debug)]
 #[command(after_help = LEVELS)]
 pub(crate) struct CreateArgs {
@@ -395,7 +428,47 @@ pub(crate) struct CreateArgs {
     /// The largest value: bytes, or 64KiB, 1MiB [default: 1048576]
     #[arg(long, value_name = "SIZE", value_parser = parse::bytes(1..=u32::MAX))]
     pub(crate) value_max_bytes: Option<u32>,
+    #[command(flatten)]
+    pub(crate) quorum: QuorumArgs,
 }
+
+/// Change the defaults of a namespace; exit code 1 if there is none of that name
+///
+/// What is not named stays as it is. n and the conflict rule are chosen when a namespace is created,
+/// for ever.
+#[derive(clap::Args, Debug)]
+#[command(after_help = UPDATE_HELP, group(
+    ArgGroup::new("change")
+        .args(["r", "w", "durability", "value_max_bytes", "sloppy", "strict"])
+        .multiple(true)
+        .required(true)
+))]
+pub(crate) struct UpdateArgs {
+    /// Its name
+    pub(crate) name: String,
+    /// How many replicas must answer a read
+    #[arg(short, long, value_name = "LEVEL")]
+    pub(crate) r: Option<Level>,
+    /// How many replicas must acknowledge a write
+    #[arg(short, long, value_name = "LEVEL")]
+    pub(crate) w: Option<Level>,
+    /// When a replica may acknowledge
+    #[arg(long, value_name = "buffered|synced")]
+    pub(crate) durability: Option<Durability>,
+    /// The largest value: bytes, or 64KiB, 1MiB. Larger ones that are there already stay
+    #[arg(long, value_name = "SIZE", value_parser = parse::bytes(1..=u32::MAX))]
+    pub(crate) value_max_bytes: Option<u32>,
+    #[command(flatten)]
+    pub(crate) quorum: QuorumArgs,
+}
+
+const UPDATE_HELP: &str = "LEVEL is one, quorum, all, or a number of replicas from 1 to the \
+namespace's n.
+json: namespace{name, id, n, r, w, quorum, conflict, durability, value_max_bytes}, unreachable[]
+
+Examples:
+  kv-cli namespace update users --strict
+  kv-cli namespace update users --sloppy -w all --durability synced";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Conflict {
@@ -443,6 +516,8 @@ pub(crate) struct ImportArgs {
     /// Keep here how far it came, and go on from there when run again
     #[arg(long, value_name = "PATH")]
     pub(crate) state: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) quorum: QuorumArgs,
 }
 
 const IMPORT_HELP: &str =
@@ -460,6 +535,8 @@ reads the file from its beginning, but writes only from the first row that is no
 stored. A state of another file, format, namespace or cluster is refused, and so is a second import \
 while one with the same state runs. Ctrl-C says what is stored and where the next run goes on. A \
 state that is complete has nothing left to write; remove it to import anew.
+
+Without --sloppy or --strict it is as the namespace says.
 
 Last line on stdout (json: one object): rows, stored, failed, unknown, bytes, seconds
 
@@ -570,12 +647,16 @@ pub(crate) struct BenchArgs {
     /// Send no contexts: siblings pile up until the limit of 100 refuses more
     #[arg(long)]
     pub(crate) blind: bool,
+    #[command(flatten)]
+    pub(crate) quorum: QuorumArgs,
 }
 
 const BENCH_HELP: &str =
     "A write sends the last context received for its key, unless --blind; after \
 a race, or when a key has too many siblings, it reads the key first, within the write's latency. Writes are retried elsewhere under the \
 same operation id; in an lww namespace at their coordinator alone.
+
+Without --sloppy or --strict it is as the namespace says.
 
 With --batch N the workers read or write N different keys at a time. Each key counts as an \
 operation, with the latency of its batch; --rate and missed count batches.

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{ColorChoice, ValueEnum};
 use comfy_table::presets::{NOTHING, UTF8_HORIZONTAL_ONLY};
 use comfy_table::{Attribute, Cell, Table};
-use quorate_client::{Receipt, Sibling};
+use quorate_client::{Receipt, Sibling, StandIn};
 use serde::Serialize;
 
 use crate::style::Surroundings;
@@ -156,11 +156,24 @@ pub(crate) struct ReceiptJson<'a> {
     dot: &'a str,
     acked: &'a [String],
     synced: u32,
+    fallbacks: Vec<StandInJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct StandInJson<'a> {
+    node: &'a str,
+    owner: &'a str,
 }
 
 impl<'a> From<&'a Receipt> for ReceiptJson<'a> {
     fn from(receipt: &'a Receipt) -> Self {
-        Self { dot: &receipt.dot, acked: &receipt.acked, synced: receipt.synced }
+        let fallback = |of: &'a StandIn| StandInJson { node: &of.node, owner: &of.owner };
+        Self {
+            dot: &receipt.dot,
+            acked: &receipt.acked,
+            synced: receipt.synced,
+            fallbacks: receipt.fallbacks.iter().map(fallback).collect(),
+        }
     }
 }
 
@@ -186,6 +199,20 @@ mod tests {
         let terminal = Output { terminal: true, color: true, ..piped };
         let text = terminal.table(&["NODE", "SHARE"], rows);
         assert!(text.contains('\u{2500}') && text.contains("\u{1b}[1m"), "{text}");
+    }
+
+    #[test]
+    fn receipts_name_owners_and_fallbacks() {
+        let receipt = Receipt {
+            dot: "a:1".into(),
+            acked: vec!["n1".into()],
+            synced: 0,
+            fallbacks: vec![StandIn { node: "n5".into(), owner: "n3".into() }],
+        };
+        let json = serde_json::to_string(&ReceiptJson::from(&receipt)).unwrap();
+        let fallbacks = r#"[{"node":"n5","owner":"n3"}]"#;
+        let said = format!(r#"{{"dot":"a:1","acked":["n1"],"synced":0,"fallbacks":{fallbacks}}}"#);
+        assert_eq!(json, said);
     }
 
     #[test]

@@ -40,6 +40,16 @@ fn every_line_of_the_contract_parses() {
         "kv-cli count ns",
         "kv-cli count ns -r 2",
         "kv-cli namespace create ns --n 3 --r quorum --w 1 --conflict siblings",
+        "kv-cli namespace create ns --strict",
+        "kv-cli namespace create ns --sloppy",
+        "kv-cli namespace update ns --strict",
+        "kv-cli namespace update ns -r 1 -w all --durability synced --value-max-bytes 2MiB --sloppy",
+        "kv-cli put ns k v --sloppy",
+        "kv-cli put ns k v --strict -w 2",
+        "kv-cli get ns k l --strict",
+        "kv-cli delete ns k --sloppy",
+        "kv-cli import ns f --format lines --strict",
+        "kv-cli bench ns --workload read --sloppy",
         "kv-cli namespace list",
         "kv-cli namespace describe ns",
         "kv-cli namespace drop ns",
@@ -97,6 +107,40 @@ fn wrong_values_are_named() {
     assert!(refusal("kv-cli get ns k -r all --replica node-1").contains("--replica"));
     assert!(refusal("kv-cli put ns k v --context !!").contains("--context"));
     refusal("kv-cli frobnicate");
+}
+
+#[test]
+fn a_quorum_is_strict_or_sloppy_and_not_both() {
+    let lines = [
+        "namespace create ns",
+        "namespace update ns",
+        "put ns k v",
+        "get ns k",
+        "delete ns k",
+        "import ns f --format lines",
+        "bench ns --workload read",
+    ];
+    for line in lines {
+        let refused = refusal(&format!("kv-cli {line} --sloppy --strict"));
+        assert!(refused.contains("'--sloppy' cannot be used with '--strict'"), "{refused}");
+        let refused = refusal(&format!("kv-cli {line} --slopy"));
+        assert!(refused.contains("similar argument exists: '--sloppy'"), "{refused}");
+    }
+    for flag in ["--sloppy", "--strict"] {
+        assert!(refusal(&format!("kv-cli get ns k --replica n {flag}")).contains(flag));
+    }
+    assert_eq!(QuorumArgs::default().quorum(), Quorum::Default);
+}
+
+#[test]
+fn an_update_changes_something_and_neither_n_nor_the_rule() {
+    assert!(refusal("kv-cli namespace update ns").contains("required"));
+    for line in ["--n 3", "--conflict lww"] {
+        let refused = refusal(&format!("kv-cli namespace update ns --strict {line}"));
+        assert!(refused.contains("unexpected argument"), "{refused}");
+    }
+    assert!(refusal("kv-cli namespace update ns -w 0").contains('0'));
+    assert!(refusal("kv-cli namespace update ns --value-max-bytes 0").contains("out of range"));
 }
 
 #[test]

@@ -44,6 +44,7 @@ pub(crate) async fn run(session: &Session, args: BenchArgs) -> Result<Exit> {
         values: Values::new(args.value_size as usize),
         contexts: Contexts::new(args.blind),
         batch: args.batch as usize,
+        quorum: args.quorum.quorum(),
         retry: retry_in(namespace.conflict),
         timeout: session.timeout,
         reports: Reports::default(),
@@ -66,6 +67,7 @@ pub(crate) async fn run(session: &Session, args: BenchArgs) -> Result<Exit> {
 async fn prepare(bench: &Bench, args: &BenchArgs) -> Result<()> {
     let progress = Progress::keys(Some(args.keys));
     let store = KvStore::new(bench.namespace.clone(), bench.retry, bench.timeout);
+    let store = store.with_quorum(bench.quorum);
     let write = |index: u64| {
         let value = bench.values.slice(index);
         let row = store.alone(Pair { key: Keys::name(index), value });

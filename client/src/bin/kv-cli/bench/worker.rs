@@ -4,8 +4,8 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use quorate_client::{
-    BatchEntry, BatchOptions, Context, Error, ErrorKind, GetOptions, Namespace, PutOptions, Read,
-    Retry, WriteError, Written,
+    BatchEntry, BatchOptions, Context, Error, ErrorKind, GetOptions, Namespace, PutOptions, Quorum,
+    Read, Retry, WriteError, Written,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -25,6 +25,8 @@ pub(super) struct Bench {
     pub(super) contexts: Contexts,
     /// Keys of one operation.
     pub(super) batch: usize,
+    /// Whether fallbacks may stand in for owners.
+    pub(super) quorum: Quorum,
     /// What becomes of writes whose outcome is unknown.
     pub(super) retry: Retry,
     /// Of each operation.
@@ -88,7 +90,7 @@ impl Worker {
 
     /// How each key ended.
     async fn read_batch(&mut self, keys: &[u64]) -> Vec<Option<Failure>> {
-        let options = GetOptions { timeout: Some(self.bench.timeout), ..GetOptions::default() };
+        let options = self.reading(Instant::now() + self.bench.timeout);
         let names = keys.iter().map(|&key| Keys::name(key));
         let reads = self.bench.namespace.batch_get(names, options).await;
         keys.iter().zip(reads).map(|(&key, read)| self.on_read(key, read).err()).collect()
@@ -105,6 +107,7 @@ impl Worker {
         };
         let entries: Vec<_> = known.iter().map(write).collect();
         let options = BatchOptions {
+            quorum: self.bench.quorum,
             retry: self.bench.retry,
             timeout: Some(deadline.saturating_duration_since(Instant::now())),
             ..BatchOptions::default()
@@ -133,8 +136,7 @@ impl Worker {
             }
         };
         let mut contexts: Vec<_> = keys.iter().enumerate().map(known).collect();
-        let timeout = Some(deadline.saturating_duration_since(Instant::now()));
-        let options = GetOptions { timeout, ..GetOptions::default() };
+        let options = self.reading(deadline);
         let names: Vec<_> = unread.iter().map(|&at| Keys::name(keys[at])).collect();
         let reads = self.bench.namespace.batch_get(names, options).await;
         for (at, read) in unread.into_iter().zip(reads) {
@@ -155,6 +157,7 @@ impl Worker {
         };
         let options = PutOptions {
             context,
+            quorum: self.bench.quorum,
             retry: self.bench.retry,
             timeout: Some(deadline.saturating_duration_since(Instant::now())),
             ..PutOptions::default()
@@ -191,8 +194,11 @@ impl Worker {
     }
 
     async fn get(&self, key: u64, deadline: Instant) -> Result<Read, Error> {
+        self.bench.namespace.get(Keys::name(key), self.reading(deadline)).await
+    }
+
+    fn reading(&self, deadline: Instant) -> GetOptions {
         let timeout = Some(deadline.saturating_duration_since(Instant::now()));
-        let options = GetOptions { timeout, ..GetOptions::default() };
-        self.bench.namespace.get(Keys::name(key), options).await
+        GetOptions { quorum: self.bench.quorum, timeout, ..GetOptions::default() }
     }
 }

@@ -6,8 +6,8 @@ use std::io::{self, Write as _};
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use quorate_client::{
-    DeleteOptions, Deleted, GetOptions, Level, Namespace, PutOptions, Read, ScanItem, Sibling,
-    Written,
+    DeleteOptions, Deleted, GetOptions, Level, Namespace, PutOptions, Read, Receipt, ScanItem,
+    Sibling, StandIn, Written,
 };
 use serde::Serialize;
 use tokio::io::AsyncReadExt as _;
@@ -49,6 +49,7 @@ pub(super) async fn put(session: &Session, args: PutArgs) -> Result<Exit> {
     let options = PutOptions {
         context: args.context,
         w: args.w.unwrap_or_default(),
+        quorum: args.quorum.quorum(),
         durability: args.durability.unwrap_or_default(),
         ..PutOptions::default()
     };
@@ -59,7 +60,7 @@ pub(super) async fn put(session: &Session, args: PutArgs) -> Result<Exit> {
             0 => String::new(),
             others => format!("; siblings beside it: {others}"),
         };
-        format!("stored: {}{beside}", receipt(&written))
+        format!("stored: {}{beside}", receipt(&written.receipt))
     })?;
     Ok(Exit::Done)
 }
@@ -74,18 +75,22 @@ async fn value(argument: OsString) -> Result<Bytes> {
     Ok(value.into())
 }
 
-fn receipt(written: &Written) -> String {
-    let receipt = &written.receipt;
+fn receipt(receipt: &Receipt) -> String {
     let synced = match receipt.synced {
         0 => String::new(),
         synced => format!(", {synced} synced"),
     };
-    format!("{} acknowledged by {}{synced}", receipt.dot, receipt.acked.join(", "))
+    let fallback = |of: &StandIn| format!("{} (for {})", of.node, of.owner);
+    let fallbacks: Vec<String> = receipt.fallbacks.iter().map(fallback).collect();
+    let parts = [receipt.acked.join(", "), fallbacks.join(", ")];
+    let parts: Vec<_> = parts.iter().filter(|part| !part.is_empty()).map(String::as_str).collect();
+    format!("{} acknowledged by {}{synced}", receipt.dot, parts.join(" and "))
 }
 
 pub(super) async fn get(session: &Session, args: GetArgs) -> Result<Exit> {
     let options = GetOptions {
         r: args.r.unwrap_or_default(),
+        quorum: args.quorum.quorum(),
         replica: args.replica,
         ..GetOptions::default()
     };
@@ -175,6 +180,7 @@ pub(super) async fn delete(session: &Session, args: DeleteArgs) -> Result<Exit> 
         context: args.context,
         r: Level::Quorum,
         w: args.w.unwrap_or_default(),
+        quorum: args.quorum.quorum(),
         ..DeleteOptions::default()
     };
     let namespace = session.client.namespace(args.namespace);
@@ -188,7 +194,7 @@ pub(super) async fn delete(session: &Session, args: DeleteArgs) -> Result<Exit> 
         return Ok(Exit::NotFound);
     };
     session.output.result(&WrittenJson::from(&written), || {
-        format!("deleted: {}{}", receipt(&written), beside(written.siblings))
+        format!("deleted: {}{}", receipt(&written.receipt), beside(written.siblings))
     })?;
     Ok(Exit::Done)
 }
@@ -216,6 +222,24 @@ mod tests {
         assert_eq!(beside(0), "");
         assert_eq!(beside(1), "; the key has a value that was not covered, or is newer");
         assert!(beside(3).contains("3 values"));
+    }
+
+    #[test]
+    fn a_receipt_says_for_whom_a_fallback_keeps_the_write() {
+        let stand_in = |node: &str, owner: &str| StandIn { node: node.into(), owner: owner.into() };
+        let mut of = Receipt {
+            dot: "a:1".into(),
+            acked: vec!["node-1".into(), "node-2".into()],
+            ..Receipt::default()
+        };
+        assert_eq!(receipt(&of), "a:1 acknowledged by node-1, node-2");
+        of.fallbacks = vec![stand_in("node-5", "node-3")];
+        let said = "a:1 acknowledged by node-1, node-2 and node-5 (for node-3)";
+        assert_eq!(receipt(&of), said);
+        of.fallbacks.push(stand_in("node-4", "node-1"));
+        (of.acked, of.synced) = (Vec::new(), 1);
+        let said = "a:1 acknowledged by node-5 (for node-3), node-4 (for node-1), 1 synced";
+        assert_eq!(receipt(&of), said);
     }
 
     #[test]

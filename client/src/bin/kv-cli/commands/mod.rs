@@ -160,6 +160,43 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn every_command_that_reads_or_writes_asks_for_the_quorum_that_it_is_told() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"a\tv\nb\tv\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        let bench = format!("bench {NAMESPACE} --keys 2 --value-size 8 --concurrency 1 {ONE}");
+        let lines = [
+            format!("put {NAMESPACE} k v"),
+            format!("get {NAMESPACE} k"),
+            format!("get {NAMESPACE} k l"),
+            format!("delete {NAMESPACE} k"),
+            format!("import {NAMESPACE} {path} --format lines"),
+            format!("{bench} --workload write --prepare"),
+            format!("{bench} --workload read --batch 2"),
+            "namespace create new".to_owned(),
+            format!("namespace update {NAMESPACE} -w 1"),
+        ];
+        let cases = [
+            ("", v1::Quorum::Default),
+            (" --strict", v1::Quorum::Strict),
+            (" --sloppy", v1::Quorum::Sloppy),
+        ];
+        for (flag, expected) in cases {
+            for line in &lines {
+                let fakes = fakes().await;
+                let line = format!("--output json {line}{flag}");
+                let endpoint = fakes.addresses[0].to_string();
+                let words = ["kv-cli", "--endpoints", &endpoint].into_iter().chain(line.split(' '));
+                run_words(&words.collect::<Vec<_>>()).await.unwrap();
+                let of = |node: &Arc<Node>| node.quorums.lock().unwrap().clone();
+                let asked: Vec<v1::Quorum> = fakes.nodes.iter().flat_map(of).collect();
+                assert!(!asked.is_empty(), "{line}");
+                assert!(asked.iter().all(|&asked| asked == expected), "{line}: {asked:?}");
+            }
+        }
+    }
+
     async fn bench(fakes: &Fakes, flags: &str) -> Exit {
         let endpoint = fakes.addresses[0].to_string();
         let words = ["kv-cli", "--endpoints", &endpoint, "--timeout", "10s", "bench", NAMESPACE];

@@ -1,12 +1,14 @@
-//! `namespace create`, `list`, `describe` and `drop`.
+//! `namespace create`, `update`, `list`, `describe` and `drop`.
 
 use anyhow::Result;
-use quorate_client::{ConflictRule, Error, ErrorKind, NamespaceDescription, NamespaceSpec};
+use quorate_client::{
+    ConflictRule, Error, ErrorKind, NamespaceDescription, NamespaceSpec, NamespaceUpdate,
+};
 use serde::Serialize;
 
 use super::Session;
 use super::near::with_near_names;
-use crate::args::{Conflict, CreateArgs, NamespaceCommand};
+use crate::args::{Conflict, CreateArgs, NamespaceCommand, UpdateArgs};
 use crate::failure::{self, Exit};
 use crate::stderr::{Notice, say};
 
@@ -17,6 +19,7 @@ struct NamespaceJson<'a> {
     n: u32,
     r: String,
     w: String,
+    quorum: String,
     conflict: String,
     durability: String,
     value_max_bytes: u32,
@@ -30,6 +33,7 @@ impl<'a> From<&'a NamespaceDescription> for NamespaceJson<'a> {
             n: of.n,
             r: of.r.to_string(),
             w: of.w.to_string(),
+            quorum: of.quorum.to_string(),
             conflict: of.conflict.to_string(),
             durability: of.durability.to_string(),
             value_max_bytes: of.value_max_bytes,
@@ -43,7 +47,7 @@ struct ListJson<'a> {
 }
 
 #[derive(Serialize)]
-struct CreatedJson<'a> {
+struct ChangedJson<'a> {
     namespace: NamespaceJson<'a>,
     unreachable: &'a [String],
 }
@@ -57,6 +61,7 @@ struct DroppedJson<'a> {
 pub(super) async fn run(session: &Session, command: NamespaceCommand) -> Result<Exit> {
     match command {
         NamespaceCommand::Create(args) => create(session, args).await,
+        NamespaceCommand::Update(args) => update(session, args).await,
         NamespaceCommand::List => list(session).await,
         NamespaceCommand::Describe { name } => describe(session, &name).await,
         NamespaceCommand::Drop { name } => drop_namespace(session, &name).await,
@@ -72,6 +77,7 @@ async fn create(session: &Session, args: CreateArgs) -> Result<Exit> {
         n: Some(args.n),
         r: args.r,
         w: args.w,
+        quorum: args.quorum.quorum(),
         conflict,
         durability: args.durability,
         value_max_bytes: args.value_max_bytes,
@@ -79,22 +85,43 @@ async fn create(session: &Session, args: CreateArgs) -> Result<Exit> {
     };
     let created = session.client.create_namespace(spec).await?;
     let namespace = &created.namespace;
-    let json = CreatedJson { namespace: namespace.into(), unreachable: &created.unreachable };
+    let json = ChangedJson { namespace: namespace.into(), unreachable: &created.unreachable };
     session.output.result(&json, || format!("created {}", settings(namespace)))?;
     warn_unreachable(&created.unreachable);
+    Ok(Exit::Done)
+}
+
+async fn update(session: &Session, args: UpdateArgs) -> Result<Exit> {
+    let update = NamespaceUpdate {
+        r: args.r.unwrap_or_default(),
+        w: args.w.unwrap_or_default(),
+        quorum: args.quorum.quorum(),
+        durability: args.durability.unwrap_or_default(),
+        value_max_bytes: args.value_max_bytes,
+        ..NamespaceUpdate::new(args.name.as_str())
+    };
+    let updated = match session.client.update_namespace(update).await {
+        Ok(updated) => updated,
+        Err(error) => return not_found(session, error, &args.name).await,
+    };
+    let namespace = &updated.namespace;
+    let json = ChangedJson { namespace: namespace.into(), unreachable: &updated.unreachable };
+    session.output.result(&json, || format!("updated {}", settings(namespace)))?;
+    warn_unreachable(&updated.unreachable);
     Ok(Exit::Done)
 }
 
 async fn list(session: &Session) -> Result<Exit> {
     let namespaces = session.client.list_namespaces().await?;
     let json = ListJson { namespaces: namespaces.iter().map(NamespaceJson::from).collect() };
-    let header = ["NAME", "N", "R", "W", "CONFLICT", "DURABILITY", "VALUE_MAX_BYTES"];
+    let header = ["NAME", "N", "R", "W", "QUORUM", "CONFLICT", "DURABILITY", "VALUE_MAX_BYTES"];
     let row = |of: &NamespaceDescription| {
         vec![
             of.name.clone(),
             of.n.to_string(),
             of.r.to_string(),
             of.w.to_string(),
+            of.quorum.to_string(),
             of.conflict.to_string(),
             of.durability.to_string(),
             of.value_max_bytes.to_string(),
@@ -144,7 +171,7 @@ fn warn_unreachable(members: &[String]) {
 
 fn settings(of: &NamespaceDescription) -> String {
     format!(
-        "{}: n={} r={} w={} conflict={} durability={} value_max_bytes={}",
-        of.name, of.n, of.r, of.w, of.conflict, of.durability, of.value_max_bytes
+        "{}: n={} r={} w={} quorum={} conflict={} durability={} value_max_bytes={}",
+        of.name, of.n, of.r, of.w, of.quorum, of.conflict, of.durability, of.value_max_bytes
     )
 }

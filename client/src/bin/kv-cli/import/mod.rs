@@ -50,7 +50,8 @@ pub(crate) async fn run(session: &Session, args: ImportArgs) -> Result<Exit> {
         session.client.namespace(args.namespace),
         retry_in(namespace.conflict),
         session.timeout,
-    );
+    )
+    .with_quorum(args.quorum.quorum());
     let mut report = Report::new(Progress::bytes(total), state, session.timeout);
     let read = pipeline::run(&store, rows, &mut report).await;
     let (summary, kept) = report.finish(matches!(read, Ok(End::Read)));

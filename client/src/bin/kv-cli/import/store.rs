@@ -15,8 +15,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_client::{
     BatchEntry, BatchOptions, ConflictRule, Context, Error, GetOptions, Level, Namespace,
-    OperationId, PutOptions, Read, Repair, Retry, Sibling, UpdateOptions, Updated, WriteError,
-    Written,
+    OperationId, PutOptions, Quorum, Read, Repair, Retry, Sibling, UpdateOptions, Updated,
+    WriteError, Written,
 };
 use tokio::time::{Instant, sleep};
 
@@ -93,6 +93,7 @@ pub(crate) trait Store {
 pub(crate) struct KvStore {
     namespace: Namespace,
     retry: Retry,
+    quorum: Quorum,
     timeout: Duration,
 }
 
@@ -127,7 +128,12 @@ type TriedRow = Tried<Option<Context>, AloneRow>;
 impl KvStore {
     /// Retries each row for `timeout`, as [`retry_in`] the namespace.
     pub(crate) fn new(namespace: Namespace, retry: Retry, timeout: Duration) -> Self {
-        Self { namespace, retry, timeout }
+        Self { namespace, retry, quorum: Quorum::Default, timeout }
+    }
+
+    /// Whether fallbacks may stand in for owners.
+    pub(crate) fn with_quorum(self, quorum: Quorum) -> Self {
+        Self { quorum, ..self }
     }
 
     /// A row that is stored by itself from the beginning.
@@ -143,14 +149,14 @@ impl KvStore {
 
     /// What a majority of the owners holds by then: a row that is found is as good as written, and
     /// one that a failed write left on a single owner is not.
-    fn reading(timeout: Option<Duration>) -> GetOptions {
-        let (r, repair) = (Level::Quorum, Repair::Blocking);
-        GetOptions { r, repair, timeout, ..GetOptions::default() }
+    fn reading(&self, timeout: Option<Duration>) -> GetOptions {
+        let (r, quorum, repair) = (Level::Quorum, self.quorum, Repair::Blocking);
+        GetOptions { r, quorum, repair, timeout, ..GetOptions::default() }
     }
 
     async fn read(&self, key: &Bytes, deadline: Instant) -> Result<Read, RowError> {
         loop {
-            let options = Self::reading(left(deadline));
+            let options = self.reading(left(deadline));
             let error = match self.namespace.get(key.clone(), options).await {
                 Ok(read) => return Ok(read),
                 Err(error) => error,
@@ -172,6 +178,7 @@ impl KvStore {
         loop {
             let options = PutOptions {
                 context: context.clone(),
+                quorum: self.quorum,
                 retry: self.retry,
                 timeout: left(deadline),
                 operation: unknown,
@@ -189,6 +196,7 @@ impl KvStore {
     async fn settle(&self, pair: &Pair, deadline: Instant) -> Result<Option<Context>, WriteError> {
         let options = UpdateOptions {
             r: Level::Quorum,
+            quorum: self.quorum,
             retry: self.retry,
             timeout: left(deadline),
             ..UpdateOptions::default()
@@ -229,8 +237,8 @@ impl KvStore {
             BatchEntry::put(pair.key.clone(), pair.value.clone(), context.clone())
         };
         let entries: Vec<_> = rows.iter().map(entry).collect();
-        let (retry, timeout) = (self.retry, self.batch_timeout());
-        let options = BatchOptions { retry, timeout, ..BatchOptions::default() };
+        let (quorum, retry, timeout) = (self.quorum, self.retry, self.batch_timeout());
+        let options = BatchOptions { quorum, retry, timeout, ..BatchOptions::default() };
         let written = self.namespace.batch_put(entries, options).await;
         let tried =
             |((place, pair, context), written)| (place, after_write(written, pair, context));
@@ -248,7 +256,7 @@ impl Store for KvStore {
             return pairs.into_iter().map(|pair| Tried::Alone(self.alone(pair))).collect();
         }
         let keys: Vec<Bytes> = pairs.iter().map(|pair| pair.key.clone()).collect();
-        let read = self.namespace.batch_get(keys, Self::reading(self.batch_timeout())).await;
+        let read = self.namespace.batch_get(keys, self.reading(self.batch_timeout())).await;
         let (mut tried, mut to_write) = (Vec::with_capacity(pairs.len()), Vec::new());
         for (place, (pair, read)) in pairs.into_iter().zip(read).enumerate() {
             match read {

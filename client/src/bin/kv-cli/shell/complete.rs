@@ -131,7 +131,7 @@ mod tests {
     fn commands_flags_and_their_values() {
         offers("", &["put", "get", "namespace", "use", "exit", "help"]);
         offers("ge", &["get"]);
-        offers("namespace ", &["create", "list", "describe", "drop"]);
+        offers("namespace ", &["create", "update", "list", "describe", "drop"]);
         offers("get users k -", &["--r", "--replica", "--output"]);
         offers("get users k -r ", &["one", "quorum", "all"]);
         offers("put users k v --durability ", &["buffered", "synced"]);
