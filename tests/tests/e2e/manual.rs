@@ -5,8 +5,9 @@ use std::path::Path;
 
 use quorate_tests::{Ran, binaries, command};
 
-/// Options of every command, which the page shows once.
+/// Options of every command, which the page shows once: by heading, and by name.
 const EVERYWHERE: [&str; 2] = ["Connection and output:", "TLS: on with --tls-ca:"];
+const ALWAYS: [&str; 2] = ["-h, --help", "-V, --version"];
 
 #[test]
 fn pages_of_the_manual_are_the_programs_help() {
@@ -43,7 +44,8 @@ fn manual(name: &str, program: &Path) -> String {
 fn add(page: &mut String, program: &Path, name: &str, path: &mut Vec<String>) {
     let help = help(program, path);
     let title = [&[name.to_owned()], path.as_slice()].concat().join(" ");
-    let shown = if path.is_empty() { help.clone() } else { without_sections(&help) };
+    let shown =
+        if path.is_empty() { help.clone() } else { without_options(&without_sections(&help)) };
     writeln!(page, "\n## {title}\n\n```text\n{}\n```", shown.trim_end())
         .expect("a string takes any text");
     for command in commands(&help) {
@@ -87,4 +89,28 @@ fn without_sections(text: &str) -> String {
         }
     }
     kept
+}
+
+/// The text without the options of [`ALWAYS`], nor a heading over nothing.
+fn without_options(text: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let mut inside = false;
+    for line in text.lines() {
+        let begins = ALWAYS.iter().any(|option| line.trim_start().starts_with(option));
+        // What explains an option stands further in than any option.
+        inside = begins || inside && line.starts_with("          ");
+        let doubled = line.is_empty() && kept.last().is_none_or(|last| last.is_empty());
+        if inside || doubled {
+            continue;
+        }
+        if line.is_empty() && kept.last() == Some(&"Options:") {
+            kept.pop();
+            continue;
+        }
+        kept.push(line);
+    }
+    if kept.last() == Some(&"Options:") {
+        kept.pop();
+    }
+    kept.join("\n")
 }
