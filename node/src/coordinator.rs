@@ -44,7 +44,7 @@ use crate::dynamo::preference::PreferenceList;
 use crate::dynamo::quorum::{Cause, Failure, Level, Tally};
 use crate::env::Env;
 use crate::error::RequestError;
-use crate::liveness::Liveness;
+use crate::liveness::{Health, Liveness};
 use crate::shard::Shards;
 use crate::standing::Standings;
 use crate::transport::{PeerError, Peers, Reply, Request};
@@ -225,15 +225,24 @@ impl Coordinator {
         }
     }
 
-    /// The owners in the order in which to ask them: this node, those connected, the others.
+    /// The owners in the order in which to ask them: this node, those that are there, those that do
+    /// not seem to be, and those that are not connected.
     fn owners_by_reach(&self, preference: &PreferenceList) -> Vec<NodeId> {
         let mut owners = preference.owners().to_vec();
         owners.sort_by_key(|&node| match node == self.node {
             true => 0,
-            false if self.peers.connected(node) => 1,
-            false => 2,
+            false if !self.is_away(node) => 1,
+            false if self.peers.connected(node) => 2,
+            false => 3,
         });
         owners
+    }
+
+    /// Whether a node is known not to answer now: it is suspect, down or not connected.
+    fn is_away(&self, node: NodeId) -> bool {
+        let health = || self.liveness.of(node).and_then(|sighting| sighting.health);
+        let is_missed = || matches!(health(), Some(Health::Suspect | Health::Down));
+        node != self.node && (!self.peers.connected(node) || is_missed())
     }
 
     fn request(

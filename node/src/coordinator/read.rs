@@ -174,13 +174,7 @@ impl Coordinator {
         repair: Repair,
         deadline: Instant,
     ) -> Result<(Object, u32), RequestError> {
-        let owners = self.owners_by_reach(target.preference()?);
-        let digester = Digester {
-            cluster: target.view.document().cluster_key,
-            namespace: target.namespace.id,
-            key: target.address.key.clone(),
-        };
-        let mut op = ReadOp::new(ReadPlan { needed: r, owners, repair, digester });
+        let mut op = ReadOp::new(self.plan(target, r, repair)?);
         let mut under_way = FuturesUnordered::new();
         for effect in op.start() {
             under_way.push(self.execute(target, &op, effect, deadline));
@@ -214,6 +208,24 @@ impl Coordinator {
         Ok((outcome.object, outcome.replicas))
     }
 
+    /// How a key is read: this node first, if it is an owner.
+    pub(super) fn plan(
+        &self,
+        target: &Target,
+        r: u8,
+        repair: Repair,
+    ) -> Result<ReadPlan, RequestError> {
+        let mut owners = target.preference()?.owners().to_vec();
+        owners.sort_by_key(|&node| node != self.node);
+        let away = owners.iter().copied().filter(|&node| self.is_away(node)).collect();
+        let digester = Digester {
+            cluster: target.view.document().cluster_key,
+            namespace: target.namespace.id,
+            key: target.address.key.clone(),
+        };
+        Ok(ReadPlan { needed: r, owners, away, sloppy: None, repair, digester })
+    }
+
     fn execute(
         &self,
         target: &Target,
@@ -224,6 +236,9 @@ impl Coordinator {
         match effect {
             Effect::AskObject(node) => self.ask(target, node, false, deadline),
             Effect::AskDigest(node) => self.ask(target, node, true, deadline),
+            Effect::AskFallback(node) => {
+                future::ready((node, Heard::Failed(Cause::Refused))).boxed()
+            }
             Effect::Repair(node) => match op.answer() {
                 Some(answer) => {
                     let repair = Repairing { object: EncodedObject::new(answer), mend: false };

@@ -13,26 +13,43 @@
 //! ```
 //!
 //! An owner that fails is replaced by the next one not yet asked; when the caller finds the read
-//! slow, all are asked. Absence is an answer like any other, but for an owner without
-//! [standing](super::standing): it gives values, and counts as one that failed.
+//! slow, all are asked. One that is known not to answer is asked last, and not waited for. Absence
+//! is an answer like any other, but for an owner without [standing](super::standing): it gives
+//! values, and counts as one that failed.
+//!
+//! A *sloppy* read asks [fallbacks] too, when an owner is missed that it would have asked, or that
+//! fails or is late: the hint that a fallback keeps counts for one such owner. It answers that there
+//! is no value only after every owner was asked, and after the fallbacks, if an owner is missed or
+//! may have missed a write; those that are late are not waited for:
+//!
+//! ```text
+//!   owners 1 2 3, r=2   healthy: nothing at 1, 2 and 3                    "not found"
+//!   fallbacks 4 5       3 fails: nothing at 1 and 2; 4 {a:1 → x}, 5 late  answer x
+//! ```
 //!
 //! Invariants:
 //! - The answer is the merge of all objects received until R owners counted, and reflects the
 //!   whole state that each of these told: an owner counts when its object is merged, or when its
 //!   digest is that of an object merged or of a merge so far.
+//! - In a sloppy read, hints count for owners that do not answer, one each; a fallback without one
+//!   counts for nobody, and a strict read asks none.
 //! - From then on the answer stands. While a blocking repair goes on, an owner that answers late
 //!   and differs is not merged but repaired with the others.
 //! - A verdict stays: after it, replies are ignored.
 //! - An owner has at most one request under way, so that a failure needs no name and a reply that
 //!   nobody waits for (duplicated, late, a stranger's) is told from one that counts.
 //! - It ends: each owner is asked at most once for its digest, once for its object and once to
-//!   take the repair. An object that changed since its owner sent a digest is merged as it is;
+//!   take the repair; each fallback once. An object that changed since its owner sent a digest is merged as it is;
 //!   the digest is not asked again.
 //!
 //! [`Repair::Blocking`] keeps the verdict pending until R owners hold the answer, so that no later
-//! read of R owners, R > N/2, can be older. Left out: fallbacks, which add values and never
-//! absence, and come with sloppy quorums; hedging by a node's own speed, which is the caller's.
+//! read of R owners, R > N/2, can be older. A fallback whose hint is the answer holds it as well;
+//! one that keeps something else is not repaired, since hints are for their owners. Left out: hedging
+//! by a node's own speed, which is the caller's.
 
+mod fallbacks;
+
+use self::fallbacks::Fallbacks;
 use super::key::{Key, NamespaceId, NodeId};
 use super::metadata::document::ClusterKey;
 use super::object::{Digest, Object};
@@ -43,12 +60,26 @@ use super::quorum::{Cause, Failure, Tally, Verdict, is_distinct};
 pub struct ReadPlan {
     /// R: how many owners must answer. If there are fewer, nobody is asked.
     pub needed: u8,
-    /// The owners, in the order in which to ask; the first one sends the whole object.
+    /// The owners, in the order in which to ask them if all are there; the first one that is asked
+    /// sends the whole object.
     pub owners: Vec<NodeId>,
+    /// Those among them that are known not to answer now: asked last, and late from the start.
+    pub away: Vec<NodeId>,
+    /// Who else may count; none: owners alone do.
+    pub sloppy: Option<Sloppy>,
     /// When to repair what is stale.
     pub repair: Repair,
     /// How objects of the key are told apart.
     pub digester: Digester,
+}
+
+/// What a sloppy read has beside the owners.
+#[derive(Clone, Debug, Default)]
+pub struct Sloppy {
+    /// The fallbacks that can be asked.
+    pub fallbacks: Vec<NodeId>,
+    /// Whether an owner may have missed writes that are kept for it as hints.
+    pub doubt: bool,
 }
 
 /// When a read repairs stale owners.
@@ -80,7 +111,7 @@ impl Digester {
 }
 
 /// What the caller is to do next. Each is answered by the `on_*` named, or by
-/// [`ReadOp::on_failure`].
+/// [`ReadOp::on_failure`]; of a fallback, by [`ReadOp::on_no_hint`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Effect {
     /// Ask the owner for its object: [`ReadOp::on_object`].
@@ -89,6 +120,8 @@ pub enum Effect {
     AskDigest(NodeId),
     /// Send [`ReadOp::answer`] to the owner to be merged there: [`ReadOp::on_repaired`].
     Repair(NodeId),
+    /// Ask the fallback for what it keeps as a hint: [`ReadOp::on_hint`].
+    AskFallback(NodeId),
 }
 
 /// What a reached read comes to.
@@ -96,8 +129,10 @@ pub enum Effect {
 pub struct ReadOutcome {
     /// The merge of everything received: what the client is shown.
     pub object: Object,
-    /// How many owners counted; at least R.
+    /// How many owners counted.
     pub replicas: u32,
+    /// How many fallbacks counted, each for an owner that did not; with those at least R.
+    pub fallbacks: u32,
     /// The owners that hold something else and did not fail, in their order: to be sent the
     /// object. After a blocking repair, those without standing alone.
     pub repairs: Vec<NodeId>,
@@ -111,7 +146,11 @@ pub struct ReadOp {
     repair: Repair,
     digester: Digester,
     owners: Vec<Owner>,
+    /// None in a strict read.
+    fallbacks: Option<Fallbacks>,
     merged: Option<Merged>,
+    /// Whether the answer stands.
+    answered: bool,
     failures: Vec<Failure>,
 }
 
@@ -128,6 +167,10 @@ struct Owner {
     /// Whether it holds the answer, or more.
     holds: bool,
     failed: bool,
+    /// Whether its next answer, or the one under way, is not waited for.
+    late: bool,
+    /// Whether it was late once: a fallback may count for it as long as it does not itself.
+    missed: bool,
     /// Whether its silence is: else it gives values, and fails when it does.
     believed: bool,
 }
@@ -153,12 +196,25 @@ impl ReadOp {
     pub fn new(plan: ReadPlan) -> Self {
         assert!(plan.needed > 0, "a level resolves to at least one owner");
         assert!(is_distinct(&plan.owners), "an owner is named twice: {:?}", plan.owners);
+        let is_away = |node: &NodeId| plan.away.contains(node);
+        let fallbacks = plan.sloppy.map(|Sloppy { fallbacks, doubt }| {
+            assert!(is_distinct(&fallbacks), "a fallback is named twice: {fallbacks:?}");
+            let mut fallbacks = Fallbacks::new(&fallbacks, &plan.owners);
+            fallbacks.due = plan.owners.iter().take(plan.needed.into()).any(is_away);
+            fallbacks.doubt = doubt;
+            fallbacks
+        });
+        let mut owners: Vec<Owner> =
+            plan.owners.iter().map(|node| Owner::new(*node, is_away(node))).collect();
+        owners.sort_by_key(|owner| owner.missed);
         Self {
             needed: plan.needed - u8::from(planted!("one_answer_too_few") && plan.needed > 1),
             repair: plan.repair,
             digester: plan.digester,
-            owners: plan.owners.into_iter().map(Owner::new).collect(),
+            owners,
+            fallbacks,
             merged: None,
+            answered: false,
             failures: Vec::new(),
         }
     }
@@ -184,9 +240,31 @@ impl ReadOp {
         self.on_told(at, digest);
         // Nothing, from one that is not believed, would only make others' digests differ from it.
         let says_something = self.owners[at].believed || !object.is_absent();
-        if says_something && !self.is_answered() {
+        if says_something && !self.answered {
             self.merge(object, digest);
         }
+        self.advance()
+    }
+
+    /// `node`, a fallback, sent what it keeps for owners; an absent object if it keeps nothing.
+    pub fn on_hint(&mut self, node: NodeId, hint: Object) -> Vec<Effect> {
+        if hint.is_absent() && !planted!("absence_counted_from_a_fallback") {
+            return self.on_no_hint(node);
+        }
+        let digest = self.digester.digest(&hint);
+        let merges = !self.answered;
+        let Some(fallbacks) = self.awaited_fallback(node) else { return Vec::new() };
+        fallbacks.on_hint(node, digest, merges);
+        if merges {
+            self.merge(hint, digest);
+        }
+        self.advance()
+    }
+
+    /// The request under way at `node`, a fallback, failed; or it keeps nothing.
+    pub fn on_no_hint(&mut self, node: NodeId) -> Vec<Effect> {
+        let Some(fallbacks) = self.awaited_fallback(node) else { return Vec::new() };
+        fallbacks.on_silence(node);
         self.advance()
     }
 
@@ -216,6 +294,35 @@ impl ReadOp {
             owner.told = None;
         }
         self.failures.push(Failure { node, cause });
+        // Who is overloaded is there: as long as others are left, fallbacks need not have more to do.
+        if let Some(fallbacks) = self.fallbacks.as_mut().filter(|_| cause != Cause::Overloaded) {
+            fallbacks.due = true;
+        }
+        self.advance()
+    }
+
+    /// A request of a sloppy read is under way for longer than its node takes as a rule. One that is
+    /// answered by now is told from one that is late, so that timers need not be stopped.
+    pub fn on_late(&mut self, request: Effect) -> Vec<Effect> {
+        if self.verdict() != Verdict::Pending || self.fallbacks.is_none() {
+            return Vec::new();
+        }
+        let (node, kind) = match request {
+            Effect::AskObject(node) => (node, Request::Object),
+            Effect::AskDigest(node) => (node, Request::Digest),
+            Effect::Repair(node) => (node, Request::Repair),
+            Effect::AskFallback(node) => {
+                self.fallbacks.iter_mut().for_each(|fallbacks| fallbacks.on_late(node));
+                return self.advance();
+            }
+        };
+        let is_late = |owner: &&mut Owner| owner.node == node && owner.waits == Some(kind);
+        let Some(owner) = self.owners.iter_mut().find(is_late) else { return Vec::new() };
+        owner.late = true;
+        if !owner.counted || kind == Request::Repair {
+            owner.missed = true;
+            self.fallbacks.iter_mut().for_each(|fallbacks| fallbacks.due = true);
+        }
         self.advance()
     }
 
@@ -227,7 +334,7 @@ impl ReadOp {
         if self.tally().verdict() != Verdict::Pending {
             return Vec::new();
         }
-        let request = match (&self.merged, self.is_answered()) {
+        let request = match (&self.merged, self.answered) {
             (None, _) => Request::Object,
             (Some(_), false) => Request::Digest,
             (Some(_), true) => Request::Repair,
@@ -239,16 +346,21 @@ impl ReadOp {
     /// Where the read stands.
     pub fn verdict(&self) -> Verdict {
         match self.tally().verdict() {
+            Verdict::Reached if !self.answered => Verdict::Pending,
             Verdict::Reached if self.repairs_first() && self.awaits_stale() => Verdict::Pending,
             verdict => verdict,
         }
     }
 
     /// How many owners are needed, and how many answered or, once the answer stands and is
-    /// repaired first, hold it.
+    /// repaired first, hold it; fallbacks that count for them included.
     pub fn tally(&self) -> Tally {
-        let repairing = self.repairs_first() && self.is_answered();
-        self.count(|owner| if repairing { owner.holds } else { owner.counted })
+        match &self.merged {
+            Some(merged) if self.repairs_first() && self.answered => {
+                self.count(Some(merged.digest))
+            }
+            _ => self.count(None),
+        }
     }
 
     /// The owners that failed, in the order in which they did.
@@ -264,14 +376,15 @@ impl ReadOp {
     /// The answer of a read whose verdict is reached.
     pub fn finish(self) -> ReadOutcome {
         assert_eq!(self.verdict(), Verdict::Reached, "a read is finished once it is reached");
-        let replicas = self.count(|owner| owner.counted).acks();
+        let replicas = self.owners.iter().filter(|owner| owner.counted).count() as u32;
+        let fallbacks = self.count(None).acks() - replicas;
         let merged = self.merged.expect("owners count only once an object was received");
         let stale = |owner: &&Owner| owner.told.is_some_and(|told| told != merged.digest);
         let reachable = |owner: &Owner| !owner.failed || !owner.believed;
         let to_repair = |owner: &&Owner| !owner.holds && reachable(owner);
         let repairs = self.owners.iter().filter(stale).filter(to_repair);
         let repairs = repairs.map(|owner| owner.node).collect();
-        ReadOutcome { object: merged.object, replicas, repairs }
+        ReadOutcome { object: merged.object, replicas, fallbacks, repairs }
     }
 
     fn on_told(&mut self, at: usize, digest: Digest) {
@@ -283,19 +396,30 @@ impl ReadOp {
         }
     }
 
-    /// Takes in what was just heard, and says what to do next.
+    /// Takes in what was just heard, and says what to do next. Who is asked may be late from the start,
+    /// and so be the last one that the answer waited for.
     fn advance(&mut self) -> Vec<Effect> {
-        self.count_told();
-        match (self.is_answered(), self.repair) {
-            (false, _) => self.ask(),
-            (true, Repair::Async) => Vec::new(),
-            (true, Repair::Blocking) => self.repair(),
+        let mut effects = Vec::new();
+        loop {
+            self.count_told();
+            let mut next = match (self.answered, self.repair) {
+                (false, _) => self.ask(),
+                (true, Repair::Async) => Vec::new(),
+                (true, Repair::Blocking) => self.repair(),
+            };
+            if !self.answered || self.repairs_first() {
+                next.extend(self.ask_fallbacks());
+            }
+            if next.is_empty() {
+                return effects;
+            }
+            effects.extend(next);
         }
     }
 
     /// Counts the owners whose state is now part of the merge, until the answer stands.
     fn count_told(&mut self) {
-        if self.is_answered() {
+        if self.answered {
             return;
         }
         let Some(merged) = &self.merged else { return };
@@ -304,30 +428,73 @@ impl ReadOp {
                 |told| merged.reflected.contains(&told) || planted!("digest_mismatch_ignored");
             owner.counted |= owner.believed && owner.told.is_some_and(reflected);
         }
+        let found = !merged.object.is_empty();
+        self.answered = self.is_enough() && (found || self.is_certainly_nothing());
     }
 
-    /// Asks those that differ for their objects, and as many of the unasked as are short.
+    /// Whether R counted.
+    fn is_enough(&self) -> bool {
+        self.count(None).verdict() == Verdict::Reached
+    }
+
+    /// Whether it may be said that there is no value, after R counted: in a sloppy read it may be
+    /// where a write was acknowledged without them.
+    fn is_certainly_nothing(&self) -> bool {
+        let Some(fallbacks) = &self.fallbacks else { return true };
+        let heard = self.owners.iter().all(Owner::is_heard);
+        let unasked = planted!("not_found_without_asking_fallbacks");
+        heard && (unasked || !self.may_have_missed(fallbacks) || fallbacks.are_heard())
+    }
+
+    /// Whether fallbacks may keep what the owners that answer do not have.
+    fn may_have_missed(&self, fallbacks: &Fallbacks) -> bool {
+        fallbacks.doubt || self.owners.iter().any(|owner| owner.failed || owner.missed)
+    }
+
+    /// Asks those that differ for their objects, and as many of the unasked as are short: all, if R
+    /// counted and there is no value yet.
     ///
-    /// An owner that already sent a digest never has to stand in for a failed object: the next
-    /// unasked owner does, and when there is none, too few are left anyway.
+    /// An owner that already sent a digest stands in for an object that failed or is late only where
+    /// nobody is left who was not asked.
     fn ask(&mut self) -> Vec<Effect> {
         let mut effects = Vec::new();
-        if self.tally().verdict() != Verdict::Pending {
+        if self.tally().verdict() == Verdict::Unreachable {
             return effects;
         }
         if self.merged.is_some() {
             let differing = self.owners.iter_mut().filter(|owner| owner.differs());
             effects.extend(differing.map(|owner| owner.send(Request::Object)));
         }
-        let mut object_is_due = self.merged.is_none() && !self.awaits(Request::Object);
-        let asked = self.owners.iter().filter(|owner| owner.may_count()).count();
-        let short = usize::from(self.needed).saturating_sub(asked);
-        let next = self.owners.iter_mut().filter(|owner| owner.is_unasked()).take(short);
-        for owner in next {
+        let awaited = |owner: &Owner| owner.waits == Some(Request::Object) && !owner.late;
+        let mut object_is_due = self.merged.is_none() && !self.owners.iter().any(awaited);
+        let wanted = if self.is_enough() { usize::MAX } else { self.needed.into() };
+        let mut asked = self.owners.iter().filter(|owner| owner.may_count()).count();
+        for owner in self.owners.iter_mut().filter(|owner| owner.is_unasked()) {
+            if asked >= wanted {
+                break;
+            }
+            asked += usize::from(!owner.late);
             let first = std::mem::take(&mut object_is_due);
             effects.push(owner.send(if first { Request::Object } else { Request::Digest }));
         }
+        if object_is_due {
+            let next = self.owners.iter_mut().find(|owner| owner.differs());
+            effects.extend(next.map(|owner| owner.send(Request::Object)));
+        }
         effects
+    }
+
+    /// Asks the fallbacks once an owner is missed, or before it is said that there is no value.
+    fn ask_fallbacks(&mut self) -> Vec<Effect> {
+        let Some(fallbacks) = &self.fallbacks else { return Vec::new() };
+        if self.tally().verdict() == Verdict::Unreachable {
+            return Vec::new();
+        }
+        let left = |owner: &&Owner| owner.counted || !(owner.failed || owner.missed);
+        let too_few = self.owners.iter().filter(left).count() < self.needed.into();
+        let unsure = !self.answered && self.is_enough() && self.may_have_missed(fallbacks);
+        let due = fallbacks.due || too_few || unsure;
+        self.fallbacks.iter_mut().filter(|_| due).flat_map(Fallbacks::ask).collect()
     }
 
     /// Sends the answer to those that told another state, and to as many of the unasked as are
@@ -339,9 +506,10 @@ impl ReadOp {
         }
         let stale = self.owners.iter_mut().filter(|owner| owner.is_stale());
         let mut effects: Vec<Effect> = stale.map(|owner| owner.send(Request::Repair)).collect();
-        let hopeful = |owner: &&Owner| owner.holds || owner.waits.is_some();
+        let hopeful = |owner: &&Owner| !owner.holds && owner.waits.is_some() && !owner.late;
         let hopeful = self.owners.iter().filter(hopeful).count();
-        let short = usize::from(self.needed).saturating_sub(hopeful);
+        let holding = self.count(Some(answer)).acks() as usize;
+        let short = usize::from(self.needed).saturating_sub(holding + hopeful);
         let next = self.owners.iter_mut().filter(|owner| owner.is_unasked()).take(short);
         effects.extend(next.map(|owner| owner.send(Request::Repair)));
         effects
@@ -359,17 +527,8 @@ impl ReadOp {
         }
     }
 
-    /// Whether R owners counted: from then on the answer stands.
-    fn is_answered(&self) -> bool {
-        self.count(|owner| owner.counted).verdict() == Verdict::Reached
-    }
-
     fn repairs_first(&self) -> bool {
         self.repair == Repair::Blocking
-    }
-
-    fn awaits(&self, request: Request) -> bool {
-        self.owners.iter().any(|owner| owner.waits == Some(request))
     }
 
     /// Whether an owner that answered is still to be repaired.
@@ -378,16 +537,34 @@ impl ReadOp {
         self.owners.iter().any(stale)
     }
 
-    fn count(&self, is_ack: impl Fn(&Owner) -> bool) -> Tally {
+    /// Who counts or, once it stands, holds `answer`. In a sloppy read fallbacks do so for owners that
+    /// do not: there is hope as long as a fallback may do so for one that failed.
+    fn count(&self, answer: Option<Digest>) -> Tally {
         let mut tally = Tally::new(self.needed, self.owners.len());
+        let (mut vacant, mut failed) = (0, 0);
         for owner in &self.owners {
-            match (is_ack(owner), owner.failed) {
-                (true, _) => tally.ack(),
-                (false, true) => tally.fail(),
-                (false, false) => {}
+            let is_ack = if answer.is_some() { owner.holds } else { owner.counted };
+            if is_ack {
+                tally.ack();
+            } else {
+                vacant += usize::from(owner.failed || owner.missed);
+                failed += usize::from(owner.failed);
             }
         }
+        let fallbacks = self.fallbacks.as_ref();
+        let holding = fallbacks.map_or(0, |fallbacks| fallbacks.holding(answer));
+        let hopeful = fallbacks.map_or(0, |fallbacks| fallbacks.hopeful(answer));
+        (0..vacant.min(holding)).for_each(|_| tally.ack());
+        (hopeful..failed).for_each(|_| tally.fail());
         tally
+    }
+
+    /// The fallbacks, if this reply is waited for.
+    fn awaited_fallback(&mut self, node: NodeId) -> Option<&mut Fallbacks> {
+        if self.verdict() == Verdict::Reached {
+            return None;
+        }
+        self.fallbacks.as_mut().filter(|fallbacks| fallbacks.awaits(node))
     }
 
     /// Where the owner is, if it is one of whom this reply is waited for. Once too few are left,
@@ -398,13 +575,13 @@ impl ReadOp {
         }
         let waiting = |owner: &Owner| owner.node == node && owner.waits == Some(request);
         let at = self.owners.iter().position(waiting)?;
-        self.owners[at].waits = None;
+        (self.owners[at].waits, self.owners[at].late) = (None, false);
         Some(at)
     }
 }
 
 impl Owner {
-    fn new(node: NodeId) -> Self {
+    fn new(node: NodeId, away: bool) -> Self {
         Self {
             node,
             waits: None,
@@ -412,6 +589,8 @@ impl Owner {
             counted: false,
             holds: false,
             failed: false,
+            late: away,
+            missed: away,
             believed: true,
         }
     }
@@ -431,9 +610,14 @@ impl Owner {
         self.waits.is_none() && self.told.is_none() && !self.holds && !self.failed
     }
 
-    /// Whether it was asked, and counts or still may.
+    /// Whether it was asked, and counts or soon may.
     fn may_count(&self) -> bool {
-        !self.failed && (self.waits.is_some() || self.told.is_some())
+        !self.failed && !self.late && (self.waits.is_some() || self.told.is_some())
+    }
+
+    /// Whether it was asked and counts, failed or is late.
+    fn is_heard(&self) -> bool {
+        self.counted || self.failed || (self.waits.is_some() && self.late)
     }
 
     /// Whether it told a state by digest alone that is not part of the merge.

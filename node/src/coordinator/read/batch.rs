@@ -26,7 +26,7 @@ use crate::dynamo::key::{Key, NodeId};
 use crate::dynamo::metadata::document::{ClusterKey, Conflict, Namespace};
 use crate::dynamo::object::Object;
 use crate::dynamo::quorum::{Cause, Level, Verdict};
-use crate::dynamo::read::{Digester, Effect, ReadOp, ReadPlan, Repair};
+use crate::dynamo::read::{Effect, ReadOp, Repair};
 use crate::dynamo::standing::Standing;
 use crate::error::RequestError;
 use crate::limits::budget::{Budget, Kind};
@@ -198,7 +198,7 @@ impl Coordinator {
         let mut readings = Vec::with_capacity(group.len());
         let mut found = Vec::new();
         for Placed { place, target } in group {
-            match self.plan(&target, rules) {
+            match self.plan(&target, rules.r, rules.repair) {
                 Ok(plan) => readings.push(Reading { place, target, op: ReadOp::new(plan) }),
                 Err(error) => found.push((place, Err(error))),
             }
@@ -229,16 +229,6 @@ impl Coordinator {
         found
     }
 
-    fn plan(&self, target: &Target, rules: Rules) -> Result<ReadPlan, RequestError> {
-        let owners = self.owners_by_reach(target.preference()?);
-        let digester = Digester {
-            cluster: target.view.document().cluster_key,
-            namespace: target.namespace.id,
-            key: target.address.key.clone(),
-        };
-        Ok(ReadPlan { needed: rules.r, owners, repair: rules.repair, digester })
-    }
-
     fn finish(&self, reading: Reading) -> (usize, Found) {
         let Reading { place, target, op } = reading;
         self.mend_later(&target, op.failures());
@@ -263,7 +253,7 @@ impl Coordinator {
             match effect {
                 Effect::AskObject(node) => asks.entry(node).or_default().push((at, false)),
                 Effect::AskDigest(node) => asks.entry(node).or_default().push((at, true)),
-                Effect::Repair(_) => {
+                Effect::Repair(_) | Effect::AskFallback(_) => {
                     let Reading { target, op, .. } = &readings[at];
                     let repaired = self.execute(target, op, effect, deadline);
                     told.push(repaired.map(move |(node, heard)| vec![(at, node, heard)]).boxed());

@@ -1,5 +1,7 @@
 //! Reads of simulated owners: any order of replies, failures, duplicates, and writes in between.
 
+mod sloppy;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -21,6 +23,8 @@ enum Event {
     Fail(usize, bool),
     /// The caller's timer.
     Slow,
+    /// A request is under way for long, or was when it was answered.
+    Late(usize),
     /// One owner's object reaches another.
     Gossip(usize, usize),
     /// An owner takes a new write that replaces what it holds.
@@ -35,6 +39,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => (0..9usize).prop_map(Event::Twice),
         3 => (0..9usize, any::<bool>()).prop_map(|(at, done)| Event::Fail(at, done)),
         1 => Just(Event::Slow),
+        1 => (0..9usize).prop_map(Event::Late),
         1 => (0..5usize, 0..5usize).prop_map(|(from, to)| Event::Gossip(from, to)),
         1 => (0..5usize).prop_map(Event::Write),
         1 => Just(Event::Stranger),
@@ -54,9 +59,20 @@ fn repairs() -> impl Strategy<Value = Repair> {
     prop_oneof![Just(Repair::Async), Just(Repair::Blocking)]
 }
 
-/// A read and the owners it asks. Owner i is node i.
+impl ReadOp {
+    /// Owner `at`, wherever it stands in the order.
+    fn owner(&self, at: usize) -> &Owner {
+        self.owners.iter().find(|owner| owner.node == NodeId(at as u64)).unwrap()
+    }
+}
+
+/// A read and the nodes it asks. Owner i is node i, fallback i node 100 + i.
 struct Cluster {
     objects: Vec<Object>,
+    /// What fallbacks keep, and whether one was heard.
+    hints: Vec<(Object, bool)>,
+    away: BTreeSet<usize>,
+    doubt: bool,
     read: ReadOp,
     under_way: Vec<Effect>,
     /// All requests ever made.
@@ -64,15 +80,25 @@ struct Cluster {
     /// Per owner, the states that it told until the answer stood.
     told: Vec<Vec<Object>>,
     failed: BTreeSet<usize>,
+    /// Those of which a request was late.
+    late: BTreeSet<usize>,
+    /// Those that failed or were late after the answer stood.
+    missed_after: BTreeSet<usize>,
+    /// Fallbacks that answered or failed.
+    settled: BTreeSet<usize>,
     /// Owners without standing.
     doubted: BTreeSet<usize>,
     writes: u64,
 }
 
+const FALLBACK: usize = 100;
+
 fn index(effect: Effect) -> usize {
-    match effect {
-        Effect::AskObject(node) | Effect::AskDigest(node) | Effect::Repair(node) => node.0 as usize,
-    }
+    let (Effect::AskObject(node)
+    | Effect::AskDigest(node)
+    | Effect::Repair(node)
+    | Effect::AskFallback(node)) = effect;
+    node.0 as usize
 }
 
 fn includes(object: &Object, other: &Object) -> bool {
@@ -81,12 +107,47 @@ fn includes(object: &Object, other: &Object) -> bool {
 
 impl Cluster {
     fn new(objects: Vec<Object>, needed: u8, repair: Repair) -> Self {
-        let owners = (0..objects.len() as u64).map(NodeId).collect();
-        let read = ReadOp::new(ReadPlan { needed, owners, repair, digester: digester() });
+        Self::start(objects, needed, repair, (BTreeSet::new(), None))
+    }
+
+    fn start(
+        objects: Vec<Object>,
+        needed: u8,
+        repair: Repair,
+        (away, sloppy): (BTreeSet<usize>, Option<(Vec<Object>, bool)>),
+    ) -> Self {
+        let node = |at: usize| NodeId(at as u64);
+        let away: BTreeSet<usize> = away.into_iter().filter(|&at| at < objects.len()).collect();
+        let fallbacks = |hints: usize| (FALLBACK..FALLBACK + hints).map(node).collect();
+        let (hints, doubt) = sloppy.clone().unwrap_or_default();
+        let read = ReadOp::new(ReadPlan {
+            needed,
+            owners: (0..objects.len()).map(node).collect(),
+            away: away.iter().copied().map(node).collect(),
+            sloppy: sloppy.map(|_| Sloppy { fallbacks: fallbacks(hints.len()), doubt }),
+            repair,
+            digester: digester(),
+        });
         let told = vec![Vec::new(); objects.len()];
-        let (under_way, asked, failed, doubted) = Default::default();
-        let mut cluster =
-            Self { objects, read, under_way, asked, told, failed, doubted, writes: 0 };
+        let hints = hints.into_iter().map(|hint| (hint, false)).collect();
+        let (under_way, asked, failed, late) = Default::default();
+        let (missed_after, settled, doubted) = Default::default();
+        let mut cluster = Self {
+            objects,
+            hints,
+            away,
+            doubt,
+            read,
+            under_way,
+            asked,
+            told,
+            failed,
+            late,
+            missed_after,
+            settled,
+            doubted,
+            writes: 0,
+        };
         let effects = cluster.read.start();
         cluster.take(effects);
         cluster
@@ -113,6 +174,11 @@ impl Cluster {
                 let effects = self.read.on_slow();
                 self.take(effects);
             }
+            Event::Late(at) => {
+                if let Some(&request) = self.asked.get(at % self.asked.len().max(1)) {
+                    self.on_late(request);
+                }
+            }
             Event::Gossip(from, to) => {
                 let n = self.objects.len();
                 let object = self.objects[from % n].clone();
@@ -134,7 +200,10 @@ impl Cluster {
 
     fn reply(&mut self, effect: Effect) {
         let at = index(effect);
-        let (answered, awaited) = (self.read.is_answered(), self.read.owners[at].waits);
+        if at >= FALLBACK {
+            return self.reply_of_fallback(at);
+        }
+        let (answered, awaited) = (self.read.answered, self.read.owner(at).waits);
         if self.doubted.contains(&at) && !matches!(effect, Effect::Repair(_)) {
             self.read.on_doubt(NodeId(at as u64));
         }
@@ -147,15 +216,34 @@ impl Cluster {
                 self.repaired(at);
                 self.read.on_repaired(node)
             }
+            Effect::AskFallback(_) => unreachable!("no owner is asked as a fallback"),
         };
         let expected = match effect {
             Effect::AskObject(_) => Request::Object,
             Effect::AskDigest(_) => Request::Digest,
-            Effect::Repair(_) => Request::Repair,
+            Effect::Repair(_) | Effect::AskFallback(_) => Request::Repair,
         };
         if !answered && awaited == Some(expected) {
             self.told[at].push(self.objects[at].clone());
         }
+        self.take(effects);
+    }
+
+    fn reply_of_fallback(&mut self, at: usize) {
+        let (hint, heard) = &mut self.hints[at - FALLBACK];
+        *heard |= !self.read.answered;
+        self.settled.insert(at);
+        let effects = self.read.on_hint(NodeId(at as u64), hint.clone());
+        self.take(effects);
+    }
+
+    fn on_late(&mut self, request: Effect) {
+        let late = self.under_way.contains(&request) && self.read.verdict() == Verdict::Pending;
+        if late && self.read.fallbacks.is_some() {
+            self.miss(index(request), self.read.answered);
+            self.late.insert(index(request));
+        }
+        let effects = self.read.on_late(request);
         self.take(effects);
     }
 
@@ -169,12 +257,29 @@ impl Cluster {
         if done && matches!(effect, Effect::Repair(_)) {
             self.repaired(at);
         }
-        let failures = self.read.failures().len();
+        if at >= FALLBACK {
+            if self.settled.insert(at) {
+                self.miss(at, self.read.answered);
+                self.failed.insert(at);
+            }
+            let effects = self.read.on_no_hint(NodeId(at as u64));
+            return self.take(effects);
+        }
+        let (failures, answered) = (self.read.failures().len(), self.read.answered);
         let effects = self.read.on_failure(NodeId(at as u64), Cause::Timeout);
         if self.read.failures().len() > failures {
+            self.miss(at, answered);
             assert!(self.failed.insert(at), "{at} failed twice");
         }
         self.take(effects);
+    }
+
+    /// `at` is about to fail or be late.
+    fn miss(&mut self, at: usize, answered: bool) {
+        let earlier = [&self.failed, &self.late, &self.away].iter().any(|set| set.contains(&at));
+        if answered && !earlier {
+            self.missed_after.insert(at);
+        }
     }
 
     fn write(&mut self, at: usize) {
@@ -194,6 +299,9 @@ impl Cluster {
         assert_eq!(self.read.on_object(node, lie), []);
         assert_eq!(self.read.on_failure(node, Cause::Timeout), []);
         assert_eq!(self.read.on_repaired(node), []);
+        assert_eq!(self.read.on_no_hint(node), []);
+        assert_eq!(self.read.on_hint(NodeId(0), self.objects[0].clone()), []);
+        assert_eq!(self.read.on_late(Effect::AskFallback(node)), []);
     }
 
     /// Lets the events happen until there is a verdict; then answers whatever is under way.
@@ -211,7 +319,7 @@ impl Cluster {
 
     fn check_reached(self, needed: usize, repair: Repair) {
         let counted: Vec<usize> =
-            (0..self.objects.len()).filter(|&at| self.read.owners[at].counted).collect();
+            (0..self.objects.len()).filter(|&at| self.read.owner(at).counted).collect();
         let mut naive = Object::default();
         for state in counted.iter().flat_map(|&at| &self.told[at]) {
             naive.merge(state);
@@ -237,9 +345,9 @@ impl Cluster {
     }
 
     fn check_unreachable(self, needed: usize) {
-        let answered = self.read.is_answered();
+        let answered = self.read.answered;
         let lost = |at: &&usize| {
-            let owner = &self.read.owners[**at];
+            let owner = self.read.owner(**at);
             if answered { !owner.holds } else { !owner.counted }
         };
         let lost = self.failed.iter().filter(lost).count();
@@ -291,8 +399,8 @@ proptest! {
         let mut cluster = Cluster::new(objects, needed, repair);
         cluster.doubted.clone_from(&doubted);
         let verdict = cluster.run(events);
-        let owners = cluster.read.owners.iter().enumerate();
-        let counted: Vec<usize> = owners.filter(|(_, o)| o.counted).map(|(at, _)| at).collect();
+        let owners = 0..cluster.objects.len();
+        let counted: Vec<usize> = owners.filter(|&at| cluster.read.owner(at).counted).collect();
         prop_assert!(counted.iter().all(|at| !doubted.contains(at)));
         if verdict != Verdict::Reached {
             return Ok(());
@@ -358,6 +466,8 @@ fn a_new_store_is_merged_repaired_and_not_counted() {
     let plan = |needed| ReadPlan {
         needed,
         owners: vec![NodeId(0), NodeId(1), NodeId(2)],
+        away: Vec::new(),
+        sloppy: None,
         repair: Repair::Async,
         digester: digester(),
     };

@@ -19,11 +19,17 @@ fn transcripts() {
 ///
 /// ```text
 /// owners NODE..                 the owners in the order in which to ask
-/// read r=R [blocking]           starts
+/// fallbacks NODE..              the fallbacks
+/// away NODE..                   the owners that are known not to answer; at first none
+/// read r=R [blocking]           starts; [sloppy]: fallbacks count; [sloppy doubt]: an owner may have
+///                               missed what they keep
 /// object NODE OBJECT            the node sends its object, or ...
 /// digest NODE OBJECT            ... the digest of it
 /// fail NODE CAUSE               the request under way at the node fails
 /// repaired NODE                 the node took the repair
+/// hint NODE OBJECT              the fallback sends what it keeps
+/// nohint NODE                   the request under way at the fallback fails
+/// late object|digest|repair|hint NODE      that request is under way for long
 /// slow                          the caller's timer
 /// finish
 /// ```
@@ -33,6 +39,8 @@ fn transcripts() {
 #[derive(Default)]
 struct Transcript {
     owners: Vec<NodeId>,
+    fallbacks: Vec<NodeId>,
+    away: Vec<NodeId>,
     read: Option<ReadOp>,
 }
 
@@ -42,17 +50,18 @@ impl Runner for Transcript {
     fn run(&mut self, command: &Command, context: &Context) -> Result<String, Box<dyn Error>> {
         let mut args = command.consume_args();
         match command.name.as_str() {
-            "owners" => {
-                self.owners = nodes(&mut args)?;
+            "owners" | "fallbacks" | "away" => {
+                let named = match command.name.as_str() {
+                    "owners" => &mut self.owners,
+                    "fallbacks" => &mut self.fallbacks,
+                    _ => &mut self.away,
+                };
+                *named = nodes(&mut args)?;
                 return Ok(String::new());
             }
             "read" => {
                 let needed = args.take_key("r").ok_or("r is missing")?.parse()?;
-                let blocking = context.tags.contains("blocking");
-                let repair = if blocking { Repair::Blocking } else { Repair::Async };
-                let plan =
-                    ReadPlan { needed, owners: self.owners.clone(), repair, digester: digester() };
-                self.read = Some(ReadOp::new(plan));
+                self.read = Some(ReadOp::new(self.plan(needed, context)));
             }
             "finish" => {
                 return Ok(show_outcome(self.read.take().ok_or("no read")?.finish()));
@@ -73,10 +82,44 @@ impl Runner for Transcript {
             }
             "repaired" => read.on_repaired(NodeId(next(&mut args)?)),
             "slow" => read.on_slow(),
+            "hint" => {
+                let node = NodeId(next(&mut args)?);
+                read.on_hint(node, object(args.collect())?)
+            }
+            "nohint" => read.on_no_hint(NodeId(next(&mut args)?)),
+            "late" => {
+                let kind = args.next_pos().ok_or("which request")?;
+                read.on_late(request(kind, NodeId(next(&mut args)?))?)
+            }
             name => return Err(format!("{name} is no command").into()),
         };
         let stands = show(read.verdict(), read.tally(), read.failures());
         Ok(format!("{stands}{}", show_effects(&effects)))
+    }
+}
+
+impl Transcript {
+    fn plan(&self, needed: u8, context: &Context) -> ReadPlan {
+        let tagged = |tag| context.tags.contains(tag);
+        let sloppy = Sloppy { fallbacks: self.fallbacks.clone(), doubt: tagged("doubt") };
+        ReadPlan {
+            needed,
+            owners: self.owners.clone(),
+            away: self.away.clone(),
+            sloppy: tagged("sloppy").then_some(sloppy),
+            repair: if tagged("blocking") { Repair::Blocking } else { Repair::Async },
+            digester: digester(),
+        }
+    }
+}
+
+fn request(kind: &str, node: NodeId) -> Result<Effect, Box<dyn Error>> {
+    match kind {
+        "object" => Ok(Effect::AskObject(node)),
+        "digest" => Ok(Effect::AskDigest(node)),
+        "repair" => Ok(Effect::Repair(node)),
+        "hint" => Ok(Effect::AskFallback(node)),
+        _ => Err(format!("{kind} is no request").into()),
     }
 }
 
@@ -122,20 +165,25 @@ fn show_effects(effects: &[Effect]) -> String {
         Effect::AskObject(node) => format!("object of {}", node.0),
         Effect::AskDigest(node) => format!("digest of {}", node.0),
         Effect::Repair(node) => format!("repair {}", node.0),
+        Effect::AskFallback(node) => format!("hint of {}", node.0),
     };
     let effects: Vec<_> = effects.iter().map(show).collect();
     if effects.is_empty() { String::new() } else { format!("; {}", effects.join(", ")) }
 }
 
 fn show_outcome(outcome: ReadOutcome) -> String {
-    let ReadOutcome { object, replicas, repairs } = outcome;
+    let ReadOutcome { object, replicas, fallbacks, repairs } = outcome;
+    let stand_ins = match fallbacks {
+        0 => String::new(),
+        _ => format!(", and fallbacks {fallbacks}"),
+    };
     let entry = |(dot, entry): &(Dot, Entry)| {
         format!("{} → {}", show_dot(*dot), entry.payload.escape_ascii())
     };
     let entries: Vec<_> = object.entries().iter().map(entry).collect();
     let version: Vec<_> = object.version().iter().map(show_dot).collect();
     format!(
-        "{{{}}} V {{{}}} counted {replicas}; repair {}",
+        "{{{}}} V {{{}}} counted {replicas}{stand_ins}; repair {}",
         entries.join(", "),
         version.join(", "),
         show_nodes(&repairs)
