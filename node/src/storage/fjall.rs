@@ -28,9 +28,11 @@
 //!   looks like damage, so that the store does not open although nothing synced is lost;
 //! - its thread, when a sync of its own fails, lets go of the journal a moment before the engine is
 //!   poisoned; a `sync` that begins and ends within that moment hears nothing of it;
-//! - some damage makes it panic: an error here.
+//! - some damage makes it panic: an error here; of other damage it would ask for more memory than there
+//!   is, so that the process ends: `lengths` are looked at first.
 
 mod journals;
+mod lengths;
 mod mark;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -140,6 +142,7 @@ impl FjallEngine {
             }
             State::Damaged => return Err(damaged("an earlier opening found it damaged")),
         }
+        lengths::check(&path)?;
         let journals = Journals::of(&path).map_err(&io)?;
         let mut engine = Self::open_database(path, options, mark)?;
         engine.check(&journals)?;
