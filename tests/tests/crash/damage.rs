@@ -3,7 +3,12 @@
 //! holds every synced batch, and whatever it then cannot read is an error, which callers count.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_node::storage::data_dir::{DataDirError, EngineKind};
@@ -132,25 +137,91 @@ fn keys() -> impl Iterator<Item = Bytes> {
     (0..LANES).flat_map(of_lane)
 }
 
+/// Says to the test below that it is the child, and of which engine.
+const VARIABLE: &str = "QUORATE_CRASH_DAMAGED";
+
+/// What the address space of a child may have: many times what an opening takes, and less than the
+/// machine has, which would else be lost with it. A process takes 64 MiB of it for each arena.
+const ADDRESS_SPACE_KIB: u64 = 4 << 20;
+const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "4");
+
+/// How long one round may take before the child is taken for one that does not end: on any machine it
+/// takes seconds.
+const ROUND: Duration = Duration::from_secs(300);
+
+/// In a process of its own, since an engine that is misled by a damaged length or a circle of pages
+/// takes whatever memory there is.
 #[test]
 fn a_damaged_file_is_never_a_silent_loss() {
     for kind in disk_engines() {
         let seed = seed("damage", kind);
-        let original = Original::make(kind, seed);
-        assert_eq!(original.examine(&original.copy("untouched")), Outcome::Whole);
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut outcomes = Vec::new();
-        for round in 0..rounds(16) {
-            let copy = original.copy("copy");
-            let what = spoil(&copy.join(kind.name()), &mut rng);
-            let outcome = original.examine(&copy);
-            eprintln!("round {round}: {what}: {outcome:?}");
-            outcomes.push(outcome);
-            fs::remove_dir_all(&copy).expect("the directory is the test's own");
-        }
-        let refused = outcomes.contains(&Outcome::Refused);
-        assert!(refused, "{kind}: no damage was noticed at opening, which is not to be believed");
+        let script = format!("ulimit -v {ADDRESS_SPACE_KIB} && exec \"$0\" \"$@\"");
+        let mut child = Command::new("sh")
+            .args(["-c", &script])
+            .arg(std::env::current_exe().expect("a test knows its own path"))
+            .args(["--exact", "damage::examines_what_was_spoilt", "--nocapture"])
+            .env(VARIABLE, kind.name())
+            .env("QUORATE_CRASH_SEED", seed.to_string())
+            .env(ARENAS.0, ARENAS.1)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("there is a shell");
+        let told = tell(&mut child);
+        let mut last = "it makes a store".to_owned();
+        let ended = loop {
+            match told.recv_timeout(ROUND) {
+                Ok(line) => {
+                    eprintln!("{line}");
+                    last = line;
+                }
+                Err(RecvTimeoutError::Disconnected) => break child.wait().expect("it is a child"),
+                Err(RecvTimeoutError::Timeout) => {
+                    quorate_tests::kill(&mut child);
+                    panic!("{kind}, seed {seed}: no end after {ROUND:?}: {last}");
+                }
+            }
+        };
+        assert!(
+            ended.success(),
+            "{kind}, seed {seed}: {ended}, in {ADDRESS_SPACE_KIB} KiB of memory at most: {last}"
+        );
     }
+}
+
+/// What a child writes to stderr, line by line.
+fn tell(child: &mut Child) -> Receiver<String> {
+    let stderr = child.stderr.take().expect("it was piped");
+    let (send, told) = mpsc::channel();
+    thread::spawn(move || {
+        // Nobody listens any more once the test has failed.
+        BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|line| send.send(line))
+    });
+    told
+}
+
+#[test]
+fn examines_what_was_spoilt() {
+    // An ordinary run of the tests, which has nothing to do here.
+    let Ok(kind) = std::env::var(VARIABLE) else { return };
+    let kind = disk_engines().find(|known| known.name() == kind).expect("an engine");
+    let seed = crate::number("QUORATE_CRASH_SEED").expect("the seed is named");
+    let original = Original::make(kind, seed);
+    assert_eq!(original.examine(&original.copy("untouched")), Outcome::Whole);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut outcomes = Vec::new();
+    for round in 0..rounds(16) {
+        let copy = original.copy("copy");
+        let what = spoil(&copy.join(kind.name()), &mut rng);
+        eprintln!("round {round}: {what}");
+        let outcome = original.examine(&copy);
+        eprintln!("round {round}: {outcome:?}");
+        outcomes.push(outcome);
+        fs::remove_dir_all(&copy).expect("the directory is the test's own");
+    }
+    let refused = outcomes.contains(&Outcome::Refused);
+    assert!(refused, "{kind}: no damage was noticed at opening, which is not to be believed");
 }
 
 /// Spoils one file of those in a directory, larger ones more often; says how.
