@@ -172,6 +172,9 @@ pub struct Overrides {
     /// What is to stay free on the disk
     #[arg(long, value_name = "SIZE", value_parser = size)]
     disk_reserve_bytes: Option<u64>,
+    /// How much is kept at most for other nodes that are away
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    hints_max_bytes: Option<u64>,
     /// Where to listen for clients
     #[arg(long, value_name = "HOST:PORT")]
     client_address: Option<String>,

@@ -36,7 +36,7 @@ const SHARDS_AUTO_MAX: usize = 16;
 
 /// What the engine keeps of writes until they are in its tables: the memtables of fjall, each of
 /// them once in use and once on its way to disk.
-const ENGINE_BUFFERS_BYTES: u64 = (2 * (32 + 3 * 8)) << 20;
+const ENGINE_BUFFERS_BYTES: u64 = (2 * (32 + 4 * 8)) << 20;
 
 /// The least that is worth serving with: a few of the largest messages.
 const REQUESTS_LEAST_BYTES: u64 = 64 << 20;
@@ -77,6 +77,10 @@ pub struct Config {
     /// What is to stay free on the disk, in bytes: with less, writes are refused. Default 256 MiB.
     #[serde(deserialize_with = "sizes::u64")]
     pub disk_reserve_bytes: u64,
+    /// How much is kept at most for other nodes that are away, in bytes of keys and objects; 0: nothing.
+    /// Default 1 GiB.
+    #[serde(deserialize_with = "sizes::u64")]
+    pub hints_max_bytes: u64,
     /// HOST:PORT on which clients are served. Default `127.0.0.1:7401`.
     pub client_address: String,
     /// HOST:PORT on which other nodes are served. Default `127.0.0.1:7501`.
@@ -145,6 +149,7 @@ impl Default for Config {
             engine: EngineKind::Fjall,
             cache_bytes: 64 << 20,
             disk_reserve_bytes: 256 << 20,
+            hints_max_bytes: 1 << 30,
             client_address: "127.0.0.1:7401".to_owned(),
             peer_address: "127.0.0.1:7501".to_owned(),
             http_address: "127.0.0.1:7601".to_owned(),
@@ -221,10 +226,11 @@ impl Config {
     }
 
     fn validate_numbers(&self, found: &mut Vec<(&'static str, String)>) {
-        let ranges: [(&'static str, u64, RangeInclusive<u64>); 13] = [
+        let ranges: [(&'static str, u64, RangeInclusive<u64>); 14] = [
             ("weight", self.weight.into(), 1..=100),
             ("cache_bytes", self.cache_bytes, 1 << 20..=1 << 40),
             ("disk_reserve_bytes", self.disk_reserve_bytes, 0..=1 << 50),
+            ("hints_max_bytes", self.hints_max_bytes, 0..=1 << 50),
             ("shards", self.shards.into(), 0..=64),
             ("shard_queue", self.shard_queue.into(), 1..=65_536),
             ("sync_interval_ms", self.sync_interval_ms, 1..=100),

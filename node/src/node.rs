@@ -355,6 +355,7 @@ fn size_of(config: &Config) -> ReplicaSize {
         queue: config.shard_queue as usize,
         sync_every: Duration::from_millis(config.sync_interval_ms),
         clock_skew_max: Duration::from_millis(config.clock_skew_max_ms),
+        hints_max_bytes: config.hints_max_bytes,
     }
 }
 

@@ -38,7 +38,7 @@ use crate::tasks::{
 };
 use crate::telemetry::{Metrics, ShardMetrics};
 use crate::transport::{Handler, Peers};
-use crate::vnode::Mended;
+use crate::vnode::{HintQueues, Mended};
 
 /// What a replica is made of.
 pub struct ReplicaParts {
@@ -73,6 +73,8 @@ pub struct ReplicaSize {
     pub sync_every: Duration,
     /// By how much a clock that orders writes may be off.
     pub clock_skew_max: Duration,
+    /// What is kept at most for owners that are away, in bytes of keys and objects.
+    pub hints_max_bytes: u64,
 }
 
 /// A running replica.
@@ -128,6 +130,7 @@ impl Replica {
         let disk = Arc::new(Disk::default());
         let engine: Arc<dyn Engine> = Arc::new(Watched::new(parts.engine, disk.clone()));
         let standings = Arc::new(Standings::open(engine.clone())?);
+        let hints = Arc::new(HintQueues::open(&*engine, size.hints_max_bytes)?);
         let cluster = Cluster::open(Voter { node, store }, engine.clone(), env.clone())?;
         cluster.connect(peers.clone());
         let opening = Opening(env.random());
@@ -147,6 +150,7 @@ impl Replica {
             env: env.clone(),
             budget: capacity.budget.clone(),
             clocks: clocks.clone(),
+            hints,
             observer,
         };
         let (shards, shards_end) = Shards::start(context, size.shards, size.queue);
@@ -179,17 +183,7 @@ impl Replica {
         replica.spawn(ForgetOperations::new(shards.clone(), replica.coordinator.clocks().clone()));
         replica.spawn(Sweep::new(cluster.clone(), shards.clone()));
         replica.spawn_listeners(inbox, &metrics);
-        replica.spawn(Refill::new(RefillParts {
-            node,
-            cluster: cluster.clone(),
-            shards: shards.clone(),
-            peers: peers.clone(),
-            standings,
-            env: env.clone(),
-            metrics: metrics.clone(),
-            excused,
-            stop,
-        }));
+        replica.spawn_refill(excused, &metrics);
         let observed = Observed { cluster, shards, peers, engine, capacity };
         replica.spawn(Observe::new(observed, env, metrics));
         replica.spawn_recovery();
@@ -215,6 +209,22 @@ impl Replica {
             env: self.env.clone(),
             metrics: metrics.clone(),
         });
+    }
+
+    /// What fills a store that was made in the place of a lost one.
+    fn spawn_refill(&self, excused: BTreeSet<NodeId>, metrics: &Arc<Metrics>) {
+        let coordinator = &self.coordinator;
+        self.spawn(Refill::new(RefillParts {
+            node: coordinator.node(),
+            cluster: self.cluster.clone(),
+            shards: coordinator.shards().clone(),
+            peers: coordinator.peers().clone(),
+            standings: coordinator.standings().clone(),
+            env: self.env.clone(),
+            metrics: metrics.clone(),
+            excused,
+            stop: self.stop.clone(),
+        }));
     }
 
     /// What hears the other nodes without being asked to by a client.
@@ -354,6 +364,10 @@ impl ShardObserver for Observer {
 
     fn crowded(&self) {
         self.metrics.sibling_refused();
+    }
+
+    fn hinted(&self, accepted: u64, refused: u64) {
+        self.metrics.hints().taken(accepted, refused);
     }
 
     fn expired(&self, requests: u64) {

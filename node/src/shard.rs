@@ -16,7 +16,9 @@
 //! order, and answered as a whole, so that what a job costs is paid once for all of its keys.
 
 mod batch;
+mod hints;
 mod look_up;
+mod page;
 mod queue;
 mod sweep;
 
@@ -30,24 +32,27 @@ use rand_chacha::ChaCha8Rng;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use self::hints::HintJob;
+pub use self::page::{Page, PageRange};
 use self::queue::{Queued, ShardQueue};
 pub use self::sweep::LiveNamespaces;
 use self::sweep::{Kept, Swept};
 use crate::clocks::{Clocks, Others};
 use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::EncodedObject;
-use crate::dynamo::key::{KEY_MAX_BYTES, Key, KeyHash, NamespaceId, NodeId, PartitionId, VnodeId};
-use crate::dynamo::metadata::document::Conflict;
+use crate::dynamo::key::{KeyHash, NodeId, PartitionId, VnodeId};
 use crate::dynamo::operation::{Admitting, Opening, OperationId};
 use crate::dynamo::resolve::LookedUp;
 use crate::env::{Blocking, Env};
 use crate::error::{RequestError, WriteError};
 use crate::limits::budget::{Budget, Kind};
 use crate::storage::disk::Disk;
-use crate::storage::record::{self, RecordError};
-use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
+use crate::storage::hints::Place;
+use crate::storage::{Batch, Engine, EngineError, Space};
 use crate::vnode::look_up::Inquiry;
-use crate::vnode::{Address, Mended, Merge, Turn, Vnode, Write, Written};
+use crate::vnode::{
+    Address, HintQueues, HintVnode, Hinted, Mended, Merge, Turn, Vnode, Write, Written,
+};
 
 /// The most requests of one turn, keys of batches counted: bounds the engine's batch, and what a
 /// failed one takes with it. Only a single job may be larger.
@@ -56,59 +61,6 @@ const TURN_MAX: usize = 256;
 /// A turn ends once it has staged so many bytes: a few bytes written to a key with many siblings
 /// write all of them again.
 const TURN_BYTES: usize = 32 << 20;
-
-/// A page ends once it holds so many bytes: it is one message between nodes, and one of several
-/// that a scan merges in memory.
-const PAGE_BYTES: usize = 1 << 20;
-
-/// A page of a partition: keys in byte order, and whether none comes after.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Page {
-    /// Keys and objects, tombstones included.
-    pub items: Vec<(Key, EncodedObject)>,
-    /// Keys between them whose records are damaged here, so that nothing is said of them.
-    pub damaged: Vec<Key>,
-    /// Whether the partition has no later key.
-    pub complete: bool,
-}
-
-impl Page {
-    /// A page of nothing, after which no key comes.
-    pub fn empty() -> Self {
-        Self { items: Vec::new(), damaged: Vec::new(), complete: true }
-    }
-
-    /// Up to where the page speaks; none if it lists no key.
-    pub fn last(&self) -> Option<&Key> {
-        self.items.last().map(|(key, _)| key).max(self.damaged.last())
-    }
-
-    /// The same page, its objects counted as long as they are kept.
-    pub fn held(self, budget: &Arc<Budget>) -> Result<Self, RequestError> {
-        let bytes = self.items.iter().map(|(_, object)| object.0.len()).sum();
-        let Some(charge) = budget.take_if_large(Kind::Scans, bytes)? else { return Ok(self) };
-        let charge = Arc::new(charge);
-        let held = |(key, EncodedObject(object))| (key, EncodedObject(charge.shared_with(object)));
-        Ok(Self { items: self.items.into_iter().map(held).collect(), ..self })
-    }
-}
-
-/// A part of a partition.
-#[derive(Clone, Debug)]
-pub struct PageRange {
-    /// The partition.
-    pub vnode: VnodeId,
-    /// The namespace.
-    pub namespace: NamespaceId,
-    /// Keys that begin with this.
-    pub prefix: Bytes,
-    /// And come after this one.
-    pub after: Option<Key>,
-    /// At most so many; fewer if they are large, but one if there is any.
-    pub limit: usize,
-    /// The namespace's rule: a record of the other kind is damaged.
-    pub conflict: Conflict,
-}
 
 enum Job {
     Write {
@@ -143,6 +95,7 @@ enum Job {
         asked: Inquiry,
         answer: oneshot::Sender<Result<LookedUp, RequestError>>,
     },
+    Hints(HintJob),
     Page {
         range: PageRange,
         answer: oneshot::Sender<Result<Page, RequestError>>,
@@ -161,6 +114,7 @@ impl Job {
             Self::WriteBatch { writes, .. } => writes.len(),
             Self::MergeBatch { merges, .. } => merges.len(),
             Self::ReadBatch { addresses, .. } => addresses.len(),
+            Self::Hints(job) => job.requests(),
             _ => 1,
         }
     }
@@ -215,6 +169,8 @@ pub trait ShardObserver: Send + Sync + 'static {
     fn future(&self, writes: u64);
     /// A write was refused, since its key has too many siblings.
     fn crowded(&self);
+    /// A turn took in hints, or refused them.
+    fn hinted(&self, accepted: u64, refused: u64);
     /// So many requests left the queue undone, since they would have come too late.
     fn expired(&self, requests: u64);
     /// A shard panicked and has ended: nobody serves its partitions any more.
@@ -252,6 +208,8 @@ pub struct ShardContext {
     pub budget: Arc<Budget>,
     /// Its clocks, as the others see them.
     pub clocks: Arc<Clocks>,
+    /// What it keeps for others.
+    pub hints: Arc<HintQueues>,
     /// Who hears of it.
     pub observer: Arc<dyn ShardObserver>,
 }
@@ -262,6 +220,10 @@ struct Shard {
     index: usize,
     count: usize,
     vnodes: BTreeMap<VnodeId, Vnode>,
+    /// What it keeps for others, by partition.
+    hints: BTreeMap<VnodeId, HintVnode>,
+    /// Rows of their queues that are damaged, and what lies there if anything can tell.
+    damaged_places: BTreeMap<(NodeId, u64), Option<Place>>,
     rng: ChaCha8Rng,
     clock: Hlc,
     /// How long a job takes, in nanoseconds, averaged.
@@ -271,7 +233,17 @@ struct Shard {
 impl Shard {
     fn new(context: ShardContext, index: usize, count: usize) -> Self {
         let (rng, pace) = (context.env.rng(), Arc::default());
-        Self { context, index, count, vnodes: BTreeMap::new(), rng, clock: Hlc::default(), pace }
+        Self {
+            context,
+            index,
+            count,
+            vnodes: BTreeMap::new(),
+            hints: BTreeMap::new(),
+            damaged_places: BTreeMap::new(),
+            rng,
+            clock: Hlc::default(),
+            pace,
+        }
     }
 
     fn owns(&self, vnode: VnodeId) -> bool {
@@ -309,9 +281,13 @@ impl Shard {
                 skew_max_ms: clocks.max_ms(),
                 trust: clocks.trust_at(now, || Others::Connected),
                 future: 0,
+                queues: &self.context.hints,
+                hinted: Hinted::default(),
             },
             vnodes: &mut self.vnodes,
             touched: BTreeSet::new(),
+            hints: &mut self.hints,
+            hints_touched: BTreeSet::new(),
             answers: Vec::with_capacity(jobs.len().min(TURN_MAX)),
             to_sync: Vec::new(),
             budget: &self.context.budget,
@@ -340,57 +316,9 @@ impl Shard {
         match job {
             Job::Page { range, answer } => drop(answer.send(self.page(&range))),
             Job::Sweep { kept, after, answer } => drop(answer.send(self.sweep(&kept, after))),
+            Job::Hints(job) => self.run_hints(job),
             _ => unreachable!("requests of keys are staged"),
         }
-    }
-
-    fn page(&mut self, range: &PageRange) -> Result<Page, RequestError> {
-        // No key is that long, and engines refuse to look for one, some by panicking.
-        if range.prefix.len() > KEY_MAX_BYTES {
-            return Ok(Page::empty());
-        }
-        let base = record::namespace_prefix(range.vnode, range.namespace);
-        let mut bytes = 0;
-        let mut keys = KeyRange::prefix(&[&base[..], &range.prefix].concat());
-        if let Some(after) = &range.after {
-            keys = keys.after([&base[..], after.as_bytes()].concat());
-        }
-        let (mut page, mut damaged) = (Page::empty(), Vec::new());
-        let engine = self.context.engine.clone();
-        for row in engine.scan(Space::Objects, keys) {
-            let (stored, sealed) = match row {
-                Ok(row) => row,
-                Err(error) => {
-                    if matches!(error, EngineError::Corrupt { .. }) {
-                        // Which keys lie there, nobody knows; this stands for them.
-                        damaged.push((Bytes::copy_from_slice(&base), KeyHash(0)));
-                    }
-                    self.distrust(range.vnode, &damaged)?;
-                    return Err(RequestError::from(error));
-                }
-            };
-            // Never empty and unfinished: the scan could not tell how far it got.
-            if page.items.len() + page.damaged.len() >= range.limit.max(1) || bytes >= PAGE_BYTES {
-                page.complete = false;
-                break;
-            }
-            bytes += stored.len() + sealed.len();
-            let Some((_, _, key)) = record::split_object_key(&stored) else {
-                // No key of a client looks like this: nothing that a scan would list.
-                damaged.push((stored, KeyHash(0)));
-                continue;
-            };
-            match record::open(&stored, &sealed).map(EncodedObject) {
-                Ok(object) if object.is_of(range.conflict) => page.items.push((key, object)),
-                Ok(_) | Err(RecordError::Damaged) => {
-                    damaged.push((stored, key.hash(range.namespace)));
-                    page.damaged.push(key);
-                }
-                Err(newer) => return Err(RequestError::Data { reason: newer.to_string() }),
-            }
-        }
-        self.distrust(range.vnode, &damaged)?;
-        page.held(&self.context.budget)
     }
 
     /// Records are damaged: their vnode goes on under another actor, and without the frontier that
@@ -435,6 +363,8 @@ struct Staging<'a> {
     turn: Turn<'a>,
     vnodes: &'a mut BTreeMap<VnodeId, Vnode>,
     touched: BTreeSet<VnodeId>,
+    hints: &'a mut BTreeMap<VnodeId, HintVnode>,
+    hints_touched: BTreeSet<VnodeId>,
     /// Answered once the batch is applied.
     answers: Vec<Answer>,
     /// Answered once it is on disk.
@@ -453,6 +383,7 @@ impl Staging<'_> {
             Job::WriteBatch { writes, synced, answer } => self.write_batch(writes, synced, answer),
             Job::MergeBatch { merges, synced, answer } => self.merge_batch(merges, synced, answer),
             Job::ReadBatch { addresses, answer } => self.read_batch(&addresses, answer),
+            Job::Hints(job) => self.stage_hints(job, alone),
             other => alone.push(other),
         }
     }
@@ -480,6 +411,11 @@ impl Staging<'_> {
             Err(error) => Err(WriteError::unknown(operation, RequestError::from(error))),
         };
         self.touched.insert(id);
+        self.hold_written(staged)
+    }
+
+    /// The same, its object counted for as long as it is kept.
+    fn hold_written(&self, staged: Result<Written, WriteError>) -> Result<Written, WriteError> {
         if let Err(WriteError { error: RequestError::TooManySiblings { .. }, .. }) = &staged {
             self.observer.crowded();
         }
@@ -566,6 +502,7 @@ impl Staging<'_> {
             context.observer.future(self.turn.future);
         }
         let (mended, recorded) = (self.turn.mended, self.turn.recorded);
+        let (queues, hinted) = (self.turn.queues, self.turn.hinted);
         let engine = self.turn.engine;
         let batch = self.turn.batch;
         let was_empty = batch.is_empty();
@@ -580,9 +517,17 @@ impl Staging<'_> {
             tracing::error!(%error, "a batch failed; its vnodes are opened again");
             if !planted!("vnode_kept_over_a_failed_batch") {
                 self.touched.iter().for_each(|id| drop(self.vnodes.remove(id)));
+                self.hints_touched.iter().for_each(|id| drop(self.hints.remove(id)));
             }
         }
         let failed = applied.err();
+        match &failed {
+            None => queues.applied(&hinted),
+            Some(_) => queues.failed(&hinted),
+        }
+        if hinted.is_some() {
+            context.observer.hinted(hinted.accepted, hinted.refused);
+        }
         if failed.is_none() && mended != Mended::default() {
             context.observer.mended(mended);
         }
@@ -604,6 +549,8 @@ pub struct Shards {
     queues: Arc<[ShardQueue]>,
     budget: Arc<Budget>,
     disk: Arc<Disk>,
+    hints: Arc<HintQueues>,
+    env: Env,
 }
 
 impl Shards {
@@ -622,7 +569,8 @@ impl Shards {
             ShardQueue { sender, pace }
         });
         let queues = queues.collect();
-        (Self { queues, budget, disk: context.disk }, ShardsEnd(ends))
+        let ShardContext { disk, hints, env, .. } = context;
+        (Self { queues, budget, disk, hints, env }, ShardsEnd(ends))
     }
 
     /// What counts the objects that are read.

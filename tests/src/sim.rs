@@ -63,6 +63,9 @@ use self::story::Door;
 /// How often a node syncs what it has.
 const SYNC_EVERY: Duration = Duration::from_millis(100);
 
+/// What each node keeps at most for the others: more than any run writes.
+const HINTS_MAX_BYTES: u64 = 1 << 30;
+
 /// Half a year into 2026, in milliseconds since the Unix epoch: when every simulation begins.
 const EPOCH_MS: u64 = 1_782_000_000_000;
 
@@ -507,7 +510,13 @@ impl SimCluster {
             probe: None,
         };
         let clock_skew_max = Duration::from_millis(500);
-        let size = ReplicaSize { shards: 2, queue: 1024, sync_every: SYNC_EVERY, clock_skew_max };
+        let size = ReplicaSize {
+            shards: 2,
+            queue: 1024,
+            sync_every: SYNC_EVERY,
+            clock_skew_max,
+            hints_max_bytes: HINTS_MAX_BYTES,
+        };
         let stop = CancellationToken::new();
         let replica = Replica::start(parts, size, stop.clone())?;
         let (default, longest) = (self.size.timeout, Duration::from_secs(60));

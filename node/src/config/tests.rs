@@ -188,7 +188,7 @@ fn every_key_has_its_limits() {
         ("request_timeout_max_ms", 4000, "must be at least request_timeout_ms = 5000"),
         ("connections_max", 0, far),
         ("streams_max", 0, far),
-        ("memory_max_bytes", 1000, "must be 0 or at least 251658240: cache_bytes, "),
+        ("memory_max_bytes", 1000, "must be 0 or at least 268435456: cache_bytes, "),
         ("message_max_bytes", 1000, far),
     ] {
         let text = set(key, value);

@@ -67,6 +67,12 @@ impl EncodedObject {
     pub fn is_of(&self, rule: Conflict) -> bool {
         self.0.first().is_none_or(|&format| format == format_of(rule))
     }
+
+    /// Of which kind of namespaces it claims to be; none if of no kind, or nothing.
+    pub fn rule(&self) -> Option<Conflict> {
+        let rules = [Conflict::Siblings, Conflict::Lww];
+        rules.into_iter().find(|rule| self.0.first() == Some(&format_of(*rule)))
+    }
 }
 
 fn format_of(rule: Conflict) -> u8 {

@@ -3,8 +3,9 @@
 //! Read it in this order: [`key`] and [`clock`] are the nouns, [`object`] is what a replica holds
 //! for a key, [`frontier`] what it has seen; [`ring`], [`placement`] and [`preference`] say who
 //! holds what; [`quorum`], [`write`](mod@write) and [`read`] run one request, [`resolve`] tells
-//! what became of one, [`standing`] says whose silence counts, [`skew`] whether a node's clock may order writes; [`metadata`] keeps
-//! the one document that all members agree on.
+//! what became of one, [`standing`] says whose silence counts, [`skew`] whether a node's clock may
+//! order writes, [`hint`] what is kept for those that missed it; [`metadata`] keeps the one document
+//! that all members agree on.
 //!
 //! Time comes in as an argument, randomness as `&mut impl Rng`, and order from B-trees, so that the
 //! same inputs give the same outputs to the byte.
@@ -14,6 +15,7 @@ pub mod context;
 pub mod encoding;
 pub mod format;
 pub mod frontier;
+pub mod hint;
 pub mod key;
 pub mod metadata;
 pub mod object;

@@ -92,6 +92,7 @@ fn start(engine: MemoryEngine, metrics: &Arc<Metrics>, stop: &CancellationToken)
         queue: 64,
         sync_every: Duration::from_millis(100),
         clock_skew_max: Duration::from_millis(500),
+        hints_max_bytes: 1 << 30,
     };
     Replica::start(parts, size, stop.clone()).unwrap()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, join_all};
+use futures::future::{BoxFuture, join, join_all};
 use tokio::time::{Instant, timeout};
 
 use super::traced::{ended, trace_of_peer};
@@ -126,30 +126,48 @@ impl Shared {
                 return Reply::Heard;
             }
             Request::LookUp(asked) => self.look_up(&asked, wait).await,
-            Request::Handoff(_) | Request::Hints => Err(RequestError::not_ready("not yet")),
+            Request::Hints => Ok(Reply::Hints(self.coordinator.shards().hint_queues())),
+            Request::Handoff(_) => Err(RequestError::not_ready("not yet")),
             Request::Register(message) => cluster.on_register(message).await.map(Reply::Register),
         };
         answered.unwrap_or_else(Reply::Failed)
     }
 
     async fn replicate(&self, replicate: Replicate, wait: Duration) -> Result<Reply, RequestError> {
-        let deadline = Instant::now() + wait;
-        let Replicate { namespace, key, object, synced, operation, clock_ms, mend, .. } = replicate;
-        let address = self.address(namespace, key)?;
+        let (deadline, synced) = (Instant::now() + wait, replicate.synced);
         let shards = self.coordinator.shards();
-        let wait_ms = millis(wait);
-        let merge = Merge { address, object, operation, clock_ms, wait_ms, mend };
-        shards.merge(merge, synced, deadline).await?;
+        match self.merge_of(replicate, wait)? {
+            (merge, None) => shards.merge(merge, synced, deadline).await?,
+            (merge, Some(target)) => shards.hint(merge, target, synced, deadline).await?,
+        }
         Ok(Reply::Replicated { synced })
+    }
+
+    /// What is to be merged, and for whom it is kept: as an owner, or as a hint.
+    fn merge_of(
+        &self,
+        replicate: Replicate,
+        wait: Duration,
+    ) -> Result<(Merge, Option<NodeId>), RequestError> {
+        let Replicate { namespace, key, object, operation, clock_ms, mend, hint_for, .. } =
+            replicate;
+        let address = match hint_for {
+            None => self.address(namespace, key)?,
+            Some(target) => self.hint_address(namespace, key, target)?,
+        };
+        let wait_ms = millis(wait);
+        Ok((Merge { address, object, operation, clock_ms, wait_ms, mend }, hint_for))
     }
 
     async fn read(&self, read: Read, wait: Duration) -> Result<Reply, RequestError> {
         let deadline = Instant::now() + wait;
-        let Read { namespace, key, digest, .. } = read;
-        let address = self.address(namespace, key)?;
-        // Before the object is read: what becomes complete meanwhile may not be in it.
-        let standing = self.coordinator.standings().of(address.vnode);
-        let object = self.coordinator.shards().read(address.clone(), deadline).await?;
+        let (hint, digest) = (read.hint, read.digest);
+        let (address, standing) = self.read_of(read)?;
+        let shards = self.coordinator.shards();
+        let object = match hint {
+            true => shards.read_hint(address.clone(), deadline).await?,
+            false => shards.read(address.clone(), deadline).await?,
+        };
         if !digest {
             return Ok(Reply::Held { held: Held::Object(object), standing });
         }
@@ -158,33 +176,44 @@ impl Shared {
         Ok(Reply::Held { held, standing })
     }
 
+    /// What is to be read, and whether this node's silence of it counts: told before the object is
+    /// read, since what becomes complete meanwhile may not be in it.
+    fn read_of(&self, read: Read) -> Result<(Address, Standing), RequestError> {
+        if read.hint {
+            let (_, address) = self.place(read.namespace, read.key)?;
+            return Ok((address, Standing::Fallback));
+        }
+        let address = self.address(read.namespace, read.key)?;
+        let standing = self.coordinator.standings().of(address.vnode);
+        Ok((address, standing))
+    }
+
     /// One job for each shard, and an answer for each object.
     async fn replicate_batch(&self, items: Vec<Replicate>, wait: Duration) -> Reply {
         let (deadline, shards) = (Instant::now() + wait, self.coordinator.shards());
         let synced = items.iter().any(|item| item.synced);
         let mut answers: Vec<Result<bool, RequestError>> = vec![Ok(synced); items.len()];
-        let mut merges = Vec::with_capacity(items.len());
+        let (mut merges, mut hints) = (Vec::with_capacity(items.len()), Vec::new());
         for (place, item) in items.into_iter().enumerate() {
-            let Replicate { namespace, key, object, operation, clock_ms, mend, .. } = item;
-            let wait_ms = millis(wait);
-            match self.address(namespace, key) {
-                Ok(address) => {
-                    merges.push((
-                        place,
-                        Merge { address, object, operation, clock_ms, wait_ms, mend },
-                    ));
-                }
+            match self.merge_of(item, wait) {
+                Ok((merge, None)) => merges.push((place, merge)),
+                Ok((merge, Some(target))) => hints.push((place, (merge, target))),
                 Err(error) => answers[place] = Err(error),
             }
         }
-        let parts = shards.split(merges, |(_, merge)| &merge.address);
-        let merge = parts.into_iter().map(|part| async {
+        let merges = shards.split(merges, |(_, merge)| &merge.address).into_iter();
+        let merge = merges.map(|part| async {
             let (places, merges): (Vec<_>, Vec<_>) = part.items.into_iter().unzip();
-            let merged = shards.merge_batch(merges, synced, deadline).await;
-            places.into_iter().zip(merged)
+            places.into_iter().zip(shards.merge_batch(merges, synced, deadline).await)
         });
-        for (place, merged) in join_all(merge).await.into_iter().flatten() {
-            if let Err(error) = merged {
+        let hints = shards.split(hints, |(_, (merge, _))| &merge.address).into_iter();
+        let hint = hints.map(|part| async {
+            let (places, hints): (Vec<_>, Vec<_>) = part.items.into_iter().unzip();
+            places.into_iter().zip(shards.hint_batch(hints, synced, deadline).await)
+        });
+        let (merged, hinted) = join(join_all(merge), join_all(hint)).await;
+        for (place, done) in merged.into_iter().chain(hinted).flatten() {
+            if let Err(error) = done {
                 answers[place] = Err(error);
             }
         }
@@ -195,25 +224,29 @@ impl Shared {
         let deadline = Instant::now() + wait;
         let cluster_key = self.view()?.document().cluster_key;
         let mut held: Vec<Result<(Held, Standing), RequestError>> = Vec::with_capacity(items.len());
-        let mut reads = Vec::with_capacity(items.len());
-        for (place, Read { namespace, key, digest, .. }) in items.into_iter().enumerate() {
-            match self.address(namespace, key) {
-                Ok(address) => {
-                    // Before the object is read: what becomes complete meanwhile may not be in it.
-                    let standing = self.coordinator.standings().of(address.vnode);
-                    held.push(Ok((Held::Object(EncodedObject::default()), standing)));
-                    reads.push((place, (digest, standing), address));
-                }
-                Err(error) => held.push(Err(error)),
-            }
+        let (mut reads, mut hints) = (Vec::with_capacity(items.len()), Vec::new());
+        for (place, read) in items.into_iter().enumerate() {
+            let (digest, reads) = (read.digest, if read.hint { &mut hints } else { &mut reads });
+            let asked = self.read_of(read).map(|(address, standing)| {
+                reads.push((place, (digest, standing), address));
+                (Held::Object(EncodedObject::default()), standing)
+            });
+            held.push(asked);
         }
-        let parts = self.coordinator.shards().split(reads, |(_, _, address)| address);
-        let read = parts.into_iter().map(|part| async {
-            let addresses = part.items.iter().map(|(_, _, address)| address.clone()).collect();
-            let objects = self.coordinator.shards().read_batch(addresses, deadline).await;
+        let shards = self.coordinator.shards();
+        let parts = |reads| shards.split(reads, |(_, _, address)| address).into_iter();
+        let addresses =
+            |items: &[(_, _, Address)]| items.iter().map(|item| item.2.clone()).collect();
+        let read = parts(reads).map(|part| async move {
+            let objects = shards.read_batch(addresses(&part.items), deadline).await;
             part.items.into_iter().zip(objects)
         });
-        for ((place, asked, address), object) in join_all(read).await.into_iter().flatten() {
+        let hint = parts(hints).map(|part| async move {
+            let objects = shards.read_hint_batch(addresses(&part.items), deadline).await;
+            part.items.into_iter().zip(objects)
+        });
+        let (read, hinted) = join(join_all(read), join_all(hint)).await;
+        for ((place, asked, address), object) in read.into_iter().chain(hinted).flatten() {
             let (digest, standing) = asked;
             let one = match object {
                 Ok(object) if digest => digest_of(&cluster_key, &address, object),
@@ -257,10 +290,33 @@ impl Shared {
     }
 
     fn address(&self, id: NamespaceId, key: Key) -> Result<Address, RequestError> {
+        let (_, address) = self.place(id, key)?;
+        self.owned(address.vnode)?;
+        Ok(address)
+    }
+
+    /// Where a key lies that is to be kept for an owner. Any other member may keep it.
+    fn hint_address(
+        &self,
+        id: NamespaceId,
+        key: Key,
+        target: NodeId,
+    ) -> Result<Address, RequestError> {
+        let (view, address) = self.place(id, key)?;
+        let owner = view.preference(address.vnode).is_some_and(|list| list.is_owner(target));
+        if !owner {
+            return Err(RequestError::invalid(format!("{target} is no owner of the hint's key")));
+        }
+        if target == self.coordinator.node() {
+            return Err(RequestError::invalid("the hint is for this very node"));
+        }
+        Ok(address)
+    }
+
+    fn place(&self, id: NamespaceId, key: Key) -> Result<(Arc<View>, Address), RequestError> {
         let (view, namespace) = self.namespace(id)?;
-        let vnode = view.vnode(&namespace, &key);
-        self.owned(vnode)?;
-        Ok(Address { vnode, namespace: id, key, conflict: namespace.conflict })
+        let (vnode, conflict) = (view.vnode(&namespace, &key), namespace.conflict);
+        Ok((view, Address { vnode, namespace: id, key, conflict }))
     }
 
     fn namespace(&self, id: NamespaceId) -> Result<(Arc<View>, Namespace), RequestError> {

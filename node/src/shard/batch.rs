@@ -181,7 +181,7 @@ impl Shards {
     }
 
     /// A partition of the shard that owns all of these.
-    fn shared_partition<'a>(
+    pub(super) fn shared_partition<'a>(
         &self,
         mut addresses: impl Iterator<Item = &'a Address>,
     ) -> crate::dynamo::key::PartitionId {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::hints::HintJob;
 use super::{Job, Shard, Shards, gone};
 use crate::error::{RequestError, WriteError};
 use crate::limits::retry_after_ms;
@@ -29,7 +30,10 @@ const PACE_OF: u64 = 8;
 impl Job {
     /// Whether no other node has done anything of it.
     fn is_new(&self) -> bool {
-        !matches!(self, Self::Merge { .. } | Self::MergeBatch { .. })
+        !matches!(
+            self,
+            Self::Merge { .. } | Self::MergeBatch { .. } | Self::Hints(HintJob::Take { .. })
+        )
     }
 
     /// Answers that it was not done.
@@ -53,6 +57,7 @@ impl Job {
                 drop(answer.send(vec![Err(error); addresses.len()]));
             }
             Self::LookUp { answer, .. } => drop(answer.send(Err(error))),
+            Self::Hints(job) => job.refuse(error),
             Self::Page { answer, .. } => drop(answer.send(Err(error))),
             Self::Sweep { answer, .. } => drop(answer.send(Err(error))),
         }
@@ -76,7 +81,10 @@ impl Queued {
             return Some(RequestError::Timeout { waiting_for });
         }
         let waited = now.saturating_duration_since(self.since);
-        let new = matches!(self.job, Job::Write { .. } | Job::WriteBatch { .. });
+        let new = matches!(
+            self.job,
+            Job::Write { .. } | Job::WriteBatch { .. } | Job::Hints(HintJob::Write { .. })
+        );
         let hopeless = new && waited > left;
         hopeless.then(|| {
             let what = "a shard's queue".to_owned();

@@ -32,7 +32,7 @@ pub struct LiveNamespaces {
 }
 
 impl LiveNamespaces {
-    fn dropped(&self, id: NamespaceId) -> bool {
+    pub(super) fn dropped(&self, id: NamespaceId) -> bool {
         id < self.next && !self.known.contains(&id)
     }
 }
@@ -41,6 +41,8 @@ impl LiveNamespaces {
 pub(super) enum Kept {
     /// The objects of these namespaces.
     Namespaces(LiveNamespaces),
+    /// The hints of these namespaces.
+    Hints(LiveNamespaces),
     /// Operations issued within this time, in milliseconds since the Unix epoch.
     Operations(Range<u64>),
 }
@@ -48,15 +50,21 @@ pub(super) enum Kept {
 /// One step of a sweep.
 pub(super) struct Swept {
     /// How many rows it deleted.
-    rows: u64,
+    pub(super) rows: u64,
     /// The key behind which the next one begins; none after the last.
-    next: Option<Bytes>,
+    pub(super) next: Option<Bytes>,
 }
 
 impl Shards {
-    /// Deletes the objects of namespaces that were dropped by then, a batch at a time; how many.
+    /// Deletes the objects and hints of namespaces that were dropped by then, a batch at a time; how
+    /// many.
     pub async fn sweep(&self, live: LiveNamespaces) -> Result<u64, RequestError> {
-        self.sweep_all(Kept::Namespaces(live)).await
+        let objects = self.sweep_all(Kept::Namespaces(live.clone())).await?;
+        let hints = self.sweep_all(Kept::Hints(live)).await?;
+        if hints > 0 {
+            self.look_for_firsts().await?;
+        }
+        Ok(objects + hints)
     }
 
     /// Forgets the operations issued before or after these times, a batch at a time; how many.
@@ -88,6 +96,7 @@ impl Shard {
     pub(super) fn sweep(&mut self, kept: &Kept, after: Bytes) -> Result<Swept, RequestError> {
         match kept {
             Kept::Namespaces(live) => self.sweep_namespaces(live, after),
+            Kept::Hints(live) => self.sweep_hints(live, after),
             Kept::Operations(kept_ms) => self.sweep_operations(kept_ms, after),
         }
     }
@@ -203,7 +212,7 @@ impl Shard {
 }
 
 /// A key past every object's that begins with `prefix`.
-fn past(prefix: &[u8]) -> Bytes {
+pub(super) fn past(prefix: &[u8]) -> Bytes {
     const LONGEST: usize = size_of::<u64>() + KEY_MAX_BYTES;
     [prefix, &[0xff; LONGEST + 1]].concat().into()
 }

@@ -11,12 +11,14 @@ use bytes::Bytes;
 use super::*;
 use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::context::Context;
+use crate::dynamo::key::{Key, NamespaceId};
 use crate::dynamo::metadata::document::Conflict;
 use crate::dynamo::operation::{OPERATION_KEPT_MS, PayloadHash};
 use crate::env::{Clock, Pause};
 use crate::error::Outcome;
 use crate::storage::memory::MemoryEngine;
 use crate::storage::watched::Watched;
+use crate::storage::{KeyRange, record};
 
 const NOW_MS: u64 = 3 * OPERATION_KEPT_MS;
 
@@ -37,6 +39,7 @@ struct Heard {
     corrupt: Mutex<u64>,
     recorded: Mutex<u64>,
     forgotten: Mutex<u64>,
+    hinted: Mutex<(u64, u64)>,
 }
 
 impl ShardObserver for Heard {
@@ -56,6 +59,10 @@ impl ShardObserver for Heard {
     }
     fn future(&self, _: u64) {}
     fn crowded(&self) {}
+    fn hinted(&self, accepted: u64, refused: u64) {
+        let mut hinted = self.hinted.lock().unwrap();
+        *hinted = (hinted.0 + accepted, hinted.1 + refused);
+    }
     fn expired(&self, requests: u64) {
         *self.expired.lock().unwrap() += requests;
     }
@@ -102,6 +109,7 @@ fn of(shards: usize, cost: Duration, queue: usize) -> Bench {
         engine: Arc::new(Watched::new(engine.clone(), disk.clone())),
         disk: disk.clone(),
         clocks: Arc::new(Clocks::new(env.clone(), 500)),
+        hints: Arc::new(HintQueues::open(&*engine, 1 << 20).unwrap()),
         env,
         budget: Budget::unbounded(),
         observer: heard.clone(),

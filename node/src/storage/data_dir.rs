@@ -40,7 +40,7 @@ use super::sled::SledEngine;
 use super::{Engine, EngineError, EngineOptions, files};
 
 /// The version of the layout above and of all that the engine's spaces hold.
-pub const FORMAT_VERSION: u64 = 4;
+pub const FORMAT_VERSION: u64 = 5;
 
 const LOCK_FILE: &str = "lock";
 const STORE_FILE: &str = "store.toml";
@@ -247,7 +247,7 @@ pub struct DataDir {
 }
 
 /// `store.toml`, as of format 2. Format 1 had no file `mark` beside its engine; format 2 kept no clock
-/// with the operations in the engine.
+/// with the operations in the engine, format 3 not what they wrote; format 4 had no space for hints there.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoreFile {

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Few spaces serve all hosted partitions: callers prefix their keys with the vnode, so a range of
-//! keys is a vnode, and a node with thousands of vnodes still has four trees to flush.
+//! keys is a vnode, and a node with thousands of vnodes still has five trees to flush.
 //!
 //! [`fjall`] is the default engine, [`sled`] the other one on disk, [`memory`] that of tests and
 //! simulation; all pass one conformance suite. [`data_dir`] guards the directory that an engine lives in. Left out here:
@@ -23,6 +23,7 @@ pub mod data_dir;
 pub mod disk;
 mod files;
 pub mod fjall;
+pub mod hints;
 mod mark;
 pub mod memory;
 pub mod range;
@@ -55,13 +56,16 @@ pub enum Space {
     Frontiers,
     /// Operation ids with their outcomes, for retries.
     Operations,
+    /// What is kept for owners that missed it, and to whom it is owed.
+    Hints,
     /// Cluster metadata and this node's votes.
     Meta,
 }
 
 impl Space {
     /// Every space, in the order of their declaration.
-    pub const ALL: [Self; 4] = [Self::Objects, Self::Frontiers, Self::Operations, Self::Meta];
+    pub const ALL: [Self; 5] =
+        [Self::Objects, Self::Frontiers, Self::Operations, Self::Hints, Self::Meta];
 
     /// The name on disk; changing one loses the space.
     pub const fn name(self) -> &'static str {
@@ -69,6 +73,7 @@ impl Space {
             Self::Objects => "objects",
             Self::Frontiers => "frontiers",
             Self::Operations => "operations",
+            Self::Hints => "hints",
             Self::Meta => "meta",
         }
     }

@@ -4,6 +4,7 @@
 //!   Objects      n, partition, namespace, key     → the object
 //!   Frontiers    n, partition, actor              → the numbers seen of that actor
 //!   Operations   n, partition, issued, id         → key hash and dot
+//!   Hints        see [`hints`](super::hints)
 //!
 //!   a sealed value:   format (1 byte) │ body │ xxh3-64 of all before, seeded with the key's hash
 //! ```
@@ -62,6 +63,11 @@ pub fn object_key(vnode: VnodeId, namespace: NamespaceId, key: &[u8]) -> Bytes {
     [&namespace_prefix(vnode, namespace)[..], key].concat().into()
 }
 
+/// How long the key is that [`object_key`] was given.
+pub fn key_bytes(stored: &[u8]) -> usize {
+    stored.len().saturating_sub(11)
+}
+
 /// What [`object_key`] put together; none if it is no such key.
 pub fn split_object_key(stored: &Bytes) -> Option<(VnodeId, NamespaceId, Key)> {
     let key = Key::new(stored.get(11..).map(|_| stored.slice(11..))?).ok()?;
@@ -118,6 +124,11 @@ pub fn seal_object(key: &[u8], object: &Object) -> (Bytes, EncodedObject) {
     let record = finish(key, w);
     let encoded = EncodedObject(record.slice(1..record.len() - CHECKSUM_BYTES));
     (record, encoded)
+}
+
+/// How many bytes of a sealed value are its body.
+pub fn body_bytes(sealed: &[u8]) -> usize {
+    sealed.len().saturating_sub(1 + CHECKSUM_BYTES)
 }
 
 fn finish(key: &[u8], mut w: Writer) -> Bytes {

@@ -1,5 +1,6 @@
 //! Samples what is not counted as it happens.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::limits::Capacity;
 use crate::limits::budget::Kind;
 use crate::shard::Shards;
 use crate::storage::Engine;
-use crate::telemetry::{Metrics, ShardMetrics};
+use crate::telemetry::{Metrics, QueueSize, ShardMetrics};
 use crate::transport::Peers;
 
 /// How often: finer than any scraper looks.
@@ -31,6 +32,8 @@ pub struct Observe {
     env: Env,
     metrics: Arc<Metrics>,
     queues: Vec<ShardMetrics>,
+    /// For whom hints were kept when it looked last.
+    hinted: BTreeSet<String>,
 }
 
 /// What is observed.
@@ -52,7 +55,17 @@ impl Observe {
     pub fn new(observed: Observed, env: Env, metrics: Arc<Metrics>) -> Self {
         let Observed { cluster, shards, peers, engine, capacity } = observed;
         let queues = (0..).zip(shards.queued()).map(|(shard, _)| metrics.shard(shard)).collect();
-        Self { cluster, shards, peers, engine, capacity, env, metrics, queues }
+        Self {
+            cluster,
+            shards,
+            peers,
+            engine,
+            capacity,
+            env,
+            metrics,
+            queues,
+            hinted: BTreeSet::new(),
+        }
     }
 
     fn tell_limits(&self) {
@@ -62,6 +75,22 @@ impl Observe {
         Kind::ALL.iter().for_each(|&kind| limits.memory(kind.name(), budget.used_for(kind)));
         limits.memory("engine", *engine_bytes);
         limits.memory_bounds(budget.max() + engine_bytes, budget.refused());
+    }
+
+    fn tell_hints(&mut self) {
+        let view = self.cluster.view();
+        let name = |node| match view.as_ref().and_then(|view| view.document().member(node)) {
+            Some(member) => member.name.clone(),
+            None => node.to_string(),
+        };
+        let before = std::mem::take(&mut self.hinted);
+        for queue in self.shards.hint_queues() {
+            let (target, oldest) = (name(queue.target), Duration::from_millis(queue.oldest_ms));
+            let size = QueueSize { count: queue.count, bytes: queue.bytes, oldest };
+            self.metrics.hints().queue(&target, size);
+            self.hinted.insert(target);
+        }
+        before.difference(&self.hinted).for_each(|target| self.metrics.hints().empty(target));
     }
 
     fn others_connected(&self) -> usize {
@@ -86,6 +115,7 @@ impl Worker for Observe {
                 queue.queue_depth(depth);
             }
             self.tell_limits();
+            self.tell_hints();
             self.metrics.peers_connected(self.others_connected());
             self.metrics.metadata_version(self.cluster.version());
             let vote = self.cluster.vote();

@@ -21,6 +21,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::disk::DiskMetrics;
+use super::hints::HintMetrics;
 use super::limits::LimitMetrics;
 use super::tls::TlsMetrics;
 use crate::error::RequestError;
@@ -194,6 +195,7 @@ pub struct Metrics {
     members: Family<MemberLabels, Gauge>,
     limits: LimitMetrics,
     disk: DiskMetrics,
+    hints: HintMetrics,
     single: Single,
     tls: TlsMetrics,
 }
@@ -331,6 +333,7 @@ impl Metrics {
         registry.register_with_unit("clock_offset", help, Unit::Seconds, clock_offsets.clone());
         let limits = LimitMetrics::register(&mut registry);
         let disk = DiskMetrics::register(&mut registry);
+        let hints = HintMetrics::register(&mut registry);
         let single = Single::register(&mut registry);
         let tls = TlsMetrics::register(&mut registry);
         let handles = Default::default();
@@ -345,6 +348,7 @@ impl Metrics {
             members,
             limits,
             disk,
+            hints,
             single,
             tls,
         }
@@ -381,6 +385,11 @@ impl Metrics {
     /// The disk.
     pub fn disk(&self) -> &DiskMetrics {
         &self.disk
+    }
+
+    /// What is kept for members that are away.
+    pub fn hints(&self) -> &HintMetrics {
+        &self.hints
     }
 
     /// Those of TLS.

@@ -23,6 +23,7 @@ use thiserror::Error;
 
 use crate::dynamo::clock::Dot;
 use crate::dynamo::format::EncodedObject;
+pub use crate::dynamo::hint::HintQueue;
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId};
 use crate::dynamo::object::Digest;
 use crate::dynamo::operation::{OperationId, PayloadHash};
@@ -266,23 +267,6 @@ pub struct Credit {
     pub bytes: u32,
     /// How long to wait before they are sent, in milliseconds.
     pub pause_ms: u32,
-}
-
-/// The hints that a node keeps for one owner.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct HintQueue {
-    /// The owner.
-    pub target: NodeId,
-    /// How many keys.
-    pub count: u64,
-    /// Of keys and objects.
-    pub bytes: u64,
-    /// How long ago the oldest was taken in, in milliseconds.
-    pub oldest_ms: u64,
-    /// The number of the first in the queue.
-    pub first: u64,
-    /// And of the last. Each new one has a higher number than all before.
-    pub last: u64,
 }
 
 /// Which operation is asked about.

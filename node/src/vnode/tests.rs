@@ -4,11 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::clocks::Trust;
+use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::decode_recorded;
 use crate::dynamo::key::{NodeId, PartitionId};
-use crate::dynamo::operation::Opening;
+use crate::dynamo::object::{SIBLINGS_MAX, siblings_max_bytes};
+use crate::dynamo::operation::{Admitting, Opening};
 use crate::error::Outcome;
 use crate::storage::memory::MemoryEngine;
 
@@ -25,6 +29,7 @@ const SKEW_MAX_MS: u64 = 500;
 struct Store {
     engine: MemoryEngine,
     vnode: Vnode,
+    queues: HintQueues,
     rng: ChaCha8Rng,
     clock: Hlc,
     corrupt: u64,
@@ -71,7 +76,8 @@ impl Store {
         let (clock, now_ms) = (Hlc::default(), ADMITTING.now_ms);
         let mended = Mended::default();
         let trust = Trust::Right;
-        Self { engine, vnode, rng, clock, corrupt: 0, now_ms, trust, future: 0, mended }
+        let queues = HintQueues::open(&engine, 0).unwrap();
+        Self { engine, vnode, queues, rng, clock, corrupt: 0, now_ms, trust, future: 0, mended }
     }
 
     fn turn<T>(&mut self, work: impl FnOnce(&mut Vnode, &mut Turn<'_>) -> T) -> T {
@@ -87,6 +93,8 @@ impl Store {
             skew_max_ms: SKEW_MAX_MS,
             trust: self.trust,
             future: 0,
+            queues: &self.queues,
+            hinted: Hinted::default(),
         };
         let result = work(&mut self.vnode, &mut turn);
         self.corrupt += self.vnode.stage_frontier(&mut turn.batch);

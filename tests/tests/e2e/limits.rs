@@ -14,7 +14,7 @@ use super::grpc::{detail, kv};
 use super::hostile::Raw;
 
 /// Of which a twelfth is more than clients may send at once.
-const MEMORY: &str = "cache_bytes = 67108864\nmemory_max_bytes = 251658240\n\
+const MEMORY: &str = "cache_bytes = 67108864\nmemory_max_bytes = 268435456\n\
                       message_max_bytes = 67108864";
 
 /// One node with these lines in its configuration, and a namespace.

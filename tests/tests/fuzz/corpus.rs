@@ -301,7 +301,7 @@ pub(crate) fn configurations() -> Vec<Bytes> {
 pub(crate) fn store_marks() -> Vec<Bytes> {
     let mark = |state| {
         format!(
-            "# A mark.\nformat = 3\nnode = \"node-1\"\nstore_id = \"00000000000000ff\"\n\
+            "# A mark.\nformat = 5\nnode = \"node-1\"\nstore_id = \"00000000000000ff\"\n\
              engine = \"fjall\"\nstate = \"{state}\"\n"
         )
     };

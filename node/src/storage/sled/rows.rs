@@ -28,8 +28,8 @@ const WHOLE_MAX_BYTES: usize = 2 << 10;
 /// Bytes of each part of a longer value, so that no page takes more than its share of the cache.
 const PART_BYTES: usize = 2 << 10;
 
-/// Where the census lies.
-pub(super) const CENSUS: [u8; 1] = [5];
+/// Where the census lies: behind the rows of every space.
+pub(super) const CENSUS: [u8; 1] = [6];
 
 const PARTS: u8 = 0;
 const WHOLE: u8 = 0;
@@ -44,6 +44,7 @@ const fn tag(space: Space) -> u8 {
         Space::Frontiers => 2,
         Space::Meta => 3,
         Space::Operations => 4,
+        Space::Hints => 5,
     }
 }
 
@@ -76,7 +77,7 @@ pub(super) fn range(space: Space, keys: KeyRange) -> KeyRange {
 
 /// The rows of every key.
 pub(super) fn range_of_all() -> KeyRange {
-    KeyRange::new(Bytes::from_static(&[1])..Bytes::from_static(&[5]))
+    KeyRange::new(Bytes::from_static(&[1])..Bytes::from_static(&CENSUS))
 }
 
 /// The hash that the census adds up.

@@ -1,6 +1,7 @@
 //! Writes of `lww` namespaces at one replica.
 
 use super::*;
+use crate::dynamo::object::Stamp;
 
 /// A key of an `lww` namespace.
 fn lww(key: u8) -> Address {

@@ -1,0 +1,565 @@
+//! The objects of one partition: read, merge, write; what owners and fallbacks have in common.
+//!
+//! Dots are issued under an *actor*, minted at the first write after each opening of the store and
+//! ended whenever an object may have been lost: a dot that was issued twice would let one value cover
+//! another. What differs lies [`Beside`] the objects: an owner's frontier, or to whom a hint is owed.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use rand_core::Rng;
+
+use super::turn::Turn;
+use super::{Address, Merge, Write, Written};
+use crate::dynamo::clock::{Actor, Dot, Hlc};
+use crate::dynamo::context::Context;
+use crate::dynamo::encoding::DecodeError;
+use crate::dynamo::format::EncodedObject;
+use crate::dynamo::frontier::Frontier;
+use crate::dynamo::key::{KeyHash, VnodeId};
+use crate::dynamo::metadata::document::Conflict;
+use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX, Stamp, siblings_max_bytes};
+use crate::dynamo::operation::{Admission, Admitting, Asked, Done, OperationId, Recorded};
+use crate::error::{RequestError, WriteError};
+use crate::storage::record::{self, RecordError};
+use crate::storage::{EngineError, Space};
+
+/// Damaged records kept in mind by one vnode, each a key of up to 4 KiB. More are met anew, counted
+/// and logged, each time.
+const DAMAGED_MAX: usize = 1024;
+
+/// Whether a later write stands in an `lww` object than the one of `dot`.
+fn is_hidden(object: &Object, dot: Dot) -> bool {
+    object.last().is_some_and(|last| last.dot != dot)
+}
+
+/// Whether what hides the write was certainly written after it: a vnode gives its dots in the order of
+/// its writes, whatever its clock says.
+fn is_followed(object: &Object, dot: Dot) -> bool {
+    object.last().is_some_and(|last| last.dot.actor == dot.actor && last.dot.n > dot.n)
+}
+
+/// What is kept beside an object, and changes in its batch.
+pub(super) trait Beside {
+    /// The dots that this vnode has seen, if it keeps account of them.
+    fn frontier(&self) -> Option<&Frontier> {
+        None
+    }
+
+    /// An object is to be kept at `stored`, in so many bytes; none: as it is. Whatever could stand in
+    /// the way does so here, before anything is staged; for a write, before it has a dot.
+    fn prepare(
+        &mut self,
+        _turn: &mut Turn<'_>,
+        _stored: &Bytes,
+        _bytes: Option<usize>,
+    ) -> Result<(), RequestError> {
+        Ok(())
+    }
+
+    /// The batch leaves this object there, in so many bytes; none: as it was.
+    fn kept(&mut self, turn: &mut Turn<'_>, stored: &Bytes, object: &Object, bytes: Option<usize>);
+
+    /// An object was lost.
+    fn lost(&mut self) {}
+}
+
+/// The objects of one partition.
+#[derive(Debug)]
+pub(super) struct Objects {
+    id: VnodeId,
+    /// Where they lie.
+    space: Space,
+    /// The last dot issued since the store was opened, if any was.
+    issued: Option<Dot>,
+    /// Where records lie that are known to be damaged.
+    damaged: BTreeSet<Bytes>,
+}
+
+impl Objects {
+    /// Those of a partition that lie in this space.
+    pub(super) fn new(id: VnodeId, space: Space) -> Self {
+        Self { id, space, issued: None, damaged: BTreeSet::new() }
+    }
+
+    /// Whose they are.
+    pub(super) fn id(&self) -> VnodeId {
+        self.id
+    }
+
+    /// The actor of the last dot issued, if it has not ended.
+    pub(super) fn actor(&self) -> Option<Actor> {
+        self.issued.map(|issued| issued.actor)
+    }
+
+    /// What is held under a key; the absent object if nothing is.
+    pub(super) fn read(
+        &mut self,
+        turn: &mut Turn<'_>,
+        address: &Address,
+        beside: &mut impl Beside,
+    ) -> Result<EncodedObject, RequestError> {
+        self.find(turn, address, &address.stored(), beside)
+    }
+
+    /// Gives a write its dot and stages what it leaves: see [`Vnode::write`](super::Vnode::write).
+    pub(super) fn write(
+        &mut self,
+        turn: &mut Turn<'_>,
+        write: Write,
+        beside: &mut impl Beside,
+    ) -> Result<Written, WriteError> {
+        let hash = write.address.hash();
+        let index = record::operation_key(self.id, &write.operation);
+        let id = write.operation;
+        // What cannot be looked up may have been applied before.
+        let recorded = turn.recorded(&index);
+        let recorded = recorded.map_err(|error| WriteError::unknown(id, error))?;
+        let recorded = recorded.filter(|_| !planted!("retry_taken_as_new"));
+        let (at_least_once, payload) = (write.at_least_once, write.payload());
+        let asked = Asked { at_least_once, fresh: write.doubtful.is_none(), payload };
+        match turn.admitting.admit(&id, hash, recorded, asked) {
+            Admission::New => self.write_new(turn, write, index, beside),
+            Admission::Done(done) => self.write_again(turn, &write, done, beside),
+            // Nothing was sent under it before, so that a new id may take its place.
+            Admission::Expired if asked.fresh => {
+                let time = RequestError::OperationTime { opening: turn.admitting.opening };
+                Err(refuse(turn, id, hash, index, time))
+            }
+            refused => Err(refusal(refused, id, turn.admitting)),
+        }
+    }
+
+    fn write_new(
+        &mut self,
+        turn: &mut Turn<'_>,
+        mut write: Write,
+        index: Bytes,
+        beside: &mut impl Beside,
+    ) -> Result<Written, WriteError> {
+        if let Some(refusal) = write.refusal.take() {
+            return Err(refuse(turn, write.operation, write.address.hash(), index, refusal));
+        }
+        let stored = write.address.stored();
+        // That is not recorded.
+        let unread = |error| WriteError::at_the_door(write.doubtful, error);
+        let object = self.object_to_change(turn, &write.address, &stored, beside);
+        let mut object = object.map_err(unread)?;
+        let refused = refused_by(self.id.n, &object, &write, turn);
+        let refused = refused.or_else(|| {
+            let bytes = bytes_left(&object, &write);
+            beside.prepare(turn, &stored, Some(bytes)).err()
+        });
+        if let Some(refused) = refused {
+            return Err(refuse(turn, write.operation, write.address.hash(), index, refused));
+        }
+        let Dot { actor, n } = self.next_dot(turn, beside.frontier());
+        let per_key = planted!("dots_counted_per_key");
+        let dot = Dot { actor, n: if per_key { object.version().last(actor) + 1 } else { n } };
+        let (hash, operation, payload) = (write.address.hash(), write.operation, write.payload());
+        match write.address.conflict {
+            Conflict::Siblings => write_sibling(&mut object, turn, write, dot),
+            Conflict::Lww => write_last(&mut object, turn, write, dot),
+        }
+        let (sealed, encoded) = record::seal_object(&stored, &object);
+        self.put(turn, stored, (sealed, &object), beside);
+        let done = Done { dot, clock_ms: turn.admitting.now_ms, payload };
+        turn.record(index, Recorded { key: hash, done: Some(done) }, true);
+        Ok(written(done, &object, encoded, &operation))
+    }
+
+    /// The write was done before: its object is replicated again, whatever it is by now. If the
+    /// object was damaged since, what is here is no trace of the write, and acks of it are none. Nor
+    /// is there one if a wrong clock hides it, as in [`Self::merge`], or its own was behind. What hides
+    /// it by this vnode's own later write needs no clock, since the dots tell the order.
+    fn write_again(
+        &mut self,
+        turn: &mut Turn<'_>,
+        write: &Write,
+        done: Done,
+        beside: &mut impl Beside,
+    ) -> Result<Written, WriteError> {
+        let Done { dot, clock_ms, .. } = done;
+        let unknown = |error: RequestError| WriteError::unknown(write.operation, error);
+        let stored = write.address.stored();
+        let encoded = self.find(turn, &write.address, &stored, beside).map_err(unknown)?;
+        let object = encoded.decode(write.address.conflict);
+        let object = object.map_err(|error| unknown(RequestError::internal(error)))?;
+        if !object.version().covers(dot) {
+            return Err(unknown(self.gone(dot)));
+        }
+        let wrong = turn.future_of(&object);
+        let by_clock = || turn.wrong_clock().or_else(|| turn.is_late(clock_ms, 0));
+        let wrong = wrong.or_else(|| by_clock().filter(|_| !is_followed(&object, dot)));
+        if let Some(wrong) = wrong.filter(|_| is_hidden(&object, dot)) {
+            return Err(unknown(wrong));
+        }
+        beside.prepare(turn, &stored, None).map_err(unknown)?;
+        beside.kept(turn, &stored, &object, None);
+        Ok(written(done, &object, encoded, &write.operation))
+    }
+
+    fn gone(&self, dot: Dot) -> RequestError {
+        if self.space == Space::Hints {
+            let reason =
+                format!("the write was applied here as {dot}, and went home; ask an owner");
+            return RequestError::not_ready(reason);
+        }
+        let reason = format!("the write was applied as {dot}, and lost here since");
+        RequestError::Data { reason }
+    }
+
+    /// Takes in another replica's object: see [`Vnode::merge`](super::Vnode::merge).
+    pub(super) fn merge(
+        &mut self,
+        turn: &mut Turn<'_>,
+        merge: Merge,
+        beside: &mut impl Beside,
+    ) -> Result<(), RequestError> {
+        let received =
+            merge.object.decode(merge.address.conflict).map_err(RequestError::invalid)?;
+        self.check_dots(&received)?;
+        let carried = received.last().map(|last| last.dot);
+        let (object, known) = self.merge_object(turn, &merge, received, beside)?;
+        if let Some((id, dot, payload)) = merge.operation {
+            let done = Done { dot, clock_ms: merge.clock_ms, payload };
+            let recorded = Recorded { key: merge.address.hash(), done: Some(done) };
+            // A hint that went home has left its row.
+            let new = !known && self.space != Space::Hints;
+            turn.record(record::operation_key(self.id, &id), recorded, new);
+            let future = turn.future_of(&object);
+            if is_hidden(&object, dot) {
+                let late = || turn.is_late(merge.clock_ms, merge.wait_ms);
+                // Whoever acknowledges it for that holds the same last write, the one that came with
+                // it: of several that follow it, two owners need not hold the same one.
+                let last = object.last().map(|last| last.dot);
+                let followed = last == carried && is_followed(&object, dot);
+                let late = || late().filter(|_| !followed);
+                return future.or_else(|| turn.cannot_judge()).or_else(late).map_or(Ok(()), Err);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the two come to, staged; and whether the write that brought one may have come before,
+    /// itself or within a later object.
+    fn merge_object(
+        &mut self,
+        turn: &mut Turn<'_>,
+        merge: &Merge,
+        received: Object,
+        beside: &mut impl Beside,
+    ) -> Result<(Object, bool), RequestError> {
+        let stored = merge.address.stored();
+        let mut object = match self.object_to_change(turn, &merge.address, &stored, beside) {
+            Err(RequestError::Damaged { .. }) if merge.mend => {
+                self.mend(turn, stored, &received, beside);
+                return Ok((received, true));
+            }
+            found => found?,
+        };
+        let known = merge.operation.is_some_and(|(_, dot, _)| object.version().covers(dot));
+        if planted!("repair_replaces_instead_of_merging") && merge.operation.is_none() {
+            object = Object::default();
+        }
+        if !object.merge(&received) {
+            beside.prepare(turn, &stored, None)?;
+            beside.kept(turn, &stored, &object, None);
+            return Ok((object, known));
+        }
+        let (sealed, encoded) = record::seal_object(&stored, &object);
+        beside.prepare(turn, &stored, Some(encoded.0.len()))?;
+        self.put(turn, stored, (sealed, &object), beside);
+        Ok((object, known))
+    }
+
+    /// Whether another's object names a write of this vnode's actor that was never made, which this
+    /// one would then make a second time.
+    fn check_dots(&self, received: &Object) -> Result<(), RequestError> {
+        let Some(issued) = self.issued else { return Ok(()) };
+        let named = Dot { n: received.version().last(issued.actor), ..issued };
+        if named.n <= issued.n {
+            return Ok(());
+        }
+        Err(RequestError::invalid(format!(
+            "the object names write {named} of this vnode, whose last one is {issued}"
+        )))
+    }
+
+    /// Ends the actor, since objects were dropped.
+    pub(super) fn end_actor(&mut self) {
+        self.issued = None;
+    }
+
+    /// The record at `stored` is damaged: the actor ends, since an object was lost. The data stays.
+    /// False if that was known.
+    pub(super) fn distrust(
+        &mut self,
+        stored: &Bytes,
+        hash: KeyHash,
+        beside: &mut impl Beside,
+    ) -> bool {
+        if self.damaged.contains(stored) {
+            return false;
+        }
+        if self.damaged.len() < DAMAGED_MAX {
+            self.damaged.insert(stored.clone());
+        }
+        let advice = match self.space {
+            Space::Hints => "it is not delivered; what the owners hold mends its targets",
+            _ => "it is not served, and is mended once every other owner of its key can be asked",
+        };
+        tracing::error!(
+            space = self.space.name(),
+            n = self.id.n,
+            partition = self.id.partition.0,
+            key_hash = format_args!("{:016x}", hash.0),
+            "a record is damaged; {advice}"
+        );
+        self.end_actor();
+        beside.lost();
+        true
+    }
+
+    /// Stages an object.
+    fn put(
+        &mut self,
+        turn: &mut Turn<'_>,
+        stored: Bytes,
+        (sealed, object): (Bytes, &Object),
+        beside: &mut impl Beside,
+    ) {
+        if self.damaged.remove(&stored) {
+            turn.mended.lost += 1;
+            tracing::error!(vnode = ?self.id, "a damaged hint is given up for the next one of its key");
+        }
+        let bytes = record::body_bytes(&sealed);
+        turn.batch.put(self.space, stored.clone(), sealed);
+        beside.kept(turn, &stored, object, Some(bytes));
+    }
+
+    /// Replaces a damaged record by what every other owner held.
+    fn mend(
+        &mut self,
+        turn: &mut Turn<'_>,
+        stored: Bytes,
+        object: &Object,
+        beside: &mut impl Beside,
+    ) {
+        self.damaged.remove(&stored);
+        if object.is_absent() {
+            turn.mended.lost += 1;
+            tracing::error!(vnode = ?self.id, "a damaged record is given up: no other owner holds its key");
+            return turn.batch.delete(self.space, stored);
+        }
+        turn.mended.mended += 1;
+        tracing::warn!(vnode = ?self.id, "a damaged record was replaced by what all other owners hold");
+        let (sealed, _) = record::seal_object(&stored, object);
+        self.put(turn, stored, (sealed, object), beside);
+    }
+
+    /// What a write or a merge begins with. A damaged hint is given up for the next one: what it held
+    /// is lost, and its targets are owed what comes.
+    fn object_to_change(
+        &mut self,
+        turn: &mut Turn<'_>,
+        address: &Address,
+        stored: &Bytes,
+        beside: &mut impl Beside,
+    ) -> Result<Object, RequestError> {
+        match self.object(turn, address, stored, beside) {
+            Err(RequestError::Damaged { .. }) if self.space == Space::Hints => {
+                Ok(Object::default())
+            }
+            found => found,
+        }
+    }
+
+    /// What is held at `stored`, which is where the key lies.
+    pub(super) fn find(
+        &mut self,
+        turn: &mut Turn<'_>,
+        address: &Address,
+        stored: &Bytes,
+        beside: &mut impl Beside,
+    ) -> Result<EncodedObject, RequestError> {
+        let sealed = match turn.get(self.space, stored) {
+            Ok(None) => return Ok(EncodedObject::default()),
+            Ok(Some(sealed)) => sealed,
+            Err(EngineError::Corrupt { .. }) => {
+                return Err(self.damaged(turn, address, stored, beside));
+            }
+            Err(error) => return Err(RequestError::from(error)),
+        };
+        match record::open(stored, &sealed).map(EncodedObject) {
+            Ok(object) if object.is_of(address.conflict) => Ok(object),
+            _ if planted!("damaged_record_taken_as_absent") => Ok(EncodedObject::default()),
+            Ok(_) | Err(RecordError::Damaged) => Err(self.damaged(turn, address, stored, beside)),
+            Err(newer @ RecordError::Format(_)) => {
+                Err(RequestError::Data { reason: newer.to_string() })
+            }
+        }
+    }
+
+    fn object(
+        &mut self,
+        turn: &mut Turn<'_>,
+        address: &Address,
+        stored: &Bytes,
+        beside: &mut impl Beside,
+    ) -> Result<Object, RequestError> {
+        let decoded = self.find(turn, address, stored, beside)?.decode(address.conflict);
+        decoded.map_err(|DecodeError { .. }| self.damaged(turn, address, stored, beside))
+    }
+
+    fn damaged(
+        &mut self,
+        turn: &mut Turn<'_>,
+        address: &Address,
+        stored: &Bytes,
+        beside: &mut impl Beside,
+    ) -> RequestError {
+        if self.distrust(stored, address.hash(), beside) {
+            *turn.corrupt.entry(self.space).or_default() += 1;
+        }
+        let reason = format!("the record of key hash {:016x} is damaged here", address.hash().0);
+        RequestError::Damaged { reason }
+    }
+
+    fn next_dot(&mut self, turn: &mut Turn<'_>, frontier: Option<&Frontier>) -> Dot {
+        let dot = match self.issued {
+            Some(last) => Dot { n: last.n + 1, ..last },
+            None if planted!("actor_kept_over_a_rollback") => {
+                let actor = Actor(turn.admitting.node.0 ^ u64::from(self.id.partition.0));
+                Dot { actor, n: frontier.map_or(0, |frontier| frontier.base(actor)) + 1 }
+            }
+            None => Dot { actor: Actor(turn.rng.next_u64()), n: 1 },
+        };
+        assert!(!frontier.is_some_and(|seen| seen.contains(dot)), "{dot} was issued twice");
+        self.issued = Some(dot);
+        dot
+    }
+}
+
+/// Refuses a new write; the node that its id names records that.
+fn refuse(
+    turn: &mut Turn<'_>,
+    operation: OperationId,
+    key: KeyHash,
+    index: Bytes,
+    refusal: RequestError,
+) -> WriteError {
+    if !turn.admitting.is_named_by(&operation) {
+        return WriteError::unknown(operation, refusal);
+    }
+    if !planted!("refusal_not_recorded") {
+        turn.record(index, Recorded { key, done: None }, true);
+    }
+    WriteError::not_applied(refusal)
+}
+
+/// Why a new write of this key is refused, whoever can be reached; it has `n` owners.
+fn refused_by(n: u8, object: &Object, write: &Write, turn: &mut Turn<'_>) -> Option<RequestError> {
+    match write.address.conflict {
+        Conflict::Siblings => {
+            let left = object.uncovered(&write.context.version);
+            let with = |value: &Bytes| object.uncovered_bytes(&write.context.version) + value.len();
+            let full = |value| left > 0 && with(value) > siblings_max_bytes(n);
+            let crowded = |value| left >= SIBLINGS_MAX || full(value);
+            let count = left as u32;
+            let refusal = || RequestError::TooManySiblings { count };
+            write.value.as_ref().is_some_and(crowded).then(refusal)
+        }
+        Conflict::Lww => {
+            // Counted, and written above: refusing would leave the key as the wrong clock did.
+            turn.future_of(object);
+            let wrong = turn.wrong_clock();
+            let ended = || RequestError::invalid("the key was written at the end of time");
+            wrong.or_else(|| next_time(object, write, turn).is_none().then(ended))
+        }
+    }
+}
+
+/// At most so many bytes a new write's object has.
+fn bytes_left(object: &Object, write: &Write) -> usize {
+    const ENTRY_BYTES: usize = 128;
+    let value = write.value.as_ref().map_or(0, Bytes::len);
+    let covered = match write.address.conflict {
+        Conflict::Siblings => object.uncovered_bytes(&write.context.version),
+        Conflict::Lww => 0,
+    };
+    let dots = object.version().len() + write.context.version.len() + object.entries().len();
+    covered + value + ENTRY_BYTES * (dots + 1)
+}
+
+fn write_sibling(object: &mut Object, turn: &mut Turn<'_>, write: Write, dot: Dot) {
+    let Write { value, context, operation, .. } = write;
+    let Some(payload) = value else { return object.delete(dot, &context.version) };
+    let seen = object.time().max(context.time);
+    let time = turn.clock.next(turn.admitting.now_ms, seen);
+    *turn.clock = time;
+    let entry = Entry { payload, time, deadline_ms: None, operation, origin: dot };
+    object.write(dot, &context.version, entry);
+}
+
+fn write_last(object: &mut Object, turn: &mut Turn<'_>, write: Write, dot: Dot) {
+    let time = next_time(object, &write, turn).expect("a write without a time is refused");
+    let Write { value, context, operation, .. } = write;
+    let entry = |payload| Entry { payload, time, deadline_ms: None, operation, origin: dot };
+    object.write_last(Stamp { time, dot }, &context.version, value.map(entry));
+}
+
+/// When a write of an `lww` namespace happens: after what its client and this replica have seen of
+/// the key. The clock of the shard has no part in it, so that one key in the future leaves the others
+/// alone. None at the end of time.
+fn next_time(object: &Object, write: &Write, turn: &Turn<'_>) -> Option<Hlc> {
+    let (held, seen) = (object.time(), write.context.time);
+    planted!("lww_clock_below_what_it_holds", { return seen.after(turn.admitting.now_ms) });
+    planted!("lww_clock_below_what_its_client_saw", { return held.after(turn.admitting.now_ms) });
+    held.max(seen).after(turn.admitting.now_ms)
+}
+
+fn written(
+    done: Done,
+    object: &Object,
+    encoded: EncodedObject,
+    operation: &OperationId,
+) -> Written {
+    let Done { dot, clock_ms, payload } = done;
+    let context = Context::of_write(object, operation);
+    let siblings = object.siblings().len() as u32;
+    Written { dot, object: encoded, context, siblings, clock_ms, payload }
+}
+
+fn refusal(admission: Admission, id: OperationId, admitting: Admitting) -> WriteError {
+    match admission {
+        Admission::Refused => WriteError::not_applied(RequestError::invalid(
+            "the operation id was refused before; take a new one",
+        )),
+        Admission::OtherKey => WriteError::not_applied(RequestError::invalid(
+            "the operation id was used for another key; take a new one for each write",
+        )),
+        Admission::OtherPayload => WriteError::not_applied(RequestError::invalid(
+            "the operation id was used for another value, or with another context; take a new one for \
+             each write",
+        )),
+        Admission::Expired => WriteError::unknown(
+            id,
+            RequestError::invalid(
+                "the operation id is over an hour old, or its time lies in the future; \
+             take its time from a server (Describe)",
+            ),
+        ),
+        Admission::EarlierOpening => {
+            WriteError::unknown(id, RequestError::EarlierOpening { opening: admitting.opening })
+        }
+        Admission::Elsewhere => {
+            let reason = "another node was asked in its place, and does not know the write";
+            let (node, reason) = (id.coordinator, reason.to_owned());
+            WriteError::unknown(id, RequestError::CoordinatorUnreachable { node, reason })
+        }
+        Admission::New | Admission::Done(_) => {
+            WriteError::not_applied(RequestError::internal("a write that is to run was refused"))
+        }
+    }
+}
