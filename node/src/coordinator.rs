@@ -21,6 +21,7 @@ mod scan;
 mod write;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub use self::read::{Get, GetBatch, ReadAnswer};
 pub use self::resolve::Resolve;
@@ -73,7 +75,14 @@ pub struct Coordinator {
     env: Env,
     clocks: Arc<Clocks>,
     liveness: Arc<Liveness>,
+    stop: CancellationToken,
     repairs: Arc<Semaphore>,
+    /// Writes that were answered, and go on for the sake of those that have not acknowledged them.
+    followed: Arc<Semaphore>,
+    /// How many of them were given up, so that an owner may lack a write that nobody owes it.
+    unfollowed: Arc<AtomicU64>,
+    /// For how many writes others may stand in because owners are late.
+    late: Arc<write::LateBudget>,
     /// Damaged records that are being mended, each with its owner; as many as repairs at most.
     mending: Arc<Mutex<BTreeSet<(Address, NodeId)>>>,
 }
@@ -98,6 +107,8 @@ pub struct CoordinatorParts {
     pub clocks: Arc<Clocks>,
     /// Who is there.
     pub liveness: Arc<Liveness>,
+    /// Cancelled when the node is to stop: then nothing that nobody waits for is waited for.
+    pub stop: CancellationToken,
 }
 
 /// One key in one namespace, with all that a request needs to know of it.
@@ -121,7 +132,11 @@ impl Coordinator {
             env: parts.env,
             clocks: parts.clocks,
             liveness: parts.liveness,
+            stop: parts.stop,
             repairs: Arc::new(Semaphore::new(REPAIRS_MAX)),
+            followed: Arc::new(Semaphore::new(write::FOLLOWED_MAX)),
+            late: Arc::default(),
+            unfollowed: Arc::default(),
             mending: Arc::default(),
         }
     }
@@ -171,6 +186,11 @@ impl Coordinator {
         &self.liveness
     }
 
+    /// How many answered writes were given up before each owner had them, or was owed them.
+    pub fn writes_unfollowed(&self) -> u64 {
+        self.unfollowed.load(Ordering::Relaxed)
+    }
+
     /// The namespace called `name`, by the newest metadata that can be had.
     pub async fn namespace(
         &self,
@@ -210,18 +230,36 @@ impl Coordinator {
         Ok(Target::new(view, namespace, key))
     }
 
-    /// The target of a request that another node sent on, which this node must own.
+    /// The target of a request that another node sent on.
     fn forwarded_target(&self, id: NamespaceId, key: Key) -> Result<Target, RequestError> {
         let view = self.view()?;
         let namespace = view.namespace(id).cloned();
         let unknown = || RequestError::UnknownNamespace { name: format!("of id {}", id.0) };
         let namespace = namespace.ok_or_else(unknown)?;
         let target = Target::new(view, namespace, key);
+        Ok(target)
+    }
+
+    /// The same, if this node must own it.
+    fn owned_target(&self, id: NamespaceId, key: Key) -> Result<Target, RequestError> {
+        let target = self.forwarded_target(id, key)?;
         match target.preference()?.is_owner(self.node) {
             true => Ok(target),
-            false => Err(RequestError::not_ready(
-                "this node does not hold the key by what it knows of the cluster; try again",
-            )),
+            false => Err(not_held()),
+        }
+    }
+
+    /// Why a node is not to be waited for, as far as is known; none: it is there.
+    fn away(&self, node: NodeId) -> Option<Cause> {
+        if node == self.node {
+            return None;
+        }
+        if !self.peers.connected(node) {
+            return Some(Cause::Disconnected);
+        }
+        match self.liveness.of(node).and_then(|seen| seen.health) {
+            Some(Health::Suspect | Health::Down) => Some(Cause::Away),
+            Some(Health::Alive) | None => None,
         }
     }
 
@@ -281,6 +319,12 @@ pub fn binding<'a>(view: &'a View, namespace: &Namespace, key: &Key) -> ContextB
     }
 }
 
+fn not_held() -> RequestError {
+    RequestError::not_ready(
+        "this node does not hold the key by what it knows of the cluster; try again",
+    )
+}
+
 fn preference(view: &View, vnode: VnodeId) -> Result<&PreferenceList, RequestError> {
     let missing = || RequestError::internal(format!("no placement for n = {}", vnode.n));
     view.preference(vnode).ok_or_else(missing)
@@ -324,7 +368,9 @@ fn cause_of_error(error: &RequestError) -> Cause {
 fn not_reached(view: &View, tally: Tally, failures: &[Failure], silent: &[NodeId]) -> RequestError {
     let failed = failures.iter().map(|f| format!("{} {}", view.name_of(f.node), f.cause));
     let silent = silent.iter().map(|&node| format!("{} {}", view.name_of(node), Cause::Timeout));
-    let reasons: Vec<String> = failed.chain(silent).collect();
+    let mut reasons: Vec<String> = failed.chain(silent).collect();
+    // Not in the order of their arrival: the same failure is the same message.
+    reasons.sort();
     let detail =
         if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) };
     RequestError::QuorumNotReached { needed: tally.needed(), got: tally.acks(), detail }

@@ -37,7 +37,7 @@ macro_rules! planted {
 
 /// Every planted defect.
 #[cfg(quorate_mutants)]
-pub const NAMES: [&str; 26] = [
+pub const NAMES: [&str; 27] = [
     "acknowledged_before_the_batch",
     "actor_kept_over_a_rollback",
     "answered_before_the_batch",
@@ -55,6 +55,7 @@ pub const NAMES: [&str; 26] = [
     "merge_drops_a_concurrent_sibling",
     "one_ack_too_few",
     "one_answer_too_few",
+    "own_hint_counts_as_a_second_ack",
     "receipt_names_who_did_not_acknowledge",
     "refusal_not_recorded",
     "repair_replaces_instead_of_merging",

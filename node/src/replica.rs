@@ -164,6 +164,7 @@ impl Replica {
             env: env.clone(),
             clocks,
             liveness: Arc::default(),
+            stop: stop.clone(),
         }));
         let (gossip, inbox) = Inbox::new();
         let handler = Arc::new(PeerHandler::new(coordinator.clone(), gossip, metrics.clone()));

@@ -96,7 +96,7 @@ impl Coordinator {
         timeout: Duration,
     ) -> Result<(Object, u32), RequestError> {
         let deadline = Instant::now() + timeout;
-        let target = self.forwarded_target(forward.namespace, forward.key)?;
+        let target = self.owned_target(forward.namespace, forward.key)?;
         let repair = if forward.blocking_repair { Repair::Blocking } else { Repair::Async };
         self.read_owners(&target, forward.r, repair, deadline).await
     }

@@ -1,24 +1,26 @@
 //! Coordinating puts and deletes; many at once in [`batch`].
 
 mod batch;
+mod copies;
 mod elsewhere;
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::{Instant, timeout_at};
 
 pub use self::batch::PutBatch;
+use self::copies::Copies;
+pub(super) use self::copies::{FOLLOWED_MAX, LateBudget};
 use super::mend::IfAbsent;
-use super::{Coordinator, Others, Target, Trust, cause_of, not_reached, remaining, resolve};
+use super::{Coordinator, Others, Target, Trust, not_held, not_reached, remaining, resolve};
 use crate::cluster::view::View;
 use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NodeId};
 use crate::dynamo::metadata::document::{Conflict, Durability};
 use crate::dynamo::operation::{Opening, OperationId};
-use crate::dynamo::quorum::{Level, Verdict};
-use crate::dynamo::write::WriteOp;
+use crate::dynamo::quorum::{Cause, Failure, Level, Verdict};
+use crate::dynamo::write::{WriteOp, WritePlan};
 use crate::error::{Outcome, RequestError, WriteError};
 use crate::transport::{ForwardWrite, PeerError, Replicate, Reply, Request, WriteResult};
 use crate::vnode::{Write, Written};
@@ -119,9 +121,20 @@ impl Coordinator {
         timeout: Duration,
     ) -> Result<WriteResult, WriteError> {
         let deadline = Instant::now() + timeout;
-        let target = self.forwarded_target(forward.namespace, forward.key.clone());
+        let target = self.coordinated_target(&forward);
         let target = target.map_err(|error| WriteError::at_the_door(forward.doubtful(), error))?;
         self.run_or_finish(&target, forward, deadline).await
+    }
+
+    /// The target of a write that another node sent on: this node must own it, or may stand in.
+    fn coordinated_target(&self, forward: &ForwardWrite) -> Result<Target, RequestError> {
+        let target = self.forwarded_target(forward.namespace, forward.key.clone())?;
+        let preference = target.preference()?;
+        let listed = preference.position(self.node).is_some();
+        match preference.is_owner(self.node) || forward.sloppy && listed {
+            true => Ok(target),
+            false => Err(not_held()),
+        }
     }
 
     /// Checks a client's write, and fills in what it left to the namespace.
@@ -148,6 +161,7 @@ impl Coordinator {
             ));
         }
         let durability = rules.durability.unwrap_or(namespace.durability);
+        let sloppy = rules.sloppy.unwrap_or(namespace.sloppy);
         Ok(ForwardWrite {
             namespace: namespace.id,
             key: put.key,
@@ -157,26 +171,36 @@ impl Coordinator {
             synced: durability == Durability::Synced,
             at_least_once: rules.at_least_once || put.operation.is_none(),
             fresh: put.fresh || put.operation.is_none(),
-            sloppy: rules.sloppy.unwrap_or(namespace.sloppy),
+            sloppy,
             operation: match put.operation {
                 Some(id) => id,
-                None => self.new_operation(target)?,
+                None => self.new_operation(target, sloppy)?,
             },
         })
     }
 
     /// An id for a client that gave none. It runs once since it is sent once; if it goes to another
     /// node, whose opening is not known here, it names none.
-    fn new_operation(&self, target: &Target) -> Result<OperationId, RequestError> {
-        let coordinator = self.reachable_owner(target)?;
+    fn new_operation(&self, target: &Target, sloppy: bool) -> Result<OperationId, RequestError> {
+        let coordinator = self.reachable(target, sloppy)?;
         let opening = if coordinator == self.node { self.opening } else { Opening(0) };
         let (client, sequence) = (self.env.random(), 1);
         Ok(OperationId { issued_ms: self.env.now_ms(), coordinator, opening, client, sequence })
     }
 
-    fn reachable_owner(&self, target: &Target) -> Result<NodeId, RequestError> {
-        let owners = self.owners_by_reach(target.preference()?);
-        Ok(*owners.first().expect("a partition has an owner"))
+    /// Who is to run a write that no id forbids to: an owner; if none is there and others may stand in,
+    /// this node, or else the next that would.
+    fn reachable(&self, target: &Target, sloppy: bool) -> Result<NodeId, RequestError> {
+        let preference = target.preference()?;
+        let owners = self.owners_by_reach(preference);
+        let first = *owners.first().expect("a partition has an owner");
+        if !sloppy || self.away(first).is_none() {
+            return Ok(first);
+        }
+        let fallbacks = preference.fallbacks();
+        let here = fallbacks.contains(&self.node).then_some(self.node);
+        let there = || fallbacks.iter().copied().find(|&node| self.away(node).is_none());
+        Ok(here.or_else(there).unwrap_or(first))
     }
 
     /// Who is to run the write: the node its id names; of those asked to run it at least once, this
@@ -188,9 +212,9 @@ impl Coordinator {
     ) -> Result<NodeId, RequestError> {
         let (preference, named) = (target.preference()?, forward.operation.coordinator);
         if forward.at_least_once {
-            return self.reachable_owner(target);
+            return self.reachable(target, forward.sloppy);
         }
-        if preference.is_owner(named) {
+        if preference.is_owner(named) || forward.sloppy && preference.position(named).is_some() {
             return Ok(named);
         }
         Err(RequestError::not_ready(format!(
@@ -224,27 +248,55 @@ impl Coordinator {
     ) -> Result<WriteResult, WriteError> {
         let doubtful = forward.doubtful();
         let refused = |error| WriteError::at_the_door(doubtful, error);
-        let preference = target.preference().map_err(refused)?;
-        let owners = preference.owners().to_vec();
-        let (id, w, synced) = (forward.operation, forward.w, forward.synced);
+        let (id, synced) = (forward.operation, forward.synced);
+        let reach = self.reach(target, &forward).map_err(refused)?;
         let mut write = self.prepare(target, forward).map_err(refused)?;
-        write.refusal = self.refused(target, &owners, w);
-        let written = match self.write_here(write.clone(), synced, deadline).await {
-            Err(WriteError { error: RequestError::Damaged { .. }, .. }) => {
-                self.write_mended(target, write, synced, deadline).await?
-            }
-            written => written?,
+        write.refusal = self.refused(target, &reach);
+        let owns = reach.plan.owners.contains(&self.node);
+        let written = match owns {
+            false => self.write_hint(write, &reach.plan, synced, deadline).await?,
+            true => match self.write_here(write.clone(), synced, deadline).await {
+                Err(WriteError { error: RequestError::Damaged { .. }, .. }) => {
+                    self.write_mended(target, write, synced, deadline).await?
+                }
+                written => written?,
+            },
         };
-        let mut op = WriteOp::new(w, &owners);
-        if usize::from(w) == owners.len() || !planted!("replicated_before_the_batch") {
-            op.on_ack(self.node, synced);
-        }
+        let mut op = WriteOp::new(reach.plan);
         let replicate = self.replicate(target, &written, id, synced);
-        self.collect(&mut op, replicate, &owners, deadline).await;
+        let mut copies = Copies::new(target.clone(), replicate, deadline);
+        self.collect(&mut op, &mut copies, &reach.away).await;
         self.mend_later(target, op.failures());
-        conclude(target, &op, written, id)
+        let concluded = conclude(target, &op, &written, id);
+        self.follow_up(op, copies);
+        concluded
     }
 
+    /// Whom a write can count on. Who is suspect or down is passed over by a sloppy write, unless too
+    /// few are left without them: what is known of others may be wrong.
+    fn reach(&self, target: &Target, forward: &ForwardWrite) -> Result<Reach, RequestError> {
+        let preference = target.preference()?;
+        let (owners, sloppy) = (preference.owners(), forward.sloppy);
+        let reach = |away: &dyn Fn(NodeId) -> Option<Cause>| {
+            let failure = |&node: &NodeId| away(node).map(|cause| Failure { node, cause });
+            let fallback = |node: &NodeId| sloppy && *node != self.node && away(*node).is_none();
+            let (needed, late) = (forward.w, usize::from(forward.w) < owners.len());
+            let plan = WritePlan {
+                needed: needed + u8::from(late && planted!("replicated_before_the_batch")),
+                coordinator: self.node,
+                owners: owners.to_vec(),
+                fallbacks: preference.fallbacks().iter().copied().filter(fallback).collect(),
+                sloppy,
+            };
+            Reach { plan, away: owners.iter().filter_map(failure).collect() }
+        };
+        let known = sloppy.then(|| reach(&|node| self.away(node)));
+        let suffices = |reach: &Reach| reach.count() >= usize::from(forward.w);
+        let disconnected = |node| self.away(node).filter(|cause| *cause == Cause::Disconnected);
+        Ok(known.filter(suffices).unwrap_or_else(|| reach(&disconnected)))
+    }
+
+    /// Gives the write its dot as an owner.
     async fn write_here(
         &self,
         write: Write,
@@ -252,12 +304,19 @@ impl Coordinator {
         deadline: Instant,
     ) -> Result<Written, WriteError> {
         let id = write.operation;
-        timeout_at(deadline, self.shards.write(write, synced, deadline)).await.unwrap_or_else(
-            |_| {
-                let waiting_for = "waiting for the node's own storage".to_owned();
-                Err(WriteError::unknown(id, RequestError::Timeout { waiting_for }))
-            },
-        )
+        by_deadline(id, deadline, self.shards.write(write, synced, deadline)).await
+    }
+
+    /// The same as a fallback, which owes it to all owners.
+    async fn write_hint(
+        &self,
+        write: Write,
+        plan: &WritePlan,
+        synced: bool,
+        deadline: Instant,
+    ) -> Result<Written, WriteError> {
+        let (id, owners) = (write.operation, plan.owners.clone());
+        by_deadline(id, deadline, self.shards.write_hint(write, owners, synced, deadline)).await
     }
 
     /// The record of the key is damaged here: mends it first. Where it cannot be, the write is
@@ -276,8 +335,6 @@ impl Coordinator {
     }
 
     fn prepare(&self, target: &Target, forward: ForwardWrite) -> Result<Write, RequestError> {
-        let owner = target.preference()?.is_owner(self.node);
-        assert!(owner, "only an owner of the key coordinates");
         let context = match forward.context.is_empty() {
             true => Context::default(),
             false => Context::open(&forward.context, target.binding())?,
@@ -295,21 +352,21 @@ impl Coordinator {
     }
 
     /// Why a new write, alone or of a batch, is refused before it has a dot.
-    fn refused(&self, target: &Target, owners: &[NodeId], w: u8) -> Option<RequestError> {
-        self.too_few_reachable(target, owners, w).or_else(|| self.wrong_clock(target))
+    fn refused(&self, target: &Target, reach: &Reach) -> Option<RequestError> {
+        self.too_few_reachable(target, reach).or_else(|| self.wrong_clock(target))
     }
 
-    /// Too few owners could acknowledge it.
-    fn too_few_reachable(&self, target: &Target, owners: &[NodeId], w: u8) -> Option<RequestError> {
-        let away = |node: &&NodeId| **node != self.node && !self.peers.connected(**node);
-        let reachable = owners.len() - owners.iter().filter(away).count();
-        if reachable >= usize::from(w) {
+    /// Too few could acknowledge it.
+    fn too_few_reachable(&self, target: &Target, reach: &Reach) -> Option<RequestError> {
+        let (needed, got) = (reach.plan.needed, reach.count());
+        if got >= usize::from(needed) {
             return None;
         }
         let away: Vec<String> =
-            owners.iter().filter(away).map(|&node| target.view.name_of(node)).collect();
-        let detail = format!("; not connected: {}", away.join(", "));
-        Some(RequestError::QuorumNotReached { needed: w.into(), got: reachable as u32, detail })
+            reach.away.iter().map(|failure| target.view.name_of(failure.node)).collect();
+        let no_more = if reach.plan.sloppy { ", and too few others stand in" } else { "" };
+        let detail = format!("; not connected: {}{no_more}", away.join(", "));
+        Some(RequestError::QuorumNotReached { needed: needed.into(), got: got as u32, detail })
     }
 
     /// Why this node may not order writes of an `lww` namespace: a clock that is ahead would hide
@@ -362,52 +419,56 @@ impl Coordinator {
             hint_for: None,
         }
     }
+}
 
-    /// Sends the object to the other owners, all at once, and listens until the verdict or the
-    /// deadline. Who answers later keeps the object all the same.
-    async fn collect(
-        &self,
-        op: &mut WriteOp,
-        replicate: Replicate,
-        owners: &[NodeId],
-        deadline: Instant,
-    ) {
-        let others = owners.iter().filter(|&&node| node != self.node);
-        let mut replies: FuturesUnordered<_> = others
-            .map(|&node| self.request(node, Request::Replicate(replicate.clone()), deadline))
-            .collect();
-        while op.verdict() == Verdict::Pending {
-            match timeout_at(deadline, replies.next()).await {
-                Ok(Some((node, Ok(Reply::Replicated { synced })))) => op.on_ack(node, synced),
-                Ok(Some((node, other))) => op.on_failure(node, cause_of(&other)),
-                Ok(None) | Err(_) => return,
-            }
-        }
+/// Whom a write can count on.
+struct Reach {
+    plan: WritePlan,
+    /// The owners that are not waited for.
+    away: Vec<Failure>,
+}
+
+impl Reach {
+    /// How many could acknowledge: owners, and others in place of those that are away.
+    fn count(&self) -> usize {
+        let (owners, away) = (self.plan.owners.len(), self.away.len());
+        let coordinates = !self.plan.owners.contains(&self.plan.coordinator);
+        owners - away + away.min(self.plan.fallbacks.len() + usize::from(coordinates))
     }
+}
+
+/// What this node's storage answers, or that it does not in time.
+async fn by_deadline(
+    id: OperationId,
+    deadline: Instant,
+    written: impl Future<Output = Result<Written, WriteError>>,
+) -> Result<Written, WriteError> {
+    timeout_at(deadline, written).await.unwrap_or_else(|_| {
+        let waiting_for = "waiting for the node's own storage".to_owned();
+        Err(WriteError::unknown(id, RequestError::Timeout { waiting_for }))
+    })
 }
 
 /// The answer to a write, once it was listened to the owners.
 fn conclude(
     target: &Target,
     op: &WriteOp,
-    written: Written,
+    written: &Written,
     id: OperationId,
 ) -> Result<WriteResult, WriteError> {
     if op.verdict() != Verdict::Reached {
-        let heard = |node: &NodeId| op.failures().iter().any(|f| f.node == *node);
-        let silent: Vec<NodeId> = op.missing().into_iter().filter(|n| !heard(n)).collect();
-        let error = not_reached(&target.view, op.tally(), op.failures(), &silent);
+        let error = not_reached(&target.view, op.tally(), op.failures(), &op.silent());
         // Else the client would ask again until its time is over.
         let error = if op.is_in_vain() { RequestError::too_late(error) } else { error };
         return Err(WriteError::unknown(id, error));
     }
     let acks = op.receipt();
     Ok(WriteResult {
-        context: written.context.map(|context| context.seal(target.binding())),
+        context: written.context.as_ref().map(|context| context.seal(target.binding())),
         siblings: written.siblings,
         dot: written.dot,
-        acked: acks.nodes,
-        fallbacks: Vec::new(),
+        acked: acks.owners,
+        fallbacks: acks.fallbacks,
         synced: acks.synced,
     })
 }

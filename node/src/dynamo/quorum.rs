@@ -189,9 +189,19 @@ pub enum Cause {
     /// The same, and the write is too old for that ever to be told: no retry will be acknowledged.
     #[error("holds a write that may only seem later, by clocks that differ or as this one is old")]
     Late,
+    /// It is known not to answer, and was not asked.
+    #[error("is not there")]
+    Away,
     /// Its silence is not believed, since its store is being rebuilt; what it told was merged.
     #[error("does not count while it is being rebuilt")]
     Rebuilding,
+}
+
+impl Cause {
+    /// Whether an owner that does not acknowledge a write for it has the write all the same.
+    pub fn has_the_write(self) -> bool {
+        matches!(self, Self::Future | Self::Clocks | Self::Late)
+    }
 }
 
 /// An owner that did not answer, for the error message.

@@ -1,98 +1,270 @@
-//! One write: counting who stored the object.
+//! One write: who is sent the object, who stands in for whom, and who has stored it.
 //!
-//! The coordinator applies the write in its own store, sends the whole object to the other owners
-//! and answers as soon as W owners acknowledged, its own ack included (Dynamo, SOSP 2007, section
-//! 4.5). The others are not forgotten: whoever has not acknowledged is *missing* the object and
-//! gets it later.
+//! The coordinator applies the write in its own store, sends the whole object to the owners and
+//! answers as soon as W of them acknowledged, its own ack included (Dynamo, SOSP 2007, sections 4.5
+//! and 4.6). For an owner that is away, full or late another node keeps the object as a *hint*: in a
+//! sloppy write the next fallback, whose ack counts in the owner's place; in a strict one the
+//! coordinator, where it does not count. Nobody is forgotten after the answer either: the write is
+//! *settled* when each owner has the object or is owed it by somebody.
 //!
 //! ```text
-//!   owners 1 2 3, w=2    acked     verdict       missing
-//!   ack 1 (its own)      1         pending       2 3
-//!   2 timed out          1         pending       2 3
-//!   ack 3, synced        1 3       reached       2        receipt: 1 3, one synced
+//!   owners 1 2 3, fallbacks 4 5, w=2, sloppy; 2 is away      sent       acked        verdict
+//!   start                                                    3, 4 (2)                pending
+//!   ack 1 (its own)                                                     1            pending
+//!   4 keeps it for 2                                                    1 4(2)       reached
+//!   3 timed out                                              5 (3)      1 4(2)       reached
+//!   5 keeps it for 3                                                    1 4(2) 5(3)  reached, settled
 //! ```
 //!
-//! Invariants: a receipt names only nodes that acknowledged; each owner's first word counts, so
-//! that duplicated and late replies change nothing, and a verdict, once reached or unreachable,
-//! stays; replies of nodes that are no owners do not count. After the dot was issued,
-//! *unreachable* does not mean *not applied*: the owners that acknowledged have it, and those that
-//! timed out may. Left out: fallbacks and their hints; they come with sloppy quorums.
+//! When no owner can be reached a fallback coordinates: what it wrote is a hint for every owner, and
+//! counts for one that did not acknowledge.
+//!
+//! Invariants: each owner is counted once, whether it acknowledged or its stand-in did, and no node
+//! for two; a receipt names only nodes that acknowledged; each one's first word counts, so that
+//! duplicated and late replies change nothing, and a verdict, once reached or unreachable, stays. An
+//! owner that has the object and does not vouch for it (its clock may be wrong) is nobody to stand in
+//! for: a fallback, which knows nothing of the key, would vouch for a write that is hidden at home.
+//! After the dot was issued, *unreachable* does not mean *not applied*: those that acknowledged have
+//! it, and those that timed out may.
+
+use std::collections::VecDeque;
 
 use super::key::NodeId;
 use super::quorum::{Cause, Failure, Tally, Verdict, is_distinct};
 
-/// A write under way. Nothing in here has an effect; the caller sends and asks for the verdict.
-#[derive(Clone, Debug)]
-pub struct WriteOp {
-    owners: Vec<NodeId>,
-    tally: Tally,
-    acks: Acks,
-    failures: Vec<Failure>,
+/// What a write has to work with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WritePlan {
+    /// How many owners must acknowledge, themselves or by a stand-in.
+    pub needed: u8,
+    /// The node that gives the write its dot.
+    pub coordinator: NodeId,
+    /// The key's owners.
+    pub owners: Vec<NodeId>,
+    /// Who may stand in for one, the most preferred first; not the coordinator.
+    pub fallbacks: Vec<NodeId>,
+    /// Whether a stand-in's ack counts.
+    pub sloppy: bool,
+}
+
+/// A node that keeps a write as a hint, and the owner in whose place it does.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct StandIn {
+    /// The node.
+    pub node: NodeId,
+    /// The owner.
+    pub owner: NodeId,
+}
+
+/// What is to be done for a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Send the object to this owner.
+    Send(NodeId),
+    /// Have this node keep it as a hint; it may be the coordinator itself.
+    Keep(StandIn),
 }
 
 /// Who acknowledged a write.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Acks {
     /// The owners that stored the object, in the order in which their acks arrived.
-    pub nodes: Vec<NodeId>,
-    /// How many of them had it on disk before they answered.
+    pub owners: Vec<NodeId>,
+    /// The stand-ins of owners that did not, likewise.
+    pub fallbacks: Vec<StandIn>,
+    /// How many of all of them had it on disk before they answered.
     pub synced: u32,
 }
 
+/// A write under way. Nothing in here has an effect; the caller sends and asks for the verdict.
+#[derive(Clone, Debug)]
+pub struct WriteOp {
+    needed: u8,
+    coordinator: NodeId,
+    sloppy: bool,
+    slots: Vec<Slot>,
+    /// Fallbacks that nothing was asked of.
+    spare: VecDeque<NodeId>,
+    /// What a fallback that coordinates keeps for all owners: whether it is on disk, until it counts
+    /// for one of them.
+    own_hint: Option<bool>,
+    /// In the order of their arrival.
+    acks: Vec<Ack>,
+    failures: Vec<Failure>,
+}
+
+/// One owner's part in a write.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    owner: NodeId,
+    /// What became of its own copy.
+    own: Progress,
+    /// Who stands in for it, if anybody, and what became of that one's copy.
+    stand_in: Option<(NodeId, Progress)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Progress {
+    Unsent,
+    Waiting,
+    Acked,
+    /// The owner may lack the object.
+    Failed,
+    /// The owner has it, and does not vouch for it.
+    Refused,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ack {
+    by: StandIn,
+    synced: bool,
+}
+
 impl WriteOp {
-    /// A write that `needed` of `owners` must acknowledge. If there are fewer owners than that, it
-    /// is unreachable from the start, and should be refused before it is given a dot.
-    pub fn new(needed: u8, owners: &[NodeId]) -> Self {
-        assert!(is_distinct(owners), "an owner is named twice: {owners:?}");
+    /// A write of which nothing was sent. If there are fewer owners than are needed, it is unreachable
+    /// from the start, and should be refused before it is given a dot.
+    pub fn new(plan: WritePlan) -> Self {
+        let WritePlan { needed, coordinator, owners, fallbacks, sloppy } = plan;
+        let nodes = [&owners[..], &fallbacks].concat();
+        assert!(is_distinct(&nodes), "a node is named twice: {nodes:?}");
+        assert!(!fallbacks.contains(&coordinator), "the coordinator keeps hints last of all");
         let needed =
             if needed > 1 { needed - u8::from(planted!("one_ack_too_few")) } else { needed };
+        let slot = |owner| Slot { owner, own: Progress::Unsent, stand_in: None };
         Self {
-            owners: owners.to_vec(),
-            tally: Tally::new(needed, owners.len()),
-            acks: Acks::default(),
+            needed,
+            coordinator,
+            sloppy,
+            slots: owners.into_iter().map(slot).collect(),
+            spare: fallbacks.into(),
+            own_hint: None,
+            acks: Vec::new(),
             failures: Vec::new(),
         }
     }
 
-    /// `node` stored the object; `synced`: on disk. Also worth telling after the verdict.
-    pub fn on_ack(&mut self, node: NodeId, synced: bool) {
-        if self.is_awaited(node) {
-            self.tally.ack();
-            self.acks.nodes.push(node);
-            self.acks.synced += u32::from(synced);
+    /// The coordinator's own batch was applied: the first that happens. Whom to send the object then;
+    /// `away` tells which owners are not to be waited for, and why.
+    pub fn start(&mut self, synced: bool, away: impl Fn(NodeId) -> Option<Cause>) -> Vec<Effect> {
+        match self.slot(self.coordinator) {
+            Some(at) => self.acked(at, self.coordinator, synced),
+            None => self.own_hint = Some(synced),
+        }
+        let mut effects = Vec::with_capacity(self.slots.len());
+        for at in 0..self.slots.len() {
+            if self.slots[at].own == Progress::Acked {
+                continue;
+            }
+            let owner = self.slots[at].owner;
+            self.slots[at].own = Progress::Waiting;
+            match away(owner) {
+                None => effects.push(Effect::Send(owner)),
+                Some(cause) => effects.extend(self.on_failure(owner, cause)),
+            }
+        }
+        effects
+    }
+
+    /// `owner` stored the object; `synced`: on disk. Also worth telling after the verdict.
+    pub fn on_ack(&mut self, owner: NodeId, synced: bool) {
+        if let Some(at) = self.slot(owner).filter(|&at| self.slots[at].own == Progress::Waiting) {
+            self.acked(at, owner, synced);
         }
     }
 
-    /// `node` did not acknowledge, and its answer is no longer waited for.
-    pub fn on_failure(&mut self, node: NodeId, cause: Cause) {
-        if self.is_awaited(node) {
-            self.tally.fail();
-            self.failures.push(Failure { node, cause });
+    /// `owner` did not acknowledge, and its answer is no longer waited for.
+    #[must_use]
+    pub fn on_failure(&mut self, owner: NodeId, cause: Cause) -> Option<Effect> {
+        let at = self.slot(owner).filter(|&at| self.slots[at].own == Progress::Waiting)?;
+        self.failures.push(Failure { node: owner, cause });
+        if cause.has_the_write() {
+            self.slots[at].own = Progress::Refused;
+            // What a stand-in says of it by now counts no more.
+            self.slots[at].stand_in.take_if(|(_, progress)| *progress == Progress::Waiting);
+            return None;
         }
+        self.slots[at].own = Progress::Failed;
+        // Once enough have it, what one cannot take for too much work is not pressed on others.
+        let pressing = cause != Cause::Overloaded || self.verdict() != Verdict::Reached;
+        self.divert(at, pressing)
+    }
+
+    /// A stand-in stored the object; `synced`: on disk.
+    pub fn on_kept(&mut self, StandIn { node, owner }: StandIn, synced: bool) {
+        let waits = Some((node, Progress::Waiting));
+        if let Some(at) = self.slot(owner).filter(|&at| self.slots[at].stand_in == waits) {
+            self.acked(at, node, synced);
+        }
+    }
+
+    /// A stand-in did not.
+    #[must_use]
+    pub fn on_not_kept(&mut self, StandIn { node, owner }: StandIn) -> Option<Effect> {
+        let waits = Some((node, Progress::Waiting));
+        let at = self.slot(owner).filter(|&at| self.slots[at].stand_in == waits)?;
+        self.slots[at].stand_in = Some((node, Progress::Failed));
+        self.divert(at, self.verdict() != Verdict::Reached)
+    }
+
+    /// The owners that have not answered are late: in a sloppy write others stand in for them, while
+    /// they are still listened to.
+    pub fn on_late(&mut self) -> Vec<Effect> {
+        if !self.sloppy || self.verdict() != Verdict::Pending {
+            return Vec::new();
+        }
+        let late = |at: &usize| self.slots[*at].is_late();
+        let late: Vec<usize> = (0..self.slots.len()).filter(late).collect();
+        late.into_iter().filter_map(|at| self.divert(at, true)).collect()
     }
 
     /// Where the write stands.
     pub fn verdict(&self) -> Verdict {
-        self.tally.verdict()
+        self.tally().verdict()
     }
 
     /// How many acks are needed, and how many there are.
     pub fn tally(&self) -> Tally {
-        self.tally
+        let mut tally = Tally::new(self.needed, self.slots.len());
+        for slot in &self.slots {
+            match () {
+                () if self.is_acked(slot) => tally.ack(),
+                () if !self.may_ack(slot) => tally.fail(),
+                () => {}
+            }
+        }
+        tally
     }
 
-    /// Who acknowledged so far.
+    /// Who acknowledged so far, as far as it counts.
     pub fn receipt(&self) -> Acks {
+        let mut receipt = Acks::default();
         planted!("receipt_names_who_did_not_acknowledge", {
-            return Acks { nodes: self.owners.clone(), ..self.acks };
+            receipt.owners = self.slots.iter().map(|slot| slot.owner).collect();
+            return receipt;
         });
-        self.acks.clone()
+        for &Ack { by, synced } in &self.acks {
+            let slot = self.slot(by.owner).expect("acks are of owners");
+            let in_place = by.node != by.owner && self.slots[slot].own == Progress::Acked;
+            if in_place || !self.counts(by) {
+                continue;
+            }
+            receipt.synced += u32::from(synced);
+            match by.node == by.owner {
+                true => receipt.owners.push(by.owner),
+                false => receipt.fallbacks.push(by),
+            }
+        }
+        receipt
     }
 
-    /// The owners that have not acknowledged, in their order: those that failed and those that
-    /// have not answered yet.
-    pub fn missing(&self) -> Vec<NodeId> {
-        self.owners.iter().copied().filter(|node| !self.acks.nodes.contains(node)).collect()
+    /// Whether nothing is left to be done: each owner has the object, or is owed it by somebody, or
+    /// nobody is left who would.
+    pub fn is_settled(&self) -> bool {
+        self.slots.iter().all(|slot| match (slot.own, slot.stand_in) {
+            (Progress::Acked | Progress::Refused, _) | (_, Some((_, Progress::Acked))) => true,
+            (Progress::Failed, None | Some((_, Progress::Failed))) => true,
+            _ => false,
+        })
     }
 
     /// The owners that failed, in the order in which they did.
@@ -100,17 +272,94 @@ impl WriteOp {
         &self.failures
     }
 
+    /// The owners of whom nothing was heard, in their order.
+    pub fn silent(&self) -> Vec<NodeId> {
+        let silent = self.slots.iter().filter(|slot| slot.own == Progress::Waiting);
+        silent.map(|slot| slot.owner).collect()
+    }
+
     /// Whether a retry is in vain whoever can be reached by then: the owners that would acknowledge one
     /// are too few.
     pub fn is_in_vain(&self) -> bool {
         let late = self.failures.iter().filter(|failure| failure.cause == Cause::Late).count();
-        self.owners.len() - late < self.tally.needed() as usize
+        self.slots.len() - late < usize::from(self.needed)
     }
 
-    /// Whether `node` is an owner of whom nothing was heard.
-    fn is_awaited(&self, node: NodeId) -> bool {
-        let failed = self.failures.iter().any(|failure| failure.node == node);
-        self.owners.contains(&node) && !self.acks.nodes.contains(&node) && !failed
+    fn slot(&self, owner: NodeId) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.owner == owner)
+    }
+
+    fn acked(&mut self, at: usize, node: NodeId, synced: bool) {
+        let slot = &mut self.slots[at];
+        match node == slot.owner {
+            true => slot.own = Progress::Acked,
+            false => slot.stand_in = Some((node, Progress::Acked)),
+        }
+        self.acks.push(Ack { by: StandIn { node, owner: slot.owner }, synced });
+    }
+
+    /// Finds somebody to stand in for the owner at `at`: a fallback if it is `pressing`, else, or if
+    /// there is none, this node. One stands in at a time.
+    fn divert(&mut self, at: usize, pressing: bool) -> Option<Effect> {
+        let slot = self.slots[at];
+        if matches!(slot.stand_in, Some((_, Progress::Waiting | Progress::Acked))) {
+            return None;
+        }
+        if self.sloppy && pressing {
+            if let Some(synced) = self.own_hint.take() {
+                self.acked(at, self.coordinator, synced);
+                return None;
+            }
+            if let Some(node) = self.spare.pop_front() {
+                return Some(self.keep(at, node));
+            }
+        }
+        let is_owner = self.slot(self.coordinator).is_some();
+        let tried = slot.stand_in.is_some_and(|(node, _)| node == self.coordinator);
+        let only_late = slot.own == Progress::Waiting;
+        // A fallback that coordinates owes the object to all owners as it is.
+        (is_owner && !tried && !only_late).then(|| self.keep(at, self.coordinator))
+    }
+
+    fn keep(&mut self, at: usize, node: NodeId) -> Effect {
+        self.slots[at].stand_in = Some((node, Progress::Waiting));
+        Effect::Keep(StandIn { node, owner: self.slots[at].owner })
+    }
+
+    /// Whether an ack counts toward W: a hint's, if the write is sloppy and the node has the object for
+    /// no other reason.
+    fn counts(&self, by: StandIn) -> bool {
+        let is_owner = |node| self.slots.iter().any(|slot| slot.owner == node);
+        let counts = by.node == by.owner || self.sloppy && !is_owner(by.node);
+        counts || planted!("own_hint_counts_as_a_second_ack")
+    }
+
+    fn is_acked(&self, slot: &Slot) -> bool {
+        let kept = |(node, progress)| {
+            let counts = self.counts(StandIn { node, owner: slot.owner });
+            progress == Progress::Acked && counts
+        };
+        slot.own == Progress::Acked || slot.stand_in.is_some_and(kept)
+    }
+
+    /// Whether it may yet be acknowledged, itself or by a stand-in.
+    fn may_ack(&self, slot: &Slot) -> bool {
+        match slot.own {
+            Progress::Unsent | Progress::Waiting => true,
+            Progress::Acked | Progress::Refused => false,
+            Progress::Failed => slot.stand_in.is_some_and(|(node, progress)| {
+                let counts = self.counts(StandIn { node, owner: slot.owner });
+                progress == Progress::Waiting && counts
+            }),
+        }
+    }
+}
+
+impl Slot {
+    /// Whether it was sent the object, has not answered, and nobody stands in for it.
+    fn is_late(&self) -> bool {
+        let alone = matches!(self.stand_in, None | Some((_, Progress::Failed)));
+        self.own == Progress::Waiting && alone
     }
 }
 

@@ -29,6 +29,7 @@ use crate::dynamo::object::Digest;
 use crate::dynamo::operation::{OperationId, PayloadHash};
 pub use crate::dynamo::resolve::{Known, LookedUp};
 use crate::dynamo::standing::Standing;
+pub use crate::dynamo::write::StandIn;
 use crate::error::{RequestError, WriteError};
 
 /// A request of one node to another.
@@ -249,15 +250,6 @@ pub struct WriteResult {
     pub fallbacks: Vec<StandIn>,
     /// How many of all these had it on disk.
     pub synced: u32,
-}
-
-/// A fallback that keeps a write as a hint, and the owner in whose place it counts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct StandIn {
-    /// The fallback.
-    pub node: NodeId,
-    /// The owner.
-    pub owner: NodeId,
 }
 
 /// What a node that is sent hints takes next.

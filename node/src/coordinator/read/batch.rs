@@ -129,7 +129,7 @@ impl Coordinator {
         let rules = Rules { r, repair, replica: None, deadline };
         let (mut group, mut found) = (Vec::new(), Vec::new());
         for (place, forward) in forwards.into_iter().take(WINDOW).enumerate() {
-            match self.forwarded_target(forward.namespace, forward.key) {
+            match self.owned_target(forward.namespace, forward.key) {
                 Ok(target) => group.push(Placed { place, target }),
                 Err(error) => found.push((place, Err(error))),
             }

@@ -13,26 +13,25 @@
 //! Invariants: entries of one key that are coordinated here are applied in the order of the batch;
 //! the answer waits for every entry's verdict, or the deadline.
 
+mod copies;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, FutureExt as _, join_all};
-use futures::stream::{FuturesUnordered, StreamExt as _};
+use futures::future::{join, join_all};
 use tokio::time::{Instant, timeout_at};
 
+use self::copies::CopiesOfMany;
 use super::elsewhere::{is_not_known_here, is_unheard};
 use super::{PutEntry, PutRules, conclude, forward_failed};
-use crate::coordinator::{Coordinator, Target, cause_of, cause_of_error, remaining, resolve};
+use crate::coordinator::{Coordinator, Target, remaining, resolve};
 use crate::dynamo::key::NodeId;
 use crate::dynamo::operation::OperationId;
-use crate::dynamo::quorum::Verdict;
+use crate::dynamo::quorum::Failure;
 use crate::dynamo::write::WriteOp;
 use crate::error::{RequestError, WriteError};
-use crate::transport::{ForwardWrite, PeerError, Replicate, Reply, Request, WriteResult};
+use crate::transport::{ForwardWrite, Reply, Request, WriteResult};
 use crate::vnode::{Address, Write, Written};
-
-/// A message to an owner ends once its objects have so many bytes: as much as a frame holds.
-const MESSAGE_BYTES: usize = 1 << 20;
 
 /// A client's puts and deletes in one namespace.
 #[derive(Clone, Debug)]
@@ -70,6 +69,8 @@ struct Running {
     target: Target,
     id: OperationId,
     op: WriteOp,
+    /// The owners that are not waited for.
+    away: Vec<Failure>,
 }
 
 /// What became of a write at this node's shard.
@@ -78,9 +79,6 @@ enum Applied {
     /// The record of its key is damaged, and nothing was written.
     Damaged(Write),
 }
-
-/// A message under way, and which of the running writes it carries.
-type Sent = BoxFuture<'static, (NodeId, Vec<usize>, Result<Reply, PeerError>)>;
 
 impl Coordinator {
     /// Runs a client's writes; an outcome for each, in their order. An error: none was applied.
@@ -124,7 +122,7 @@ impl Coordinator {
         let (mut group, mut outcomes) = (Vec::new(), Vec::new());
         for (place, forward) in forwards.into_iter().enumerate() {
             let doubtful = forward.doubtful();
-            match self.forwarded_target(forward.namespace, forward.key.clone()) {
+            match self.coordinated_target(&forward) {
                 Ok(target) => group.push(Placed { place, target, forward }),
                 Err(error) => {
                     outcomes.push((place, Err(WriteError::at_the_door(doubtful, error))));
@@ -184,8 +182,22 @@ impl Coordinator {
         join_all(finished).await
     }
 
-    /// Gives each write its dot here, then sends the objects to their other owners.
+    /// Gives each write its dot here, then sends the objects to their other owners. Keys that others
+    /// own are written one by one: a node stands in for all of their owners at once only if none of
+    /// these can be reached.
     async fn run_batch(&self, group: Vec<Placed>, deadline: Instant) -> Vec<Outcome> {
+        let owned =
+            |placed: &Placed| placed.target.preference().is_ok_and(|list| list.is_owner(self.node));
+        let (own, others): (Vec<_>, Vec<_>) = group.into_iter().partition(owned);
+        let alone = others.into_iter().map(|Placed { place, target, forward }| async move {
+            (place, self.run(&target, forward, deadline).await)
+        });
+        let (mut outcomes, alone) = join(self.run_own(own, deadline), join_all(alone)).await;
+        outcomes.extend(alone);
+        outcomes
+    }
+
+    async fn run_own(&self, group: Vec<Placed>, deadline: Instant) -> Vec<Outcome> {
         let synced = group.iter().any(|placed| placed.forward.synced);
         let (mut prepared, mut outcomes) = (Vec::with_capacity(group.len()), Vec::new());
         for placed in group {
@@ -199,34 +211,30 @@ impl Coordinator {
         }
         let parts = self.shards.split(prepared, |prepared| &prepared.write.address);
         let apply = parts.into_iter().map(|part| self.apply(part.items, synced, deadline));
-        let (mut running, mut written) = (Vec::new(), Vec::new());
+        let mut copies = CopiesOfMany::new(synced, deadline);
         let applied = join_all(apply).await.into_iter().flatten().collect();
-        for (mut write, applied) in self.mend_damaged(applied, synced, deadline).await {
+        for (running, applied) in self.mend_damaged(applied, synced, deadline).await {
             match applied {
-                Ok(applied) => {
-                    write.op.on_ack(self.node, synced);
-                    running.push(write);
-                    written.push(applied);
-                }
-                Err(error) => outcomes.push((write.place, Err(error))),
+                Ok(written) => copies.add(running, written),
+                Err(error) => outcomes.push((running.place, Err(error))),
             }
         }
-        self.replicate_batch(&mut running, &written, synced, deadline).await;
-        for (write, written) in running.into_iter().zip(written) {
-            let Running { place, target, id, op } = write;
-            self.mend_later(&target, op.failures());
-            outcomes.push((place, conclude(&target, &op, written, id)));
+        self.collect_many(&mut copies).await;
+        for (Running { place, target, id, op, .. }, written) in copies.writes() {
+            self.mend_later(target, op.failures());
+            outcomes.push((*place, conclude(target, op, written, *id)));
         }
+        self.follow_up_many(copies);
         outcomes
     }
 
     fn prepare_placed(&self, placed: Placed) -> Result<Prepared, RequestError> {
         let Placed { place, target, forward } = placed;
-        let owners = target.preference()?.owners();
-        let (id, w) = (forward.operation, forward.w);
-        let (op, refusal) = (WriteOp::new(w, owners), self.refused(&target, owners, w));
+        let (id, reach) = (forward.operation, self.reach(&target, &forward)?);
+        let refusal = self.refused(&target, &reach);
         let write = Write { refusal, ..self.prepare(&target, forward)? };
-        Ok(Prepared { running: Running { place, target, id, op }, write })
+        let (op, away) = (WriteOp::new(reach.plan), reach.away);
+        Ok(Prepared { running: Running { place, target, id, op, away }, write })
     }
 
     /// Has one shard apply its part. With a write whose record is damaged comes the write itself.
@@ -290,97 +298,5 @@ impl Coordinator {
         });
         ended.extend(join_all(again).await.into_iter().flatten());
         ended
-    }
-
-    /// Sends the objects to their other owners, all at once, and listens until every verdict or
-    /// the deadline. Who answers later keeps the objects all the same.
-    async fn replicate_batch(
-        &self,
-        running: &mut [Running],
-        written: &[Written],
-        synced: bool,
-        deadline: Instant,
-    ) {
-        let mut replies = self.send_batches(running, written, synced, deadline);
-        while running.iter().any(|write| write.op.verdict() == Verdict::Pending) {
-            match timeout_at(deadline, replies.next()).await {
-                Ok(Some((node, carried, reply))) => on_reply(running, node, &carried, reply),
-                Ok(None) | Err(_) => return,
-            }
-        }
-    }
-
-    fn send_batches(
-        &self,
-        running: &[Running],
-        written: &[Written],
-        synced: bool,
-        deadline: Instant,
-    ) -> FuturesUnordered<Sent> {
-        let mut messages: BTreeMap<NodeId, Vec<Outgoing>> = BTreeMap::new();
-        for (at, (write, written)) in running.iter().zip(written).enumerate() {
-            for node in write.op.missing() {
-                let replicate = self.replicate(&write.target, written, write.id, synced);
-                let to_node = messages.entry(node).or_default();
-                match to_node.last_mut().filter(|last| last.has_room(&replicate)) {
-                    Some(last) => last.push(at, replicate),
-                    None => {
-                        let mut first = Outgoing::default();
-                        first.push(at, replicate);
-                        to_node.push(first);
-                    }
-                }
-            }
-        }
-        let all =
-            messages.into_iter().flat_map(|(node, all)| all.into_iter().map(move |m| (node, m)));
-        all.map(|(node, Outgoing { carried, items, .. })| {
-            let sent = self.request(node, Request::ReplicateBatch(items), deadline);
-            sent.map(|(node, reply)| (node, carried, reply)).boxed()
-        })
-        .collect()
-    }
-}
-
-/// A message to an owner that fills.
-#[derive(Default)]
-struct Outgoing {
-    carried: Vec<usize>,
-    items: Vec<Replicate>,
-    bytes: usize,
-}
-
-impl Outgoing {
-    fn has_room(&self, next: &Replicate) -> bool {
-        self.bytes + next.object.0.len() <= MESSAGE_BYTES
-    }
-
-    fn push(&mut self, at: usize, replicate: Replicate) {
-        self.bytes += replicate.object.0.len();
-        self.carried.push(at);
-        self.items.push(replicate);
-    }
-}
-
-/// An owner answered for the writes that its message carried.
-fn on_reply(
-    running: &mut [Running],
-    node: NodeId,
-    carried: &[usize],
-    reply: Result<Reply, PeerError>,
-) {
-    match reply {
-        Ok(Reply::ReplicatedBatch(items)) if items.len() == carried.len() => {
-            for (&at, item) in carried.iter().zip(items) {
-                match item {
-                    Ok(synced) => running[at].op.on_ack(node, synced),
-                    Err(error) => running[at].op.on_failure(node, cause_of_error(&error)),
-                }
-            }
-        }
-        other => {
-            let cause = cause_of(&other);
-            carried.iter().for_each(|&at| running[at].op.on_failure(node, cause));
-        }
     }
 }

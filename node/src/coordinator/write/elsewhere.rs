@@ -176,7 +176,15 @@ impl Coordinator {
         let Done { dot, clock_ms, payload } = done;
         let operation = Some((operation, dot, payload));
         let merge = Merge { address, object, operation, clock_ms, wait_ms: 0, mend: false };
-        self.shards.merge(merge, false, deadline).await
+        let owners = target.preference()?.owners();
+        if owners.contains(&self.node) {
+            return self.shards.merge(merge, false, deadline).await;
+        }
+        // A fallback that coordinates owes it to all owners.
+        for &owner in owners {
+            self.shards.hint(merge.clone(), owner, false, deadline).await?;
+        }
+        Ok(())
     }
 }
 

@@ -43,6 +43,7 @@ pub(crate) fn cause(name: &str) -> Result<Cause, Box<dyn Error>> {
         "refused" => Ok(Cause::Refused),
         "storage" => Ok(Cause::Storage),
         "late" => Ok(Cause::Late),
+        "away" => Ok(Cause::Away),
         _ => Err(format!("{name} is no cause").into()),
     }
 }

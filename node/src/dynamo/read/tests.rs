@@ -10,7 +10,7 @@ use super::transcripts::digester;
 use super::*;
 use crate::dynamo::clock::{Actor, Dot, VersionVector};
 use crate::dynamo::object::testing::{entry, histories};
-use crate::dynamo::write::WriteOp;
+use crate::dynamo::write::{WriteOp, WritePlan};
 
 /// One thing that happens. Indices are taken modulo what there is.
 #[derive(Clone, Copy, Debug)]
@@ -436,15 +436,21 @@ proptest! {
         let written = objects[coordinator].clone();
 
         let nodes: Vec<NodeId> = (0..n as u64).map(NodeId).collect();
-        let mut write = WriteOp::new(w as u8, &nodes);
-        write.on_ack(nodes[coordinator], true);
+        let mut write = WriteOp::new(WritePlan {
+            needed: w as u8,
+            coordinator: nodes[coordinator],
+            owners: nodes.clone(),
+            fallbacks: Vec::new(),
+            sloppy: false,
+        });
+        write.start(true, |_| None);
         for (at, stored, heard) in acks {
             if stored {
                 objects[at % n].merge(&written);
             }
             match stored && heard {
                 true => write.on_ack(nodes[at % n], false),
-                false => write.on_failure(nodes[at % n], Cause::Timeout),
+                false => drop(write.on_failure(nodes[at % n], Cause::Timeout)),
             }
         }
         if write.verdict() != Verdict::Reached {
