@@ -185,8 +185,8 @@ impl Replica {
         replica.spawn(Sweep::new(cluster.clone(), shards.clone()));
         replica.spawn_listeners(inbox, &metrics);
         replica.spawn_refill(excused, &metrics);
-        let observed = Observed { cluster, shards, peers, engine, capacity };
-        replica.spawn(Observe::new(observed, env, metrics));
+        let observed = Observed { coordinator: replica.coordinator.clone(), engine, capacity };
+        replica.spawn(Observe::new(observed, metrics));
         replica.spawn_recovery();
         Ok(replica)
     }

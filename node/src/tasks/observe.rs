@@ -9,41 +9,34 @@ use futures::future::BoxFuture;
 use tokio::time::sleep;
 
 use super::{Step, Worker};
-use crate::cluster::{Cluster, Vote};
-use crate::env::Env;
+use crate::cluster::Vote;
+use crate::coordinator::Coordinator;
 use crate::error::RequestError;
 use crate::limits::Capacity;
 use crate::limits::budget::Kind;
-use crate::shard::Shards;
 use crate::storage::Engine;
 use crate::telemetry::{Metrics, QueueSize, ShardMetrics};
-use crate::transport::Peers;
 
 /// How often: finer than any scraper looks.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Keeps the gauges: queues, connections, the engine's size, the metadata's version.
 pub struct Observe {
-    cluster: Arc<Cluster>,
-    shards: Shards,
-    peers: Arc<dyn Peers>,
+    coordinator: Arc<Coordinator>,
     engine: Arc<dyn Engine>,
     capacity: Capacity,
-    env: Env,
     metrics: Arc<Metrics>,
     queues: Vec<ShardMetrics>,
     /// For whom hints were kept when it looked last.
     hinted: BTreeSet<String>,
+    /// How many writes had been given up then.
+    unfollowed: u64,
 }
 
 /// What is observed.
 pub struct Observed {
-    /// The metadata.
-    pub cluster: Arc<Cluster>,
-    /// The shards.
-    pub shards: Shards,
-    /// The other nodes.
-    pub peers: Arc<dyn Peers>,
+    /// What runs requests, and all that it works with.
+    pub coordinator: Arc<Coordinator>,
     /// The engine.
     pub engine: Arc<dyn Engine>,
     /// What the node can take.
@@ -52,20 +45,12 @@ pub struct Observed {
 
 impl Observe {
     /// Tells `metrics` of what is observed.
-    pub fn new(observed: Observed, env: Env, metrics: Arc<Metrics>) -> Self {
-        let Observed { cluster, shards, peers, engine, capacity } = observed;
-        let queues = (0..).zip(shards.queued()).map(|(shard, _)| metrics.shard(shard)).collect();
-        Self {
-            cluster,
-            shards,
-            peers,
-            engine,
-            capacity,
-            env,
-            metrics,
-            queues,
-            hinted: BTreeSet::new(),
-        }
+    pub fn new(observed: Observed, metrics: Arc<Metrics>) -> Self {
+        let Observed { coordinator, engine, capacity } = observed;
+        let queued = coordinator.shards().queued();
+        let queues = (0..).zip(queued).map(|(shard, _)| metrics.shard(shard)).collect();
+        let (hinted, unfollowed) = (BTreeSet::new(), 0);
+        Self { coordinator, engine, capacity, metrics, queues, hinted, unfollowed }
     }
 
     fn tell_limits(&self) {
@@ -78,24 +63,27 @@ impl Observe {
     }
 
     fn tell_hints(&mut self) {
-        let view = self.cluster.view();
+        let view = self.coordinator.cluster().view();
         let name = |node| match view.as_ref().and_then(|view| view.document().member(node)) {
             Some(member) => member.name.clone(),
             None => node.to_string(),
         };
         let before = std::mem::take(&mut self.hinted);
-        for queue in self.shards.hint_queues() {
+        for queue in self.coordinator.shards().hint_queues() {
             let (target, oldest) = (name(queue.target), Duration::from_millis(queue.oldest_ms));
             let size = QueueSize { count: queue.count, bytes: queue.bytes, oldest };
             self.metrics.hints().queue(&target, size);
             self.hinted.insert(target);
         }
         before.difference(&self.hinted).for_each(|target| self.metrics.hints().empty(target));
+        let unfollowed = self.coordinator.writes_unfollowed();
+        self.metrics.hints().unfollowed(unfollowed - self.unfollowed);
+        self.unfollowed = unfollowed;
     }
 
     fn others_connected(&self) -> usize {
-        let Some(view) = self.cluster.view() else { return 0 };
-        let connected = |node| self.peers.connected(node);
+        let Some(view) = self.coordinator.cluster().view() else { return 0 };
+        let connected = |node| self.coordinator.peers().connected(node);
         view.document().members.iter().filter(|member| connected(member.node)).count()
     }
 }
@@ -111,18 +99,19 @@ impl Worker for Observe {
 
     fn work(&mut self) -> BoxFuture<'_, Step> {
         async {
-            for (queue, depth) in self.queues.iter().zip(self.shards.queued()) {
+            for (queue, depth) in self.queues.iter().zip(self.coordinator.shards().queued()) {
                 queue.queue_depth(depth);
             }
             self.tell_limits();
             self.tell_hints();
             self.metrics.peers_connected(self.others_connected());
-            self.metrics.metadata_version(self.cluster.version());
-            let vote = self.cluster.vote();
+            let cluster = self.coordinator.cluster();
+            self.metrics.metadata_version(cluster.version());
+            let vote = cluster.vote();
             self.metrics.voter(vote == Vote::Waits, vote == Vote::Lost);
-            self.metrics.metadata_forked(self.cluster.alarm().is_some());
+            self.metrics.metadata_forked(cluster.alarm().is_some());
             let engine = self.engine.clone();
-            match self.env.block(move || engine.stats()).await {
+            match self.coordinator.env().block(move || engine.stats()).await {
                 Ok(stats) => {
                     self.metrics.engine_disk_bytes(stats.disk_bytes);
                     self.metrics.engine_keys(stats.keys_approx);

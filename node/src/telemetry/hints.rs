@@ -23,6 +23,7 @@ pub struct HintMetrics {
     oldest: Family<TargetLabels, Gauge>,
     accepted: Counter,
     refused: Counter,
+    unfollowed: Counter,
 }
 
 /// What is kept for one target.
@@ -44,6 +45,7 @@ impl HintMetrics {
             oldest: Family::default(),
             accepted: Counter::default(),
             refused: Counter::default(),
+            unfollowed: Counter::default(),
         };
         let help = "Keys that are kept for the member until it is back";
         registry.register("hints", help, metrics.count.clone());
@@ -55,6 +57,9 @@ impl HintMetrics {
         registry.register("hints_accepted", help, metrics.accepted.clone());
         let help = "Hints refused, since there are hints_max_bytes of them";
         registry.register("hints_refused", help, metrics.refused.clone());
+        let help =
+            "Writes that were answered, and that an owner may lack with nobody who owes it to it";
+        registry.register("writes_unfollowed", help, metrics.unfollowed.clone());
         metrics
     }
 
@@ -62,6 +67,11 @@ impl HintMetrics {
     pub fn taken(&self, accepted: u64, refused: u64) {
         self.accepted.inc_by(accepted);
         self.refused.inc_by(refused);
+    }
+
+    /// So many answered writes were given up before each owner had them, or was owed them.
+    pub fn unfollowed(&self, writes: u64) {
+        self.unfollowed.inc_by(writes);
     }
 
     /// What is kept for a member now.
