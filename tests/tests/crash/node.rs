@@ -126,10 +126,14 @@ fn the_other_owners_serve_while_one_disk_is_full() {
     cli.line("put users bob there -w all").ok();
 }
 
-/// A full owner's ack is missing, and its reason is told.
+/// A full owner's ack is missing, and its name is told: unless the machine is so busy that the client's
+/// time is over before the coordinator's answer is there.
 fn refuses_writes_of_all(cluster: &Cluster) {
-    let ran = cluster.cli().line("put users bob there -w all --timeout 2s").exits(2);
-    assert!(ran.stderr.contains("node-1"), "{}", ran.stderr);
+    until("the owner whose ack is missing is named", || {
+        let ran = cluster.cli().line("put users bob there -w all --timeout 2s").exits(2);
+        eprintln!("{}", ran.stderr);
+        ran.stderr.contains("node-1").then_some(())
+    });
     let read = cluster.cli().line("get users alice --replica node-1").ok();
     assert_eq!(read.text(), "hello\n", "reads go on");
 }
