@@ -60,7 +60,8 @@ pub(super) fn open(config: &Config, rebuild: bool, store_id: u64) -> Result<Stor
                 "the store does not open and was set aside; nothing was deleted. A new one is \
                  refilled from the other owners, and counts in quorums partition by partition when \
                  all of them told what they hold. It does not vote on metadata, as the old one may \
-                 have"
+                 have. Hints that the old one kept for other nodes, nobody knows how many, are there \
+                 alone"
             );
             open_once(config, rebuild, store_id)
         }

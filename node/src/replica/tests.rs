@@ -1,20 +1,27 @@
 //! A replica among others that a test plays.
 
+use std::collections::BTreeMap;
+
 use futures::future::BoxFuture;
 
 use super::*;
-use crate::dynamo::key::PartitionCount;
+use crate::dynamo::clock::{Actor, Dot, Hlc, VersionVector};
+use crate::dynamo::format::EncodedObject;
+use crate::dynamo::key::{Key, PartitionCount};
 use crate::dynamo::metadata::Document;
 use crate::dynamo::metadata::document::{
     ClusterId, ClusterKey, FirstDocument, Member, NewNamespace,
 };
+use crate::dynamo::object::{Entry, Object};
+use crate::dynamo::operation::OperationId;
 use crate::dynamo::standing::Standing;
 use crate::env::SystemClock;
+use crate::error::RequestError;
 use crate::limits::budget::Budget;
 use crate::limits::concurrency::Concurrency;
 use crate::standing;
 use crate::storage::memory::MemoryEngine;
-use crate::transport::{PeerError, Reply, Request, ScanPageReply};
+use crate::transport::{self, Held, PeerError, Replicate, Reply, Request, ScanPageReply};
 
 const NAMES: [&str; 3] = ["node-1", "node-2", "node-3"];
 const PARTITIONS: usize = 8;
@@ -113,5 +120,75 @@ async fn the_metric_of_a_rebuild_counts_down_as_the_page_does() {
     let (left, page) = (PARTITIONS - usize::from(TOLD), metrics.encode());
     let line = format!("quorate_rebuild_vnodes_left {left}\n");
     assert!(page.contains(&line), "{line} is not in:\n{page}");
+    stop.cancel();
+}
+
+/// An object of another node's coordinator.
+fn object() -> EncodedObject {
+    let dot = Dot { actor: Actor(7), n: 1 };
+    let operation = OperationId {
+        issued_ms: 1,
+        coordinator: NodeId::of_name(NAMES[2]),
+        opening: Opening(1),
+        client: 1,
+        sequence: 1,
+    };
+    let (payload, time) = ("value".into(), Hlc(1));
+    let entry = Entry { payload, time, deadline_ms: None, operation, origin: dot };
+    let mut object = Object::default();
+    object.write(dot, &VersionVector::new(), entry);
+    EncodedObject::new(&object)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hint_is_kept_for_an_owner_alone_and_told_as_a_fallback_does() {
+    let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
+    let replica = start(MemoryEngine::new(), &metrics, &stop);
+    replica.cluster().learn(document().encode()).await.unwrap();
+    let namespace = document().namespaces[0].id;
+    let [me, owner, other] = NAMES.map(NodeId::of_name);
+    let ask = |request| replica.handler().handle(other, request, Duration::from_secs(1));
+    let hint = |key: &'static str, target| Replicate {
+        namespace,
+        key: Key::new(key).unwrap(),
+        object: object(),
+        synced: true,
+        operation: None,
+        clock_ms: 0,
+        mend: false,
+        hint_for: target,
+    };
+    let kept = ask(Request::Replicate(hint("a", Some(owner)))).await;
+    assert_eq!(kept, Reply::Replicated { synced: true });
+    for target in [me, NodeId::of_name("node-9")] {
+        let refused = ask(Request::Replicate(hint("b", Some(target)))).await;
+        assert!(matches!(refused, Reply::Failed(RequestError::Invalid { .. })), "{refused:?}");
+    }
+    let batch = vec![hint("a", Some(other)), hint("c", Some(me)), hint("d", None)];
+    let Reply::ReplicatedBatch(kept) = ask(Request::ReplicateBatch(batch)).await else { panic!() };
+    assert!(kept[0].is_ok() && kept[1].is_err() && kept[2].is_ok(), "{kept:?}");
+
+    let read = |key: &'static str, hint| {
+        let key = Key::new(key).unwrap();
+        transport::Read { namespace, key, digest: false, hint }
+    };
+    let held = |object, standing| (Held::Object(object), standing);
+    let reads = [("a", true), ("a", false), ("d", true), ("d", false)];
+    let reads = reads.map(|(key, hint)| read(key, hint)).to_vec();
+    let Reply::HeldBatch(found) = ask(Request::ReadBatch(reads)).await else { panic!() };
+    let nothing = EncodedObject::default;
+    let expected = [
+        held(object(), Standing::Fallback),
+        held(nothing(), Standing::Good),
+        held(nothing(), Standing::Fallback),
+        held(object(), Standing::Good),
+    ];
+    assert_eq!(found, expected.map(Ok));
+    let (held, standing) = held(object(), Standing::Fallback);
+    assert_eq!(ask(Request::Read(read("a", true))).await, Reply::Held { held, standing });
+
+    let Reply::Hints(queues) = ask(Request::Hints).await else { panic!() };
+    let counts: BTreeMap<_, _> = queues.iter().map(|queue| (queue.target, queue.count)).collect();
+    assert_eq!(counts, [(owner, 1), (other, 1)].into());
     stop.cancel();
 }

@@ -18,7 +18,10 @@ use crate::env::{Clock, Pause};
 use crate::error::Outcome;
 use crate::storage::memory::MemoryEngine;
 use crate::storage::watched::Watched;
-use crate::storage::{KeyRange, record};
+use crate::storage::{KeyRange, hints as rows, record};
+use crate::vnode::KeptHint;
+
+mod hints;
 
 const NOW_MS: u64 = 3 * OPERATION_KEPT_MS;
 

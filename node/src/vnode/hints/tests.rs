@@ -1,7 +1,8 @@
 //! A hint vnode against a naive twin, over deliveries, restarts, power cuts and rot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use proptest::prelude::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -32,6 +33,8 @@ struct Store {
     corrupt: u64,
     mended: Mended,
     refused: u64,
+    /// Whether the last batch was applied.
+    applied: bool,
 }
 
 fn address(key: u8) -> Address {
@@ -75,7 +78,7 @@ impl Store {
     fn open(engine: MemoryEngine, rng: ChaCha8Rng) -> Self {
         let queues = HintQueues::open(&engine, MAX_BYTES).unwrap();
         let (vnode, clock, mended) = (HintVnode::new(ID), Hlc::default(), Mended::default());
-        Self { engine, vnode, queues, rng, clock, corrupt: 0, mended, refused: 0 }
+        Self { engine, vnode, queues, rng, clock, corrupt: 0, mended, refused: 0, applied: true }
     }
 
     fn turn<T>(&mut self, work: impl FnOnce(&mut HintVnode, &mut Turn<'_>) -> T) -> T {
@@ -98,7 +101,9 @@ impl Store {
         let (batch, hinted) = (turn.batch, turn.hinted);
         self.corrupt += turn.corrupt.values().sum::<u64>();
         (self.mended, self.refused) = (turn.mended, self.refused + hinted.refused);
-        match self.engine.apply(batch) {
+        let applied = self.engine.apply(batch);
+        self.applied = applied.is_ok();
+        match applied {
             Ok(()) => self.queues.applied(&hinted),
             Err(_) => {
                 self.queues.failed(&hinted);
@@ -338,4 +343,215 @@ fn nonsense_is_refused_and_stages_nothing() {
     let refused = store.take(1, &EncodedObject::new(&object), B).unwrap_err();
     assert_eq!(refused.kind(), "invalid", "it names a write that was never made");
     assert_ne!(written.dot.actor, Actor(0));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write {
+        key: u8,
+        blind: bool,
+        targets: Vec<NodeId>,
+    },
+    /// A hint that another node coordinated.
+    Take {
+        key: u8,
+        target: NodeId,
+    },
+    /// The target takes home what waits for it, and says so before (`late`: after) the next step.
+    Deliver {
+        target: NodeId,
+        late: bool,
+    },
+    Sync,
+    Restart,
+    PowerCut,
+    /// The next batch is not applied.
+    Fail,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let target = || prop_oneof![Just(B), Just(C)];
+    let targets = prop_oneof![Just(vec![B]), Just(vec![C]), Just(vec![B, C])];
+    let step = prop_oneof![
+        6 => (0..3u8, any::<bool>(), targets)
+            .prop_map(|(key, blind, targets)| Step::Write { key, blind, targets }),
+        3 => (0..3u8, target()).prop_map(|(key, target)| Step::Take { key, target }),
+        4 => (target(), any::<bool>()).prop_map(|(target, late)| Step::Deliver { target, late }),
+        2 => Just(Step::Sync),
+        1 => Just(Step::Restart),
+        1 => Just(Step::PowerCut),
+        1 => Just(Step::Fail),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+/// What was acknowledged.
+#[derive(Clone, Copy, Debug)]
+struct Accepted {
+    key: u8,
+    target: NodeId,
+    dot: Dot,
+    synced: bool,
+}
+
+/// A store and its naive twin: what was acknowledged, and what targets put on disk.
+struct Twin {
+    store: Store,
+    other: Store,
+    owners: BTreeMap<(u8, NodeId), Owner>,
+    accepted: Vec<Accepted>,
+    issued: BTreeSet<Dot>,
+    /// What a context covered: it may go.
+    covered: BTreeSet<Dot>,
+    /// Deliveries of which the store has not heard.
+    late: Vec<(NodeId, KeptHint)>,
+    sequence: u64,
+}
+
+impl Twin {
+    fn new(seed: u64) -> Self {
+        Self {
+            store: Store::new(seed),
+            other: Store::new(!seed),
+            owners: BTreeMap::new(),
+            accepted: Vec::new(),
+            issued: BTreeSet::new(),
+            covered: BTreeSet::new(),
+            late: Vec::new(),
+            sequence: 0,
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        let late = match step {
+            Step::Deliver { .. } | Step::Sync => Vec::new(),
+            _ => std::mem::take(&mut self.late),
+        };
+        self.sequence += 1;
+        match step {
+            Step::Write { key, blind, targets } => self.write(key, blind, &targets),
+            Step::Take { key, target } => self.take(key, target),
+            Step::Deliver { target, late } => {
+                for hint in self.store.queue(target) {
+                    let key = hint.address.key.as_bytes()[0];
+                    self.owners.entry((key, target)).or_default().takes(&hint.object);
+                    match late {
+                        true => self.late.push((target, hint)),
+                        false => self.store.delivered(target, &hint),
+                    }
+                }
+            }
+            Step::Sync => {
+                self.store.engine.sync().unwrap();
+                self.accepted.iter_mut().for_each(|accepted| accepted.synced = true);
+            }
+            Step::Restart => self.reopen(|engine, _| engine.kill()),
+            Step::PowerCut => {
+                self.accepted.retain(|accepted| accepted.synced);
+                self.reopen(|engine, rng| engine.crash(rng));
+            }
+            Step::Fail => self.store.engine.fill_next_apply(true),
+        }
+        for (target, hint) in late {
+            self.store.delivered(target, &hint);
+        }
+    }
+
+    fn reopen(&mut self, end: impl FnOnce(&MemoryEngine, &mut ChaCha8Rng) -> MemoryEngine) {
+        let store = &mut self.store;
+        let engine = end(&store.engine, &mut store.rng);
+        *store = Store::open(engine, store.rng.clone());
+    }
+
+    fn write(&mut self, key: u8, blind: bool, targets: &[NodeId]) {
+        let held = self.store.read(key).unwrap().decode(Conflict::Siblings).unwrap();
+        let context = if blind { Context::default() } else { Context::of_read(&held) };
+        let written = self.store.write(put(key, self.sequence, context), targets).unwrap();
+        assert!(self.issued.insert(written.dot), "{} was issued twice", written.dot);
+        if !blind {
+            self.covered.extend(held.entries().iter().map(|(dot, _)| *dot));
+        }
+        targets.iter().for_each(|target| self.accept(key, *target, written.dot));
+    }
+
+    fn take(&mut self, key: u8, target: NodeId) {
+        let write = put(key, self.sequence, Context::default());
+        let write = Write { operation: OperationId { client: 2, ..write.operation }, ..write };
+        let written = self.other.write(write, &[B]).unwrap();
+        self.store.take(key, &written.object, target).unwrap();
+        let object = written.object.decode(Conflict::Siblings).unwrap();
+        for (dot, _) in object.entries() {
+            self.accept(key, target, *dot);
+        }
+    }
+
+    fn accept(&mut self, key: u8, target: NodeId, dot: Dot) {
+        if self.store.applied {
+            self.accepted.push(Accepted { key, target, dot, synced: false });
+        }
+    }
+
+    /// Whatever was acknowledged is at its target, or kept for it.
+    fn nothing_is_lost(&mut self) {
+        let kept: BTreeMap<NodeId, Vec<KeptHint>> =
+            [B, C].map(|target| (target, self.store.queue(target))).into();
+        for &Accepted { key, target, dot, .. } in &self.accepted {
+            let home = self.owners.get(&(key, target)).is_some_and(|o| o.0.version().covers(dot));
+            let here = kept[&target].iter().find(|hint| hint.address == address(key));
+            let here = here.is_some_and(|hint| {
+                hint.object.decode(Conflict::Siblings).unwrap().version().covers(dot)
+            });
+            assert!(home || here, "{dot} of key {key} left before {target} had it");
+        }
+    }
+
+    /// The sums are what the rows come to.
+    fn sums_are_true(&mut self) {
+        let mut bytes = BTreeMap::new();
+        let queues = self.store.queues.list(ADMITTING.now_ms);
+        for target in [B, C] {
+            let kept = self.store.queue(target);
+            let queue = queues.iter().find(|queue| queue.target == target);
+            let size = |hint: &KeptHint| (1 + hint.object.0.len()) as u64;
+            let sum: u64 = kept.iter().map(size).sum();
+            let sums = queue.map(|queue| (queue.count, queue.bytes));
+            assert_eq!(sums.unwrap_or_default(), (kept.len() as u64, sum));
+            if let (Some(queue), Some(first), Some(last)) = (queue, kept.first(), kept.last()) {
+                assert!(queue.first <= first.seq && queue.last >= last.seq, "{queue:?}");
+            }
+            bytes.extend(kept.iter().map(|hint| (hint.address.clone(), size(hint))));
+        }
+        assert_eq!(self.store.queues.bytes(), bytes.values().sum::<u64>());
+    }
+
+    /// All goes home, and is there what it was.
+    fn all_goes_home(&mut self) {
+        self.store.engine.fill_next_apply(false);
+        for target in [B, C] {
+            self.step(Step::Deliver { target, late: false });
+            assert_eq!(self.store.queue(target), []);
+        }
+        for Accepted { key, target, dot, .. } in &self.accepted {
+            let owner = &self.owners[&(*key, *target)].0;
+            let held = owner.holds(*dot) || self.covered.contains(dot);
+            assert!(held, "{dot} of key {key} is covered at {target}, by nobody who saw it");
+        }
+        assert_eq!((self.store.queues.list(0), self.store.queues.bytes()), (Vec::new(), 0));
+        assert!(self.store.rows() <= 1, "all but the number of the opening");
+    }
+}
+
+proptest! {
+    #[test]
+    fn an_accepted_hint_leaves_only_by_delivery_and_never_loses_a_value(
+        steps in steps(), seed in any::<u64>()
+    ) {
+        let mut twin = Twin::new(seed);
+        for step in steps {
+            twin.step(step);
+            twin.nothing_is_lost();
+            twin.sums_are_true();
+        }
+        twin.all_goes_home();
+    }
 }
