@@ -76,6 +76,7 @@ const MODULES: [(&str, &[&str]); 29] = [
         &[
             "clocks",
             "cluster",
+            "coordinator",
             "dynamo",
             "env",
             "error",
