@@ -22,7 +22,7 @@ use crate::{
     route::{Routes, Target, Tries},
     throttle::RetryBudget,
     tls::TlsConfig,
-    topology::{NamespaceDescription, Topology},
+    topology::{Member, NamespaceDescription, Topology},
 };
 
 /// How to connect.
@@ -440,11 +440,20 @@ impl Shared {
         name: &str,
         deadline: Deadline,
     ) -> Result<u64, Error> {
+        self.member(name, deadline).await.map(|member| member.id)
+    }
+
+    /// The member of this name, by a new topology if the present one has none.
+    pub(crate) async fn member(
+        self: &Arc<Self>,
+        name: &str,
+        deadline: Deadline,
+    ) -> Result<Member, Error> {
         if let Some(member) = self.routes().topology.member(name) {
-            return Ok(member.id);
+            return Ok(member.clone());
         }
         let routes = self.refresh(deadline).await?;
-        routes.topology.member(name).map(|member| member.id).ok_or_else(|| {
+        routes.topology.member(name).cloned().ok_or_else(|| {
             let names: Vec<_> = routes.topology.members.iter().map(|m| &*m.name).collect();
             let message = format!("no member is called {name:?}; there are {}", names.join(", "));
             Error::new(ErrorKind::NotFound, message)

@@ -82,6 +82,8 @@ pub(crate) struct Node {
     pub(crate) quorums: Mutex<Vec<v1::Quorum>>,
     /// What Describe answers; shared by all nodes.
     topology: Arc<Mutex<v1::DescribeReply>>,
+    /// What Hints answers, one after the other and the last for ever; shared by all nodes.
+    hints: Arc<Mutex<VecDeque<v1::HintsReply>>>,
     id: u64,
     pub(crate) opening: Mutex<u64>,
 }
@@ -91,6 +93,7 @@ pub(crate) struct Fakes {
     pub(crate) nodes: Vec<Arc<Node>>,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) topology: Arc<Mutex<v1::DescribeReply>>,
+    pub(crate) hints: Arc<Mutex<VecDeque<v1::HintsReply>>>,
 }
 
 /// `google.rpc.Status` and `google.protobuf.Any`, as far as servers use them.
@@ -128,12 +131,14 @@ impl Fakes {
     /// Three nodes, of which those in `dead` refuse connections.
     pub(crate) async fn start(dead: &[usize]) -> Self {
         let topology = Arc::new(Mutex::new(v1::DescribeReply::default()));
+        let hints: Arc<Mutex<VecDeque<v1::HintsReply>>> = Arc::default();
         let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
         for id in 0..3 {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             addresses.push(listener.local_addr().unwrap());
             let node = Arc::new(Node {
                 topology: Arc::clone(&topology),
+                hints: Arc::clone(&hints),
                 id: id as u64 + 1,
                 opening: Mutex::new(OPENING),
                 ..Node::default()
@@ -147,7 +152,7 @@ impl Fakes {
             }
         }
         *topology.lock().unwrap() = describe(&addresses);
-        Self { nodes, addresses, topology }
+        Self { nodes, addresses, topology, hints }
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -412,9 +417,11 @@ impl Cluster for Node {
 
     async fn hints(
         &self,
-        _request: Request<v1::HintsRequest>,
+        _: Request<v1::HintsRequest>,
     ) -> Result<Response<v1::HintsReply>, Status> {
-        Err(Status::unimplemented("not asked for in these tests"))
+        let mut hints = self.hints.lock().unwrap();
+        let next = if hints.len() > 1 { hints.pop_front() } else { hints.front().cloned() };
+        Ok(Response::new(next.unwrap_or_default()))
     }
 
     async fn describe(

@@ -32,6 +32,7 @@ mod batch;
 mod client;
 mod connection;
 mod error;
+mod hints;
 mod level;
 mod namespace;
 mod operation;
@@ -55,6 +56,7 @@ mod tests;
 
 pub use client::{ChangedNamespace, Client, ClientConfig};
 pub use error::{Error, ErrorKind, WriteError};
+pub use hints::{HintQueue, Hints};
 pub use level::{Durability, Level, ParseLevelError, Quorum};
 pub use namespace::Namespace;
 pub use operation::OperationId;

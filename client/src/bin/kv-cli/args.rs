@@ -1,5 +1,6 @@
 //! The command line: the contract that scripts rely on, and the help that explains it.
 
+mod hints;
 pub(crate) mod parse;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use clap::{ArgGroup, ColorChoice, CommandFactory as _, Parser, Subcommand, Value
 use clap_complete::Shell;
 use quorate_client::{Context, Durability, Level, Quorum, TlsConfig};
 
+pub(crate) use self::hints::{HintsArgs, HintsCommand};
 use crate::output::OutputFormat;
 
 const LEVELS: &str = "LEVEL is one, quorum, all, or a number of replicas from 1 to the \
@@ -78,10 +80,9 @@ pub(crate) struct Global {
     /// Text for people, json for scripts
     #[arg(long, global = true, value_enum, default_value = "text")]
     pub(crate) output: OutputFormat,
-    /// How long each operation may take, retries included: 500ms, 5s, 2m
-    #[arg(long, global = true, value_name = "TIME", default_value = "5s")]
-    #[arg(value_parser = parse::duration)]
-    pub(crate) timeout: Duration,
+    /// How long each operation may take, retries included: 500ms, 5s, 2m [default: 5s]
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse::duration)]
+    pub(crate) timeout: Option<Duration>,
     /// Colours; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: ColorChoice,
@@ -225,6 +226,7 @@ pub(crate) enum Command {
     /// Look at the members and at where keys live
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    Hints(HintsArgs),
 }
 
 impl Command {
@@ -239,7 +241,7 @@ impl Command {
             Self::Import(args) => Some(&args.namespace),
             Self::Export(args) => Some(&args.namespace),
             Self::Bench(args) => Some(&args.namespace),
-            Self::Namespace(_) | Self::Cluster(_) => None,
+            Self::Namespace(_) | Self::Cluster(_) | Self::Hints(_) => None,
         }
     }
 }

@@ -22,6 +22,11 @@ impl Progress {
         Self::new(total, "{pos} of {len} keys, {per_sec}", "{pos} keys, {per_sec}")
     }
 
+    /// Counts hints.
+    pub(crate) fn hints(total: u64) -> Self {
+        Self::new(Some(total), "{pos} of {len} hints, {per_sec}", "")
+    }
+
     fn new(total: Option<u64>, with_total: &str, without: &str) -> Self {
         let (bar, template) = match total {
             Some(total) => {

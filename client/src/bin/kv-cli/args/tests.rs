@@ -65,6 +65,9 @@ fn every_line_of_the_contract_parses() {
         "kv-cli cluster status",
         "kv-cli cluster ring",
         "kv-cli cluster ring k --namespace ns",
+        "kv-cli hints",
+        "kv-cli hints --target node-1",
+        "kv-cli hints await --target node-1 --timeout 1m",
     ];
     for line in lines {
         let words = line.split_whitespace();
@@ -75,7 +78,7 @@ fn every_line_of_the_contract_parses() {
 #[test]
 fn global_options_stand_anywhere() {
     for line in ["kv-cli --timeout 2s count ns", "kv-cli count ns --timeout 2s"] {
-        assert_eq!(parse(line).unwrap().global.timeout, Duration::from_secs(2));
+        assert_eq!(parse(line).unwrap().global.timeout, Some(Duration::from_secs(2)));
     }
     let args = parse("kv-cli cluster status --endpoints a:1,b:2").unwrap();
     assert_eq!(args.global.endpoints, ["a:1", "b:2"]);

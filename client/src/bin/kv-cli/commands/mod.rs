@@ -1,6 +1,7 @@
 //! The short commands, and the way to the long ones.
 
 mod cluster;
+mod hints;
 mod key;
 mod namespace;
 mod near;
@@ -25,23 +26,29 @@ pub(crate) struct Session {
     pub(crate) output: Output,
     /// Of each operation.
     pub(crate) timeout: Duration,
+    /// The same, if it was asked for.
+    pub(crate) timeout_given: Option<Duration>,
 }
+
+/// As long as a server takes at most by default.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Session {
     /// Connects.
     pub(crate) async fn open(global: &Global) -> Result<Self> {
         let Global { endpoints, tls, output, timeout, color, request_id } = global.clone();
         let tls = tls.load()?;
+        let (timeout, timeout_given) = (timeout.unwrap_or(TIMEOUT), timeout);
         let config =
             ClientConfig { endpoints, timeout, tls, request_id, ..ClientConfig::default() };
         let client = Client::connect(config).await?;
-        Ok(Self { client, output: Output::new(output, color), timeout })
+        Ok(Self { client, output: Output::new(output, color), timeout, timeout_given })
     }
 
     /// Over the same connections, with other output.
     pub(crate) fn with_output(&self, global: &Global) -> Self {
         let output = Output::new(global.output, global.color);
-        Self { client: self.client.clone(), output, timeout: self.timeout }
+        Self { client: self.client.clone(), output, ..*self }
     }
 
     /// Runs the command. An unknown name is answered with those that look like it.
@@ -66,6 +73,7 @@ impl Session {
             Command::Export(args) => export::run(self, args).await,
             Command::Bench(args) => bench::run(self, args).await,
             Command::Cluster(command) => cluster::run(self, command).await,
+            Command::Hints(args) => hints::run(self, args).await,
         }
     }
 }

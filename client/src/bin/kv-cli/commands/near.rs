@@ -29,6 +29,25 @@ pub(crate) async fn with_near_names(session: &Session, error: Error, namespace: 
     error.context(Hint(hint(namespace, &names)))
 }
 
+/// The error of a command on a member that there is not, with what was perhaps meant.
+pub(super) async fn with_near_members(session: &Session, error: Error, member: &str) -> Error {
+    let kind = error.downcast_ref::<quorate_client::Error>().map(quorate_client::Error::kind);
+    if kind != Some(ErrorKind::NotFound) {
+        return error;
+    }
+    let Ok(topology) = session.client.topology().await else { return error };
+    let names: Vec<&str> = topology.members.iter().map(|member| &*member.name).collect();
+    // The error lists them all.
+    match near(member, &names).as_slice() {
+        [] => error,
+        near => error.context(Hint(meant(near))),
+    }
+}
+
+fn meant(near: &[&str]) -> String {
+    format!("did you mean {}?", near.join(" or "))
+}
+
 /// What to say of a name that is none of `names`.
 fn hint(wrong: &str, names: &[&str]) -> String {
     let near: Vec<&str> = near(wrong, names);
@@ -39,7 +58,7 @@ fn hint(wrong: &str, names: &[&str]) -> String {
             let more = if names.len() > LISTED_MAX { ", .." } else { "" };
             format!("there are {some}{more}")
         }
-        (near, _) => format!("did you mean {}?", near.join(" or ")),
+        (near, _) => meant(near),
     }
 }
 

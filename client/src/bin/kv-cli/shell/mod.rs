@@ -140,7 +140,7 @@ impl Shell {
         self.set_style(&global);
         if options.timeout.is_some() || options.request_id.is_some() {
             // The SDK's client has one timeout, and one id, for all that it does.
-            global.timeout = options.timeout.unwrap_or(global.timeout);
+            global.timeout = options.timeout.or(global.timeout);
             global.request_id = options.request_id.or(global.request_id);
             return Session::open(&global).await?.run(command).await;
         }
