@@ -33,8 +33,8 @@ use crate::storage::disk::{Disk, DiskProbe};
 use crate::storage::watched::Watched;
 use crate::storage::{Engine, Space};
 use crate::tasks::{
-    self, CompareClocks, Flush, ForgetOperations, Gossip, GossipParts, Observe, Observed, Refill,
-    RefillParts, Sweep, WatchDisk, Worker,
+    self, CompareClocks, Flush, ForgetOperations, Gossip, GossipParts, Handoff, HandoffParts,
+    Observe, Observed, Refill, RefillParts, Sweep, WatchDisk, Worker,
 };
 use crate::telemetry::{Metrics, ShardMetrics};
 use crate::transport::{Handler, Peers};
@@ -184,6 +184,7 @@ impl Replica {
         replica.spawn(ForgetOperations::new(shards.clone(), replica.coordinator.clocks().clone()));
         replica.spawn(Sweep::new(cluster.clone(), shards.clone()));
         replica.spawn_listeners(inbox, &metrics);
+        replica.spawn_handoff(&metrics);
         replica.spawn_refill(excused, &metrics);
         let observed = Observed { coordinator: replica.coordinator.clone(), engine, capacity };
         replica.spawn(Observe::new(observed, metrics));
@@ -238,6 +239,20 @@ impl Replica {
             cluster,
             peers,
             inbox,
+            liveness: coordinator.liveness().clone(),
+            env: self.env.clone(),
+            metrics: metrics.clone(),
+        }));
+    }
+
+    /// What sends hints home.
+    fn spawn_handoff(&self, metrics: &Arc<Metrics>) {
+        let coordinator = &self.coordinator;
+        self.spawn(Handoff::new(HandoffParts {
+            node: coordinator.node(),
+            cluster: self.cluster.clone(),
+            shards: coordinator.shards().clone(),
+            peers: coordinator.peers().clone(),
             liveness: coordinator.liveness().clone(),
             env: self.env.clone(),
             metrics: metrics.clone(),

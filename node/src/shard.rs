@@ -17,6 +17,7 @@
 
 mod batch;
 mod hints;
+mod home;
 mod look_up;
 mod page;
 mod queue;
@@ -550,6 +551,7 @@ pub struct Shards {
     budget: Arc<Budget>,
     disk: Arc<Disk>,
     hints: Arc<HintQueues>,
+    engine: Arc<dyn Engine>,
     env: Env,
 }
 
@@ -569,8 +571,8 @@ impl Shards {
             ShardQueue { sender, pace }
         });
         let queues = queues.collect();
-        let ShardContext { disk, hints, env, .. } = context;
-        (Self { queues, budget, disk, hints, env }, ShardsEnd(ends))
+        let ShardContext { disk, hints, engine, env, .. } = context;
+        (Self { queues, budget, disk, hints, engine, env }, ShardsEnd(ends))
     }
 
     /// What counts the objects that are read.

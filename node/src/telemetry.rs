@@ -4,6 +4,7 @@
 //! so that several of them can live in one test.
 
 mod disk;
+mod handoff;
 mod hints;
 mod limits;
 mod metrics;
@@ -14,6 +15,7 @@ use std::io;
 use tracing_subscriber::EnvFilter;
 
 pub use self::disk::DiskMetrics;
+pub use self::handoff::HandoffMetrics;
 pub use self::hints::{HintMetrics, QueueSize};
 pub use self::limits::LimitMetrics;
 pub use self::metrics::{Metrics, Operation, OutcomeLabel, ShardMetrics};

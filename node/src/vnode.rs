@@ -133,6 +133,14 @@ pub struct Merge {
     pub mend: bool,
 }
 
+impl Merge {
+    /// A hint's object, at one of the owners that it was kept for: as a repair, since whoever made
+    /// the write was answered long ago.
+    pub fn of_hint(address: Address, object: EncodedObject) -> Self {
+        Self { address, object, operation: None, clock_ms: 0, wait_ms: 0, mend: false }
+    }
+}
+
 /// What an owner has seen, beside its objects.
 #[derive(Default, Debug)]
 struct Seen {

@@ -4,14 +4,15 @@
 //! for a key, [`frontier`] what it has seen; [`ring`], [`placement`] and [`preference`] say who
 //! holds what; [`quorum`], [`write`](mod@write) and [`read`] run one request, [`resolve`] tells
 //! what became of one, [`standing`] says whose silence counts, [`skew`] whether a node's clock may
-//! order writes, [`hint`] what is kept for those that missed it; [`metadata`] keeps the one document
-//! that all members agree on.
+//! order writes, [`hint`] what is kept for those that missed it, [`credit`] how fast that comes
+//! home; [`metadata`] keeps the one document that all members agree on.
 //!
 //! Time comes in as an argument, randomness as `&mut impl Rng`, and order from B-trees, so that the
 //! same inputs give the same outputs to the byte.
 
 pub mod clock;
 pub mod context;
+pub mod credit;
 pub mod encoding;
 pub mod format;
 pub mod frontier;

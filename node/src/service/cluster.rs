@@ -169,9 +169,12 @@ impl Cluster for ClusterService {
 
     async fn hints(
         &self,
-        _request: Request<v1::HintsRequest>,
+        request: Request<v1::HintsRequest>,
     ) -> Result<Response<v1::HintsReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
+        let view = self.view()?;
+        let reply = super::hints::of_all_members(&self.node.coordinator, &view, timeout).await;
+        Ok(Response::new(reply))
     }
 
     async fn drop_namespace(

@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod cluster;
 pub mod deadline;
+mod hints;
 pub mod kv;
 pub mod metered;
 pub mod peer;

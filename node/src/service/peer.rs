@@ -1,5 +1,7 @@
 //! Answers other nodes.
 
+mod handoff;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use futures::FutureExt as _;
 use futures::future::{BoxFuture, join, join_all};
 use tokio::time::{Instant, timeout};
 
+use self::handoff::Welcome;
 use super::traced::{ended, trace_of_peer};
 use crate::cluster::view::View;
 use crate::coordinator::Coordinator;
@@ -34,12 +37,14 @@ struct Shared {
     coordinator: Arc<Coordinator>,
     gossip: Inbox,
     metrics: Arc<Metrics>,
+    welcome: Welcome,
 }
 
 impl PeerHandler {
     /// A handler of one node.
     pub fn new(coordinator: Arc<Coordinator>, gossip: Inbox, metrics: Arc<Metrics>) -> Self {
-        Self(Arc::new(Shared { coordinator, gossip, metrics }))
+        let welcome = Welcome::new(coordinator.shards().budget().max());
+        Self(Arc::new(Shared { coordinator, gossip, metrics, welcome }))
     }
 }
 
@@ -127,7 +132,7 @@ impl Shared {
             }
             Request::LookUp(asked) => self.look_up(&asked, wait).await,
             Request::Hints => Ok(Reply::Hints(self.coordinator.shards().hint_queues())),
-            Request::Handoff(_) => Err(RequestError::not_ready("not yet")),
+            Request::Handoff(items) => Ok(self.take_home(from, items, wait).await),
             Request::Register(message) => cluster.on_register(message).await.map(Reply::Register),
         };
         answered.unwrap_or_else(Reply::Failed)

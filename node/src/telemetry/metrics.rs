@@ -21,6 +21,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::disk::DiskMetrics;
+use super::handoff::HandoffMetrics;
 use super::hints::HintMetrics;
 use super::limits::LimitMetrics;
 use super::tls::TlsMetrics;
@@ -195,6 +196,7 @@ pub struct Metrics {
     members: Family<MemberLabels, Gauge>,
     limits: LimitMetrics,
     disk: DiskMetrics,
+    handoff: HandoffMetrics,
     hints: HintMetrics,
     single: Single,
     tls: TlsMetrics,
@@ -333,6 +335,7 @@ impl Metrics {
         registry.register_with_unit("clock_offset", help, Unit::Seconds, clock_offsets.clone());
         let limits = LimitMetrics::register(&mut registry);
         let disk = DiskMetrics::register(&mut registry);
+        let handoff = HandoffMetrics::register(&mut registry);
         let hints = HintMetrics::register(&mut registry);
         let single = Single::register(&mut registry);
         let tls = TlsMetrics::register(&mut registry);
@@ -348,6 +351,7 @@ impl Metrics {
             members,
             limits,
             disk,
+            handoff,
             hints,
             single,
             tls,
@@ -385,6 +389,11 @@ impl Metrics {
     /// The disk.
     pub fn disk(&self) -> &DiskMetrics {
         &self.disk
+    }
+
+    /// Hints going home.
+    pub fn handoff(&self) -> &HandoffMetrics {
+        &self.handoff
     }
 
     /// What is kept for members that are away.

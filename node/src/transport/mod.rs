@@ -22,6 +22,7 @@ use futures::future::BoxFuture;
 use thiserror::Error;
 
 use crate::dynamo::clock::Dot;
+use crate::dynamo::credit::Credit;
 use crate::dynamo::format::EncodedObject;
 pub use crate::dynamo::hint::HintQueue;
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId};
@@ -250,15 +251,6 @@ pub struct WriteResult {
     pub fallbacks: Vec<StandIn>,
     /// How many of all these had it on disk.
     pub synced: u32,
-}
-
-/// What a node that is sent hints takes next.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Credit {
-    /// How many bytes of objects.
-    pub bytes: u32,
-    /// How long to wait before they are sent, in milliseconds.
-    pub pause_ms: u32,
 }
 
 /// Which operation is asked about.

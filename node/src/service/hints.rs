@@ -1,0 +1,54 @@
+//! Which hints all members keep, as far as they can be asked.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use quorate_proto::v1;
+
+use crate::cluster::view::View;
+use crate::coordinator::Coordinator;
+use crate::dynamo::key::NodeId;
+use crate::transport::{HintQueue, Reply, Request};
+
+/// How long a member may take: the list is in memory, so one that takes longer is not there.
+const MEMBER_MAX: Duration = Duration::from_secs(2);
+
+/// Asks all members at once; the answer is there before `timeout`.
+pub(super) async fn of_all_members(
+    coordinator: &Coordinator,
+    view: &View,
+    timeout: Duration,
+) -> v1::HintsReply {
+    let wait = MEMBER_MAX.min(timeout * 3 / 4);
+    let members = view.document().members.iter();
+    let asked = members
+        .map(|member| async move { (member, of_member(coordinator, member.node, wait).await) });
+    let (mut queues, mut unreachable) = (Vec::new(), Vec::new());
+    for (member, told) in join_all(asked).await {
+        match told {
+            Some(told) => queues.extend(told.into_iter().map(|queue| message(member.node, queue))),
+            None => unreachable.push(member.name.clone()),
+        }
+    }
+    v1::HintsReply { queues, unreachable }
+}
+
+/// What one member keeps; none if it does not answer.
+async fn of_member(
+    coordinator: &Coordinator,
+    node: NodeId,
+    wait: Duration,
+) -> Option<Vec<HintQueue>> {
+    if node == coordinator.node() {
+        return Some(coordinator.shards().hint_queues());
+    }
+    match coordinator.peers().request(node, Request::Hints, wait).await {
+        Ok(Reply::Hints(queues)) => Some(queues),
+        _ => None,
+    }
+}
+
+fn message(holder: NodeId, queue: HintQueue) -> v1::HintQueue {
+    let HintQueue { target, count, bytes, oldest_ms, first, last } = queue;
+    v1::HintQueue { holder: holder.0, target: target.0, count, bytes, oldest_ms, first, last }
+}
