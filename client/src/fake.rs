@@ -290,7 +290,7 @@ impl Kv for Node {
             _ => vec![v1::Sibling { value: Bytes::from_static(b"1"), written_ms: NOW_MS }],
         };
         let context = Bytes::from_static(b"read");
-        Ok(Response::new(v1::GetReply { siblings, context, replicas: 2 }))
+        Ok(Response::new(v1::GetReply { siblings, context, replicas: 2, fallbacks: 0 }))
     }
 
     async fn put(
@@ -332,7 +332,12 @@ impl Kv for Node {
                 // The value is the key, so that a test sees which answer is whose.
                 let siblings = vec![v1::Sibling { value: key, written_ms: NOW_MS }];
                 let context = Bytes::from_static(b"read");
-                v1::batch_get_result::Result::Reply(v1::GetReply { siblings, context, replicas: 2 })
+                v1::batch_get_result::Result::Reply(v1::GetReply {
+                    siblings,
+                    context,
+                    replicas: 2,
+                    fallbacks: 0,
+                })
             }
         };
         let result = |key| v1::BatchGetResult { result: Some(result(key)) };

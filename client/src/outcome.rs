@@ -23,6 +23,8 @@ pub struct Read {
     pub context: Option<Context>,
     /// How many replicas answered.
     pub replicas: u32,
+    /// How many fallbacks counted for owners that did not, by what they keep for them.
+    pub fallbacks: u32,
 }
 
 /// An acknowledged write.
@@ -103,6 +105,7 @@ impl From<v1::GetReply> for Read {
             siblings: siblings(reply.siblings),
             context: Context::from_bytes(reply.context),
             replicas: reply.replicas,
+            fallbacks: reply.fallbacks,
         }
     }
 }

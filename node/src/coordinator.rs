@@ -31,7 +31,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use self::read::{Get, GetBatch, ReadAnswer};
+pub use self::read::{Found, Get, GetBatch, ReadAnswer};
 pub use self::resolve::Resolve;
 pub use self::scan::{ScanCursor, ScanPart, ScanRequest};
 pub use self::write::{Put, PutBatch, PutEntry, PutRules};
@@ -46,7 +46,7 @@ use crate::dynamo::preference::PreferenceList;
 use crate::dynamo::quorum::{Cause, Failure, Level, Tally};
 use crate::env::Env;
 use crate::error::RequestError;
-use crate::liveness::{Health, Liveness};
+use crate::liveness::{Doubts, Health, Liveness};
 use crate::shard::Shards;
 use crate::standing::Standings;
 use crate::transport::{PeerError, Peers, Reply, Request};
@@ -76,6 +76,7 @@ pub struct Coordinator {
     clocks: Arc<Clocks>,
     liveness: Arc<Liveness>,
     stop: CancellationToken,
+    doubts: Arc<Doubts>,
     repairs: Arc<Semaphore>,
     /// Writes that were answered, and go on for the sake of those that have not acknowledged them.
     followed: Arc<Semaphore>,
@@ -133,6 +134,7 @@ impl Coordinator {
             clocks: parts.clocks,
             liveness: parts.liveness,
             stop: parts.stop,
+            doubts: Arc::default(),
             repairs: Arc::new(Semaphore::new(REPAIRS_MAX)),
             followed: Arc::new(Semaphore::new(write::FOLLOWED_MAX)),
             late: Arc::default(),
@@ -189,6 +191,11 @@ impl Coordinator {
     /// How many answered writes were given up before each owner had them, or was owed them.
     pub fn writes_unfollowed(&self) -> u64 {
         self.unfollowed.load(Ordering::Relaxed)
+    }
+
+    /// Who may have missed writes that others keep.
+    pub fn doubts(&self) -> &Arc<Doubts> {
+        &self.doubts
     }
 
     /// The namespace called `name`, by the newest metadata that can be had.
@@ -257,7 +264,7 @@ impl Coordinator {
         if !self.peers.connected(node) {
             return Some(Cause::Disconnected);
         }
-        match self.liveness.of(node).and_then(|seen| seen.health) {
+        match self.health(node) {
             Some(Health::Suspect | Health::Down) => Some(Cause::Away),
             Some(Health::Alive) | None => None,
         }
@@ -276,11 +283,18 @@ impl Coordinator {
         owners
     }
 
-    /// Whether a node is known not to answer now: it is suspect, down or not connected.
+    /// Whether a node is known not to answer now.
     fn is_away(&self, node: NodeId) -> bool {
-        let health = || self.liveness.of(node).and_then(|sighting| sighting.health);
-        let is_missed = || matches!(health(), Some(Health::Suspect | Health::Down));
-        node != self.node && (!self.peers.connected(node) || is_missed())
+        self.away(node).is_some()
+    }
+
+    /// Whether another node may answer: it is connected, and not known to be down.
+    fn may_answer(&self, node: NodeId) -> bool {
+        self.peers.connected(node) && self.health(node) != Some(Health::Down)
+    }
+
+    fn health(&self, node: NodeId) -> Option<Health> {
+        self.liveness.of(node).and_then(|sighting| sighting.health)
     }
 
     fn request(

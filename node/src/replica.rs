@@ -33,8 +33,8 @@ use crate::storage::disk::{Disk, DiskProbe};
 use crate::storage::watched::Watched;
 use crate::storage::{Engine, Space};
 use crate::tasks::{
-    self, CompareClocks, Flush, ForgetOperations, Gossip, GossipParts, Handoff, HandoffParts,
-    Observe, Observed, Refill, RefillParts, Sweep, WatchDisk, Worker,
+    self, AskHints, AskHintsParts, CompareClocks, Flush, ForgetOperations, Gossip, GossipParts,
+    Handoff, HandoffParts, Observe, Observed, Refill, RefillParts, Sweep, WatchDisk, Worker,
 };
 use crate::telemetry::{Metrics, ShardMetrics};
 use crate::transport::{Handler, Peers};
@@ -234,6 +234,14 @@ impl Replica {
         let (coordinator, cluster) = (&self.coordinator, self.cluster.clone());
         let (clocks, peers) = (coordinator.clocks().clone(), coordinator.peers().clone());
         self.spawn(CompareClocks::new(clocks, cluster.clone(), peers.clone(), metrics.clone()));
+        self.spawn(AskHints::new(AskHintsParts {
+            node: coordinator.node(),
+            cluster: cluster.clone(),
+            shards: coordinator.shards().clone(),
+            peers: peers.clone(),
+            liveness: coordinator.liveness().clone(),
+            doubts: coordinator.doubts().clone(),
+        }));
         self.spawn(Gossip::new(GossipParts {
             node: coordinator.node(),
             cluster,

@@ -92,7 +92,7 @@ impl Coordinator {
                 Heard::Failed(cause) => {
                     return Err(cannot_mend(target, node, other, cause));
                 }
-                Heard::Digest(..) | Heard::Repaired => {
+                Heard::Digest(..) | Heard::Hint(_) | Heard::NoHint | Heard::Repaired => {
                     return Err(RequestError::internal("unexpected answer"));
                 }
             }
@@ -112,7 +112,7 @@ impl Coordinator {
                 let reason = format!("{} {cause}, and could not be mended", name(node));
                 Err(RequestError::Damaged { reason })
             }
-            Heard::Object(..) | Heard::Digest(..) => {
+            Heard::Object(..) | Heard::Digest(..) | Heard::Hint(_) | Heard::NoHint => {
                 Err(RequestError::internal("unexpected answer"))
             }
         }

@@ -1,5 +1,6 @@
 //! Coordinating gets; many at once in [`batch`].
 
+mod alarms;
 mod batch;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use futures::{FutureExt as _, future};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use self::alarms::{Alarm, Alarms};
 pub use self::batch::GetBatch;
 use super::{
     Coordinator, SLOW_AFTER, Target, cause_of, cause_of_error, not_reached, remaining, resolve,
@@ -19,13 +21,14 @@ use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NodeId};
 use crate::dynamo::metadata::document::Conflict;
 use crate::dynamo::object::{Digest, Object};
+use crate::dynamo::preference::PreferenceList;
 use crate::dynamo::quorum::{Cause, Level, Verdict};
-use crate::dynamo::read::{Digester, Effect, ReadOp, ReadPlan, Repair};
+use crate::dynamo::read::{Digester, Effect, ReadOp, ReadOutcome, ReadPlan, Repair, Sloppy};
 use crate::dynamo::standing::Standing;
 use crate::error::RequestError;
 use crate::limits::budget::{Budget, Kind};
 use crate::trace::Trace;
-use crate::transport::{ForwardGet, Held, PeerError, Read, Replicate, Reply, Request};
+use crate::transport::{ForwardGet, GetResult, Held, PeerError, Read, Replicate, Reply, Request};
 use crate::vnode::{Address, Merge};
 
 /// A client's get.
@@ -54,8 +57,34 @@ pub struct ReadAnswer {
     pub object: Object,
     /// How many replicas answered.
     pub replicas: u32,
+    /// How many fallbacks counted for owners that did not.
+    pub fallbacks: u32,
     /// The context token of the object; none if nothing was ever written.
     pub context: Option<bytes::Bytes>,
+}
+
+/// What a read found, and who counted.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The merge of the answers.
+    pub object: Object,
+    /// How many owners answered.
+    pub replicas: u32,
+    /// How many fallbacks counted for owners that did not.
+    pub fallbacks: u32,
+}
+
+/// How keys are read.
+#[derive(Clone, Copy)]
+pub(super) struct Rules {
+    /// How many must answer.
+    pub(super) r: u8,
+    /// Whether what fallbacks keep counts.
+    pub(super) sloppy: bool,
+    /// When stale owners are repaired.
+    pub(super) repair: Repair,
+    /// By when.
+    pub(super) deadline: Instant,
 }
 
 /// An object to be merged by an owner.
@@ -70,6 +99,10 @@ pub(super) struct Repairing {
 pub(super) enum Heard {
     Object(Object, Standing),
     Digest(Digest, Standing),
+    /// From a fallback: what it keeps, if anything.
+    Hint(Object),
+    /// It cannot say.
+    NoHint,
     Repaired,
     Failed(Cause),
 }
@@ -79,14 +112,16 @@ impl Coordinator {
     pub async fn get(&self, get: Get) -> Result<ReadAnswer, RequestError> {
         let deadline = Instant::now() + get.timeout;
         let target = self.target(&get.namespace, get.key, deadline).await?;
-        let (object, replicas) = match get.replica {
-            Some(node) => (self.get_from(&target, node, deadline).await?, 1),
+        let found = match get.replica {
+            Some(node) => Found::alone(self.get_from(&target, node, deadline).await?),
             None => {
                 let r = resolve(get.r, target.namespace.r, target.namespace.n)?;
-                self.get_by_quorum(&target, r, get.repair, deadline).await?
+                let sloppy = get.sloppy.unwrap_or(target.namespace.sloppy);
+                let rules = Rules { r, sloppy, repair: get.repair, deadline };
+                self.get_by_quorum(&target, rules).await?
             }
         };
-        Ok(answer(&target, object, replicas))
+        Ok(answer(&target, found))
     }
 
     /// Runs a read that another node sent on.
@@ -94,41 +129,22 @@ impl Coordinator {
         &self,
         forward: ForwardGet,
         timeout: Duration,
-    ) -> Result<(Object, u32), RequestError> {
-        let deadline = Instant::now() + timeout;
+    ) -> Result<Found, RequestError> {
+        let rules = Rules::of(&forward, Instant::now() + timeout);
         let target = self.owned_target(forward.namespace, forward.key)?;
-        let repair = if forward.blocking_repair { Repair::Blocking } else { Repair::Async };
-        self.read_owners(&target, forward.r, repair, deadline).await
+        self.read_owners(&target, rules).await
     }
 
-    async fn get_by_quorum(
-        &self,
-        target: &Target,
-        r: u8,
-        repair: Repair,
-        deadline: Instant,
-    ) -> Result<(Object, u32), RequestError> {
+    async fn get_by_quorum(&self, target: &Target, rules: Rules) -> Result<Found, RequestError> {
         let preference = target.preference()?;
         if preference.is_owner(self.node) {
-            return self.read_owners(target, r, repair, deadline).await;
+            return self.read_owners(target, rules).await;
         }
-        let forward = ForwardGet {
-            namespace: target.namespace.id,
-            key: target.address.key.clone(),
-            r,
-            blocking_repair: repair == Repair::Blocking,
-            sloppy: false,
-        };
         let mut last = RequestError::not_ready("no owner of the key can be reached");
-        for node in self.owners_by_reach(preference) {
-            let request = Request::ForwardGet(forward.clone());
-            match self.peers.request(node, request, remaining(deadline)).await {
-                Ok(Reply::GetResult(result)) => {
-                    let bytes = self.shards.budget().hold(Kind::Reads, result.object.0)?;
-                    let object = EncodedObject(bytes).decode(target.namespace.conflict);
-                    let object = object.map_err(RequestError::internal)?;
-                    return Ok((object, result.replicas));
-                }
+        for node in self.owners_to_forward_to(preference, rules) {
+            let request = Request::ForwardGet(rules.forward(target));
+            match self.peers.request(node, request, remaining(rules.deadline)).await {
+                Ok(Reply::GetResult(result)) => return self.found(target, result),
                 Ok(Reply::Failed(error @ RequestError::NotReady { .. })) => last = error,
                 Ok(Reply::Failed(error)) => return Err(error.elsewhere()),
                 Ok(_) => last = RequestError::internal("unexpected answer"),
@@ -142,7 +158,26 @@ impl Coordinator {
                 }
             }
         }
-        Err(last)
+        match rules.sloppy && remaining(rules.deadline) > Duration::ZERO {
+            true => self.read_owners(target, rules).await,
+            false => Err(last),
+        }
+    }
+
+    /// The owners to which this node, which is none, sends a read on. With a sloppy one it does not
+    /// wait for owners that are away: it runs the read itself then.
+    fn owners_to_forward_to(&self, preference: &PreferenceList, rules: Rules) -> Vec<NodeId> {
+        let mut owners = self.owners_by_reach(preference);
+        owners.retain(|&node| !rules.sloppy || !self.is_away(node));
+        owners
+    }
+
+    /// What an owner found.
+    fn found(&self, target: &Target, result: GetResult) -> Result<Found, RequestError> {
+        let GetResult { object, replicas, fallbacks } = result;
+        let bytes = self.shards.budget().hold(Kind::Reads, object.0)?;
+        let object = EncodedObject(bytes).decode(target.namespace.conflict);
+        Ok(Found { object: object.map_err(RequestError::internal)?, replicas, fallbacks })
     }
 
     /// What one node alone holds.
@@ -162,60 +197,84 @@ impl Coordinator {
             Heard::Failed(cause) => {
                 Err(RequestError::not_ready(format!("{} {cause}; it was asked alone", name())))
             }
-            Heard::Digest(..) | Heard::Repaired => Err(RequestError::internal("unexpected answer")),
+            Heard::Digest(..) | Heard::Hint(_) | Heard::NoHint | Heard::Repaired => {
+                Err(RequestError::internal("unexpected answer"))
+            }
         }
     }
 
-    /// Drives the read machine over the owners.
+    /// Drives the read machine, which asks owners and, in a sloppy read, fallbacks.
     pub(super) async fn read_owners(
         &self,
         target: &Target,
-        r: u8,
-        repair: Repair,
-        deadline: Instant,
-    ) -> Result<(Object, u32), RequestError> {
-        let mut op = ReadOp::new(self.plan(target, r, repair)?);
+        rules: Rules,
+    ) -> Result<Found, RequestError> {
+        let deadline = rules.deadline;
+        let mut op = ReadOp::new(self.plan(target, rules)?);
         let mut under_way = FuturesUnordered::new();
-        for effect in op.start() {
-            under_way.push(self.execute(target, &op, effect, deadline));
-        }
-        let slow = sleep_until(deadline.min(Instant::now() + SLOW_AFTER));
-        tokio::pin!(slow);
-        while op.verdict() == Verdict::Pending {
-            let effects = tokio::select! {
+        let mut alarms = Alarms::new(deadline);
+        let alarm = sleep_until(alarms.next());
+        tokio::pin!(alarm);
+        let mut effects = op.start();
+        loop {
+            for effect in effects.drain(..) {
+                under_way.push(self.execute(target, &op, effect, deadline));
+                if rules.sloppy {
+                    alarms.asked(effect);
+                }
+            }
+            if op.verdict() != Verdict::Pending {
+                break;
+            }
+            if alarm.deadline() != alarms.next() {
+                alarm.as_mut().reset(alarms.next());
+            }
+            tokio::select! {
                 biased;
-                Some((node, heard)) = under_way.next() => tell(&mut op, node, heard),
-                () = &mut slow => {
-                    if slow.deadline() >= deadline {
+                Some((node, heard)) = under_way.next() => effects = tell(&mut op, node, heard),
+                () = &mut alarm => {
+                    let now = Instant::now();
+                    if now >= deadline {
                         break;
                     }
-                    slow.as_mut().reset(deadline);
-                    op.on_slow()
+                    while let Some(due) = alarms.due(now) {
+                        effects.extend(match due {
+                            Alarm::Slow => op.on_slow(),
+                            Alarm::Late(request) => op.on_late(request),
+                        });
+                    }
                 }
             };
-            for effect in effects {
-                under_way.push(self.execute(target, &op, effect, deadline));
-            }
         }
         if op.verdict() != Verdict::Reached {
             hear_out(&mut op, under_way, deadline).await;
-            self.mend_later(target, op.failures());
-            return Err(not_reached(&target.view, op.tally(), op.failures(), &[]));
         }
+        self.finish(target, op)
+    }
+
+    /// What a read came to; what is left to do is done after the answer.
+    pub(super) fn finish(&self, target: &Target, op: ReadOp) -> Result<Found, RequestError> {
         self.mend_later(target, op.failures());
-        let outcome = op.finish();
-        self.repair_later(target, &outcome.object, &outcome.repairs);
-        Ok((outcome.object, outcome.replicas))
+        match op.verdict() {
+            Verdict::Reached => {
+                let ReadOutcome { object, replicas, fallbacks, repairs } = op.finish();
+                self.repair_later(target, &object, &repairs);
+                Ok(Found { object, replicas, fallbacks })
+            }
+            Verdict::Pending if op.finds_nothing() => {
+                let waiting_for = "asking whether an owner or a fallback has a value".to_owned();
+                Err(RequestError::TimeoutElsewhere { waiting_for })
+            }
+            Verdict::Pending | Verdict::Unreachable => {
+                Err(not_reached(&target.view, op.tally(), op.failures(), &[]))
+            }
+        }
     }
 
     /// How a key is read: this node first, if it is an owner.
-    pub(super) fn plan(
-        &self,
-        target: &Target,
-        r: u8,
-        repair: Repair,
-    ) -> Result<ReadPlan, RequestError> {
-        let mut owners = target.preference()?.owners().to_vec();
+    pub(super) fn plan(&self, target: &Target, rules: Rules) -> Result<ReadPlan, RequestError> {
+        let preference = target.preference()?;
+        let mut owners = preference.owners().to_vec();
         owners.sort_by_key(|&node| node != self.node);
         let away = owners.iter().copied().filter(|&node| self.is_away(node)).collect();
         let digester = Digester {
@@ -223,7 +282,22 @@ impl Coordinator {
             namespace: target.namespace.id,
             key: target.address.key.clone(),
         };
-        Ok(ReadPlan { needed: r, owners, away, sloppy: None, repair, digester })
+        let sloppy = rules.sloppy.then(|| Sloppy {
+            fallbacks: self.fallbacks(preference),
+            doubt: self.doubts.any_of(&owners),
+        });
+        let Rules { r: needed, repair, .. } = rules;
+        Ok(ReadPlan { needed, owners, away, sloppy, repair, digester })
+    }
+
+    /// The fallbacks that can be asked: this node, if it is one or keeps hints though it is an owner,
+    /// and others, as many as there are owners at most.
+    fn fallbacks(&self, preference: &PreferenceList) -> Vec<NodeId> {
+        let may_keep = !preference.is_owner(self.node) || self.shards.hints_bytes() > 0;
+        let here = may_keep.then_some(self.node);
+        let others = preference.fallbacks().iter().copied();
+        let others = others.filter(|&node| node != self.node && self.may_answer(node));
+        here.into_iter().chain(others.take(preference.owners().len())).collect()
     }
 
     fn execute(
@@ -236,9 +310,7 @@ impl Coordinator {
         match effect {
             Effect::AskObject(node) => self.ask(target, node, false, deadline),
             Effect::AskDigest(node) => self.ask(target, node, true, deadline),
-            Effect::AskFallback(node) => {
-                future::ready((node, Heard::Failed(Cause::Refused))).boxed()
-            }
+            Effect::AskFallback(node) => self.ask_fallback(target, node, deadline),
             Effect::Repair(node) => match op.answer() {
                 Some(answer) => {
                     let repair = Repairing { object: EncodedObject::new(answer), mend: false };
@@ -284,6 +356,34 @@ impl Coordinator {
             heard(reply.and_then(|reply| held(&budget, reply)), conflict)
         };
         reply.map(move |(node, reply)| (node, heard(reply))).boxed()
+    }
+
+    /// Asks for what a fallback keeps of a key.
+    fn ask_fallback(
+        &self,
+        target: &Target,
+        node: NodeId,
+        deadline: Instant,
+    ) -> BoxFuture<'static, (NodeId, Heard)> {
+        let address = target.address.clone();
+        let conflict = address.conflict;
+        if node == self.node {
+            let shards = self.shards.clone();
+            return async move {
+                let kept = shards.read_hint(address, deadline).await;
+                (node, hint(kept, conflict))
+            }
+            .boxed();
+        }
+        let Address { namespace, key, .. } = address;
+        let request = Request::Read(Read { namespace, key, digest: false, hint: true });
+        let budget = self.shards.budget().clone();
+        let reply = self.request(node, request, deadline);
+        let heard = move |(node, reply): (_, Result<Reply, PeerError>)| {
+            let heard = heard(reply.and_then(|reply| held(&budget, reply)), conflict);
+            (node, as_hint(heard))
+        };
+        reply.map(heard).boxed()
     }
 
     /// Has an owner merge an object.
@@ -357,10 +457,61 @@ async fn hear_out(
     }
 }
 
-fn answer(target: &Target, object: Object, replicas: u32) -> ReadAnswer {
+fn answer(target: &Target, found: Found) -> ReadAnswer {
+    let Found { object, replicas, fallbacks } = found;
     let read = Context::of_read(&object);
     let context = (!object.is_absent()).then(|| read.seal(target.binding()));
-    ReadAnswer { object, replicas, context }
+    ReadAnswer { object, replicas, fallbacks, context }
+}
+
+impl Found {
+    /// What one node told that was asked alone.
+    fn alone(object: Object) -> Self {
+        Self { object, replicas: 1, fallbacks: 0 }
+    }
+
+    /// As it is told to the node that sent the read on.
+    pub fn encode(&self) -> GetResult {
+        let Self { object, replicas, fallbacks } = self;
+        let object = EncodedObject::new(object);
+        GetResult { object, replicas: *replicas, fallbacks: *fallbacks }
+    }
+}
+
+impl Rules {
+    /// Of a read that another node sent on.
+    fn of(forward: &ForwardGet, deadline: Instant) -> Self {
+        let repair = if forward.blocking_repair { Repair::Blocking } else { Repair::Async };
+        Self { r: forward.r, sloppy: forward.sloppy, repair, deadline }
+    }
+
+    /// The read as it is sent on.
+    fn forward(self, target: &Target) -> ForwardGet {
+        ForwardGet {
+            namespace: target.namespace.id,
+            key: target.address.key.clone(),
+            r: self.r,
+            blocking_repair: self.repair == Repair::Blocking,
+            sloppy: self.sloppy,
+        }
+    }
+}
+
+/// What this node keeps as a hint.
+fn hint(kept: Result<EncodedObject, RequestError>, rule: Conflict) -> Heard {
+    match kept.map(|kept| kept.decode(rule)) {
+        Ok(Ok(object)) => Heard::Hint(object),
+        Ok(Err(_)) | Err(_) => Heard::NoHint,
+    }
+}
+
+/// What a fallback told. One that answers as an owner knows another layout: what it holds counts as
+/// an owner's alone.
+fn as_hint(heard: Heard) -> Heard {
+    match heard {
+        Heard::Object(object, Standing::Fallback) => Heard::Hint(object),
+        _ => Heard::NoHint,
+    }
 }
 
 fn tell(op: &mut ReadOp, node: NodeId, heard: Heard) -> Vec<Effect> {
@@ -373,6 +524,8 @@ fn tell(op: &mut ReadOp, node: NodeId, heard: Heard) -> Vec<Effect> {
     match heard {
         Heard::Object(object, _) => op.on_object(node, object),
         Heard::Digest(digest, _) => op.on_digest(node, digest),
+        Heard::Hint(object) => op.on_hint(node, object),
+        Heard::NoHint => op.on_no_hint(node),
         Heard::Repaired => op.on_repaired(node),
         Heard::Failed(cause) => op.on_failure(node, cause),
     }

@@ -21,6 +21,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::time::{Instant, sleep_until};
 
+use super::read::Rules;
 use super::{
     Coordinator, SLOW_AFTER, Target, cause_of, cause_of_error, not_reached, preference, resolve,
 };
@@ -163,8 +164,9 @@ impl Coordinator {
         let MergedPages { mut items, damaged, after } = merge_pages(pages, namespace.conflict)?;
         for key in damaged {
             let target = Target::new(view.clone(), namespace.clone(), key.clone());
-            let (read, _) = self.read_owners(&target, r, Repair::Async, deadline).await?;
-            items.entry(key).or_default().merge(&read);
+            let rules = Rules { r, sloppy: false, repair: Repair::Async, deadline };
+            let read = self.read_owners(&target, rules).await?;
+            items.entry(key).or_default().merge(&read.object);
         }
         let items = items.into_iter().filter(|(_, object)| !object.is_empty()).collect();
         let next = match after {

@@ -5,7 +5,8 @@
 //! holds what; [`quorum`], [`write`](mod@write) and [`read`] run one request, [`resolve`] tells
 //! what became of one, [`standing`] says whose silence counts, [`skew`] whether a node's clock may
 //! order writes, [`hint`] what is kept for those that missed it, [`credit`] how fast that comes
-//! home; [`metadata`] keeps the one document that all members agree on.
+//! home, [`outstanding`] for whom it may be; [`metadata`] keeps the one document that all members
+//! agree on.
 //!
 //! Time comes in as an argument, randomness as `&mut impl Rng`, and order from B-trees, so that the
 //! same inputs give the same outputs to the byte.
@@ -21,6 +22,7 @@ pub mod key;
 pub mod metadata;
 pub mod object;
 pub mod operation;
+pub mod outstanding;
 pub mod placement;
 pub mod preference;
 pub mod quorum;

@@ -363,6 +363,11 @@ impl ReadOp {
         }
     }
 
+    /// Whether R counted, and there is no value so far.
+    pub fn finds_nothing(&self) -> bool {
+        self.is_enough() && self.answer().is_some_and(Object::is_empty)
+    }
+
     /// The owners that failed, in the order in which they did.
     pub fn failures(&self) -> &[Failure] {
         &self.failures

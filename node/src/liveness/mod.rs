@@ -18,6 +18,7 @@
 //! request alone; and a node that is stopped in order does not say so, since it is soon back as a rule.
 
 mod codec;
+mod doubts;
 mod identity;
 mod inbox;
 mod swim;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::time::{Duration, Instant};
 
+pub use self::doubts::Doubts;
 pub use self::inbox::{Datagram, Inbox};
 pub use self::swim::{Effects, GossipError, Swim, Timer};
 use crate::dynamo::key::NodeId;

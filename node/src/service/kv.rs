@@ -397,6 +397,7 @@ pub(super) fn get_reply(answer: ReadAnswer) -> v1::GetReply {
         siblings: siblings(&answer.object),
         context: answer.context.unwrap_or_default(),
         replicas: answer.replicas,
+        fallbacks: answer.fallbacks,
     }
 }
 

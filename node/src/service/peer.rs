@@ -24,8 +24,7 @@ use crate::shard::{Page, PageRange};
 use crate::telemetry::{Metrics, Operation};
 use crate::trace::Trace;
 use crate::transport::{
-    GetResult, Handler, Held, LookUp, Read, Replicate, Reply, Request, ScanPage, ScanPageReply,
-    first_fitting,
+    Handler, Held, LookUp, Read, Replicate, Reply, Request, ScanPage, ScanPageReply, first_fitting,
 };
 use crate::vnode::look_up::Inquiry;
 use crate::vnode::{Address, Merge};
@@ -99,10 +98,7 @@ impl Shared {
             Request::Read(read) => self.read(read, wait).await,
             Request::ForwardGet(forward) => {
                 let read = self.coordinator.get_forwarded(forward, wait).await;
-                read.map(|(object, replicas)| {
-                    let object = EncodedObject::new(&object);
-                    Reply::GetResult(GetResult { object, replicas })
-                })
+                read.map(|found| Reply::GetResult(found.encode()))
             }
             Request::ForwardWrite(forward) => {
                 return match self.coordinator.put_forwarded(forward, wait).await {

@@ -11,6 +11,7 @@ mod forget;
 mod gossip;
 mod handoff;
 mod observe;
+mod outstanding;
 mod refill;
 mod sweep;
 
@@ -24,6 +25,7 @@ pub use self::forget::ForgetOperations;
 pub use self::gossip::{Gossip, GossipParts};
 pub use self::handoff::{Handoff, HandoffParts};
 pub use self::observe::{Observe, Observed};
+pub use self::outstanding::{AskHints, AskHintsParts};
 pub use self::refill::{Refill, RefillParts};
 pub use self::sweep::Sweep;
 use crate::error::RequestError;

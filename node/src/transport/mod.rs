@@ -202,6 +202,8 @@ pub struct GetResult {
     pub object: EncodedObject,
     /// How many replicas answered.
     pub replicas: u32,
+    /// How many fallbacks counted for others.
+    pub fallbacks: u32,
 }
 
 /// A client's write, sent on to the node that is to coordinate it.

@@ -311,7 +311,7 @@ pub(crate) struct GetArgs {
 }
 
 const GET_HELP: &str = "Without --sloppy or --strict it is as the namespace says.
-json: {\"siblings\":[{\"value\",\"value_base64\"}],\"context\",\"replicas\"}; \
+json: {\"siblings\":[{\"value\",\"value_base64\"}],\"context\",\"replicas\",\"fallbacks\"?}; \
 value has U+FFFD in place of bytes that are not UTF-8, value_base64 is exact.
 Of several keys, a line for each as by scan; a key without a value has no siblings.
 

@@ -16,10 +16,12 @@ use futures::future::{BoxFuture, join_all};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{Heard, ReadAnswer, answer, heard, held, tell};
+use super::{
+    Alarm, Alarms, Found, Heard, ReadAnswer, Rules, answer, as_hint, heard, held, hint, tell,
+};
 use crate::cluster::view::View;
 use crate::coordinator::{
-    Coordinator, SLOW_AFTER, Target, cause_of, cause_of_error, not_reached, remaining, resolve,
+    Coordinator, SLOW_AFTER, Target, cause_of, cause_of_error, remaining, resolve,
 };
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NodeId};
@@ -29,7 +31,7 @@ use crate::dynamo::quorum::{Cause, Level, Verdict};
 use crate::dynamo::read::{Effect, ReadOp, Repair};
 use crate::dynamo::standing::Standing;
 use crate::error::RequestError;
-use crate::limits::budget::{Budget, Kind};
+use crate::limits::budget::Budget;
 use crate::shard::Shards;
 use crate::transport::{
     ForwardGet, GetResult, Held, PeerError, Peers, Read, Reply, Request, first_fitting,
@@ -63,15 +65,6 @@ pub struct GetBatch {
     pub timeout: Duration,
 }
 
-/// How all keys of a batch are read.
-#[derive(Clone, Copy)]
-struct Rules {
-    r: u8,
-    repair: Repair,
-    replica: Option<NodeId>,
-    deadline: Instant,
-}
-
 /// A key and its place in the batch.
 struct Placed {
     place: usize,
@@ -85,8 +78,16 @@ struct Reading {
     op: ReadOp,
 }
 
-/// What a read comes to: the object, and how many replicas answered.
-type Found = Result<(Object, u32), RequestError>;
+/// What is asked of a node about a key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    Object,
+    Digest,
+    Hint,
+}
+
+/// What a read comes to.
+type Outcome = Result<Found, RequestError>;
 
 /// What an owner told of some of the readings.
 type Told = BoxFuture<'static, Vec<(usize, NodeId, Heard)>>;
@@ -100,14 +101,15 @@ impl Coordinator {
         let deadline = Instant::now() + batch.timeout;
         let (view, namespace) = self.namespace(&batch.namespace, deadline).await?;
         let r = resolve(batch.r, namespace.r, namespace.n)?;
-        let rules = Rules { r, repair: batch.repair, replica: batch.replica, deadline };
+        let sloppy = batch.sloppy.unwrap_or(namespace.sloppy);
+        let rules = Rules { r, sloppy, repair: batch.repair, deadline };
         let (mut answers, mut bytes) = (Vec::with_capacity(batch.keys.len()), 0);
         for window in batch.keys.chunks(WINDOW) {
             if bytes >= ANSWER_BYTES {
                 answers.extend(window.iter().map(|_| Err(full())));
                 continue;
             }
-            let read = self.get_window(window, (&view, &namespace), rules).await;
+            let read = self.get_window(window, (&view, &namespace), rules, batch.replica).await;
             bytes += read.iter().flatten().map(|answer| size(&answer.object)).sum::<usize>();
             answers.extend(read);
         }
@@ -123,10 +125,8 @@ impl Coordinator {
     ) -> Vec<Result<GetResult, RequestError>> {
         let deadline = Instant::now() + timeout;
         // Whoever sends a batch on asks for all of it alike.
-        let first = forwards.first().map(|forward| (forward.r, forward.blocking_repair));
-        let Some((r, blocking)) = first else { return Vec::new() };
-        let repair = if blocking { Repair::Blocking } else { Repair::Async };
-        let rules = Rules { r, repair, replica: None, deadline };
+        let Some(first) = forwards.first() else { return Vec::new() };
+        let rules = Rules::of(first, deadline);
         let (mut group, mut found) = (Vec::new(), Vec::new());
         for (place, forward) in forwards.into_iter().take(WINDOW).enumerate() {
             match self.owned_target(forward.namespace, forward.key) {
@@ -135,11 +135,8 @@ impl Coordinator {
             }
         }
         found.extend(self.read_group(group, rules).await);
-        let encode = |(object, replicas): (Object, u32)| GetResult {
-            object: EncodedObject::new(&object),
-            replicas,
-        };
-        let results = in_order(found).into_iter().map(|found| found.map(encode));
+        let encode = |found: Outcome| found.map(|found| found.encode());
+        let results = in_order(found).into_iter().map(encode);
         first_fitting(results, |result| result.object.0.len())
     }
 
@@ -148,6 +145,7 @@ impl Coordinator {
         keys: &[Result<Key, RequestError>],
         (view, namespace): (&Arc<View>, &Namespace),
         rules: Rules,
+        replica: Option<NodeId>,
     ) -> Vec<Result<ReadAnswer, RequestError>> {
         let (mut own, mut others, mut found) = (Vec::new(), Vec::new(), Vec::new());
         for (place, key) in keys.iter().enumerate() {
@@ -162,7 +160,7 @@ impl Coordinator {
                 Err(error) => found.push((place, Err(error))),
             }
         }
-        if let Some(node) = rules.replica {
+        if let Some(node) = replica {
             own.append(&mut others);
             found.extend(self.read_replica(own, node, rules.deadline).await);
         } else {
@@ -170,10 +168,10 @@ impl Coordinator {
                 futures::join!(self.read_group(own, rules), self.forward_gets(others, rules));
             found.extend(here.into_iter().chain(elsewhere));
         }
-        let answered = |(key, found): (&Result<Key, RequestError>, Found)| {
-            let ((object, replicas), key) = (found?, key.clone()?);
+        let answered = |(key, found): (&Result<Key, RequestError>, Outcome)| {
+            let (found, key) = (found?, key.clone()?);
             let target = Target::new(view.clone(), namespace.clone(), key);
-            Ok(answer(&target, object, replicas))
+            Ok(answer(&target, found))
         };
         keys.iter().zip(in_order(found)).map(answered).collect()
     }
@@ -184,60 +182,59 @@ impl Coordinator {
         group: Vec<Placed>,
         node: NodeId,
         deadline: Instant,
-    ) -> Vec<(usize, Found)> {
+    ) -> Vec<(usize, Outcome)> {
         let read = group.iter().map(|placed| async move {
             let object = self.get_from(&placed.target, node, deadline).await;
-            (placed.place, object.map(|object| (object, 1)))
+            (placed.place, object.map(Found::alone))
         });
         join_all(read).await
     }
 
-    /// Drives the read machines of all keys over their owners, of which this node is one.
-    async fn read_group(&self, group: Vec<Placed>, rules: Rules) -> Vec<(usize, Found)> {
-        let Rules { deadline, .. } = rules;
+    /// Drives the read machines of all keys.
+    async fn read_group(&self, group: Vec<Placed>, rules: Rules) -> Vec<(usize, Outcome)> {
+        let deadline = rules.deadline;
         let mut readings = Vec::with_capacity(group.len());
         let mut found = Vec::new();
         for Placed { place, target } in group {
-            match self.plan(&target, rules.r, rules.repair) {
+            match self.plan(&target, rules) {
                 Ok(plan) => readings.push(Reading { place, target, op: ReadOp::new(plan) }),
                 Err(error) => found.push((place, Err(error))),
             }
         }
         let mut under_way = FuturesUnordered::new();
-        let first = effects(&mut readings, ReadOp::start);
-        under_way.extend(self.execute_batch(&readings, first, deadline));
-        let slow = sleep_until(deadline.min(Instant::now() + SLOW_AFTER));
-        tokio::pin!(slow);
-        while readings.iter().any(|reading| reading.op.verdict() == Verdict::Pending) {
-            let next = tokio::select! {
+        let mut alarms = Alarms::new(deadline);
+        let alarm = sleep_until(alarms.next());
+        tokio::pin!(alarm);
+        let mut next = effects(&mut readings, ReadOp::start);
+        loop {
+            if rules.sloppy {
+                next.iter().for_each(|&request| alarms.asked(request));
+            }
+            under_way.extend(self.execute_batch(&readings, std::mem::take(&mut next), deadline));
+            if !readings.iter().any(|reading| reading.op.verdict() == Verdict::Pending) {
+                break;
+            }
+            if alarm.deadline() != alarms.next() {
+                alarm.as_mut().reset(alarms.next());
+            }
+            tokio::select! {
                 biased;
-                Some(told) = under_way.next() => hear(&mut readings, told),
-                () = &mut slow => {
-                    if slow.deadline() >= deadline {
+                Some(told) = under_way.next() => next = hear(&mut readings, told),
+                () = &mut alarm => {
+                    let now = Instant::now();
+                    if now >= deadline {
                         break;
                     }
-                    slow.as_mut().reset(deadline);
-                    effects(&mut readings, ReadOp::on_slow)
+                    next = due(&mut readings, &mut alarms, now);
                 }
-            };
-            under_way.extend(self.execute_batch(&readings, next, deadline));
+            }
         }
         if readings.iter().any(|reading| reading.op.verdict() != Verdict::Reached) {
             hear_out(&mut readings, under_way, deadline).await;
         }
-        found.extend(readings.into_iter().map(|reading| self.finish(reading)));
+        let finish = |Reading { place, target, op }| (place, self.finish(&target, op));
+        found.extend(readings.into_iter().map(finish));
         found
-    }
-
-    fn finish(&self, reading: Reading) -> (usize, Found) {
-        let Reading { place, target, op } = reading;
-        self.mend_later(&target, op.failures());
-        if op.verdict() != Verdict::Reached {
-            return (place, Err(not_reached(&target.view, op.tally(), op.failures(), &[])));
-        }
-        let outcome = op.finish();
-        self.repair_later(&target, &outcome.object, &outcome.repairs);
-        (place, Ok((outcome.object, outcome.replicas)))
     }
 
     /// Does what the readings want: one request for all that a node is asked.
@@ -247,13 +244,14 @@ impl Coordinator {
         effects: Vec<(usize, Effect)>,
         deadline: Instant,
     ) -> Vec<Told> {
-        let mut asks: BTreeMap<NodeId, Vec<(usize, bool)>> = BTreeMap::new();
+        let mut asks: BTreeMap<NodeId, Vec<(usize, Ask)>> = BTreeMap::new();
         let mut told = Vec::new();
         for (at, effect) in effects {
             match effect {
-                Effect::AskObject(node) => asks.entry(node).or_default().push((at, false)),
-                Effect::AskDigest(node) => asks.entry(node).or_default().push((at, true)),
-                Effect::Repair(_) | Effect::AskFallback(_) => {
+                Effect::AskObject(node) => asks.entry(node).or_default().push((at, Ask::Object)),
+                Effect::AskDigest(node) => asks.entry(node).or_default().push((at, Ask::Digest)),
+                Effect::AskFallback(node) => asks.entry(node).or_default().push((at, Ask::Hint)),
+                Effect::Repair(_) => {
                     let Reading { target, op, .. } = &readings[at];
                     let repaired = self.execute(target, op, effect, deadline);
                     told.push(repaired.map(move |(node, heard)| vec![(at, node, heard)]).boxed());
@@ -266,40 +264,53 @@ impl Coordinator {
         told
     }
 
-    /// Asks one node; `asked`: of which readings, and whether the digest is enough.
+    /// Asks one node; `asked`: of which readings, and for what.
     fn ask_batch(
         &self,
         readings: &[Reading],
         node: NodeId,
-        asked: Vec<(usize, bool)>,
+        asked: Vec<(usize, Ask)>,
         deadline: Instant,
     ) -> Told {
         if node != self.node {
-            let read = |&(at, digest): &(usize, bool)| {
+            let read = |&(at, ask): &(usize, Ask)| {
                 let Address { namespace, key, conflict, .. } = readings[at].target.address.clone();
-                (at, conflict, Read { namespace, key, digest, hint: false })
+                let (digest, hint) = (ask == Ask::Digest, ask == Ask::Hint);
+                (at, conflict, Read { namespace, key, digest, hint })
             };
             let (peers, budget) = (self.peers.clone(), self.shards.budget().clone());
             return ask_peer(peers, budget, node, asked.iter().map(read).collect(), deadline);
         }
         let Some(&(first, _)) = asked.first() else { return async { Vec::new() }.boxed() };
         let cluster_key = readings[first].target.view.document().cluster_key;
+        let (hints, asked): (Vec<_>, Vec<_>) =
+            asked.into_iter().partition(|(_, ask)| *ask == Ask::Hint);
+        let hint = |(at, _): (usize, Ask)| (at, readings[at].target.address.clone());
+        let hints: Vec<_> = hints.into_iter().map(hint).collect();
         // Before the objects are read: what becomes complete meanwhile may not be in them.
-        let of = |(at, digest): (usize, bool)| {
+        let of = |(at, ask): (usize, Ask)| {
             let address = readings[at].target.address.clone();
-            (at, (digest, self.standings.of(address.vnode)), address)
+            (at, (ask == Ask::Digest, self.standings.of(address.vnode)), address)
         };
         let asked: Vec<_> = asked.into_iter().map(of).collect();
-        ask_shards(self.shards.clone(), node, asked, cluster_key, deadline).boxed()
+        let held = ask_shards(self.shards.clone(), node, asked, cluster_key, deadline);
+        let kept = ask_shards_for_hints(self.shards.clone(), node, hints, deadline);
+        async move {
+            let (mut told, kept) = futures::join!(held, kept);
+            told.extend(kept);
+            told
+        }
+        .boxed()
     }
 
-    /// Sends each key on to the first of its owners that takes it.
-    async fn forward_gets(&self, group: Vec<Placed>, rules: Rules) -> Vec<(usize, Found)> {
-        let (mut left, mut found) = (Vec::new(), Vec::new());
+    /// Sends each key on to the first of its owners that takes it. In a sloppy read this node reads
+    /// those that none takes itself.
+    async fn forward_gets(&self, group: Vec<Placed>, rules: Rules) -> Vec<(usize, Outcome)> {
+        let (mut left, mut found, mut untaken) = (Vec::new(), Vec::new(), Vec::new());
         for placed in group {
             match placed.target.preference() {
                 Ok(preference) => {
-                    let mut owners = self.owners_by_reach(preference);
+                    let mut owners = self.owners_to_forward_to(preference, rules);
                     owners.reverse();
                     let last = RequestError::not_ready("no owner of the key can be reached");
                     left.push(Forwarding { placed, owners, last });
@@ -312,7 +323,7 @@ impl Coordinator {
             for forwarding in left.drain(..) {
                 match forwarding.owners.last() {
                     Some(&owner) => by_owner.entry(owner).or_default().push(forwarding),
-                    None => found.push((forwarding.placed.place, Err(forwarding.last))),
+                    None => untaken.push(forwarding),
                 }
             }
             let sent = by_owner.into_iter().map(|(to, group)| self.forward_to(to, group, rules));
@@ -320,6 +331,13 @@ impl Coordinator {
                 found.extend(done);
                 left.extend(again);
             }
+        }
+        if rules.sloppy && remaining(rules.deadline) > Duration::ZERO {
+            let untaken = untaken.into_iter().map(|forwarding| forwarding.placed).collect();
+            found.extend(self.read_group(untaken, rules).await);
+        } else {
+            let failed = |Forwarding { placed, last, .. }| (placed.place, Err(last));
+            found.extend(untaken.into_iter().map(failed));
         }
         found
     }
@@ -331,17 +349,11 @@ impl Coordinator {
         to: NodeId,
         group: Vec<Forwarding>,
         rules: Rules,
-    ) -> (Vec<(usize, Found)>, Vec<Forwarding>) {
-        let forward = |forwarding: &Forwarding| ForwardGet {
-            namespace: forwarding.placed.target.namespace.id,
-            key: forwarding.placed.target.address.key.clone(),
-            r: rules.r,
-            blocking_repair: rules.repair == Repair::Blocking,
-            sloppy: false,
-        };
+    ) -> (Vec<(usize, Outcome)>, Vec<Forwarding>) {
+        let forward = |forwarding: &Forwarding| rules.forward(&forwarding.placed.target);
         let request = Request::ForwardGetBatch(group.iter().map(forward).collect());
         let reply = self.peers.request(to, request, remaining(rules.deadline)).await;
-        let (mut done, mut again, budget) = (Vec::new(), Vec::new(), self.shards.budget());
+        let (mut done, mut again) = (Vec::new(), Vec::new());
         let mut results = match reply {
             Ok(Reply::GetBatch(results)) if !results.is_empty() => results.into_iter(),
             other => {
@@ -358,7 +370,6 @@ impl Coordinator {
             }
         };
         for mut forwarding in group {
-            let rule = forwarding.placed.target.namespace.conflict;
             match results.next() {
                 None => again.push(forwarding),
                 Some(Err(error @ RequestError::NotReady { .. })) => {
@@ -366,14 +377,9 @@ impl Coordinator {
                     again.push(forwarding);
                 }
                 Some(result) => {
-                    let decode = |result: GetResult| {
-                        let bytes = budget.hold(Kind::Reads, result.object.0)?;
-                        let object = EncodedObject(bytes).decode(rule);
-                        let object = object.map_err(RequestError::internal)?;
-                        Ok((object, result.replicas))
-                    };
-                    let result = result.map_err(RequestError::elsewhere).and_then(decode);
-                    done.push((forwarding.placed.place, result));
+                    let Placed { place, target } = forwarding.placed;
+                    let result = result.map_err(RequestError::elsewhere);
+                    done.push((place, result.and_then(|result| self.found(&target, result))));
                 }
             }
         }
@@ -428,6 +434,25 @@ fn effects(
         .collect()
 }
 
+/// What the readings want done about what is due.
+fn due(
+    readings: &mut [Reading],
+    alarms: &mut Alarms<(usize, Effect)>,
+    now: Instant,
+) -> Vec<(usize, Effect)> {
+    let mut next = Vec::new();
+    while let Some(due) = alarms.due(now) {
+        match due {
+            Alarm::Slow => next.extend(effects(readings, ReadOp::on_slow)),
+            Alarm::Late((at, request)) => {
+                let effects = readings[at].op.on_late(request);
+                next.extend(effects.into_iter().map(|effect| (at, effect)));
+            }
+        }
+    }
+    next
+}
+
 fn hear(readings: &mut [Reading], told: Vec<(usize, NodeId, Heard)>) -> Vec<(usize, Effect)> {
     let told = told.into_iter();
     told.flat_map(|(at, node, heard)| {
@@ -469,12 +494,19 @@ fn ask_peer(
             match sent.await {
                 Ok(Reply::HeldBatch(items)) if (1..=asked.len()).contains(&items.len()) => {
                     let answered = asked.drain(..items.len()).zip(items);
-                    let heard = |((at, rule, _), item)| (at, node, heard_item(&budget, rule, item));
+                    let heard = |((at, rule, read), item): ((_, _, Read), _)| {
+                        let heard = heard_item(&budget, rule, item);
+                        (at, node, if read.hint { as_hint(heard) } else { heard })
+                    };
                     told.extend(answered.map(heard));
                 }
                 other => {
                     let cause = cause_of(&other);
-                    let failed = |(at, _, _)| (at, node, Heard::Failed(cause));
+                    let failed = |read: Read| match read.hint {
+                        true => Heard::NoHint,
+                        false => Heard::Failed(cause),
+                    };
+                    let failed = |(at, _, read)| (at, node, failed(read));
                     told.extend(asked.drain(..).map(failed));
                 }
             }
@@ -530,7 +562,26 @@ async fn ask_shards(
     join_all(read).await.into_iter().flatten().map(heard).collect()
 }
 
-fn in_order(mut found: Vec<(usize, Found)>) -> Vec<Found> {
+/// Asks this node's own shards for what they keep as hints.
+async fn ask_shards_for_hints(
+    shards: Shards,
+    node: NodeId,
+    asked: Vec<(usize, Address)>,
+    deadline: Instant,
+) -> Vec<(usize, NodeId, Heard)> {
+    let read = shards.split(asked, |(_, address)| address).into_iter().map(|part| {
+        let shards = &shards;
+        async move {
+            let addresses = part.items.iter().map(|(_, address)| address.clone()).collect();
+            let kept = shards.read_hint_batch(addresses, deadline).await;
+            part.items.into_iter().zip(kept)
+        }
+    });
+    let heard = |((at, address), kept): ((_, Address), _)| (at, node, hint(kept, address.conflict));
+    join_all(read).await.into_iter().flatten().map(heard).collect()
+}
+
+fn in_order(mut found: Vec<(usize, Outcome)>) -> Vec<Outcome> {
     found.sort_by_key(|(place, _)| *place);
     found.into_iter().map(|(_, found)| found).collect()
 }

@@ -156,6 +156,11 @@ impl Cluster {
     fn take(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             assert!(!self.asked.contains(&effect), "{effect:?} a second time");
+            if let Effect::Repair(_) = effect {
+                let answer = digester().digest(self.read.answer().expect("it stands"));
+                let told = self.read.owner(index(effect)).told;
+                assert_ne!(told, Some(answer), "{effect:?}, which has the answer");
+            }
             self.asked.push(effect);
             self.under_way.push(effect);
         }

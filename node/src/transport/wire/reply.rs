@@ -43,11 +43,11 @@ pub(super) fn decode_held(m: proto::ReadReply) -> Result<(Held, Standing), WireE
 }
 
 pub(super) fn encode_get_result(m: GetResult) -> proto::GetResult {
-    proto::GetResult { object: m.object.0, replicas: m.replicas }
+    proto::GetResult { object: m.object.0, replicas: m.replicas, fallbacks: m.fallbacks }
 }
 
 pub(super) fn decode_get_result(m: proto::GetResult) -> GetResult {
-    GetResult { object: EncodedObject(m.object), replicas: m.replicas }
+    GetResult { object: EncodedObject(m.object), replicas: m.replicas, fallbacks: m.fallbacks }
 }
 
 pub(super) fn encode_write_result(m: WriteResult) -> proto::WriteResult {

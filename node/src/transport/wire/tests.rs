@@ -209,7 +209,11 @@ fn held() -> impl Strategy<Value = Held> {
 }
 
 fn get_result() -> impl Strategy<Value = GetResult> {
-    (object(), any::<u32>()).prop_map(|(object, replicas)| GetResult { object, replicas })
+    (object(), any::<[u32; 2]>()).prop_map(|(object, [replicas, fallbacks])| GetResult {
+        object,
+        replicas,
+        fallbacks,
+    })
 }
 
 fn write_result() -> impl Strategy<Value = WriteResult> {

@@ -42,6 +42,13 @@ struct ReadJson<'a> {
     siblings: Vec<SiblingJson<'a>>,
     context: Option<String>,
     replicas: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    fallbacks: u32,
+}
+
+/// Where nobody stood in, nothing is said of it.
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 pub(super) async fn put(session: &Session, args: PutArgs) -> Result<Exit> {
@@ -157,6 +164,7 @@ fn show(output: Output, read: &Read) -> io::Result<()> {
             siblings: SiblingJson::all(&read.siblings),
             context: read.context.as_ref().map(ToString::to_string),
             replicas: read.replicas,
+            fallbacks: read.fallbacks,
         });
     }
     output.bytes(&text(&read.siblings))

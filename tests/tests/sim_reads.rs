@@ -1,0 +1,209 @@
+//! Sloppy reads of a whole cluster: what fallbacks keep is found, and only looked for where it may be.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::time::Duration;
+
+use anyhow::Result;
+use bytes::Bytes;
+use quorate_node::coordinator::{Get, GetBatch, Put, ReadAnswer};
+use quorate_node::dynamo::format::EncodedObject;
+use quorate_node::dynamo::key::{Key, NodeId};
+use quorate_node::dynamo::quorum::Level;
+use quorate_node::dynamo::read::Repair;
+use quorate_node::error::RequestError;
+use quorate_node::vnode::{Address, Merge};
+use quorate_tests::sim::story::story;
+use quorate_tests::sim::{SimCluster, node, strict};
+use tokio::time::{Instant, sleep};
+
+const NODES: usize = 5;
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A cluster, and a key of which `owners` are the owners and `fallback` is none.
+struct Scene {
+    cluster: SimCluster,
+    key: Key,
+    owners: Vec<usize>,
+    fallbacks: Vec<usize>,
+}
+
+impl Scene {
+    async fn new(seed: u64) -> Result<Self> {
+        let cluster = SimCluster::start(NODES, seed).await?;
+        cluster.create_namespace(strict("things")).await?;
+        let key = Key::new("key")?;
+        let nodes = cluster.owners("things", &key)?;
+        let is_owner = |index: &usize| nodes.contains(&node(*index));
+        let (owners, fallbacks) = (0..NODES).partition(is_owner);
+        Ok(Self { cluster, key, owners, fallbacks })
+    }
+
+    /// A value that one owner misses, kept by the first fallback alone, which cannot send it home.
+    async fn keep_a_hint(&self) -> Result<()> {
+        let object = self.written().await?;
+        self.cluster.cut(self.fallbacks[0], self.owners[0]);
+        let holder = self.cluster.coordinator(self.fallbacks[0]).unwrap();
+        let (view, namespace) = holder.namespace("things", Instant::now() + TIMEOUT).await?;
+        let address = Address {
+            vnode: view.vnode(&namespace, &self.key),
+            namespace: namespace.id,
+            key: self.key.clone(),
+            conflict: namespace.conflict,
+        };
+        let (operation, clock_ms, wait_ms, mend) = (None, 0, 0, false);
+        let merge = Merge { address, object, operation, clock_ms, wait_ms, mend };
+        let target = node(self.owners[0]);
+        holder.shards().hint(merge, target, false, Instant::now() + TIMEOUT).await?;
+        Ok(())
+    }
+
+    /// An object as a write makes it: of another key, since this one's owners are to hold nothing.
+    async fn written(&self) -> Result<EncodedObject> {
+        let (other, owner) =
+            (Key::new("other")?, self.cluster.coordinator(self.owners[0]).unwrap());
+        owner.put(put(&other)).await.unwrap();
+        let read = owner.get(Get { key: other, ..self.get(true, Level::Quorum) }).await?;
+        Ok(EncodedObject::new(&read.object))
+    }
+
+    fn get(&self, sloppy: bool, r: Level) -> Get {
+        Get {
+            namespace: "things".to_owned(),
+            key: self.key.clone(),
+            r: Some(r),
+            sloppy: Some(sloppy),
+            repair: Repair::Async,
+            replica: None,
+            timeout: TIMEOUT,
+        }
+    }
+
+    async fn read(&self, at: usize, sloppy: bool, r: Level) -> Result<ReadAnswer, RequestError> {
+        self.cluster.coordinator(at).unwrap().get(self.get(sloppy, r)).await
+    }
+
+    async fn read_batch(&self, at: usize) -> Result<ReadAnswer, RequestError> {
+        let Get { namespace, key, r, sloppy, repair, replica, timeout } =
+            self.get(true, Level::Quorum);
+        let keys = vec![Ok(key)];
+        let batch = GetBatch { namespace, keys, r, sloppy, repair, replica, timeout };
+        self.cluster.coordinator(at).unwrap().get_batch(batch).await?.remove(0)
+    }
+
+    /// Waits until `at` knows whether one of the owners may have missed something.
+    async fn until_doubt_is(&self, at: usize, doubt: bool) -> Result<()> {
+        let owners: Vec<NodeId> = self.owners.iter().map(|&index| node(index)).collect();
+        for _ in 0..1000 {
+            if self.cluster.coordinator(at).unwrap().doubts().any_of(&owners) == doubt {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::bail!("doubt at {at} is not {doubt}")
+    }
+}
+
+fn put(key: &Key) -> Put {
+    Put {
+        namespace: "things".to_owned(),
+        key: key.clone(),
+        value: Some(Bytes::from_static(b"value")),
+        context: Bytes::new(),
+        w: Some(Level::All),
+        sloppy: None,
+        durability: None,
+        operation: None,
+        at_least_once: false,
+        fresh: false,
+        timeout: TIMEOUT,
+    }
+}
+
+fn counts(answer: &ReadAnswer) -> (usize, u32, u32) {
+    (answer.object.siblings().len(), answer.replicas, answer.fallbacks)
+}
+
+#[test]
+fn sim_what_a_fallback_keeps_is_found_while_its_owner_is_away() -> Result<()> {
+    story(async {
+        let mut scene = Scene::new(1).await?;
+        scene.keep_a_hint().await?;
+        let [away, reader] = [scene.owners[0], scene.owners[1]];
+        scene.cluster.kill(away);
+        let found = scene.read(reader, true, Level::Quorum).await?;
+        assert_eq!(found.object.siblings().len(), 1);
+        let found = scene.read_batch(reader).await?;
+        assert_eq!(found.object.siblings().len(), 1);
+        let forwarded = scene.read(scene.fallbacks[1], true, Level::Quorum).await?;
+        assert_eq!(forwarded.object.siblings().len(), 1);
+        Ok(())
+    })
+}
+
+#[test]
+fn sim_a_strict_read_takes_the_word_of_its_owners() -> Result<()> {
+    story(async {
+        let mut scene = Scene::new(2).await?;
+        scene.keep_a_hint().await?;
+        scene.cluster.kill(scene.owners[0]);
+        let nothing = scene.read(scene.owners[1], false, Level::Quorum).await?;
+        assert_eq!(counts(&nothing), (0, 2, 0));
+        Ok(())
+    })
+}
+
+#[test]
+fn sim_without_an_owner_fallbacks_answer() -> Result<()> {
+    story(async {
+        let mut scene = Scene::new(3).await?;
+        scene.keep_a_hint().await?;
+        scene.owners.iter().for_each(|&owner| scene.cluster.kill(owner));
+        for &reader in &scene.fallbacks {
+            assert_eq!(counts(&scene.read(reader, true, Level::One).await?), (1, 0, 1));
+            // One hint is one answer, and that the other fallback keeps none is no answer.
+            scene.read(reader, true, Level::Quorum).await.unwrap_err();
+            scene.read_batch(reader).await.unwrap_err();
+            scene.read(reader, false, Level::One).await.unwrap_err();
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn sim_who_does_not_answer_is_not_waited_for() -> Result<()> {
+    story(async {
+        let scene = Scene::new(5).await?;
+        let [away, reader] = [scene.owners[0], scene.owners[1]];
+        scene.until_doubt_is(reader, false).await?;
+        scene.cluster.cut(away, reader);
+        // The request is lost, and its time would be all that the read has.
+        let nothing = scene.read(reader, true, Level::Quorum).await?;
+        assert_eq!(counts(&nothing), (0, 2, 0));
+        assert_eq!(counts(&scene.read_batch(reader).await?), (0, 2, 0));
+        Ok(())
+    })
+}
+
+#[test]
+fn sim_who_may_have_missed_something_is_known_soon() -> Result<()> {
+    story(async {
+        let mut scene = Scene::new(4).await?;
+        let [away, reader, holder] = [scene.owners[0], scene.owners[1], scene.fallbacks[0]];
+        scene.until_doubt_is(reader, false).await?;
+        let nothing = scene.read(reader, true, Level::Quorum).await?;
+        assert_eq!(counts(&nothing), (0, 3, 0), "every owner says so");
+        scene.cluster.cut(away, reader);
+        scene.until_doubt_is(reader, true).await?;
+        scene.cluster.reconnect(away, reader);
+        scene.until_doubt_is(reader, false).await?;
+        // All are there, none was late, and one fallback has what it was to have.
+        scene.keep_a_hint().await?;
+        scene.until_doubt_is(reader, true).await?;
+        let found = scene.read(reader, true, Level::Quorum).await?;
+        assert_eq!(found.object.siblings().len(), 1);
+        scene.cluster.kill(holder);
+        // Who is down has nothing to tell, and what it keeps cannot be read.
+        scene.until_doubt_is(reader, false).await
+    })
+}
