@@ -39,7 +39,12 @@ impl Default for TestHandler {
 impl Handler for TestHandler {
     fn handle(&self, _: NodeId, request: Request, _: Duration) -> BoxFuture<'static, Reply> {
         self.handled.fetch_add(1, Ordering::Relaxed);
-        let Request::Register(message) = request else { panic!("{request:?}") };
+        let message = match request {
+            Request::Register(message) => message,
+            Request::Gossip(_) => return Box::pin(async { Reply::Heard }),
+            Request::Hints => return Box::pin(async { Reply::Hints(Vec::new()) }),
+            other => panic!("{other:?}"),
+        };
         let gate = self.gate.clone();
         Box::pin(async move {
             if message.starts_with(b"slow") {

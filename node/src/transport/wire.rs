@@ -177,6 +177,11 @@ pub fn is_request(body: Option<&Body>) -> bool {
     }
 }
 
+/// Whether a request is answered from memory, at once: a message of that kind waits for no other.
+pub fn is_answered_at_once(body: Option<&Body>) -> bool {
+    matches!(body, Some(Body::Gossip(_) | Body::HintsRequest(_) | Body::ClockRequest(_)))
+}
+
 /// A request's protobuf form.
 pub fn encode_request(request: Request) -> Body {
     match request {

@@ -3,7 +3,16 @@
 //! The stream of answers does the work itself whenever HTTP/2 asks it for the next frame: it reads
 //! requests, runs them side by side, and puts what is done into a frame. No task and no channel per
 //! message, and a peer that does not take its answers is not read from either.
+//!
+//! Only so many requests of a peer run at once. What comes then is read on a little way, for the sake
+//! of what is answered at once: who asks whether this node is there must not wait behind what keeps it
+//! busy, or a busy node would be taken for a dead one.
+//!
+//! ```text
+//!   running: as many as may     read ahead: put get put     gossip: answered, before them
+//! ```
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -23,13 +32,21 @@ use super::introduce::{Bootstrap, encode_identity};
 use super::queue::{Batch, Measured, Sending, hello_frame};
 use super::{
     FRAME_MAX_BYTES, HANDSHAKE_TIMEOUT, Incarnation, Limits, Local, MESSAGE_MAX_BYTES, Presence,
-    Refusal,
+    Refusal, WINDOW_BYTES,
 };
 use crate::error::RequestError;
 use crate::limits::budget::{Budget, Kind};
 use crate::transport::answer::{Arrival, answer};
 use crate::transport::tls::{ConnectInfo, Throttle};
 use crate::transport::{Reply, wire};
+
+/// How far is read on when no more requests may run: a few frames of small ones, and of large ones no
+/// more than what is under way anyhow.
+const AHEAD_MESSAGES: usize = 1024;
+const AHEAD_BYTES: usize = WINDOW_BYTES as usize;
+
+/// How many requests that are answered at once a peer may have under way: each second it sends a few.
+const PROMPT_MAX: usize = 64;
 
 /// The gRPC service by which peers reach this node. Clones are one service.
 #[derive(Clone)]
@@ -130,9 +147,9 @@ impl Peer for PeerService {
         let answers = Answers {
             hello: Some(local.incarnation.hello(from)),
             inbound,
-            unread: Vec::new().into_iter(),
+            unread: VecDeque::new(),
+            unread_bytes: 0,
             ended: false,
-            arrived: Instant::now(),
             start: move |message, arrived| {
                 let (budget, bytes) = (budget.clone(), prost::Message::encoded_len(&message));
                 let (charge, refused) = match budget.take_if_large(Kind::Replicas, bytes) {
@@ -148,6 +165,7 @@ impl Peer for PeerService {
             sending: Vec::new(),
             running: FuturesUnordered::new(),
             running_max: self.0.limits.running,
+            prompt: FuturesUnordered::new(),
             stop: self.0.stop.clone().cancelled_owned().boxed(),
             orphans: self.0.orphans.clone(),
             _presence: presence,
@@ -198,15 +216,16 @@ fn fitting(answer: Measured, budget: &Arc<Budget>) -> Measured {
 struct Answers<F, W: Future<Output = Measured> + Send + 'static> {
     hello: Option<Hello>,
     inbound: Streaming<Frame>,
-    /// What is left of the last frame.
-    unread: std::vec::IntoIter<Message>,
-    /// When that came: its requests' time runs while they wait here.
-    arrived: Instant,
+    /// Requests for which there is no room yet, with when they came: their time runs while they wait.
+    unread: VecDeque<(Message, Instant)>,
+    unread_bytes: usize,
     /// No more requests will come.
     ended: bool,
     start: F,
     running: FuturesUnordered<W>,
     running_max: usize,
+    /// Those that do not wait for room.
+    prompt: FuturesUnordered<W>,
     sending: Sending,
     stop: BoxFuture<'static, ()>,
     orphans: TaskTracker,
@@ -218,7 +237,7 @@ struct Answers<F, W: Future<Output = Measured> + Send + 'static> {
 enum Reading {
     /// Nothing has come; the waker will tell.
     Waiting,
-    /// As many requests run as may.
+    /// Requests wait for room; none is taken until there is some.
     Full,
     /// The dialing side has ended the stream.
     Ended,
@@ -233,24 +252,56 @@ where
     fn read(&mut self, cx: &mut Context<'_>) -> Result<Reading, Status> {
         loop {
             while self.running.len() < self.running_max {
-                let Some(message) = self.unread.next() else { break };
-                self.running.push((self.start)(message, self.arrived));
+                let Some((message, arrived)) = self.unread.pop_front() else { break };
+                self.unread_bytes -= prost::Message::encoded_len(&message);
+                self.running.push((self.start)(message, arrived));
             }
-            if self.running.len() >= self.running_max {
-                return Ok(Reading::Full);
-            }
-            if self.ended {
-                return Ok(Reading::Ended);
+            match (self.ended, self.unread.is_empty()) {
+                (true, true) => return Ok(Reading::Ended),
+                (true, false) => return Ok(Reading::Full),
+                (false, _) if self.is_full() => return Ok(Reading::Full),
+                (false, _) => {}
             }
             match self.inbound.poll_next_unpin(cx) {
                 Poll::Pending => return Ok(Reading::Waiting),
-                Poll::Ready(Some(frame)) => {
-                    self.unread = frame?.messages.into_iter();
-                    self.arrived = Instant::now();
-                }
+                Poll::Ready(Some(frame)) => self.take_in(frame?),
                 Poll::Ready(None) => self.ended = true,
             }
         }
+    }
+
+    fn is_full(&self) -> bool {
+        let crowd = self.unread.len() >= AHEAD_MESSAGES || self.unread_bytes >= AHEAD_BYTES;
+        crowd || self.prompt.len() >= PROMPT_MAX
+    }
+
+    /// Begins what is answered at once; the rest waits in its order.
+    fn take_in(&mut self, frame: Frame) {
+        let arrived = Instant::now();
+        for message in frame.messages {
+            if wire::is_answered_at_once(message.body.as_ref()) {
+                self.prompt.push((self.start)(message, arrived));
+            } else {
+                self.unread_bytes += prost::Message::encoded_len(&message);
+                self.unread.push_back((message, arrived));
+            }
+        }
+    }
+}
+
+/// What is done next of either, the first before the second; none if nothing runs.
+fn poll_both<W: Future>(
+    first: &mut FuturesUnordered<W>,
+    second: &mut FuturesUnordered<W>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<W::Output>> {
+    let first = match first.poll_next_unpin(cx) {
+        Poll::Ready(Some(done)) => return Poll::Ready(Some(done)),
+        nothing => nothing,
+    };
+    match second.poll_next_unpin(cx) {
+        Poll::Ready(None) => first,
+        done => done,
     }
 }
 
@@ -274,13 +325,13 @@ where
         let mut reading = Reading::Full;
         loop {
             // Room may have come since; but a stream that has nothing need not be asked again.
-            if reading == Reading::Full {
+            if reading == Reading::Full || !this.unread.is_empty() {
                 reading = match this.read(cx) {
                     Ok(reading) => reading,
                     Err(status) => return Poll::Ready(Some(Err(status))),
                 };
             }
-            match this.running.poll_next_unpin(cx) {
+            match poll_both(&mut this.prompt, &mut this.running, cx) {
                 Poll::Ready(Some(answer)) => batch.push(answer),
                 Poll::Ready(None) if reading == Reading::Ended => {
                     return Poll::Ready(batch.take(&mut this.sending).map(Ok));
@@ -302,6 +353,7 @@ impl<F, W: Future<Output = Measured> + Send + 'static> Drop for Answers<F, W> {
     /// What has begun is finished, though nobody hears of it: a write that is being replicated
     /// does not depend on whether the node that forwarded it is still there.
     fn drop(&mut self) {
+        // What is answered at once is worth nothing without an answer.
         let mut running = std::mem::take(&mut self.running);
         if !running.is_empty() && tokio::runtime::Handle::try_current().is_ok() {
             self.orphans.spawn(async move { while running.next().await.is_some() {} });

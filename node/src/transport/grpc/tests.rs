@@ -112,6 +112,27 @@ async fn only_so_many_requests_run_at_once() {
     assert!(join_all(requests).await.iter().all(Result::is_ok));
 }
 
+/// Or a node that is busy would be taken for one that is dead.
+#[tokio::test]
+async fn who_asks_whether_a_node_is_there_does_not_wait_for_what_keeps_it_busy() {
+    let limits = Limits { running: 2, ..Limits::default() };
+    let one = Node::start(incarnation(1, 1)).await;
+    let two = Node::start_at(incarnation(2, 1), "127.0.0.1:0", limits).await;
+    one.meet(&two);
+    until("connected", || one.peers.connected(TWO)).await;
+    let requests: Vec<_> = (0..9).map(|_| one.peers.request(TWO, message("slow"), LONG)).collect();
+    until("two run", || two.handler.handled.load(Ordering::Relaxed) == 2).await;
+    for round in 1..=100 {
+        let gossip = Request::Gossip(Bytes::from_static(b"ping"));
+        assert_eq!(one.peers.request(TWO, gossip, LONG).await, Ok(Reply::Heard));
+        let hints = one.peers.request(TWO, Request::Hints, LONG).await;
+        assert_eq!(hints, Ok(Reply::Hints(Vec::new())));
+        assert_eq!(two.handler.handled.load(Ordering::Relaxed), 2 + 2 * round);
+    }
+    two.handler.gate.add_permits(9);
+    assert!(join_all(requests).await.iter().all(Result::is_ok), "those that waited run as well");
+}
+
 #[tokio::test]
 async fn nodes_without_a_cluster_introduce_themselves_alone() {
     let stop = CancellationToken::new();
