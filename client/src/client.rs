@@ -268,6 +268,8 @@ impl Shared {
     const REFRESH_PAUSE: Duration = Duration::from_secs(1);
     /// Notices in time what no error tells, such as a namespace dropped and made again.
     const REFRESH_AGE: Duration = Duration::from_secs(30);
+    /// The same while a member is said to be away: it is to have its load again when it is back.
+    const DOUBT_AGE: Duration = Duration::from_secs(5);
 
     fn new(
         timeout: Duration,
@@ -404,7 +406,8 @@ impl Shared {
     ) -> Result<Arc<Routes>, Error> {
         let routes = self.routes();
         if routes.topology.namespace(namespace).is_some() {
-            if routes.learnt.elapsed() > Self::REFRESH_AGE {
+            let age = if routes.has_doubts() { Self::DOUBT_AGE } else { Self::REFRESH_AGE };
+            if routes.learnt.elapsed() > age {
                 self.refresh_soon();
             }
             return Ok(routes);

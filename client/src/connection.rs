@@ -237,6 +237,12 @@ impl Connection {
         self.welcome.excess(self.health.now()) == 0
     }
 
+    /// Whether it answered a call after that.
+    pub(crate) fn has_answered_since(&self, then: Instant) -> bool {
+        self.health
+            .was_well_since(then.saturating_duration_since(self.health.epoch).as_millis() as u64)
+    }
+
     /// Whether it did not fail when it was last asked.
     pub(crate) fn is_well(&self) -> bool {
         self.health.failures.load(Relaxed) == 0

@@ -6,10 +6,13 @@
 //!   the attempt ended            and before it       so
 //!   not applied, for certain     nothing in doubt    another owner, a new operation id
 //!   in another opening           nothing in doubt    the same owner, asked anew, a new id
-//!   unknown                      whatever            exactly once: same node, same id
-//!                                                    at least once: another owner, same id
+//!   unknown, as the node says    whatever            exactly once: same node, same id
+//!   unknown, and no answer       whatever            exactly once: another owner, same id; it does
+//!                                                    not apply it, but asks those who may have it
+//!   unknown                      whatever            at least once: another owner, same id
 //!   not applied, and it is final in doubt            another owner, a new id
 //!   refused at the door          in doubt            as unknown: the refusal means this attempt
+//!   not sent                     in doubt            as unknown without an answer
 //! ```
 //!
 //! *Refused at the door* is what a node says before it looks whether it knows the operation. The
@@ -165,8 +168,9 @@ impl Doubt {
     fn again(&self, error: &Error) -> Next {
         match self.retry {
             _ if !error.is_retryable() => Next::Stop,
-            Retry::ExactlyOnce => Next::SameNode,
-            Retry::AtLeastOnce => Next::Elsewhere,
+            // Who is silent has no more to say to the same question; others can be asked what they know.
+            Retry::ExactlyOnce if matches!(error.reach(), Reach::Answered(_)) => Next::SameNode,
+            Retry::ExactlyOnce | Retry::AtLeastOnce => Next::Elsewhere,
         }
     }
 }
@@ -224,11 +228,12 @@ mod tests {
             (ExactlyOnce, false, refused(Kind::Invalid), Next::Stop, false),
             (ExactlyOnce, false, refused(Kind::Siblings), Next::Stop, false),
             (ExactlyOnce, false, refused(Kind::Opening), Next::AskOpening, false),
-            (ExactlyOnce, false, lost(), Next::SameNode, true),
+            (ExactlyOnce, false, lost(), Next::Elsewhere, true),
+            (ExactlyOnce, true, lost(), Next::Elsewhere, true),
             (ExactlyOnce, false, unknown(Kind::Quorum), Next::SameNode, true),
             (ExactlyOnce, false, answered(Kind::Timeout, Outcome::None), Next::SameNode, true),
             (ExactlyOnce, false, unknown(Kind::Internal), Next::Stop, true),
-            (ExactlyOnce, true, not_sent(), Next::SameNode, true),
+            (ExactlyOnce, true, not_sent(), Next::Elsewhere, true),
             (ExactlyOnce, true, refused(Kind::Overloaded), Next::SameNode, true),
             (ExactlyOnce, true, refused(Kind::UnknownNamespace), Next::Stop, true),
             (ExactlyOnce, false, unread(), Next::Afresh, false),

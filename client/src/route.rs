@@ -4,9 +4,18 @@
 //! over the nodes, so the load is too; and as long as nothing fails, all writes of one key have one
 //! coordinator, which keeps version vectors short and a key's writes in one order.
 //!
-//! A write goes to owners only, since its operation id names who coordinates it. A read that no
-//! owner took goes to any other member, which forwards it: that helps a client that is cut off
-//! from the owners while other nodes are not.
+//! A write's operation id names who coordinates it: an owner, or, with a sloppy quorum and if no
+//! owner took it, any other member. A read that no owner took goes to any other member too, which
+//! forwards it: that helps a client that is cut off from the owners while other nodes are not.
+//!
+//! Members that others take for suspect or down come last, until they answer this client. That is
+//! hearsay, and old: it decides who is asked first, never who is asked at all. What this client met
+//! itself a [`Connection`] knows, and that goes on top.
+//!
+//! ```text
+//!   owners a b c, others d e; it is said that a is down
+//!     strict write   b c a            sloppy write, read   b c d e a
+//! ```
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -16,7 +25,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::{
     connection::{Calling, Connection},
     error::{Error, ErrorKind, Reach},
-    topology::Topology,
+    topology::{Member, MemberState, Topology},
 };
 
 /// The hash that chooses a key's partition; nodes and clients of every version agree on it.
@@ -41,6 +50,8 @@ pub(crate) struct Routes {
     /// In the order of the members.
     pub(crate) nodes: Vec<Arc<Connection>>,
     pub(crate) learnt: Instant,
+    /// Which members were said to be suspect or down.
+    doubted: Vec<bool>,
 }
 
 impl Routes {
@@ -52,13 +63,23 @@ impl Routes {
     ) -> Result<Self, Error> {
         let present: HashMap<&str, &Arc<Connection>> =
             connections.iter().map(|node| (node.address.as_str(), node)).collect();
-        let connection = |member: &crate::Member| match present.get(&*member.client_address) {
+        let connection = |member: &Member| match present.get(&*member.client_address) {
             Some(node) if node.name == member.name => Ok(Arc::clone(node)),
             Some(node) => Ok(node.renamed(&member.name)),
             None => Connection::new(&member.name, &member.client_address, calling),
         };
         let nodes = topology.members.iter().map(connection).collect::<Result<_, _>>()?;
-        Ok(Self { topology, nodes, learnt: Instant::now() })
+        let doubted = doubted(&topology.members);
+        Ok(Self { topology, nodes, learnt: Instant::now(), doubted })
+    }
+
+    /// Whether some member was said to be away, and did not answer this client since.
+    pub(crate) fn has_doubts(&self) -> bool {
+        (0..self.nodes.len()).any(|at| self.is_doubted(at))
+    }
+
+    fn is_doubted(&self, at: usize) -> bool {
+        self.doubted[at] && !self.nodes[at].has_answered_since(self.learnt)
     }
 
     /// The owners of the target's partition, as indexes; none if it has no key, or its namespace
@@ -71,10 +92,19 @@ impl Routes {
     }
 }
 
+/// Which members are said to be suspect or down. Who says so of half of them is rather cut off itself.
+fn doubted(members: &[Member]) -> Vec<bool> {
+    let away =
+        |member: &Member| matches!(member.state, Some(MemberState::Suspect | MemberState::Down));
+    let doubted: Vec<bool> = members.iter().map(away).collect();
+    let count = doubted.iter().filter(|&&doubted| doubted).count();
+    if count * 2 < members.len() { doubted } else { vec![false; members.len()] }
+}
+
 /// Who may take a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target<'a> {
-    /// The owners of this key; any member, if `forwarded` and no owner can be reached.
+    /// The owners of this key; any member, if `forwarded` and no owner answers.
     Key { namespace: &'a str, key: &'a Bytes, forwarded: bool },
     /// This node.
     Node(u64),
@@ -102,6 +132,16 @@ impl Tries {
     /// Whether every node that may take the request was tried.
     pub(crate) fn are_exhausted(&self, routes: &Routes, target: &Target<'_>) -> bool {
         self.untried(routes, target).next().is_none()
+    }
+
+    /// Whether there is another node that may take the request, and was not tried.
+    pub(crate) fn has_other(
+        &self,
+        routes: &Routes,
+        target: &Target<'_>,
+        node: &Arc<Connection>,
+    ) -> bool {
+        self.untried(routes, target).any(|other| other.address != node.address)
     }
 
     /// Whether the next try goes to a second node, after the first one failed, which takes on most of
@@ -155,8 +195,9 @@ impl Tries {
             Target::Any { turn } => (turn, 0..members),
         };
         let first = routes.owners(target).iter().map(|&at| at as usize);
-        first
-            .chain(others.map(move |at| (start + at) % members))
+        let all = first.chain(others.map(move |at| (start + at) % members));
+        let sure = all.clone().filter(|&at| !routes.is_doubted(at));
+        sure.chain(all.filter(|&at| routes.is_doubted(at)))
             .map(|at| &routes.nodes[at])
             .filter(|node| !self.tried.iter().any(|tried| tried.address == node.address))
     }

@@ -135,27 +135,101 @@ async fn a_write_to_a_dead_node_was_not_sent() {
 }
 
 #[tokio::test]
+async fn with_a_sloppy_quorum_a_fallback_coordinates_when_no_owner_answers() {
+    let (fakes, carts) = started(&[0, 1]).await;
+    let sloppy = PutOptions { quorum: Quorum::Sloppy, ..PutOptions::default() };
+    carts.put("k", "v", sloppy.clone()).await.unwrap();
+    let operations = fakes.operations(2);
+    assert_eq!((operations.len(), operations[0].coordinator), (1, 3), "the id names it");
+    let strict = PutOptions { quorum: Quorum::Strict, ..quick(Retry::ExactlyOnce) };
+    let error = carts.put("k", "v", strict).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_unknown()), (ErrorKind::Unavailable, false));
+
+    // Of the namespace, unless the request says otherwise.
+    fakes.topology.lock().unwrap().namespaces[0].quorum = quorate_proto::v1::Quorum::Sloppy.into();
+    carts.client.topology().await.unwrap();
+    carts.put("k", "v", PutOptions::default()).await.unwrap();
+    assert_eq!(fakes.operations(2).len(), 2);
+
+    // An owner that answers decides.
+    let (fakes, carts) = started(&[1]).await;
+    fakes.script(0, [Act::Fail(Kind::Siblings, Outcome::NotApplied)]);
+    assert!(carts.put("k", "v", sloppy).await.is_err());
+    assert!(fakes.log(2).is_empty());
+}
+
+#[tokio::test]
+async fn who_is_said_to_be_away_comes_last_until_it_answers() {
+    use quorate_proto::v1::MemberState;
+
+    let (fakes, carts) = started(&[]).await;
+    let say = async |states: [MemberState; 3]| {
+        let members = &mut fakes.topology.lock().unwrap().members;
+        members.iter_mut().zip(states).for_each(|(member, state)| member.state = state.into());
+    };
+    let put = async || carts.put("k", "v", PutOptions::default()).await.unwrap();
+    let counts = || [0, 1, 2].map(|node| fakes.log(node).len());
+    let (alive, down) = (MemberState::Alive, MemberState::Down);
+    for state in [MemberState::Suspect, down] {
+        say([state, alive, alive]).await;
+        carts.client.topology().await.unwrap();
+        let before = counts();
+        put().await;
+        assert_eq!(counts(), [before[0], before[1] + 1, 0], "{state:?}");
+    }
+    // It is asked all the same when the others fail.
+    let before = counts();
+    fakes.script(1, [Act::Fail(Kind::ClockSkew, Outcome::NotApplied)]);
+    put().await;
+    assert_eq!(counts(), [before[0] + 1, before[1] + 1, 0]);
+    // Then it has answered, which says more than what others say.
+    put().await;
+    assert_eq!(counts(), [before[0] + 2, before[1] + 1, 0]);
+
+    // Who says that half of all are away is cut off itself.
+    say([down, alive, down]).await;
+    carts.client.topology().await.unwrap();
+    put().await;
+    assert_eq!(counts(), [before[0] + 3, before[1] + 1, 0]);
+}
+
+#[tokio::test]
 async fn an_unknown_write_is_retried_at_its_coordinator_under_the_same_id() {
-    for act in [Act::Break, Act::Fail(Kind::Quorum, Outcome::Unknown)] {
+    let (fakes, carts) = started(&[]).await;
+    let act = Act::Fail(Kind::Quorum, Outcome::Unknown);
+    fakes.script(0, [act.clone(), act]);
+    let written = carts.put("k", "v", PutOptions::default()).await.unwrap();
+    assert_eq!(written.attempts, 3);
+    let operations = fakes.operations(0);
+    assert_eq!(operations.len(), 3);
+    assert!(operations.iter().all(|operation| *operation == operations[0]));
+    assert!(fakes.log(1).is_empty());
+}
+
+/// It does not apply the write, but asks those who may have it.
+#[tokio::test]
+async fn what_a_silent_coordinator_may_have_applied_is_asked_of_another_owner_under_the_same_id() {
+    for act in [Act::Break, Act::Hang] {
         let (fakes, carts) = started(&[]).await;
-        fakes.script(0, [act.clone(), act]);
-        let written = carts.put("k", "v", PutOptions::default()).await.unwrap();
-        assert_eq!(written.attempts, 3);
-        let operations = fakes.operations(0);
-        assert_eq!(operations.len(), 3);
-        assert!(operations.iter().all(|operation| *operation == operations[0]));
-        assert!(fakes.log(1).is_empty());
+        fakes.script(0, [act]);
+        let options = PutOptions { timeout: Some(SECOND), ..PutOptions::default() };
+        assert_eq!(carts.put("k", "v", options).await.unwrap().attempts, 2);
+        assert_eq!(fakes.log(0), fakes.log(1));
+        let Asked::Put(operation, retry, _) = fakes.log(1)[0].clone() else { panic!() };
+        assert_eq!((operation.coordinator, retry), (1, 0), "exactly once, at n0");
+        assert!(fakes.log(2).is_empty(), "it owns nothing");
     }
 }
 
 #[tokio::test]
 async fn a_write_that_stays_unknown_says_so_and_can_be_asked_for() {
     let (fakes, carts) = started(&[]).await;
-    fakes.script(0, vec![Act::Break; 100]);
+    (0..2).for_each(|node| fakes.script(node, vec![Act::Break; 100]));
     let error = carts.put("k", "v", quick(Retry::ExactlyOnce)).await.unwrap_err();
     let WriteError::Unknown { operation, .. } = error else { panic!("{error}") };
     assert_eq!(operation, fakes.operations(0)[0].into());
-    assert!(fakes.operations(1).is_empty());
+    let sent = [fakes.operations(0), fakes.operations(1)].concat();
+    assert!(sent.iter().all(|&sent| operation == sent.into()), "{sent:?}");
 
     fakes.nodes[0].script.lock().unwrap().clear();
     let again = PutOptions { operation: Some(operation), ..PutOptions::default() };
@@ -167,7 +241,7 @@ async fn a_write_that_stays_unknown_says_so_and_can_be_asked_for() {
 #[tokio::test]
 async fn a_write_that_is_not_answered_is_unknown() {
     let (fakes, carts) = started(&[]).await;
-    fakes.script(0, [Act::Hang]);
+    (0..2).for_each(|node| fakes.script(node, vec![Act::Hang; 9]));
     let error = carts.put("k", "v", quick(Retry::ExactlyOnce)).await.unwrap_err();
     assert!(error.is_unknown());
     assert_eq!(error.kind(), ErrorKind::Timeout);
@@ -199,18 +273,20 @@ async fn a_restarted_coordinator_gets_a_new_id() {
 #[tokio::test]
 async fn a_coordinator_that_restarted_between_attempts_leaves_it_unknown() {
     let (fakes, carts) = started(&[]).await;
-    fakes.script(0, [Act::Break, Act::Fail(Kind::Opening, Outcome::Unknown)]);
+    fakes.script(0, [Act::Break]);
+    fakes.script(1, [Act::Fail(Kind::Opening, Outcome::Unknown)]);
     let error = carts.put("k", "v", PutOptions::default()).await.unwrap_err();
     assert!(error.is_unknown());
-    assert_eq!(fakes.operations(0).len(), 2);
+    assert_eq!((fakes.operations(0).len(), fakes.operations(1).len()), (1, 1));
 }
 
 #[tokio::test]
 async fn a_refusal_at_the_door_says_nothing_of_an_earlier_attempt() {
     let (fakes, carts) = started(&[]).await;
-    fakes.script(0, [Act::Break, Act::Fail(Kind::Overloaded, Outcome::NotApplied)]);
+    fakes.script(0, [Act::Break]);
+    fakes.script(1, [Act::Fail(Kind::Overloaded, Outcome::NotApplied)]);
     carts.put("k", "v", PutOptions::default()).await.unwrap();
-    let operations = fakes.operations(0);
+    let operations = [fakes.operations(0), fakes.operations(1)].concat();
     assert_eq!((operations.len(), operations[0]), (3, operations[2]));
 }
 
@@ -309,7 +385,8 @@ async fn an_update_that_was_replaced_before_its_retry_was_answered_is_done() {
     let (mut rounds, nodes) = (0, fakes.nodes.clone());
     let updated = carts.update("k", UpdateOptions::default(), |_| {
         rounds += 1;
-        nodes[0].script.lock().unwrap().extend([Act::Break, Act::Replaced]);
+        nodes[0].script.lock().unwrap().push_back(Act::Break);
+        nodes[1].script.lock().unwrap().push_back(Act::Replaced);
         Some(Bytes::from_static(b"2"))
     });
     let Updated::Done(written) = updated.await.unwrap() else { panic!() };

@@ -16,7 +16,7 @@ use crate::{
     options::Retry,
     outcome::{Receipt, StandIn, Written},
     retry::{Backoff, Deadline, Doubt, Next, server_ms},
-    route::{Target, Tries},
+    route::{Routes, Target, Tries},
     token::Context,
 };
 
@@ -99,8 +99,15 @@ impl Write {
         }
     }
 
-    fn target(&self) -> Target<'_> {
-        Target::Key { namespace: &self.namespace, key: &self.key, forwarded: false }
+    /// The owners; with a sloppy quorum any other member may coordinate in their place.
+    fn target(&self, routes: &Routes) -> Target<'_> {
+        let namespace = routes.topology.namespace(&self.namespace);
+        let quorum = match (self.quorum, namespace) {
+            (Quorum::Default, Some(namespace)) => namespace.quorum,
+            (quorum, _) => quorum,
+        };
+        let forwarded = quorum == Quorum::Sloppy;
+        Target::Key { namespace: &self.namespace, key: &self.key, forwarded }
     }
 
     pub(crate) fn context_bytes(&self) -> Bytes {
@@ -218,13 +225,8 @@ impl<S: Send> Run<'_, S> {
             Some(operation) => operation,
             None => self.name_operation(&node).await?,
         };
-        // Whoever may only ask one node gains nothing from keeping time for another.
-        let limit = match self.write.retry {
-            Retry::ExactlyOnce => self.deadline.remaining(),
-            Retry::AtLeastOnce => self.deadline.share(),
-        };
         self.attempts += 1;
-        let attempt = Attempt { operation, fresh: !self.sent, limit };
+        let attempt = Attempt { operation, fresh: !self.sent, limit: self.share(&node) };
         self.sent = true;
         let reply = self.sender.send(&node, self.write, attempt).await?;
         self.shared.retries.on_success();
@@ -237,9 +239,19 @@ impl<S: Send> Run<'_, S> {
         })
     }
 
-    /// The next owner.
+    /// What one attempt may take: there must be time to ask another node, unless there is none.
+    fn share(&self, node: &Arc<Connection>) -> Duration {
+        let routes = self.shared.routes();
+        match self.tries.has_other(&routes, &self.write.target(&routes), node) {
+            true => self.deadline.share(),
+            false => self.deadline.remaining(),
+        }
+    }
+
+    /// The next owner; without one that answers, with a sloppy quorum, another member.
     fn choose(&mut self) -> Result<Arc<Connection>, Error> {
-        let node = self.tries.pick(&self.shared.routes(), &self.write.target());
+        let routes = self.shared.routes();
+        let node = self.tries.pick(&routes, &self.write.target(&routes));
         let nobody =
             || Error::new(ErrorKind::Unavailable, "the topology names no owner of the key");
         let node = node.ok_or_else(nobody)?;
@@ -288,7 +300,8 @@ impl<S: Send> Run<'_, S> {
             }
             Next::Elsewhere => self.leave_node(&error),
         };
-        let moves = !pause && self.tries.move_on(&self.shared.routes(), &self.write.target());
+        let routes = self.shared.routes();
+        let moves = !pause && self.tries.move_on(&routes, &self.write.target(&routes));
         if !self.shared.retries.allows(&error, moves) {
             return Err(self.failed(error));
         }
@@ -313,7 +326,8 @@ impl<S: Send> Run<'_, S> {
         if let Some(node) = self.node.take() {
             self.tries.failed(&node, error);
         }
-        let exhausted = self.tries.are_exhausted(&self.shared.routes(), &self.write.target());
+        let routes = self.shared.routes();
+        let exhausted = self.tries.are_exhausted(&routes, &self.write.target(&routes));
         if exhausted {
             self.tries.clear();
         }
