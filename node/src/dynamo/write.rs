@@ -260,10 +260,13 @@ impl WriteOp {
     /// Whether nothing is left to be done: each owner has the object, or is owed it by somebody, or
     /// nobody is left who would.
     pub fn is_settled(&self) -> bool {
-        self.slots.iter().all(|slot| match (slot.own, slot.stand_in) {
-            (Progress::Acked | Progress::Refused, _) | (_, Some((_, Progress::Acked))) => true,
-            (Progress::Failed, None | Some((_, Progress::Failed))) => true,
-            _ => false,
+        self.slots.iter().all(|slot| {
+            matches!(
+                (slot.own, slot.stand_in),
+                (Progress::Acked | Progress::Refused, _)
+                    | (_, Some((_, Progress::Acked)))
+                    | (Progress::Failed, None | Some((_, Progress::Failed)))
+            )
         })
     }
 
