@@ -239,8 +239,8 @@ impl Connection {
 
     /// Whether it answered a call after that.
     pub(crate) fn has_answered_since(&self, then: Instant) -> bool {
-        self.health
-            .was_well_since(then.saturating_duration_since(self.health.epoch).as_millis() as u64)
+        let then = then.saturating_duration_since(self.health.epoch);
+        self.health.well_at_us.load(Relaxed) > then.as_micros() as u64
     }
 
     /// Whether it did not fail when it was last asked.
@@ -350,14 +350,15 @@ impl Connection {
     }
 }
 
-/// Since when, and how often in a row, a node failed. Times are in milliseconds since the epoch.
+/// Since when, and how often in a row, a node failed. Times are in milliseconds since the epoch, unless
+/// they say otherwise.
 #[derive(Debug)]
 struct Health {
     epoch: Instant,
     failures: AtomicU32,
     avoid_until: AtomicU64,
-    /// When it last answered.
-    well_at: AtomicU64,
+    /// When it last answered: in microseconds, since answers come within a millisecond.
+    well_at_us: AtomicU64,
 }
 
 impl Default for Health {
@@ -366,14 +367,14 @@ impl Default for Health {
             epoch: Instant::now(),
             failures: AtomicU32::new(0),
             avoid_until: AtomicU64::new(0),
-            well_at: AtomicU64::new(0),
+            well_at_us: AtomicU64::new(0),
         }
     }
 }
 
 impl Health {
     fn well(&self) {
-        self.well_at.store(self.now(), Relaxed);
+        self.well_at_us.store(self.epoch.elapsed().as_micros() as u64, Relaxed);
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
         }
@@ -381,7 +382,7 @@ impl Health {
 
     /// Whether it answered anybody after that.
     fn was_well_since(&self, then_ms: u64) -> bool {
-        self.well_at.load(Relaxed) > then_ms
+        self.well_at_us.load(Relaxed) / 1000 > then_ms
     }
 
     fn ill(&self) {
