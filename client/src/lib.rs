@@ -38,6 +38,7 @@ mod namespace;
 mod operation;
 mod options;
 mod outcome;
+mod resolve;
 mod retry;
 mod route;
 mod scan;
@@ -64,7 +65,9 @@ pub use options::{
     BatchEntry, BatchOptions, DeleteOptions, GetOptions, NamespaceSpec, NamespaceUpdate,
     PutOptions, Repair, Retry, ScanOptions, UpdateOptions,
 };
-pub use outcome::{Deleted, Read, Receipt, ScanItem, Sibling, StandIn, Updated, Written};
+pub use outcome::{
+    Deleted, Read, Receipt, Resolution, Resolved, ScanItem, Sibling, StandIn, Updated, Written,
+};
 pub use tls::TlsConfig;
 pub use token::{Context, Cursor, ParseTokenError};
 pub use topology::{

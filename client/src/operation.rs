@@ -6,13 +6,14 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use quorate_proto::v1;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::token::ParseTokenError;
+use crate::{options::Retry, token::ParseTokenError};
 
 /// Names one write of one client. Servers remember it for one hour.
 ///
-/// As text it is one token of 60 characters: base64url of a format byte, the five fields in
-/// big-endian order and four bytes of checksum, so that a mistyped one is refused and does not
-/// pass for another write.
+/// It is all that [`Client::resolve`](crate::Client::resolve) needs to learn what became of the write.
+/// As text it is one token of 83 characters: base64url of a format byte, the fields in big-endian
+/// order and four bytes of checksum, so that a mistyped one is refused and does not pass for another
+/// write.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct OperationId {
     /// The node that coordinates the write.
@@ -25,21 +26,31 @@ pub struct OperationId {
     pub sequence: u64,
     /// When it was issued, by a server's clock: milliseconds since the Unix epoch.
     pub issued_ms: u64,
+    /// The id of the namespace that it writes in.
+    pub namespace_id: u64,
+    /// The hash of its key.
+    pub key_hash: u64,
+    /// How it is retried: what other nodes may have run too can be found applied, and never not to be.
+    pub retry: Retry,
 }
 
 impl OperationId {
-    const FORMAT: u8 = 1;
-    const FIELDS: usize = 5;
-    const CHECK_AT: usize = 1 + 8 * Self::FIELDS;
+    const FORMAT: u8 = 2;
+    const FIELDS: usize = 7;
+    const RETRY_AT: usize = 1 + 8 * Self::FIELDS;
+    const CHECK_AT: usize = Self::RETRY_AT + 1;
     const LENGTH: usize = Self::CHECK_AT + 4;
 
     fn to_token(self) -> [u8; Self::LENGTH] {
-        let fields = [self.coordinator, self.opening, self.client, self.sequence, self.issued_ms];
+        let Self { coordinator, opening, client, sequence, issued_ms, .. } = self;
+        let Self { namespace_id, key_hash, retry, .. } = self;
+        let fields = [coordinator, opening, client, sequence, issued_ms, namespace_id, key_hash];
         let mut token = [0; Self::LENGTH];
         token[0] = Self::FORMAT;
-        for (place, field) in token[1..Self::CHECK_AT].chunks_exact_mut(8).zip(fields) {
+        for (place, field) in token[1..Self::RETRY_AT].chunks_exact_mut(8).zip(fields) {
             place.copy_from_slice(&field.to_be_bytes());
         }
+        token[Self::RETRY_AT] = u8::from(retry == Retry::AtLeastOnce);
         let check = Self::check(&token[..Self::CHECK_AT]);
         token[Self::CHECK_AT..].copy_from_slice(&check);
         token
@@ -50,7 +61,12 @@ impl OperationId {
         if token[Self::CHECK_AT..] != Self::check(body) || body[0] != Self::FORMAT {
             return None;
         }
-        let mut fields = body[1..].chunks_exact(8).map(|field| {
+        let retry = match body[Self::RETRY_AT] {
+            0 => Retry::ExactlyOnce,
+            1 => Retry::AtLeastOnce,
+            _ => return None,
+        };
+        let mut fields = body[1..Self::RETRY_AT].chunks_exact(8).map(|field| {
             u64::from_be_bytes(field.try_into().expect("chunks_exact gives eight bytes"))
         });
         Some(Self {
@@ -59,6 +75,9 @@ impl OperationId {
             client: fields.next()?,
             sequence: fields.next()?,
             issued_ms: fields.next()?,
+            namespace_id: fields.next()?,
+            key_hash: fields.next()?,
+            retry,
         })
     }
 
@@ -69,14 +88,7 @@ impl OperationId {
 
 impl From<OperationId> for v1::OperationId {
     fn from(id: OperationId) -> Self {
-        let OperationId { coordinator, opening, client, sequence, issued_ms } = id;
-        Self { coordinator, opening, client, sequence, issued_ms }
-    }
-}
-
-impl From<v1::OperationId> for OperationId {
-    fn from(id: v1::OperationId) -> Self {
-        let v1::OperationId { coordinator, opening, client, sequence, issued_ms } = id;
+        let OperationId { coordinator, opening, client, sequence, issued_ms, .. } = id;
         Self { coordinator, opening, client, sequence, issued_ms }
     }
 }
@@ -106,8 +118,20 @@ mod tests {
     use super::*;
 
     fn operation() -> impl Strategy<Value = OperationId> {
-        any::<[u64; 5]>().prop_map(|[coordinator, opening, client, sequence, issued_ms]| {
-            OperationId { coordinator, opening, client, sequence, issued_ms }
+        (any::<[u64; 7]>(), any::<bool>()).prop_map(|(fields, twice)| {
+            let [coordinator, opening, client, sequence, issued_ms, ..] = fields;
+            let [.., namespace_id, key_hash] = fields;
+            let retry = if twice { Retry::AtLeastOnce } else { Retry::ExactlyOnce };
+            OperationId {
+                coordinator,
+                opening,
+                client,
+                sequence,
+                issued_ms,
+                namespace_id,
+                key_hash,
+                retry,
+            }
         })
     }
 
@@ -115,12 +139,11 @@ mod tests {
         #[test]
         fn operation_ids_round_trip(id in operation()) {
             prop_assert_eq!(id.to_string().parse(), Ok(id));
-            prop_assert_eq!(OperationId::from(v1::OperationId::from(id)), id);
-            prop_assert_eq!(id.to_string().len(), 60);
+            prop_assert_eq!(id.to_string().len(), 83);
         }
 
         #[test]
-        fn a_changed_character_is_refused(id in operation(), at in 0..60usize, with in 0..64u8) {
+        fn a_changed_character_is_refused(id in operation(), at in 0..83usize, with in 0..64u8) {
             let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
             let mut text = id.to_string().into_bytes();
             let with = alphabet[usize::from(with)];

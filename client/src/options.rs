@@ -22,9 +22,10 @@ pub enum Repair {
 }
 
 /// What becomes of a write whose outcome is unknown.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Retry {
-    /// Sent again to its coordinator only, which recognises it: applied once or not at all.
+    /// Sent again under its operation id: its coordinator recognises it, and while that one is away, any
+    /// owner that has it. Applied once or not at all.
     #[default]
     ExactlyOnce,
     /// Sent to another node too: may be applied more than once, its copies are shown as one.

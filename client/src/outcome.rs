@@ -64,6 +64,31 @@ pub struct StandIn {
     pub owner: String,
 }
 
+/// What became of a write whose outcome was unknown.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Resolved {
+    /// What.
+    pub resolution: Resolution,
+    /// Who says so; or who did not answer, and what to do.
+    pub message: String,
+}
+
+/// What is known of a write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Resolution {
+    /// It was applied. A retry under the same id sees to the owners that lack it.
+    Applied {
+        /// The write's name for ever: `actor:n`, the actor in hexadecimal.
+        dot: String,
+    },
+    /// It was not applied, and never will be.
+    NotApplied,
+    /// Nobody who answered knows: ask again when the others are back, or read the key.
+    Unknown,
+    /// Its id is over an hour old, by which time nodes forget: read the key.
+    Expired,
+}
+
 /// What a delete did.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Deleted {
@@ -93,6 +118,11 @@ pub struct ScanItem {
     pub context: Option<Context>,
     /// On the last item of each page: a scan from here goes on after this item.
     pub cursor: Option<Cursor>,
+}
+
+pub(crate) fn dot_text(dot: Option<v1::Dot>) -> String {
+    let v1::Dot { actor, n } = dot.unwrap_or_default();
+    format!("{actor:016x}:{n}")
 }
 
 fn siblings(wire: Vec<v1::Sibling>) -> Vec<Sibling> {

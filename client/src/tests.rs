@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
-use quorate_proto::v1::error_detail::{Kind, Outcome};
+use quorate_proto::v1::{
+    self,
+    error_detail::{Kind, Outcome},
+};
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
 use crate::{
@@ -227,9 +230,11 @@ async fn a_write_that_stays_unknown_says_so_and_can_be_asked_for() {
     (0..2).for_each(|node| fakes.script(node, vec![Act::Break; 100]));
     let error = carts.put("k", "v", quick(Retry::ExactlyOnce)).await.unwrap_err();
     let WriteError::Unknown { operation, .. } = error else { panic!("{error}") };
-    assert_eq!(operation, fakes.operations(0)[0].into());
     let sent = [fakes.operations(0), fakes.operations(1)].concat();
-    assert!(sent.iter().all(|&sent| operation == sent.into()), "{sent:?}");
+    assert!(sent.iter().all(|&sent| v1::OperationId::from(operation) == sent), "{sent:?}");
+    let elsewhere = PutOptions { operation: Some(operation), ..PutOptions::default() };
+    let other = carts.put("another key", "v", elsewhere).await.unwrap_err();
+    assert_eq!((other.kind(), other.is_unknown()), (ErrorKind::Invalid, true));
 
     fakes.nodes[0].script.lock().unwrap().clear();
     let again = PutOptions { operation: Some(operation), ..PutOptions::default() };

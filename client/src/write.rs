@@ -14,9 +14,9 @@ use crate::{
     level::{Durability, Level, Quorum},
     operation::OperationId,
     options::Retry,
-    outcome::{Receipt, StandIn, Written},
+    outcome::{Receipt, StandIn, Written, dot_text},
     retry::{Backoff, Deadline, Doubt, Next, server_ms},
-    route::{Routes, Target, Tries},
+    route::{Routes, Target, Tries, key_hash},
     token::Context,
 };
 
@@ -206,7 +206,15 @@ impl<S: Send> Run<'_, S> {
     /// Finds the namespace, and the coordinator of a write that is to be asked about.
     async fn prepare(&mut self) -> Result<(), Error> {
         let routes = self.shared.resolve(&self.write.namespace, self.deadline).await?;
-        let Some(operation) = self.operation else { return Ok(()) };
+        let Some(mut operation) = self.operation else { return Ok(()) };
+        if self.place(&routes)? != (operation.namespace_id, operation.key_hash) {
+            let message = "the operation id names a write of another key";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        if self.write.retry == Retry::AtLeastOnce {
+            operation.retry = Retry::AtLeastOnce;
+            self.operation = Some(operation);
+        }
         self.node =
             routes.topology.index_of(operation.coordinator).map(|at| Arc::clone(&routes.nodes[at]));
         if self.node.is_none() && self.write.retry == Retry::ExactlyOnce {
@@ -262,16 +270,30 @@ impl<S: Send> Run<'_, S> {
     /// A new operation id, to be coordinated by this node in its present opening.
     async fn name_operation(&mut self, node: &Connection) -> Result<OperationId, Error> {
         let opening = node.opening(self.deadline).await?;
+        let (namespace_id, key_hash) = self.place(&self.shared.routes())?;
         let operation = OperationId {
             coordinator: opening.node,
             opening: opening.opening,
             client: self.shared.id,
             sequence: self.shared.next_sequence(),
             issued_ms: opening.now_ms(),
+            namespace_id,
+            key_hash,
+            retry: self.write.retry,
         };
         self.operation = Some(operation);
         self.sent = false;
         Ok(operation)
+    }
+
+    /// The namespace's id and the key's hash.
+    fn place(&self, routes: &Routes) -> Result<(u64, u64), Error> {
+        let Some(namespace) = routes.topology.namespace(&self.write.namespace) else {
+            let message = format!("there is no namespace {}", self.write.namespace);
+            let error = Error::new(ErrorKind::NotFound, message);
+            return Err(error.because(Kind::UnknownNamespace));
+        };
+        Ok((namespace.id, key_hash(namespace.id, &self.write.key)))
     }
 
     /// Prepares the next attempt, or says how the write ended.
@@ -344,14 +366,13 @@ impl<S: Send> Run<'_, S> {
 
     fn receipt(&self, receipt: Option<v1::Receipt>) -> Receipt {
         let Some(receipt) = receipt else { return Receipt::default() };
-        let dot = receipt.dot.unwrap_or_default();
         let topology = &self.shared.routes().topology;
         let stand_in = |of: &v1::StandIn| StandIn {
             node: topology.name_of(of.node),
             owner: topology.name_of(of.owner),
         };
         Receipt {
-            dot: format!("{:016x}:{}", dot.actor, dot.n),
+            dot: dot_text(receipt.dot),
             acked: receipt.acked.iter().map(|&node| topology.name_of(node)).collect(),
             synced: receipt.synced,
             fallbacks: receipt.fallbacks.iter().map(stand_in).collect(),

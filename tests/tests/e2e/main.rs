@@ -14,6 +14,7 @@ mod lww;
 mod manual;
 mod metrics;
 mod rebuild;
+mod resolve;
 mod resume;
 mod shell;
 mod shutdown;

@@ -14,7 +14,7 @@ use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{ArgGroup, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use quorate_client::{Context, Durability, Level, Quorum, TlsConfig};
+use quorate_client::{Context, Durability, Level, OperationId, Quorum, TlsConfig};
 
 pub(crate) use self::hints::{HintsArgs, HintsCommand};
 use crate::output::OutputFormat;
@@ -215,6 +215,7 @@ pub(crate) enum Command {
     Put(PutArgs),
     Get(GetArgs),
     Delete(DeleteArgs),
+    Resolve(ResolveArgs),
     Scan(ScanArgs),
     Count(CountArgs),
     /// Create, change, list, describe and drop namespaces
@@ -241,7 +242,7 @@ impl Command {
             Self::Import(args) => Some(&args.namespace),
             Self::Export(args) => Some(&args.namespace),
             Self::Bench(args) => Some(&args.namespace),
-            Self::Namespace(_) | Self::Cluster(_) | Self::Hints(_) => None,
+            Self::Namespace(_) | Self::Cluster(_) | Self::Hints(_) | Self::Resolve(_) => None,
         }
     }
 }
@@ -347,6 +348,26 @@ pub(crate) struct DeleteArgs {
     #[command(flatten)]
     pub(crate) quorum: QuorumArgs,
 }
+
+/// Learn what became of a write whose outcome is unknown
+///
+/// Everybody who may have the write is asked. If nobody has, and its coordinator answers, that one
+/// refuses it from then on, so that it is not applied and never will be. Nodes know a write for an hour.
+#[derive(clap::Args, Debug)]
+#[command(after_help = RESOLVE_HELP)]
+pub(crate) struct ResolveArgs {
+    /// The operation id, as the failed write said it
+    #[arg(value_name = "ID")]
+    pub(crate) operation: OperationId,
+}
+
+const RESOLVE_HELP: &str =
+    "Exit codes: 0 applied, 1 not applied and never will be, 3 still unknown \
+(stdout says who did not answer, and what to do), 2 an error, 130 Ctrl-C.
+json: outcome (applied, not_applied, unknown or expired), dot (or null), key_hash, message
+
+Example:
+  kv-cli resolve \"$OPERATION\"";
 
 /// List keys and values, partition by partition, in byte order within each
 ///

@@ -17,6 +17,8 @@ pub(crate) enum Exit {
     NotFound,
     /// Something failed, and stderr says what.
     Failed,
+    /// Nobody who answered knows what became of a write.
+    Unknown,
     /// Ctrl-C, by the shells' convention 128 + SIGINT.
     Interrupted,
 }
@@ -27,6 +29,7 @@ impl Exit {
             Self::Done => 0,
             Self::NotFound => 1,
             Self::Failed => 2,
+            Self::Unknown => 3,
             Self::Interrupted => 130,
         }
     }
@@ -82,8 +85,8 @@ pub(crate) fn describe_write(error: &WriteError) -> String {
     match error {
         WriteError::NotApplied { error } => format!("not applied: {error}"),
         WriteError::Unknown { operation, error } => format!(
-            "outcome unknown: {error}; the write may have been applied or may yet be \
-             (operation {operation}): read the key before writing it again"
+            "outcome unknown: {error}; the write may have been applied or may yet be: \
+             `kv-cli resolve {operation}` tells, within an hour; else read the key before writing it again"
         ),
     }
 }
@@ -153,8 +156,8 @@ mod tests {
 
     #[test]
     fn exit_codes_are_the_contract() {
-        let codes = [Exit::Done, Exit::NotFound, Exit::Failed].map(Exit::code);
-        assert_eq!(codes, [0, 1, 2]);
+        let codes = [Exit::Done, Exit::NotFound, Exit::Failed, Exit::Unknown].map(Exit::code);
+        assert_eq!(codes, [0, 1, 2, 3]);
     }
 
     #[test]

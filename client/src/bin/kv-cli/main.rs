@@ -1,7 +1,7 @@
 //! `kv-cli`: Quorate from a shell.
 //!
 //! One command, one exit code: 0 found or done, 1 not found, 2 an error whose reason is on stderr,
-//! 130 after Ctrl-C.
+//! 3 an outcome that stays unknown (`resolve`), 130 after Ctrl-C.
 //! Results go to stdout as text for people or as json for scripts; everything else goes to stderr.
 //! [`args`] is the contract, [`commands`] the short commands; `import`, `export` and `bench` are
 //! programs of their own, and [`shell`] runs lines of them all. All of them talk to the cluster through the public SDK alone.

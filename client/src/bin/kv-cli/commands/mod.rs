@@ -5,6 +5,7 @@ mod hints;
 mod key;
 mod namespace;
 mod near;
+mod resolve;
 mod scan;
 
 use std::ffi::OsString;
@@ -66,6 +67,7 @@ impl Session {
             Command::Put(args) => key::put(self, args).await,
             Command::Get(args) => key::get(self, args).await,
             Command::Delete(args) => key::delete(self, args).await,
+            Command::Resolve(args) => resolve::run(self, args).await,
             Command::Scan(args) => scan::scan(self, args).await,
             Command::Count(args) => scan::count(self, args).await,
             Command::Namespace(command) => namespace::run(self, command).await,

@@ -1,6 +1,9 @@
 //! A row that goes on alone, against nodes that fail as scripted.
 
-use quorate_proto::v1::error_detail::{Kind, Outcome};
+use quorate_proto::v1::{
+    self,
+    error_detail::{Kind, Outcome},
+};
 
 use super::*;
 use crate::fake::{Act, Fakes, NAMESPACE};
@@ -13,7 +16,7 @@ fn only_copies_that_show_as_one_are_risked() {
 
 /// Stores a row whose write is lost, and of which another owner then tells no more than this; the
 /// operation ids that were sent, in their order.
-async fn stored_after(kind: Kind, value: &'static str) -> Vec<OperationId> {
+async fn stored_after(kind: Kind, value: &'static str) -> Vec<v1::OperationId> {
     let fakes = Fakes::start(&[]).await;
     let namespace = fakes.client().await.namespace(NAMESPACE);
     let store = KvStore::new(namespace, Retry::ExactlyOnce, Duration::from_secs(20));
@@ -22,7 +25,7 @@ async fn stored_after(kind: Kind, value: &'static str) -> Vec<OperationId> {
     let pair = Pair { key: "k".into(), value: value.into() };
     store.store(store.alone(pair), &Doubt::default()).await.unwrap();
     let sent = [fakes.operations(0), fakes.operations(1)].concat().into_iter();
-    let mut ids: Vec<OperationId> = sent.map(OperationId::from).collect();
+    let mut ids: Vec<v1::OperationId> = sent.collect();
     ids.sort_by_key(|id| id.sequence);
     ids
 }
