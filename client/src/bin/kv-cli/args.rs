@@ -351,8 +351,8 @@ pub(crate) struct DeleteArgs {
 
 /// Learn what became of a write whose outcome is unknown
 ///
-/// Everybody who may have the write is asked. If nobody has, and its coordinator answers, that one
-/// refuses it from then on, so that it is not applied and never will be. Nodes know a write for an hour.
+/// All who may have the write are asked, for an hour. If nobody has, and its coordinator answers, that
+/// one refuses it from then on: it is not applied and never will be.
 #[derive(clap::Args, Debug)]
 #[command(after_help = RESOLVE_HELP)]
 pub(crate) struct ResolveArgs {
@@ -362,12 +362,9 @@ pub(crate) struct ResolveArgs {
 }
 
 const RESOLVE_HELP: &str =
-    "Exit codes: 0 applied, 1 not applied and never will be, 3 still unknown \
-(stdout says who did not answer, and what to do), 2 an error, 130 Ctrl-C.
-json: outcome (applied, not_applied, unknown or expired), dot (or null), key_hash, message
-
-Example:
-  kv-cli resolve \"$OPERATION\"";
+    "Exit codes: 0 applied, 1 not applied, 3 still unknown: stdout says why; 2 an error, \
+130 Ctrl-C.
+json: outcome (applied, not_applied, unknown or expired), dot (or null), key_hash, message";
 
 /// List keys and values, partition by partition, in byte order within each
 ///
