@@ -37,18 +37,21 @@ macro_rules! planted {
 
 /// Every planted defect.
 #[cfg(quorate_mutants)]
-pub const NAMES: [&str; 27] = [
+pub const NAMES: [&str; 31] = [
     "acknowledged_before_the_batch",
     "actor_kept_over_a_rollback",
     "answered_before_the_batch",
     "compact_encoding_arithmetic",
     "damaged_record_taken_as_absent",
     "delete_without_a_dot",
+    "delivered_hint_forgets_what_came_meanwhile",
     "digest_mismatch_ignored",
     "dots_counted_per_key",
     "earlier_opening_taken_as_new",
     "frontier_ahead_of_its_batch",
     "frontier_takes_versions_prefix",
+    "hint_acknowledged_before_the_batch",
+    "hint_deleted_on_a_buffered_ack",
     "lww_clock_below_what_it_holds",
     "lww_clock_below_what_its_client_saw",
     "lww_picked_after_context_removal",
@@ -60,6 +63,7 @@ pub const NAMES: [&str; 27] = [
     "refusal_not_recorded",
     "repair_replaces_instead_of_merging",
     "replicated_before_the_batch",
+    "retry_elsewhere_applied_twice",
     "retry_taken_as_new",
     "synced_before_the_sync",
     "token_covers_a_sibling_never_shown",

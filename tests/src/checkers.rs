@@ -15,14 +15,15 @@
 //! | I8 | merging is not commutative, associative or idempotent | `merging` |
 //! | I10 | a read misses what was acknowledged before it began | `stale` |
 //! | I17 | a receipt names a node that does not have the write | `receipts` |
+//! | I19 | a hint is forgotten that its owner has not on disk | `hints` |
+//! | not found | a quorum denies what was acknowledged, though one node failed at a time | `denied` |
 //!
 //! Each is a pure function over an [`Index`], and reports all it finds; [`check`] runs them all but
 //! [`merging`], which wants objects and the code. What
 //! a write may be excused from, since all who had it lost it, is in `losses`; how writes supersede
 //! each other in `causality`, and in namespaces where the last one wins in `last`.
 //!
-//! Left out: sessions (I9), typed values (I12, I13), deadlines (I15), hints (I19) and reaping (I21),
-//! which are not there yet. Reaping will change I1 and I3, which take for granted that owners keep
+//! Left out: sessions (I9), typed values (I12, I13), deadlines (I15) and reaping (I21), which are not there yet. Reaping will change I1 and I3, which take for granted that owners keep
 //! tombstones.
 
 use std::fmt;
@@ -31,9 +32,11 @@ use crate::history::{Action, History};
 
 mod agreement;
 mod causality;
+mod denied;
 mod dots;
 mod form;
 mod frontiers;
+mod hints;
 mod index;
 mod invented;
 mod last;
@@ -48,7 +51,9 @@ mod stale;
 #[cfg(test)]
 mod testing;
 
+pub(crate) use self::causality::join;
 pub use self::index::Index;
+use self::index::OfKey;
 pub use self::losses::reads_are_believed_until;
 
 /// A promise that was broken.
@@ -82,8 +87,10 @@ pub struct Verdict {
     pub unknown: usize,
     /// How many reads were answered.
     pub reads: usize,
-    /// How many of them had to show what was acknowledged before them; see
-    /// [`reads_are_believed_until`].
+    /// How many of them had to show what was acknowledged before them, or that there is something, if
+    /// nothing had been lost before.
+    pub promised: usize,
+    /// How many of these had to: see [`reads_are_believed_until`].
     pub believed: usize,
     /// How many nodes tell the final state. If none does, I7, I1, and the part of I3 that is about
     /// the final state were not checked.
@@ -92,13 +99,14 @@ pub struct Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { violations, acknowledged, excused, unknown, reads, believed, settled } = self;
+        let Self { violations, acknowledged, excused, unknown, reads, settled, .. } = self;
+        let Self { promised, believed, .. } = self;
         for violation in violations {
             writeln!(f, "{violation}")?;
         }
         write!(f, "{} violations; {acknowledged} writes acknowledged, ", violations.len())?;
         write!(f, "{excused} of them excused, {unknown} unknown; ")?;
-        write!(f, "{reads} reads, {believed} believed; {settled} nodes settled")
+        write!(f, "{reads} reads, {believed} of {promised} believed; {settled} nodes settled")
     }
 }
 
@@ -106,7 +114,7 @@ impl fmt::Display for Verdict {
 type Checker = fn(&Index<'_>) -> Vec<Violation>;
 
 /// In the order in which their findings help most: what makes other findings doubtful comes first.
-const CHECKERS: [Checker; 10] = [
+const CHECKERS: [Checker; 12] = [
     form::check,
     dots::check,
     invented::check,
@@ -117,6 +125,8 @@ const CHECKERS: [Checker; 10] = [
     agreement::check,
     stale::check,
     receipts::check,
+    hints::check,
+    denied::check,
 ];
 
 /// Checks a history for everything.
@@ -128,6 +138,7 @@ pub fn check(history: &History) -> Verdict {
     let acknowledged = writes().filter(|write| write.receipt.is_some()).count();
     let refused = asked - writes().count();
     let reads = || index.keys.values().flat_map(|of| &of.reads);
+    let promised = || index.keys.values().flat_map(OfKey::promised);
     let until = reads_are_believed_until(history);
     Verdict {
         violations: CHECKERS.iter().flat_map(|checker| checker(&index)).collect(),
@@ -135,7 +146,8 @@ pub fn check(history: &History) -> Verdict {
         excused: writes().filter(|write| write.lost_from.is_some()).count(),
         unknown: asked - refused - acknowledged,
         reads: reads().count(),
-        believed: reads().filter(|read| read.returned <= until).count(),
+        promised: promised().count(),
+        believed: promised().filter(|read| read.returned <= until).count(),
         settled: index.settled.len(),
     }
 }

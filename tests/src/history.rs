@@ -7,6 +7,7 @@
 //!   {"Namespace":{"name":"things","n":3,"lww":false}}
 //!   {"Operation":{"id":7,"client":1,"namespace":"things","key":"k3","invoked":40,"returned":55, ...
 //!   {"Loss":{"at":60,"node":2,"kind":{"PowerCut":51}}}
+//!   {"Handoff":{"at":63,"node":5,"target":2, ...
 //!   {"Metadata":{"at":70,"node":2,"version":6,"hash":1187,"predecessor":9034}}
 //!   {"Snapshot":{"at":99,"node":2,"healed":true, ...
 //! ```
@@ -56,6 +57,8 @@ pub enum Entry {
     Operation(Operation),
     /// What a node lost.
     Loss(Loss),
+    /// A hint left the node that kept it.
+    Handoff(Handoff),
     /// Which metadata a node knew.
     Metadata(Metadata),
     /// What a node held.
@@ -71,6 +74,10 @@ pub struct Namespace {
     pub n: usize,
     /// Whether the last write wins; else siblings stand beside each other.
     pub lww: bool,
+    /// Whether no two nodes failed at a time, and none lost anything, while clients worked: then no
+    /// quorum denies what was acknowledged.
+    #[serde(default)]
+    pub steady: bool,
 }
 
 /// What a client asked of one key, and what it was told.
@@ -112,11 +119,21 @@ pub enum Action {
         w: usize,
         /// Whether each acknowledges what is on its disk.
         synced: bool,
+        /// Whether a fallback may acknowledge in an owner's place.
+        #[serde(default)]
+        sloppy: bool,
+        /// Whether it was tried at another node too, at least once: so it may have been applied more
+        /// than once, under a dot each.
+        #[serde(default)]
+        copies: bool,
     },
     /// To read.
     Read {
         /// How many owners must answer.
         r: usize,
+        /// Whether what fallbacks keep counts too.
+        #[serde(default)]
+        sloppy: bool,
     },
 }
 
@@ -144,10 +161,22 @@ pub struct Receipt {
     pub context: Option<Version>,
     /// How many values stood there, this one included unless it deleted.
     pub siblings: u32,
-    /// The nodes that acknowledged it.
+    /// The owners that acknowledged it.
     pub acked: Vec<Node>,
-    /// How many of them had it on disk.
+    /// The fallbacks that did.
+    #[serde(default)]
+    pub fallbacks: Vec<StandIn>,
+    /// How many of all these had it on disk.
     pub synced: usize,
+}
+
+/// A node that keeps a write for an owner, in whose place it acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct StandIn {
+    /// The node.
+    pub node: Node,
+    /// The owner.
+    pub owner: Node,
 }
 
 /// An answered read.
@@ -169,25 +198,34 @@ impl fmt::Display for Dot {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Read { r } => write!(f, "read, r={r}"),
-            Self::Write { value, context, w, synced } => {
+            Self::Read { r, sloppy } => write!(f, "read, r={r}{}", mode(*sloppy)),
+            Self::Write { value, context, w, synced, sloppy, copies } => {
                 match value {
                     Some(value) => write!(f, "write {value:?}")?,
                     None => write!(f, "delete")?,
                 }
                 write!(f, " over {}, w={w}", Numbers(context))?;
-                f.write_str(if *synced { ", synced" } else { "" })
+                f.write_str(if *synced { ", synced" } else { "" })?;
+                f.write_str(mode(*sloppy))?;
+                f.write_str(if *copies { ", at least once" } else { "" })
             }
         }
     }
 }
 
+fn mode(sloppy: bool) -> &'static str {
+    if sloppy { ", sloppy" } else { "" }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Written(Receipt { dot, siblings, acked, synced, .. }) => {
+            Self::Written(Receipt { dot, siblings, acked, fallbacks, synced, .. }) => {
                 write!(f, "done as {dot}, {siblings} siblings; acknowledged by")?;
                 acked.iter().try_for_each(|node| write!(f, " {node:016x}"))?;
+                for StandIn { node, owner } in fallbacks {
+                    write!(f, " {node:016x} (for {owner:016x})")?;
+                }
                 write!(f, ", {synced} of them on disk")
             }
             Self::NotApplied(why) => write!(f, "not applied: {why}"),
@@ -246,6 +284,26 @@ pub enum LossKind {
     },
 }
 
+/// A node no longer owes what it kept for an owner; or owes it another object, which does not reflect
+/// that one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Handoff {
+    /// When that was seen. The node lost nothing since it was last seen to owe it.
+    pub at: Moment,
+    /// Which node.
+    pub node: Node,
+    /// The owner.
+    pub target: Node,
+    /// The namespace.
+    pub namespace: String,
+    /// The key.
+    pub key: String,
+    /// What the hint reflected.
+    pub version: Version,
+    /// What the owner's object on its disk reflects at that moment; none if it cannot be read.
+    pub on_disk: Option<Version>,
+}
+
 /// A document of the metadata that a node knew.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Metadata {
@@ -276,6 +334,12 @@ pub struct Snapshot {
     pub objects: Vec<Held>,
     /// Keys whose records are damaged, with their namespaces: nothing is known of them here.
     pub damaged: Vec<(String, String)>,
+    /// What it keeps for owners.
+    #[serde(default)]
+    pub hints: Vec<Hint>,
+    /// Keys of which it keeps hints that are damaged, with their namespaces.
+    #[serde(default)]
+    pub damaged_hints: Vec<(String, String)>,
     /// The frontiers of the partitions that it owns.
     pub frontiers: Vec<Seen>,
 }
@@ -295,6 +359,19 @@ pub struct Held {
     pub values: Vec<(Dot, String)>,
     /// Of an `lww` namespace: time and dot of the last write, a deletion too.
     pub last: Option<(u64, Dot)>,
+}
+
+/// A hint as a node kept it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hint {
+    /// The namespace.
+    pub namespace: String,
+    /// The key.
+    pub key: String,
+    /// What its object reflects.
+    pub version: Version,
+    /// The owners that are owed it.
+    pub targets: Vec<Node>,
 }
 
 /// What a partition had seen of one actor.
@@ -317,6 +394,8 @@ pub struct History {
     pub operations: Vec<Operation>,
     /// What nodes lost.
     pub losses: Vec<Loss>,
+    /// Which hints left those who kept them.
+    pub handoffs: Vec<Handoff>,
     /// Which metadata nodes knew.
     pub metadata: Vec<Metadata>,
     /// What nodes held.
@@ -330,6 +409,7 @@ impl History {
             Entry::Namespace(namespace) => self.namespaces.push(namespace),
             Entry::Operation(operation) => self.operations.push(operation),
             Entry::Loss(loss) => self.losses.push(loss),
+            Entry::Handoff(handoff) => self.handoffs.push(handoff),
             Entry::Metadata(metadata) => self.metadata.push(metadata),
             Entry::Snapshot(snapshot) => self.snapshots.push(snapshot),
         }
@@ -340,9 +420,10 @@ impl History {
         let namespaces = self.namespaces.iter().cloned().map(Entry::Namespace);
         let operations = self.operations.iter().cloned().map(Entry::Operation);
         let losses = self.losses.iter().cloned().map(Entry::Loss);
+        let handoffs = self.handoffs.iter().cloned().map(Entry::Handoff);
         let metadata = self.metadata.iter().cloned().map(Entry::Metadata);
         let snapshots = self.snapshots.iter().cloned().map(Entry::Snapshot);
-        let before = namespaces.chain(operations).chain(losses);
+        let before = namespaces.chain(operations).chain(losses).chain(handoffs);
         for entry in before.chain(metadata).chain(snapshots) {
             serde_json::to_writer(&mut file, &entry)?;
             file.write_all(b"\n")?;

@@ -1,5 +1,5 @@
 //! I7: once faults are over and all was repaired, the owners of a key hold the same, and all nodes
-//! know the same metadata. Of no version there were ever two documents: nodes that follow different
+//! know the same metadata; and no hints are left. Of no version there were ever two documents: nodes that follow different
 //! ones may agree on a later one by chance, as if nothing had been lost.
 //!
 //! Live values, last writes and versions must agree: who misses a tombstone would revive what it hides.
@@ -17,6 +17,13 @@ pub(super) fn check(index: &Index<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     for (key, of) in &index.keys {
         found.extend(check_key(index, *key, of));
+        for (node, hint) in index.settled.iter().filter_map(|(n, at)| Some((n, of.hints.get(at)?)))
+        {
+            let (version, targets) = (Covers(&hint.version), &hint.targets);
+            found.push(violation(format!(
+                "node {node} still keeps {version} of {key}, which it owes to nodes {targets:?}"
+            )));
+        }
         for (node, at) in index.settled.iter().filter(|(_, at)| of.damaged.contains(at)) {
             let at = index.history.snapshots[*at].at;
             found.push(violation(format!("node {node} at {at} cannot read {key}")));
@@ -146,6 +153,13 @@ mod tests {
         assert_accepts(&no_owner);
         story.settles(3, "k", "", "").without_objects();
         assert_finds(check, &story, "the 3 owners of things/k differ");
+    }
+
+    #[test]
+    fn no_hints_are_left() {
+        let mut story = story();
+        story.settle("k", "a1 b1", "a1=x b1=y").and_keeps("k", "a1", &[3]);
+        assert_finds(check, &story, "still keeps {1:1} of things/k, which it owes to nodes [3]");
     }
 
     #[test]

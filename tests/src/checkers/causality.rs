@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A write whose dot nobody knows may be reflected anywhere once it was sent, and excuses what it may
-//! have removed.
+//! have removed; so does one that may have more dots than the known one.
 //!
 //! Long histories ask that of every answer, so what the writes of an actor supersede is kept joined,
 //! for each of its numbers: an answer costs a search for each actor of its version.
@@ -22,7 +22,7 @@ use super::index::Written;
 use crate::history::{Dot, Moment, Version};
 
 /// Takes the larger number of each actor.
-pub(super) fn join(version: &mut Version, other: &Version) {
+pub(crate) fn join(version: &mut Version, other: &Version) {
     for (&actor, &n) in other {
         let known = version.entry(actor).or_default();
         *known = n.max(*known);
@@ -61,7 +61,8 @@ impl Causality {
             join(&mut supersedes, write.context);
             issued.push(Issued { n, at, deletes: write.value.is_none(), supersedes });
         }
-        let unknown = writes.iter().enumerate().filter(|(_, write)| write.dot.is_none());
+        let has_others = |write: &Written<'_>| write.dot.is_none() || write.copies;
+        let unknown = writes.iter().enumerate().filter(|(_, write)| has_others(write));
         let unknown = unknown.map(|(at, write)| (write.context, write.operation.invoked, at));
         Self { known, unknown: Covering::new(unknown) }
     }

@@ -1,4 +1,5 @@
-//! I4: a dot names one write, and a write has one dot.
+//! I4: a dot names one write, and a write has one dot, unless it was tried at another node, at least
+//! once.
 //!
 //! Dots are said by receipts, by values under them, and by last writes. That an actor never counts
 //! backwards is seen in one more way: what reflects a write numbered 7 reflects all that the actor
@@ -42,6 +43,8 @@ struct Said<'a> {
     source: Source<'a>,
     /// Whether it is a delete.
     deletes: bool,
+    /// Whether the write may have other dots.
+    copies: bool,
     /// The time of a last write.
     time: Option<u64>,
 }
@@ -59,7 +62,8 @@ impl<'a> Named<'a> {
         for (write, receipt) in of.acknowledged() {
             let source = Source::Answer(write.operation);
             let (content, deletes) = (Content::Of(write.operation.id), write.value.is_none());
-            self.say(receipt.dot, Said { key, content, source, deletes, time: None });
+            let copies = write.copies;
+            self.say(receipt.dot, Said { key, content, source, deletes, copies, time: None });
         }
         for (&at, held) in &of.held {
             let source = Source::Object(&index.history.snapshots[at]);
@@ -67,12 +71,15 @@ impl<'a> Named<'a> {
             for (dot, value) in &held.values {
                 let write = index.values.get(&**value);
                 let content = write.map_or(Content::Value(value), |write| Content::Of(write.id));
-                let said = Said { key, content, source, deletes: false, time: time(*dot) };
+                let copies = of.of_value(value).is_some_and(|write| write.copies);
+                let (deletes, time) = (false, time(*dot));
+                let said = Said { key, content, source, deletes, copies, time };
                 self.say(*dot, said);
             }
             if let Some((time, dot)) = held.last.filter(|_| held.values.is_empty()) {
                 let (content, time) = (Content::Delete, Some(time));
-                self.say(dot, Said { key, content, source, deletes: true, time });
+                let (deletes, copies) = (true, false);
+                self.say(dot, Said { key, content, source, deletes, copies, time });
             }
         }
     }
@@ -80,7 +87,7 @@ impl<'a> Named<'a> {
     fn say(&mut self, dot: Dot, said: Said<'a>) {
         if let Content::Of(id) = said.content {
             let known = *self.dots.entry(id).or_insert(dot);
-            if known != dot {
+            if known != dot && !said.copies {
                 let (name, other) = (Name(dot), Name(known));
                 let text = format!("{said} is named {name} by {}, and {other} too", said.source);
                 self.violations.push(violation(text, &[said]));

@@ -9,7 +9,7 @@ use std::fmt;
 
 use super::losses::Losses;
 use crate::history::{
-    Action, Dot, Held, History, Moment, Namespace, Node, Operation, Outcome, Receipt, Shown,
+    Action, Dot, Held, Hint, History, Moment, Namespace, Node, Operation, Outcome, Receipt, Shown,
     Snapshot, Version,
 };
 
@@ -45,6 +45,8 @@ pub(super) struct OfKey<'a> {
     pub(super) n: usize,
     /// Whether the last write wins.
     pub(super) lww: bool,
+    /// Whether no two nodes failed at a time.
+    pub(super) steady: bool,
     /// Its partition, if a node ever held it.
     pub(super) partition: Option<&'a str>,
     /// The writes that may have been applied: all but the refused ones.
@@ -59,6 +61,10 @@ pub(super) struct OfKey<'a> {
     pub(super) held: BTreeMap<usize, &'a Held>,
     /// The snapshots of nodes that could not read the object.
     pub(super) damaged: BTreeSet<usize>,
+    /// The hints, by the place of the snapshot.
+    pub(super) hints: BTreeMap<usize, &'a Hint>,
+    /// The snapshots of nodes that could not read the hint.
+    pub(super) damaged_hints: BTreeSet<usize>,
 }
 
 /// A write that may have been applied.
@@ -69,6 +75,10 @@ pub(super) struct Written<'a> {
     pub(super) value: Option<&'a str>,
     pub(super) context: &'a Version,
     pub(super) w: usize,
+    /// Whether fallbacks may have acknowledged.
+    pub(super) sloppy: bool,
+    /// Whether it may have been applied more than once, so that it has other dots beside this one.
+    pub(super) copies: bool,
     /// If it was acknowledged.
     pub(super) receipt: Option<&'a Receipt>,
     pub(super) dot: Option<Dot>,
@@ -81,6 +91,8 @@ pub(super) struct Written<'a> {
 pub(super) struct Answered<'a> {
     pub(super) operation: &'a Operation,
     pub(super) r: usize,
+    /// Whether fallbacks may have counted.
+    pub(super) sloppy: bool,
     pub(super) returned: Moment,
     pub(super) shown: &'a Shown,
 }
@@ -103,6 +115,7 @@ impl<'a> Index<'a> {
             // Of a namespace that nobody made, `form` complains; here no quorum is enough.
             of.n = namespaces.get(key.namespace).map_or(usize::MAX, |namespace| namespace.n);
             of.lww = namespaces.get(key.namespace).is_some_and(|namespace| namespace.lww);
+            of.steady = namespaces.get(key.namespace).is_some_and(|namespace| namespace.steady);
             of.learn_dots();
         }
         index
@@ -116,23 +129,34 @@ impl<'a> Index<'a> {
         let of = self.keys.entry(key).or_default();
         match (&operation.action, &operation.outcome) {
             (Action::Write { .. }, Outcome::NotApplied(_)) => {}
-            (Action::Write { value, context, w, .. }, outcome) => {
-                let (value, w) = (value.as_deref(), *w);
+            (Action::Write { value, context, w, sloppy, copies, .. }, outcome) => {
+                let (value, w, sloppy, copies) = (value.as_deref(), *w, *sloppy, *copies);
                 let receipt = match outcome {
                     Outcome::Written(receipt) => Some(receipt),
                     _ => None,
                 };
                 let dot = receipt.map(|receipt| receipt.dot);
-                let write = Written { operation, value, context, w, receipt, dot, lost_from: None };
+                let write = Written {
+                    operation,
+                    value,
+                    context,
+                    w,
+                    sloppy,
+                    copies,
+                    receipt,
+                    dot,
+                    lost_from: None,
+                };
                 let lost_from = self.losses.lost_from(&write);
                 if let Some(value) = value {
                     of.by_value.entry(value).or_insert(of.writes.len());
                 }
                 of.writes.push(Written { lost_from, ..write });
             }
-            (Action::Read { r }, Outcome::Shown(shown)) => {
+            (Action::Read { r, sloppy }, Outcome::Shown(shown)) => {
                 let Some(returned) = operation.returned else { return };
-                of.reads.push(Answered { operation, r: *r, returned, shown });
+                let (r, sloppy) = (*r, *sloppy);
+                of.reads.push(Answered { operation, r, sloppy, returned, shown });
             }
             (Action::Read { .. }, _) => {}
         }
@@ -147,6 +171,13 @@ impl<'a> Index<'a> {
         }
         for (namespace, key) in &snapshot.damaged {
             self.keys.entry(Key { namespace, key }).or_default().damaged.insert(at);
+        }
+        for hint in &snapshot.hints {
+            let key = Key { namespace: &hint.namespace, key: &hint.key };
+            self.keys.entry(key).or_default().hints.insert(at, hint);
+        }
+        for (namespace, key) in &snapshot.damaged_hints {
+            self.keys.entry(Key { namespace, key }).or_default().damaged_hints.insert(at);
         }
         if snapshot.healed {
             let last = self.settled.entry(snapshot.node).or_insert(at);
@@ -168,14 +199,20 @@ impl<'a> Index<'a> {
 }
 
 impl<'a> OfKey<'a> {
-    /// Learns the dots of values that nodes held.
+    /// Learns the dots of values that nodes held; of one that was applied more than once, all of them.
     fn learn_dots(&mut self) {
         let held = self.held.values().flat_map(|held| &held.values);
-        let dots: BTreeMap<&str, Dot> = held.map(|(dot, value)| (&**value, *dot)).collect();
+        let named: BTreeSet<(&str, Dot)> = held.map(|(dot, value)| (&**value, *dot)).collect();
+        let dots: BTreeMap<&str, Dot> = named.iter().copied().collect();
         for (at, write) in self.writes.iter_mut().enumerate() {
             let held = write.value.and_then(|value| dots.get(value).copied());
             write.dot = write.dot.or(held);
             if let Some(dot) = write.dot {
+                self.by_dot.entry(dot).or_insert(at);
+            }
+        }
+        for (value, dot) in named {
+            if let Some(&at) = self.by_value.get(value).filter(|&&at| self.writes[at].copies) {
                 self.by_dot.entry(dot).or_insert(at);
             }
         }
@@ -184,6 +221,12 @@ impl<'a> OfKey<'a> {
     /// The write of a value, unless it was refused.
     pub(super) fn of_value(&self, value: &str) -> Option<&Written<'a>> {
         self.by_value.get(value).map(|&at| &self.writes[at])
+    }
+
+    /// The answered reads of which more is asked than that they show what was written: strict ones, and
+    /// those of a steady cluster.
+    pub(super) fn promised(&self) -> impl Iterator<Item = &Answered<'a>> {
+        self.reads.iter().filter(|read| !read.sloppy || self.steady)
     }
 
     /// The writes that were acknowledged.
@@ -250,9 +293,10 @@ impl fmt::Display for Source<'_> {
 }
 
 impl Answered<'_> {
-    /// Whether so many answers and the write's acks have an owner in common.
+    /// Whether so many answers and the write's acks have an owner in common: of sloppy quorums nobody
+    /// can tell.
     pub(super) fn meets(&self, write: &Written<'_>, n: usize) -> bool {
-        self.r + write.w > n
+        self.r + write.w > n && !self.sloppy && !write.sloppy
     }
 }
 
@@ -289,7 +333,12 @@ impl fmt::Display for Written<'_> {
 impl Written<'_> {
     fn told(&self) -> String {
         match self.receipt {
-            Some(receipt) => format!("acknowledged by {:?}", receipt.acked),
+            Some(receipt) if receipt.fallbacks.is_empty() => {
+                format!("acknowledged by {:?}", receipt.acked)
+            }
+            Some(Receipt { acked, fallbacks, .. }) => {
+                format!("acknowledged by {acked:?}, and by {fallbacks:?}")
+            }
             None => "unknown".to_owned(),
         }
     }

@@ -20,8 +20,12 @@ use crate::history::{Moment, Version};
 /// most, of which it is certain but for half of a round trip.
 const CLOCKS_DIFFER_MS: u64 = 1_100;
 
-/// Whether `stands` may hide `hidden`.
+/// Whether `stands` may hide `hidden`. One that was tried at another node, at least once, may have
+/// happened again at any time.
 pub(super) fn may_hide(stands: &Written<'_>, hidden: &Written<'_>) -> bool {
+    if stands.copies {
+        return true;
+    }
     stands.dot.is_none_or(|dot| !hidden.knew(dot))
         && !is_too_old(stands, hidden.operation.invoked_ms)
 }
@@ -64,6 +68,9 @@ impl Hidden {
 
     /// Whether `stands` may hide all of them that were acknowledged before then.
     pub(super) fn may_be_hidden_by(&self, stands: &Written<'_>, moment: Moment) -> bool {
+        if stands.copies {
+            return true;
+        }
         let before = self.invoked_ms.partition_point(|(acked, _)| *acked < moment);
         let latest_ms = before.checked_sub(1).map_or(0, |last| self.invoked_ms[last].1);
         let knew = stands.dot.and_then(|dot| self.knew.first(dot));

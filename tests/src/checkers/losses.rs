@@ -12,12 +12,22 @@
 //! Wiped nodes lost everything, those rolled back what came after the copy, those that lost power
 //! what was not on their disks: of the last moments, since nodes sync by themselves. Receipts tell how many had a write on disk, not which: a write that was
 //! on one disk is not excused by two power cuts. A node that was repaired since counts as one that lost
-//! the write all the same.
+//! the write all the same. A fallback that handed its hint over is replaced by the owner that has it on
+//! its disk from then on:
+//!
+//! ```text
+//!   write x, acknowledged by 1, and by 4 for 2
+//!   4 hands x over to 2, and is wiped       1 and 2 have it
+//!   1 and 2 lose their power                2 has it: on disk
+//!   2 is wiped                              x is excused
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::index::Written;
-use crate::history::{History, Loss, LossKind, Moment, Node, Operation, Outcome, Receipt};
+use crate::history::{
+    Handoff, History, Loss, LossKind, Moment, Node, Operation, Outcome, Receipt, StandIn,
+};
 
 /// Until when reads must show what was acknowledged before them, R + W > N given.
 ///
@@ -30,7 +40,8 @@ pub fn reads_are_believed_until(history: &History) -> Moment {
     let buffered = |operation: &Operation, at: Moment, since: Moment| match &operation.outcome {
         Outcome::Written(receipt) => {
             let late = operation.returned.is_none_or(|returned| returned >= since);
-            receipt.synced < receipt.acked.len() && operation.invoked < at && late
+            let acked = receipt.acked.len() + receipt.fallbacks.len();
+            receipt.synced < acked && operation.invoked < at && late
         }
         _ => false,
     };
@@ -44,9 +55,13 @@ pub fn reads_are_believed_until(history: &History) -> Moment {
     history.losses.iter().filter(hurts).map(|loss| loss.at).min().unwrap_or(Moment::MAX)
 }
 
-/// The losses of each node, in the order in which they happened.
+/// The losses of each node, in the order in which they happened; and what became of hints.
 #[derive(Default, Debug)]
-pub(super) struct Losses<'a>(BTreeMap<Node, Vec<&'a Loss>>);
+pub(super) struct Losses<'a> {
+    of: BTreeMap<Node, Vec<&'a Loss>>,
+    /// By holder and key.
+    handoffs: BTreeMap<(Node, &'a str, &'a str), Vec<&'a Handoff>>,
+}
 
 /// What a loss did to a write at its node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,10 +78,27 @@ impl<'a> Losses<'a> {
     pub(super) fn new(history: &'a History) -> Self {
         let mut losses = Self::default();
         for loss in &history.losses {
-            losses.0.entry(loss.node).or_default().push(loss);
+            losses.of.entry(loss.node).or_default().push(loss);
         }
-        losses.0.values_mut().for_each(|of_node| of_node.sort_by_key(|loss| loss.at));
+        losses.of.values_mut().for_each(|of_node| of_node.sort_by_key(|loss| loss.at));
+        for handoff in &history.handoffs {
+            let Handoff { node, namespace, key, .. } = handoff;
+            losses.handoffs.entry((*node, namespace, key)).or_default().push(handoff);
+        }
         losses
+    }
+
+    /// When a fallback was seen to have handed a write over to the owner that it kept it for.
+    pub(super) fn handed_over(&self, write: &Written<'_>, by: StandIn) -> Option<Moment> {
+        let (operation, dot) = (write.operation, write.dot?);
+        let left = self.handoffs.get(&(by.node, &*operation.namespace, &*operation.key))?;
+        // It may have come to the hint after that was last seen, and have gone home with it.
+        let is_it = |handoff: &&&Handoff| {
+            handoff.target == by.owner
+                && handoff.at > operation.invoked
+                && dot.is_covered_by(handoff.on_disk.as_ref().unwrap_or(&handoff.version))
+        };
+        left.iter().filter(is_it).map(|handoff| handoff.at).min()
     }
 
     /// Whether a node that acknowledged a write must have it still at that moment.
@@ -77,7 +109,7 @@ impl<'a> Losses<'a> {
         receipt: &Receipt,
         moment: Moment,
     ) -> bool {
-        let buffered = receipt.synced < receipt.acked.len();
+        let buffered = receipt.synced < receipt.acked.len() + receipt.fallbacks.len();
         self.of(node).filter(|loss| loss.at < moment).all(|loss| match effect(loss, write) {
             Effect::None => true,
             Effect::IfBuffered => !buffered,
@@ -85,31 +117,64 @@ impl<'a> Losses<'a> {
         })
     }
 
+    /// Whether an owner that a write was handed over to must have it still at that moment.
+    pub(super) fn must_keep(
+        &self,
+        owner: Node,
+        write: &Written<'_>,
+        since: Moment,
+        moment: Moment,
+    ) -> bool {
+        let since_then = self.of(owner).filter(|loss| loss.at < moment);
+        since_then
+            .map(|loss| effect_on_disk(loss, write, since))
+            .all(|effect| effect == Effect::None)
+    }
+
     /// Since when no node of a write's receipt need have it.
     pub(super) fn lost_from(&self, write: &Written<'_>) -> Option<Moment> {
         let receipt = write.receipt?;
-        let nodes: BTreeSet<Node> = receipt.acked.iter().copied().collect();
-        let of_nodes = nodes.iter().flat_map(|&node| self.of(node));
-        let effects = of_nodes.map(|loss| (loss.at, loss.node, effect(loss, write)));
-        let mut effects: Vec<_> =
-            effects.filter(|(_, _, effect)| *effect != Effect::None).collect();
-        effects.sort_by_key(|(at, ..)| *at);
+        let owners: BTreeSet<Node> = receipt.acked.iter().copied().collect();
+        let fallbacks: BTreeSet<StandIn> = receipt.fallbacks.iter().copied().collect();
+        let of_owners = owners.iter().map(|&node| self.at_owner(write, node));
+        let of_fallbacks = fallbacks.iter().map(|&by| self.at_fallback(write, by));
+        let places: Vec<Vec<(Moment, Effect)>> = of_owners.chain(of_fallbacks).collect();
+        let effects = places.iter().enumerate();
+        let effects = effects.flat_map(|(at, of)| of.iter().map(move |&(when, e)| (when, at, e)));
+        let mut effects: Vec<_> = effects.filter(|(.., effect)| *effect != Effect::None).collect();
+        effects.sort_by_key(|(when, ..)| *when);
         let (mut touched, mut gone) = (BTreeSet::new(), BTreeSet::new());
-        for (at, node, effect) in effects {
-            touched.insert(node);
+        for (when, place, effect) in effects {
+            touched.insert(place);
             if effect == Effect::Gone {
-                gone.insert(node);
+                gone.insert(place);
             }
             // At worst those that had it on disk are those where that did not help.
-            if touched.len() == nodes.len() && gone.len() >= receipt.synced {
-                return Some(at);
+            if touched.len() == places.len() && gone.len() >= receipt.synced {
+                return Some(when);
             }
         }
         None
     }
 
+    fn at_owner(&self, write: &Written<'_>, node: Node) -> Vec<(Moment, Effect)> {
+        self.of(node).map(|loss| (loss.at, effect(loss, write))).collect()
+    }
+
+    /// What became of a hint until it was handed over, and of what the owner had of it from then on.
+    fn at_fallback(&self, write: &Written<'_>, by: StandIn) -> Vec<(Moment, Effect)> {
+        let handed_over = self.handed_over(write, by);
+        let before = self.of(by.node).filter(|loss| handed_over.is_none_or(|at| loss.at < at));
+        let before = before.map(|loss| (loss.at, effect(loss, write)));
+        let after = handed_over.into_iter().flat_map(|since| {
+            let of_owner = self.of(by.owner);
+            of_owner.map(move |loss| (loss.at, effect_on_disk(loss, write, since)))
+        });
+        before.chain(after).collect()
+    }
+
     fn of(&self, node: Node) -> impl Iterator<Item = &'a Loss> + use<'_, 'a> {
-        self.0.get(&node).into_iter().flatten().copied()
+        self.of.get(&node).into_iter().flatten().copied()
     }
 }
 
@@ -136,6 +201,16 @@ fn effect(loss: &Loss, write: &Written<'_>) -> Effect {
             Effect::None
         }
         LossKind::Rotten { .. } => Effect::Gone,
+    }
+}
+
+/// The same where it is on disk, as was seen at `since`.
+fn effect_on_disk(loss: &Loss, write: &Written<'_>, since: Moment) -> Effect {
+    match &loss.kind {
+        _ if loss.at < since => Effect::None,
+        LossKind::PowerCut(_) => Effect::None,
+        LossKind::RolledBack(copied) if *copied > since => Effect::None,
+        _ => effect(loss, write),
     }
 }
 
@@ -179,6 +254,29 @@ mod tests {
         for (synced, losses, expected) in cases {
             assert_eq!(excused(synced, &losses), expected, "{synced} synced, {losses:?}");
         }
+    }
+
+    #[test]
+    fn an_owner_takes_the_place_of_the_fallback_that_handed_over() {
+        let excused = |hands_over: bool, losses: &[(Node, LossKind)]| {
+            let mut story = Story::siblings();
+            story.put("k", "x", "", "a1").by_sloppy_quorum();
+            let receipt = story.operation_at(0).receipt();
+            receipt.acked = vec![1];
+            receipt.fallbacks = vec![StandIn { node: 4, owner: 2 }];
+            if hands_over {
+                story.hands_over([4, 2], "k", "a1", Some("a1"));
+            }
+            losses.iter().for_each(|(node, kind)| story.loses(*node, kind.clone()));
+            let index = Index::new(&story.history);
+            index.keys.values().any(|of| of.writes.iter().any(|write| write.lost_from.is_some()))
+        };
+        let wiped = |node| (node, LossKind::Wiped);
+        assert!(excused(false, &[wiped(1), wiped(4)]));
+        assert!(!excused(false, &[wiped(1), wiped(2)]));
+        assert!(!excused(true, &[wiped(1), wiped(4)]));
+        assert!(excused(true, &[wiped(1), wiped(2)]));
+        assert!(!excused(true, &[wiped(1), (2, LossKind::PowerCut(0))]), "it is on disk there");
     }
 
     #[test]

@@ -1,16 +1,20 @@
-//! I17: a receipt names enough nodes, and each of them has the write for as long as it loses nothing.
+//! I17: a receipt names enough nodes, and each of them has the write for as long as it loses nothing. A
+//! fallback keeps it until it hands it over; from then on the owner has it in its place.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Violation;
 use super::index::{Covers, Index, Key, OfKey, Written};
-use crate::history::{Action, Dot, Node, Receipt, Snapshot, Version};
+use crate::history::{Action, Dot, Node, Receipt, Snapshot, StandIn, Version};
 
 pub(super) fn check(index: &Index<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     for (key, of) in &index.keys {
         for (write, receipt) in of.acknowledged() {
             found.extend(check_count(*key, write, receipt));
+            for by in &receipt.fallbacks {
+                found.extend(check_kept(index, *key, of, write, *by));
+            }
         }
         let named = named(of);
         for (at, snapshot) in index.snapshots().filter(|(at, _)| !of.damaged.contains(at)) {
@@ -65,11 +69,61 @@ fn check_held(
     missing.collect()
 }
 
+/// What is missing of a write that a fallback keeps, where it was seen last to be missing.
+fn check_kept(
+    index: &Index<'_>,
+    key: Key<'_>,
+    of: &OfKey<'_>,
+    write: &Written<'_>,
+    by: StandIn,
+) -> Option<Violation> {
+    let (dot, receipt) = (write.dot?, write.receipt?);
+    let handed_over = index.losses.handed_over(write, by);
+    let lacks = |&(at, snapshot): &(usize, &Snapshot)| {
+        let moment = snapshot.at;
+        if !write.is_acknowledged_before(moment) {
+            return false;
+        }
+        match handed_over.filter(|since| *since < moment) {
+            None if snapshot.node == by.node => {
+                let hint = of.hints.get(&at);
+                let keeps = hint.is_some_and(|hint| {
+                    hint.targets.contains(&by.owner) && dot.is_covered_by(&hint.version)
+                });
+                !keeps
+                    && !of.damaged_hints.contains(&at)
+                    && index.losses.must_have(by.node, write, receipt, moment)
+            }
+            Some(since) if snapshot.node == by.owner => {
+                let held = of.held.get(&at);
+                !held.is_some_and(|held| dot.is_covered_by(&held.version))
+                    && !of.damaged.contains(&at)
+                    && index.losses.must_keep(by.owner, write, since, moment)
+            }
+            _ => false,
+        }
+    };
+    let (_, snapshot) = index.snapshots().filter(lacks).last()?;
+    let text = format!(
+        "node {} at {} has nothing of {write} of {key}, which node {} kept for node {}",
+        snapshot.node, snapshot.at, by.node, by.owner
+    );
+    Some(Violation { invariant: "I17", text, operations: vec![write.operation.id] })
+}
+
 fn check_count(key: Key<'_>, write: &Written<'_>, receipt: &Receipt) -> Option<Violation> {
-    let nodes: BTreeSet<Node> = receipt.acked.iter().copied().collect();
+    let owners = receipt.fallbacks.iter().map(|by| by.owner).chain(receipt.acked.iter().copied());
+    let owners: BTreeSet<Node> = owners.collect();
+    let fallbacks = receipt.fallbacks.iter().map(|by| by.node);
+    let nodes: BTreeSet<Node> = fallbacks.chain(receipt.acked.iter().copied()).collect();
+    let named = receipt.acked.len() + receipt.fallbacks.len();
     let on_disk = matches!(write.operation.action, Action::Write { synced: true, .. });
-    let why = if nodes.len() != receipt.acked.len() {
+    let why = if nodes.len() != named {
         "it names a node twice".to_owned()
+    } else if owners.len() != named {
+        "an owner counts twice".to_owned()
+    } else if !write.sloppy && !receipt.fallbacks.is_empty() {
+        "it was to be acknowledged by owners alone".to_owned()
     } else if nodes.len() < write.w {
         format!("{} nodes were to acknowledge it", write.w)
     } else if receipt.synced > nodes.len() || (on_disk && receipt.synced < write.w) {
@@ -135,6 +189,54 @@ mod tests {
         assert_finds(check, &lost(0, LossKind::RolledBack(21)), "node 2 at");
         let namespace = "other".to_owned();
         assert_finds(check, &lost(0, LossKind::Rotten { namespace, key }), "node 2 at");
+    }
+
+    fn by_a_fallback() -> Story {
+        let mut story = Story::siblings();
+        story.put("k", "x", "", "a1").by_sloppy_quorum();
+        let receipt = story.operation_at(0).receipt();
+        receipt.acked = vec![1];
+        receipt.fallbacks = vec![StandIn { node: 4, owner: 2 }];
+        story
+    }
+
+    #[test]
+    fn a_fallback_keeps_the_write_until_the_owner_has_it() {
+        let mut story = by_a_fallback();
+        story.holds(4, "k", "", "").and_keeps("k", "a1", &[2]).without_objects();
+        story.holds(2, "k", "", "").without_objects();
+        assert_accepts(&story);
+        let mut others = story.clone();
+        others.holds(4, "k", "", "").and_keeps("k", "a1", &[3]).without_objects();
+        assert_finds(check, &others, "node 4 at");
+        let mut wiped = story.clone();
+        wiped.loses(4, LossKind::Wiped);
+        wiped.holds(4, "k", "", "").without_objects();
+        assert_accepts(&wiped);
+        story.hands_over([4, 2], "k", "a1", Some("a1"));
+        story.holds(4, "k", "", "").without_objects();
+        story.loses(2, LossKind::PowerCut(0));
+        story.holds(2, "k", "a1", "a1=x");
+        assert_accepts(&story);
+        story.holds(2, "k", "", "").without_objects();
+        assert_finds(check, &story, "node 2 at");
+    }
+
+    #[test]
+    fn a_fallback_counts_once_for_one_owner_and_in_sloppy_writes_alone() {
+        let with = |node, owner| {
+            let mut story = by_a_fallback();
+            story.operation_at(0).receipt().fallbacks = vec![StandIn { node, owner }];
+            story
+        };
+        assert_accepts(&with(4, 2));
+        assert_finds(check, &with(1, 2), "twice");
+        assert_finds(check, &with(4, 1), "an owner counts twice");
+        let mut strict = with(4, 2);
+        if let Action::Write { sloppy, .. } = &mut strict.operation_at(0).operation().action {
+            *sloppy = false;
+        }
+        assert_finds(check, &strict, "by owners alone");
     }
 
     #[test]

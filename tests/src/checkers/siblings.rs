@@ -38,6 +38,8 @@ struct Together<'a> {
     source: Source<'a>,
     /// The dots of the values, if they are known.
     dots: BTreeSet<Dot>,
+    /// Those of them that may be others.
+    copies: BTreeSet<Dot>,
     /// Whether the values are just the live ones: a receipt speaks of one, which may be gone.
     exact: bool,
 }
@@ -46,22 +48,27 @@ fn seen<'a>(index: &Index<'a>, of: &OfKey<'a>) -> Vec<Together<'a>> {
     let mut seen = Vec::new();
     for read in &of.reads {
         let Some(version) = &read.shown.context else { continue };
-        let dots = read.shown.values.iter().filter_map(|value| of.of_value(value)?.dot).collect();
+        // Under which of its dots one shows that was applied more than once, nobody knows.
+        let writes = read.shown.values.iter().filter_map(|value| of.of_value(value));
+        let copies: BTreeSet<Dot> =
+            writes.clone().filter(|w| w.copies).filter_map(|w| w.dot).collect();
+        let dots = writes.filter_map(|write| write.dot).collect();
         let (moment, source) = (read.returned, Source::Answer(read.operation));
-        seen.push(Together { version, moment, source, dots, exact: true });
+        seen.push(Together { version, moment, source, dots, copies, exact: true });
     }
     for (write, receipt) in of.acknowledged() {
         let Some(version) = &receipt.context else { continue };
-        let dots = BTreeSet::from([receipt.dot]);
+        let (dots, copies) = (BTreeSet::from([receipt.dot]), BTreeSet::new());
         let moment = write.operation.returned.unwrap_or(Moment::MAX);
         let source = Source::Answer(write.operation);
-        seen.push(Together { version, moment, source, dots, exact: false });
+        seen.push(Together { version, moment, source, dots, copies, exact: false });
     }
     for (&at, held) in &of.held {
         let snapshot = &index.history.snapshots[at];
         let dots = held.values.iter().map(|(dot, _)| *dot).collect();
         let (version, moment, source) = (&held.version, snapshot.at, Source::Object(snapshot));
-        seen.push(Together { version, moment, source, dots, exact: true });
+        let copies = BTreeSet::new();
+        seen.push(Together { version, moment, source, dots, copies, exact: true });
     }
     seen
 }
@@ -75,10 +82,11 @@ struct Judged<'j, 'a> {
 impl Judged<'_, '_> {
     /// What was shown, though it was superseded, or though the version does not cover it.
     fn too_many(&self, superseded: &Version) -> Vec<Violation> {
-        let Together { version, dots, exact, .. } = self.seen;
-        let uncovered = dots.iter().filter(|dot| !dot.is_covered_by(version));
+        let Together { version, dots, copies, exact, .. } = self.seen;
+        let certain = || dots.iter().filter(|dot| !copies.contains(dot));
+        let uncovered = certain().filter(|dot| !dot.is_covered_by(version));
         let uncovered = uncovered.map(|dot| self.violation(*dot, "is shown, but not covered"));
-        let stale = dots.iter().filter(|dot| *exact && dot.is_covered_by(superseded));
+        let stale = certain().filter(|dot| *exact && dot.is_covered_by(superseded));
         let stale = stale.map(|dot| self.violation(*dot, "is shown beside what had seen it"));
         uncovered.chain(stale).collect()
     }

@@ -1,4 +1,5 @@
-//! I10: a read sees every write that was acknowledged before it began, if R + W > N.
+//! I10: a read sees every write that was acknowledged before it began, if R + W > N and both are
+//! strict: sloppy quorums may have nobody in common.
 //!
 //! It sees a value if it shows it, or if its context covers the write and another write in it that had
 //! seen the value took its place. It sees a delete if its context covers it. Where there is no context,
@@ -21,7 +22,7 @@ pub(super) fn check(index: &Index<'_>) -> Vec<Violation> {
     let (mut found, until) = (Vec::new(), reads_are_believed_until(index.history));
     for (key, of) in &index.keys {
         let before = Before::new(of);
-        for read in of.reads.iter().filter(|read| read.returned <= until) {
+        for read in of.reads.iter().filter(|read| read.returned <= until && !read.sloppy) {
             if before.levels(read, of.n).all(|level| before.is_seen(level, read)) {
                 continue;
             }
@@ -68,7 +69,8 @@ impl<'k, 'a> Before<'k, 'a> {
         let deletes = deletes.map(|(at, write)| (write.context, write.operation.invoked, at));
         let deletes = Covering::new(deletes);
         let mut by_level: BTreeMap<usize, Vec<(usize, &Written<'a>)>> = BTreeMap::new();
-        let acked = of.writes.iter().enumerate().filter(|(_, write)| write.receipt.is_some());
+        let acked = of.writes.iter().enumerate();
+        let acked = acked.filter(|(_, write)| write.receipt.is_some() && !write.sloppy);
         acked.for_each(|(at, write)| by_level.entry(write.w).or_default().push((at, write)));
         let levels = by_level.into_iter().map(|(w, mut writes)| {
             writes.sort_by_key(|(_, write)| write.operation.returned);

@@ -6,8 +6,8 @@
 
 use super::{Checker, Index, check};
 use crate::history::{
-    Action, Dot, Held, History, Loss, LossKind, Moment, Namespace, Node, Operation, Outcome,
-    Receipt, Seen, Shown, Snapshot, Version,
+    Action, Dot, Handoff, Held, Hint, History, Loss, LossKind, Moment, Namespace, Node, Operation,
+    Outcome, Receipt, Seen, Shown, Snapshot, Version,
 };
 
 pub(super) mod model;
@@ -54,7 +54,7 @@ impl Story {
 
     fn of(namespace: &'static str, lww: bool) -> Self {
         let mut history = History::default();
-        history.namespaces.push(Namespace { name: namespace.to_owned(), n: 3, lww });
+        history.namespaces.push(Namespace { name: namespace.to_owned(), n: 3, lww, steady: false });
         Self { history, namespace, now: 0, now_ms: 0 }
     }
 
@@ -100,14 +100,18 @@ impl Story {
         outcome: Outcome,
     ) -> Told<'_> {
         let (value, context) = (value.map(str::to_owned), version(context));
-        self.tell(key, Action::Write { value, context, w: 2, synced: false }, outcome)
+        self.tell(
+            key,
+            Action::Write { value, context, w: 2, synced: false, sloppy: false, copies: false },
+            outcome,
+        )
     }
 
     /// A read shows these values.
     pub(super) fn read(&mut self, key: &str, values: &str, context: Option<&str>) -> Told<'_> {
         let values = values.split_whitespace().map(str::to_owned).collect();
         let shown = Shown { values, context: context.map(version) };
-        self.tell(key, Action::Read { r: 2 }, Outcome::Shown(shown))
+        self.tell(key, Action::Read { r: 2, sloppy: false }, Outcome::Shown(shown))
     }
 
     fn tell(&mut self, key: &str, action: Action, outcome: Outcome) -> Told<'_> {
@@ -134,6 +138,20 @@ impl Story {
     pub(super) fn loses(&mut self, node: Node, kind: LossKind) {
         let at = self.next();
         self.history.losses.push(Loss { at, node, kind });
+    }
+
+    /// A node owes what it kept of a key to an owner no more, which has that much on disk.
+    pub(super) fn hands_over(
+        &mut self,
+        [node, target]: [Node; 2],
+        key: &str,
+        hint: &str,
+        on_disk: Option<&str>,
+    ) {
+        let (at, namespace, key) = (self.next(), self.namespace.to_owned(), key.to_owned());
+        let (hint, on_disk) = (version(hint), on_disk.map(version));
+        let handoff = Handoff { at, node, target, namespace, key, version: hint, on_disk };
+        self.history.handoffs.push(handoff);
     }
 
     /// A node holds one key.
@@ -167,6 +185,8 @@ impl Story {
             metadata: (1, 7),
             objects: Vec::new(),
             damaged: Vec::new(),
+            hints: Vec::new(),
+            damaged_hints: Vec::new(),
             frontiers: Vec::new(),
         });
         let last = self.history.snapshots.len() - 1;
@@ -189,6 +209,7 @@ fn written(name: &str, siblings: u32) -> Outcome {
         context: None,
         siblings,
         acked: vec![1, 2],
+        fallbacks: Vec::new(),
         synced: 0,
     })
 }
@@ -208,8 +229,15 @@ impl<'s> Told<'s> {
         }
     }
 
+    /// Fallbacks may have counted.
+    pub(super) fn by_sloppy_quorum(self) {
+        match &mut self.0.action {
+            Action::Write { sloppy, .. } | Action::Read { sloppy, .. } => *sloppy = true,
+        }
+    }
+
     pub(super) fn reads_from(self, nodes: usize) {
-        self.0.action = Action::Read { r: nodes };
+        self.0.action = Action::Read { r: nodes, sloppy: false };
     }
 }
 
@@ -229,6 +257,19 @@ impl Holding<'_> {
                 version: version(covers),
                 values: values(live),
                 last: None,
+            });
+        }
+        self
+    }
+
+    /// It keeps that much of a key for owners.
+    pub(super) fn and_keeps(self, key: &str, covers: &str, targets: &[Node]) -> Self {
+        for snapshot in &mut *self.snapshots {
+            snapshot.hints.push(Hint {
+                namespace: self.namespace.to_owned(),
+                key: key.to_owned(),
+                version: version(covers),
+                targets: targets.to_vec(),
             });
         }
         self

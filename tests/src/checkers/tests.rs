@@ -21,6 +21,7 @@ fn a_verdict_says_how_much_there_was_to_judge() {
         excused: 2,
         unknown: 1,
         reads: 1,
+        promised: 1,
         believed: 1,
         settled: 0,
     };
@@ -73,6 +74,13 @@ fn every_broken_promise_is_found() {
         (Flaw::IgnoresTokenTimes, true, "I1"),
         (Flaw::AcksAlone, false, "I17"),
         (Flaw::AcksAlone, true, "I17"),
+        (Flaw::KeepsNothing, false, "I17"),
+        (Flaw::KeepsNothing, true, "I17"),
+        (Flaw::DropsHints, false, "I19"),
+        (Flaw::DropsHints, true, "I19"),
+        (Flaw::HandsOverToMemory, false, "I19"),
+        (Flaw::KeepsHints, false, "I7"),
+        (Flaw::DeniesByTwo, false, "not found"),
     ] {
         let mut found = 0;
         for seed in 0..20 {

@@ -132,7 +132,14 @@ impl<'a> Administrator<'a> {
             ..Default::default()
         };
         let (w, context) = (quorum(self.n.into()), Default::default());
-        let action = Action::Write { value: Some(value), context, w, synced: false };
+        let action = Action::Write {
+            value: Some(value),
+            context,
+            w,
+            synced: false,
+            sloppy: false,
+            copies: false,
+        };
         let asked = self.world.invoke_extra(self.number, (self.namespace(), key), action);
         let put = |service: KvService| async move { service.put(Request::new(request)).await };
         let outcome = match self.call(put).await {
@@ -151,7 +158,7 @@ impl<'a> Administrator<'a> {
             key: world::key_name(key).into(),
             ..Default::default()
         };
-        let action = Action::Read { r: quorum(self.n.into()) };
+        let action = Action::Read { r: quorum(self.n.into()), sloppy: false };
         let asked = self.world.invoke_extra(self.number, (self.namespace(), key), action);
         let get = |service: KvService| async move { service.get(Request::new(request)).await };
         let outcome = match self.call(get).await {

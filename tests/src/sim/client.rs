@@ -6,6 +6,7 @@
 //!
 //! Whatever it asks and is told goes into the run's history.
 
+mod insist;
 mod many;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -22,11 +23,12 @@ use rand_chacha::ChaCha8Rng;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tonic::{Request, Response, Status};
 
+use self::insist::INSIST;
 use super::wire::Failure;
-use super::workload::Choice;
+use super::workload::{Choice, Workload};
 use super::world::{NAMESPACE, Unknown, World, key_name, violation};
 use super::{Serving, node};
-use crate::history::{Action, Dot, Outcome, Receipt, Shown, Version};
+use crate::history::{Action, Dot, Outcome, Receipt, Shown, StandIn, Version};
 
 /// How many contexts of a key one remembers.
 const REMEMBERED: usize = 4;
@@ -56,6 +58,16 @@ struct Terms {
     level: Option<v1::Level>,
     synced: bool,
     durability: i32,
+    mode: Mode,
+    /// Whether it is run elsewhere too if its outcome is unknown.
+    at_least_once: bool,
+}
+
+/// Whether fallbacks count: as the history has it, and the request.
+#[derive(Clone, Copy)]
+struct Mode {
+    sloppy: bool,
+    quorum: i32,
 }
 
 /// One client of a run.
@@ -68,12 +80,20 @@ pub(super) struct Client<'a> {
     second: bool,
     /// The last contexts of each key that it was given.
     remembered: BTreeMap<u64, VecDeque<Token>>,
+    /// Whether it asks for nothing but what its namespace does by default.
+    plain: bool,
 }
 
 impl<'a> Client<'a> {
     pub(super) fn new(id: u64, seed: u64, world: &'a World) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(seed.wrapping_mul(31).wrapping_add(id));
-        Self { id, world, rng, sequence: 0, second: false, remembered: BTreeMap::new() }
+        let (remembered, plain) = (BTreeMap::new(), world.workload.steady);
+        Self { id, world, rng, sequence: 0, second: false, remembered, plain }
+    }
+
+    /// One that asks for nothing but what its namespace does by default.
+    pub(super) fn plain(id: u64, seed: u64, world: &'a World) -> Self {
+        Self { plain: true, ..Self::new(id, seed, world) }
     }
 
     /// Works until then.
@@ -92,6 +112,9 @@ impl<'a> Client<'a> {
         self.second = self.rng.random();
         let key = self.rng.random_range(0..self.world.workload.keys);
         match self.world.workload.mix.draw(&mut self.rng) {
+            Choice::Batch | Choice::BatchRead | Choice::Scan if self.world.workload.steady => {
+                drop(self.read(key).await);
+            }
             Choice::Read => drop(self.read(key).await),
             Choice::Replace => {
                 let Some(token) = self.read(key).await else { return };
@@ -133,9 +156,42 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Where to send a write: mostly to the node that its id names, else to one that sends it on.
-    fn by_way_of(&mut self, coordinator: usize, key: u64) -> usize {
+    /// Where to send a write: mostly to the node that its id names, else to one that sends it on; if it
+    /// was sent before and nobody told, to anybody.
+    fn by_way_of(&mut self, coordinator: usize, key: u64, again: bool) -> usize {
+        if again && self.world.workload.sloppy && self.rng.random_bool(0.5) {
+            return self.rng.random_range(0..self.world.nodes);
+        }
         if self.rng.random_bool(0.9) { coordinator } else { self.somewhere(key) }
+    }
+
+    /// Whom a write's id names: an owner; where fallbacks may coordinate, now and then another node.
+    fn coordinator(&mut self, key: u64) -> usize {
+        match self.world.workload.sloppy
+            && !self.world.workload.steady
+            && self.rng.random_bool(0.15)
+        {
+            true => self.rng.random_range(0..self.world.nodes),
+            false => self.owner(key),
+        }
+    }
+
+    /// That node, or an owner if it may not coordinate, since fallbacks do not count.
+    fn that_may(&mut self, coordinator: usize, key: u64, mode: Mode) -> usize {
+        let owns = self.world.owners[key as usize].contains(&coordinator);
+        if owns || mode.sloppy { coordinator } else { self.owner(key) }
+    }
+
+    /// Whether fallbacks count: mostly as the namespace has it.
+    fn mode(&mut self) -> Mode {
+        let default = self.world.workload.sloppy;
+        let kind = if default && !self.plain { self.rng.random_range(0..10) } else { 9 };
+        let (sloppy, quorum) = match kind {
+            0..2 => (false, v1::Quorum::Strict),
+            2..4 => (true, v1::Quorum::Sloppy),
+            _ => (default, v1::Quorum::Default),
+        };
+        Mode { sloppy, quorum: quorum.into() }
     }
 
     fn owner(&mut self, key: u64) -> usize {
@@ -146,6 +202,9 @@ impl<'a> Client<'a> {
     /// How many owners shall answer, mostly a quorum; and the same for the request.
     fn level(&mut self, may_be_one: bool) -> (usize, Option<v1::Level>) {
         let (n, quorum) = (self.world.workload.n, self.world.quorum());
+        if self.plain {
+            return (quorum, None);
+        }
         let least = if may_be_one { 1 } else { n.min(2) };
         let (kind, count) = match self.rng.random_range(0..10) {
             0 if may_be_one => (v1::level::Kind::One, 1),
@@ -159,14 +218,17 @@ impl<'a> Client<'a> {
 
     async fn read(&mut self, key: u64) -> Option<Token> {
         let at = self.somewhere(key);
-        self.read_by(at, key).await
+        match self.world.workload.steady {
+            true => self.read_by_any(at, key).await,
+            false => self.read_by(at, key).await,
+        }
     }
 
     async fn read_by(&mut self, at: usize, key: u64) -> Option<Token> {
-        let (r, level) = self.level(true);
-        let action = Action::Read { r };
-        let asked = self.world.invoke(self.id, key, action);
+        let ((r, level), Mode { sloppy, quorum }) = (self.level(true), self.mode());
+        let asked = self.world.invoke(self.id, key, Action::Read { r, sloppy });
         let request = v1::GetRequest {
+            quorum,
             namespace: NAMESPACE.to_owned(),
             key: key_name(key).into(),
             r: level,
@@ -214,16 +276,20 @@ impl<'a> Client<'a> {
         let synced = self.rng.random_range(0..100) < self.world.workload.synced_of_100;
         let durability = if synced { v1::Durability::Synced } else { v1::Durability::Default };
         let (w, level) = self.level(self.world.workload.weak_writes);
-        Terms { w, level, synced, durability: durability.into() }
+        let Workload { sloppy, steady, .. } = self.world.workload;
+        let at_least_once = steady || sloppy && self.rng.random_bool(0.1);
+        Terms { w, level, synced, durability: durability.into(), mode: self.mode(), at_least_once }
     }
 
     /// Gives a write its id, and notes that it is asked for; none while that node does not run.
     fn begin(&mut self, coordinator: usize, write: Write, terms: Terms) -> Option<Unknown> {
         let operation_id = Some(self.operation(coordinator)?);
         let Write { key, value, token } = write;
-        let (deletes, Terms { w, level, synced, durability }) = (value.is_none(), terms);
+        let Terms { w, level, synced, durability, mode: Mode { sloppy, quorum }, .. } = terms;
+        let (deletes, copies) = (value.is_none(), false);
         let (context, bytes) = (token.version, value.clone().unwrap_or_default().into());
-        let asked = self.world.invoke(self.id, key, Action::Write { value, context, w, synced });
+        let action = Action::Write { value, context, w, synced, sloppy, copies };
+        let asked = self.world.invoke(self.id, key, action);
         let request = v1::PutRequest {
             namespace: NAMESPACE.to_owned(),
             key: key_name(key).into(),
@@ -234,6 +300,7 @@ impl<'a> Client<'a> {
             operation_id,
             timeout_ms: self.timeout_ms(),
             fresh: true,
+            quorum,
             ..Default::default()
         };
         Some(Unknown { asked, key, coordinator, request, deletes })
@@ -254,17 +321,23 @@ impl<'a> Client<'a> {
 
     /// Writes, and asks again for the outcome until it is known, or it has asked often enough.
     async fn write(&mut self, write: Write) {
-        let coordinator = self.owner(write.key);
+        let coordinator = self.coordinator(write.key);
         self.write_by(coordinator, write).await;
     }
 
     /// Whether it was acknowledged.
     async fn write_by(&mut self, coordinator: usize, write: Write) -> bool {
         let (key, terms) = (write.key, self.terms());
+        let coordinator = self.that_may(coordinator, key, terms.mode);
         let Some(mut write) = self.begin(coordinator, write, terms) else { return false };
         let mut sent = Sent::default();
-        for _ in 0..=self.world.workload.retries {
-            let at = self.by_way_of(coordinator, key);
+        let Workload { retries, steady, .. } = self.world.workload;
+        for attempt in 0..=if steady { INSIST } else { retries } {
+            let mut at = self.by_way_of(coordinator, key, attempt > 0);
+            if attempt > 0 && terms.at_least_once {
+                at = self.elsewhere(attempt, at, &mut write);
+                sent.elsewhere = true;
+            }
             let answer = self.put(at, &write).await;
             write.request.fresh = false;
             if let Some(outcome) = sent.on_answer(answer) {
@@ -273,6 +346,9 @@ impl<'a> Client<'a> {
                 return written;
             }
             sleep(Duration::from_millis(self.rng.random_range(20..400))).await;
+        }
+        if steady {
+            self.nobody_answered(write.asked);
         }
         self.wrote(sent.given_up(), write);
         false
@@ -287,7 +363,7 @@ impl<'a> Client<'a> {
             }
         };
         let mut request = write.request.clone();
-        if self.rng.random_bool(0.1) {
+        if self.rng.random_bool(0.1) && !self.world.workload.steady {
             // Of two requests neither may claim to be the first.
             request.fresh = false;
             self.send_late(at, request.clone(), send);
@@ -331,8 +407,8 @@ impl<'a> Client<'a> {
     }
 
     /// Asks once more for every outcome that is not known, when nothing goes wrong any more. The node
-    /// that was named can tell, unless it was started again since; where the last write wins, it may
-    /// be too late.
+    /// that was named can tell, unless it was started again since; or the owners, if what it wrote in
+    /// their place went home. Where the last write wins, it may be too late.
     pub(super) async fn settle_unknown(&mut self) {
         for mut write in self.world.take_unknown() {
             let Unknown { asked, key, coordinator, .. } = write;
@@ -348,8 +424,9 @@ impl<'a> Client<'a> {
             }
             write.request.timeout_ms = SETTLE_MS;
             let mut sent = Sent::default();
-            for _ in 0..8 {
-                let answer = self.put(coordinator, &write).await;
+            for attempt in 0..8 {
+                let at = if attempt % 2 == 0 { coordinator } else { self.owner(key) };
+                let answer = self.put(at, &write).await;
                 if let Some(outcome) = sent.on_answer(answer) {
                     let outcome = outcome.map_or_else(|outcome| outcome, |r| self.receipt(key, r));
                     self.world.settled(asked, outcome);
@@ -358,7 +435,9 @@ impl<'a> Client<'a> {
                 }
             }
             let may_be_lost = self.world.workload.lww || self.world.is_rotten(coordinator);
-            if let Some(why) = sent.doubt.filter(|_| !may_be_lost) {
+            // It was applied, and what it names is with the owners, who do not know it by its id.
+            let went_home = |why: &String| why.contains("went home; ask an owner");
+            if let Some(why) = sent.doubt.filter(|why| !may_be_lost && !went_home(why)) {
                 let text = format!("nobody can tell what became of a write: {why}");
                 self.world.add_violations([violation("outcome", text, asked)]);
             }
@@ -447,6 +526,8 @@ impl<'a> Client<'a> {
 struct Sent {
     /// Why it may have been applied.
     doubt: Option<String>,
+    /// Whether others than the node that the id names may have run it: then one knows of itself alone.
+    elsewhere: bool,
 }
 
 impl Sent {
@@ -460,11 +541,16 @@ impl Sent {
             Err(failure) => failure,
         };
         match (failure.outcome, failure.kind) {
+            (Told::NotApplied, _) if self.elsewhere => {
+                self.doubt.get_or_insert(failure.text);
+            }
             (Told::NotApplied, _) => return Some(Err(Outcome::NotApplied(failure.text))),
             // Nothing was done with this one.
             (Told::Unread, _) => {}
             // Nobody else can tell.
-            (_, Kind::Opening) => return Some(Err(Outcome::Unknown(failure.text))),
+            (_, Kind::Opening) if !self.elsewhere => {
+                return Some(Err(Outcome::Unknown(failure.text)));
+            }
             _ => self.doubt = Some(failure.text),
         }
         None
@@ -481,10 +567,12 @@ pub(super) fn receipt(
     receipt: Option<v1::Receipt>,
     context: Option<Version>,
 ) -> Outcome {
-    let v1::Receipt { dot, acked, synced, .. } = receipt.unwrap_or_default();
+    let v1::Receipt { dot, acked, synced, fallbacks } = receipt.unwrap_or_default();
+    let stand_in = |v1::StandIn { node, owner }| StandIn { node, owner };
+    let fallbacks = fallbacks.into_iter().map(stand_in).collect();
     let v1::Dot { actor, n } = dot.unwrap_or_default();
     let (dot, synced) = (Dot { actor, n }, synced as usize);
-    Outcome::Written(Receipt { dot, context, siblings, acked, synced })
+    Outcome::Written(Receipt { dot, context, siblings, acked, fallbacks, synced })
 }
 
 /// The values, as histories have them.
@@ -495,7 +583,7 @@ pub(super) fn values(siblings: &[v1::Sibling]) -> Vec<String> {
 
 fn delete(put: v1::PutRequest) -> v1::DeleteRequest {
     v1::DeleteRequest {
-        quorum: v1::Quorum::Default.into(),
+        quorum: put.quorum,
         namespace: put.namespace,
         key: put.key,
         context: put.context,

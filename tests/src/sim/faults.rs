@@ -190,6 +190,10 @@ impl Dangers {
     pub const ALL: Self = Self { losses: true, twins: true, ..Self::HARMLESS };
 }
 
+/// How long it takes at least until a node that failed is one of the others again: it was heard of, and
+/// has what was kept for it.
+const BACK_MS: u64 = 2_500;
+
 /// Where and how long things go wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Range {
@@ -223,6 +227,27 @@ impl Schedule {
             let victim = (first_victim + rng.random_range(0..victims)) % range.nodes;
             planned.extend(kind.draw(rng, range, victim, lasts_ms).into_iter().map(plan));
             at_ms += rng.random_range(100..1_500);
+        }
+        planned.sort_by_key(|planned| planned.at_ms);
+        Self(planned)
+    }
+}
+
+impl Schedule {
+    /// Draws a schedule of harmless faults, each of one node, which is back for a while before another
+    /// one fails.
+    pub fn one_by_one(rng: &mut impl Rng, range: Range) -> Self {
+        use Episode as E;
+        let kinds = [E::Kill, E::Kill, E::Pause, E::Isolate, E::Fill, E::Squeeze];
+        let (mut planned, mut at_ms) = (Vec::new(), rng.random_range(100..800));
+        while at_ms < range.length_ms {
+            let kind = kinds[rng.random_range(0..kinds.len())];
+            let lasts_ms = rng.random_range(500..5_000);
+            let faults = kind.draw(rng, range, 0, lasts_ms);
+            let over_ms = faults.iter().map(|(after_ms, _)| *after_ms).max().unwrap_or_default();
+            let plan = |(after_ms, fault)| Planned { at_ms: at_ms + after_ms, fault };
+            planned.extend(faults.into_iter().map(plan));
+            at_ms += over_ms + rng.random_range(BACK_MS..3 * BACK_MS);
         }
         planned.sort_by_key(|planned| planned.at_ms);
         Self(planned)

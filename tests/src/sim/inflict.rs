@@ -65,6 +65,19 @@ impl Unsynced {
     }
 }
 
+/// Looks at what a fault left, before others make good what a node should not have lost.
+fn look_after(fault: Fault, world: &World, cluster: &SimCluster) -> Result<()> {
+    if let Fault::CutPower(at) | Fault::Wipe(at) | Fault::RollBack(at) = fault {
+        world.forget_hints(at);
+    }
+    match fault {
+        Fault::Kill(at) | Fault::CutPower(at) | Fault::RollBack(at) | Fault::Free(at) => {
+            world.look(cluster, at, false)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Brings faults over a cluster.
 pub(super) struct Injuries<'a> {
     world: &'a World,
@@ -94,6 +107,7 @@ impl<'a> Injuries<'a> {
         world.look_at_metadata();
         self.stall(fault);
         let mut cluster = world.cluster.borrow_mut();
+        world.look_at_hints(&cluster)?;
         match fault {
             Fault::Cut(..) | Fault::Part(..) | Fault::Isolate(_) | Fault::Split(_) => {
                 fault.links(world.nodes).for_each(|(from, to)| cluster.cut_one_way(from, to));
@@ -151,13 +165,7 @@ impl<'a> Injuries<'a> {
             Fault::Squeeze(at) => cluster.squeeze(at)?,
             Fault::Relieve(at) => cluster.relieve(at)?,
         }
-        match fault {
-            // Before others make good what a node should not have lost.
-            Fault::Kill(at) | Fault::CutPower(at) | Fault::RollBack(at) | Fault::Free(at) => {
-                world.look(&cluster, at, false)
-            }
-            _ => Ok(()),
-        }
+        look_after(fault, world, &cluster)
     }
 
     /// Notes who stops syncing now, and who begins again.
@@ -185,10 +193,12 @@ impl<'a> Injuries<'a> {
         of.end(Stall::Failed, world);
     }
 
-    /// Notes that a record rots. By itself nothing is lost, since all other owners can mend it.
+    /// Notes that a record rots. By itself nothing is lost, since all other owners can mend it, if
+    /// they are all who have the key.
     fn rotted(&mut self, at: usize, record: Option<(String, String)>) {
         match record {
-            Some((namespace, key)) if self.lossy => {
+            // A hint of it may be elsewhere, and come home later.
+            Some((namespace, key)) if self.lossy || self.world.workload.sloppy => {
                 self.push(at, LossKind::Rotten { namespace, key });
             }
             Some((namespace, key)) => self.rotten.push((at, namespace, key)),

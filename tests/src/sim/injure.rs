@@ -133,6 +133,11 @@ impl SimCluster {
         Ok(true)
     }
 
+    /// Whether a node is two processes.
+    pub fn is_double(&self, index: usize) -> bool {
+        self.twins.contains_key(&index)
+    }
+
     /// Ends the second process of a node; false if there is none.
     pub fn end_twin(&mut self, index: usize) -> bool {
         let Some(twin) = self.twins.remove(&index) else { return false };
@@ -144,13 +149,15 @@ impl SimCluster {
     }
 
     /// Flips a bit of a record of a node, the `pick`-th; which key it is of. None if there is no such
-    /// object: no record, one of a frontier or an operation, or one of a key whose record is damaged
+    /// object or hint: no record, one of a frontier or an operation, or one of a key whose record is damaged
     /// elsewhere, which is left alone, since what all owners lost is lost.
     pub fn rot(&self, view: &View, index: usize, pick: u64) -> Result<Option<(String, String)>> {
         let Ok(engine) = self.engine(index) else { return Ok(None) };
+        let sloppy = view.document().namespaces.iter().any(|namespace| namespace.sloppy);
         let space = match pick % 10 {
             0 => Space::Frontiers,
             1 | 2 => Space::Operations,
+            3 if sloppy => Space::Hints,
             _ => Space::Objects,
         };
         let rows: Vec<_> = engine.scan(space, KeyRange::all()).filter_map(Result::ok).collect();
@@ -158,7 +165,8 @@ impl SimCluster {
             return Ok(None);
         }
         let (stored, _) = &rows[pick as usize % rows.len()];
-        if space != Space::Objects {
+        let is_object = space == Space::Objects || space == Space::Hints && stored[0] > 0;
+        if !is_object {
             engine.rot(space, stored)?;
             return Ok(None);
         }
@@ -169,7 +177,7 @@ impl SimCluster {
                 return Ok(None);
             }
         }
-        let rotten = engine.rot(Space::Objects, stored)?;
+        let rotten = engine.rot(space, stored)?;
         let key = String::from_utf8_lossy(key.as_bytes()).into_owned();
         Ok(rotten.then(|| (namespace.name.clone(), key)))
     }

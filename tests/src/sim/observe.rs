@@ -8,15 +8,18 @@ use bytes::Bytes;
 use quorate_node::cluster::view::View;
 use quorate_node::dynamo::clock::{self, VersionVector};
 use quorate_node::dynamo::format::{EncodedObject, decode_intervals};
-use quorate_node::dynamo::key::{Key, VnodeId};
+use quorate_node::dynamo::key::{Key, NodeId, VnodeId};
 use quorate_node::dynamo::metadata::document::{Conflict, DocumentHash};
 use quorate_node::dynamo::object::Object;
 use quorate_node::storage::memory::MemoryEngine;
-use quorate_node::storage::{Engine as _, KeyRange, Space, record};
+use quorate_node::storage::{Engine as _, KeyRange, Space, hints, record};
 
 use super::{Running, SimCluster, node};
-use crate::checkers::{Violation, merging};
-use crate::history::{Dot, Held, Metadata, Moment, Seen, Snapshot, Version};
+use crate::checkers::{Violation, join, merging};
+use crate::history::{Dot, Held, Hint, Metadata, Moment, Seen, Snapshot, Version};
+
+/// Namespaces and keys whose records cannot be read.
+type Damaged = Vec<(String, String)>;
 
 /// A dot, as histories have it.
 pub(super) fn dot(dot: clock::Dot) -> Dot {
@@ -72,11 +75,14 @@ impl SimCluster {
             metadata: known.map(hash).unwrap_or_default(),
             objects: Vec::new(),
             damaged: Vec::new(),
+            hints: Vec::new(),
+            damaged_hints: Vec::new(),
             frontiers: Vec::new(),
         };
         let owns =
             |vnode| view.preference(vnode).is_some_and(|list| list.owners().contains(&node(index)));
         add_objects(&mut snapshot, engine, view, &owns)?;
+        (snapshot.hints, snapshot.damaged_hints) = self.hints(view, index)?;
         add_frontiers(&mut snapshot, engine, &owns)?;
         Ok(snapshot)
     }
@@ -106,6 +112,77 @@ impl SimCluster {
             reflects[1] |= covers(engine.get_durable(Space::Objects, &stored).ok()?)?;
         }
         Some(reflects)
+    }
+
+    /// What a node keeps for owners, and the keys of hints that it cannot read. Of two processes under
+    /// its name the first.
+    pub fn hints(&self, view: &View, index: usize) -> Result<(Vec<Hint>, Damaged)> {
+        let (engine, mut kept, mut damaged) = (self.engine(index)?, Vec::new(), Vec::new());
+        for row in hints::scan_owed(engine, Bytes::new()) {
+            let (stored, sealed) = row?;
+            let Some(object_key) = hints::object_of(&stored) else { continue };
+            let Some((_, id, key)) = record::split_object_key(&object_key) else { continue };
+            let Some(namespace) = view.namespace(id) else { continue };
+            let (name, rule) = (namespace.name.clone(), namespace.conflict);
+            let key = String::from_utf8_lossy(key.as_bytes()).into_owned();
+            let held = engine.get(Space::Hints, &object_key)?;
+            let object = held.and_then(|sealed| object(&object_key, &sealed, rule));
+            match (object, hints::open_owed(&stored, &sealed)) {
+                (Some(object), Ok(owed)) => kept.push(Hint {
+                    namespace: name,
+                    key,
+                    version: version(object.version()),
+                    targets: owed.debts().iter().map(|debt| debt.target.0).collect(),
+                }),
+                _ => damaged.push((name, key)),
+            }
+        }
+        Ok((kept, damaged))
+    }
+
+    /// Whether a node keeps a write of a key for that owner, and whether its disk does; none if it
+    /// cannot tell. Two processes under its name count as one.
+    pub fn keeps(
+        &self,
+        index: usize,
+        (namespace, key): (&str, &Key),
+        write: Dot,
+        owner: NodeId,
+    ) -> Option<[bool; 2]> {
+        let twin = self.twins.get(&index).map(|twin| &*twin.engine);
+        let (engine, stored) = self.record(index, namespace, key).ok()?;
+        let rule = self.view().ok()?.namespace_named(namespace)?.conflict;
+        let row = hints::owed_key(&stored);
+        let covers = |rows: [Option<Bytes>; 2]| {
+            let [Some(owed), Some(kept)] = rows else { return Some(false) };
+            let owes = hints::open_owed(&row, &owed).ok()?.to(owner).is_some();
+            let object = object(&stored, &kept, rule)?;
+            Some(owes && write.is_covered_by(&version(object.version())))
+        };
+        let mut keeps = [false; 2];
+        for engine in std::iter::once(engine).chain(twin) {
+            let visible = [&row, &stored].map(|key| engine.get(Space::Hints, key).ok());
+            let durable = [&row, &stored].map(|key| engine.get_durable(Space::Hints, key).ok());
+            for (keeps, [owed, kept]) in keeps.iter_mut().zip([visible, durable]) {
+                *keeps |= covers([owed?, kept?])?;
+            }
+        }
+        Some(keeps)
+    }
+
+    /// What a node's object on disk reflects; none if it cannot be read. Of two processes under its
+    /// name what either does.
+    pub fn on_disk(&self, index: usize, namespace: &str, key: &Key) -> Option<Version> {
+        let twin = self.twins.get(&index).map(|twin| &*twin.engine);
+        let (engine, stored) = self.record(index, namespace, key).ok()?;
+        let rule = self.view().ok()?.namespace_named(namespace)?.conflict;
+        let mut on_disk = Version::new();
+        for engine in std::iter::once(engine).chain(twin) {
+            if let Some(sealed) = engine.get_durable(Space::Objects, &stored).ok()? {
+                join(&mut on_disk, &version(object(&stored, &sealed, rule)?.version()));
+            }
+        }
+        Some(on_disk)
     }
 
     /// What is wrong with merging what the nodes hold of each key.

@@ -25,6 +25,10 @@ pub struct Profile {
     pub administrators: Option<u64>,
     /// How many owners a key has; none: three in half of the runs, else what nodes and faults allow.
     pub owners: Option<usize>,
+    /// Whether fallbacks count. There are some then: not every node owns a key.
+    pub sloppy: bool,
+    /// Whether one node fails at a time, and comes back before another one does.
+    pub steady: bool,
 }
 
 impl Profile {
@@ -36,6 +40,8 @@ impl Profile {
         length_ms: 12_000,
         administrators: None,
         owners: None,
+        sloppy: false,
+        steady: false,
     };
     /// Siblings on three nodes: whatever goes wrong concerns every key.
     pub const THREE: Self = Self { nodes: 3, ..Self::SIBLINGS };
@@ -64,31 +70,53 @@ impl Profile {
         ..Self::THREE
     };
 
+    /// Siblings and sloppy quorums, and faults that leave acknowledged writes where they are.
+    pub const SLOPPY: Self = Self { sloppy: true, ..Self::SIBLINGS };
+    /// Siblings and sloppy quorums, and nodes that lose what they acknowledged.
+    pub const SLOPPY_EVERYTHING: Self = Self { sloppy: true, ..Self::EVERYTHING };
+    /// The last write wins, by sloppy quorums, and nodes lose what they acknowledged.
+    pub const SLOPPY_LWW: Self = Self { sloppy: true, ..Self::LWW_EVERYTHING };
+    /// Sloppy quorums of three owners, of which one at most fails at a time: whoever asks another node
+    /// until one answers is answered, and nobody denies what was acknowledged.
+    pub const STEADY: Self = Self {
+        steady: true,
+        owners: Some(3),
+        administrators: Some(0),
+        length_ms: 20_000,
+        ..Self::SLOPPY
+    };
+
     /// The run of a seed.
     pub fn scenario(self, seed: u64) -> Scenario {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5ce4a);
-        let Self { nodes, dangers, lww, length_ms, administrators, owners } = self;
+        let Self { nodes, dangers, lww, length_ms, administrators, owners, sloppy, steady } = self;
         let lossy = dangers.losses || dangers.twins || dangers.bridges;
         // What one owner alone has is lost when that one's record is damaged.
-        let weak_writes = !lossy && rng.random_bool(0.5);
+        let weak_writes = !lossy && !steady && rng.random_bool(0.5);
         let dangers = Dangers { disks: dangers.disks && !weak_writes, ..dangers };
         let range = Range { nodes, voters: 3, length_ms };
-        let faults = Schedule::random(&mut rng, range, dangers);
+        let faults = match steady {
+            true => Schedule::one_by_one(&mut rng, range),
+            false => Schedule::random(&mut rng, range, dangers),
+        };
+        let may_own = nodes - usize::from(sloppy);
         let workload = Workload {
             clients: rng.random_range(2..=8),
             keys: rng.random_range(2..=12),
             pause_ms: rng.random_range(5..60),
-            mix: if rng.random_ratio(1, CROWD_EVERY) { Mix::CROWD } else { Mix::ALL },
+            mix: if rng.random_ratio(1, CROWD_EVERY) && !steady { Mix::CROWD } else { Mix::ALL },
             lww,
             n: owners
-                .unwrap_or_else(|| draw_owners(&mut rng, if weak_writes { 1 } else { 2 }, nodes)),
+                .unwrap_or_else(|| draw_owners(&mut rng, if weak_writes { 1 } else { 2 }, may_own)),
             synced_of_100: [0, 20, 100][rng.random_range(0..3)],
-            timeout_ms: rng.random_range(300..2_500),
+            timeout_ms: rng.random_range(if steady { 1_500 } else { 300 }..2_500),
             retries: rng.random_range(0..6),
             weak_writes,
             administrators: administrators.unwrap_or_else(|| rng.random_bool(0.5).into()),
             // No record of theirs is damaged.
             extra_n: [if lossy { 2 } else { 1 }, nodes],
+            sloppy,
+            steady,
         };
         let notice_ms = [1_000, 7_000][rng.random_range(0..2)];
         Scenario { seed, nodes, length_ms, notice_ms, workload, faults }
@@ -110,7 +138,13 @@ mod tests {
 
     #[test]
     fn keys_have_as_many_owners_as_the_nodes_and_the_faults_allow() {
-        let all = [Profile::SIBLINGS, Profile::THREE, Profile::EVERYTHING, Profile::VOTERS];
+        let all = [
+            Profile::SIBLINGS,
+            Profile::THREE,
+            Profile::EVERYTHING,
+            Profile::VOTERS,
+            Profile::SLOPPY_EVERYTHING,
+        ];
         for profile in all {
             let scenarios = (0..300).map(|seed| profile.scenario(seed));
             let (mut seen, mut three) = (BTreeSet::new(), 0);
@@ -128,7 +162,8 @@ mod tests {
             }
             let dangers = profile.dangers;
             let least = if dangers.losses || dangers.bridges { 2 } else { 1 };
-            assert_eq!(seen, (least..=profile.nodes).collect());
+            let most = profile.nodes - usize::from(profile.sloppy);
+            assert_eq!(seen, (least..=most).collect());
             assert!(three > 140, "{three} of 300 runs are of three owners");
         }
     }

@@ -32,6 +32,15 @@ use super::{SimCluster, SimSize, simulate, strict};
 use crate::checkers::{Verdict, Violation, check};
 use crate::history::{Entry, History, Namespace};
 
+/// How often it is looked who owes what: well within the time that it takes a node to sync.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// When all hints are home at the latest, once all nodes are there.
+const HOME_AFTER_S: u64 = 60;
+
+/// The client that works while one node is away.
+const CORE_CLIENT: u64 = 1_000;
+
 /// All that decides a run. As JSON it can be kept, and run again.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Scenario {
@@ -100,7 +109,14 @@ impl Scenario {
         let begun = Instant::now();
         let world = self.start(traced).await?;
         let unwound = |_| Err(anyhow!("it panicked"));
-        let ran = AssertUnwindSafe(self.run_in(&world)).catch_unwind().await;
+        let watched = async {
+            tokio::select! {
+                biased;
+                ran = self.run_in(&world) => ran,
+                failed = watch_hints(&world) => failed,
+            }
+        };
+        let ran = AssertUnwindSafe(watched).catch_unwind().await;
         let failure = ran.unwrap_or_else(unwound).err();
         let simulated_ms = begun.elapsed().as_millis() as u64;
         let (trace, fingerprint) = {
@@ -126,15 +142,15 @@ impl Scenario {
         let notice = Duration::from_millis(self.notice_ms);
         let size = SimSize { voters, partitions, traced, notice, ..SimSize::default() };
         let cluster = SimCluster::sized(self.nodes, self.seed, size).await?;
-        let Workload { lww, n, .. } = self.workload;
+        let Workload { lww, n, sloppy, steady, .. } = self.workload;
         let conflict = if lww { Conflict::Lww } else { Conflict::Siblings };
         let owners = u8::try_from(n).context("a key has few owners")?;
-        let things = NewNamespace { conflict, n: owners, ..strict(NAMESPACE) };
+        let things = NewNamespace { conflict, n: owners, sloppy, ..strict(NAMESPACE) };
         cluster.create_namespace(things).await?;
         // Clocks are compared before they order writes.
         sleep(Duration::from_secs(3)).await;
         let world = World::new(cluster, self.workload)?;
-        world.push(Entry::Namespace(Namespace { name: NAMESPACE.to_owned(), n, lww }));
+        world.push(Entry::Namespace(Namespace { name: NAMESPACE.to_owned(), n, lww, steady }));
         Ok(world)
     }
 
@@ -186,11 +202,19 @@ async fn heal(world: &World, seed: u64) -> Result<()> {
     }
     sleep(Duration::from_secs(10)).await;
     all_are_alive(world).await?;
+    if world.workload.sloppy && world.quorum() < world.workload.n {
+        // What is damaged can be mended while all owners are there.
+        for key in 0..world.workload.keys {
+            read_all(world, key).await?;
+        }
+        with_one_away(world, seed).await.context("with one node away")?;
+    }
     let mut client = Client::new(0, seed, world);
     for at in 0..world.nodes {
         client.must_be_served(at).await.with_context(|| format!("node {at} does not serve"))?;
     }
     client.settle_unknown().await;
+    all_goes_home(world, None).await?;
     for key in 0..world.workload.keys {
         read_all(world, key).await?;
     }
@@ -202,6 +226,42 @@ async fn heal(world: &World, seed: u64) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Looks which hints are gone, so often that what made them go is still to be seen.
+async fn watch_hints(world: &World) -> Result<()> {
+    loop {
+        sleep(LOOK_EVERY).await;
+        world.look_at_hints(&world.cluster.borrow())?;
+    }
+}
+
+/// All nodes but one are there, and hold quorums of every key: whoever asks any of them is served, and
+/// what they owe to each other goes home.
+async fn with_one_away(world: &World, seed: u64) -> Result<()> {
+    let away = seed as usize % world.nodes;
+    world.note(|| format!("without node {away}"));
+    world.cluster.borrow_mut().kill(away);
+    sleep(Duration::from_secs(10)).await;
+    let mut client = Client::plain(CORE_CLIENT, seed, world);
+    for at in (0..world.nodes).filter(|&at| at != away) {
+        client.must_serve_all(at).await?;
+    }
+    all_goes_home(world, Some(away)).await?;
+    world.cluster.borrow_mut().restart(away)?;
+    all_are_alive(world).await
+}
+
+/// Waits until no hint is left, but for those that are kept by, or for, a node that is away.
+async fn all_goes_home(world: &World, away: Option<usize>) -> Result<()> {
+    for _ in 0..HOME_AFTER_S {
+        if world.owes(away)?.is_none() {
+            return Ok(());
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    let owes = world.owes(away)?;
+    owes.map_or(Ok(()), |(one, other)| bail!("node {one} still keeps hints for {other:016x}"))
 }
 
 /// Waits until every node has heard that every other one is there.

@@ -33,6 +33,12 @@ pub struct Workload {
     /// How many owners keys of those namespaces have: so many at least, and so many at most.
     #[serde(default = "three_always")]
     pub extra_n: [usize; 2],
+    /// Whether fallbacks count in their namespace, unless a request says otherwise; some do.
+    #[serde(default)]
+    pub sloppy: bool,
+    /// Whether one asks other nodes until one answers: some always can, since one fails at a time.
+    #[serde(default)]
+    pub steady: bool,
 }
 
 /// What every namespace had in scenarios that do not say it.

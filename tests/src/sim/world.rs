@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::workload::{self, Workload};
 use super::{SimCluster, node, observe};
-use crate::checkers::Violation;
+use crate::checkers::{Violation, join};
 use crate::history::{
-    Action, Dot, Entry, History, Metadata, Moment, Namespace, Operation, Outcome, Version,
+    Action, Dot, Entry, Handoff, Hint, History, Metadata, Moment, Namespace, Operation, Outcome,
+    Version,
 };
 
 /// The namespace of a run.
@@ -53,7 +54,12 @@ pub(super) struct World {
     unknown: RefCell<Vec<Unknown>>,
     /// Nodes whose records were damaged: what they alone had of a write may be lost.
     rotten: RefCell<BTreeSet<usize>>,
+    /// What each node was last seen to owe: what of which key to whom.
+    owed: RefCell<BTreeMap<usize, Owed>>,
 }
+
+/// What a node owes: by key and owner, what it reflects.
+type Owed = BTreeMap<(String, u64), Version>;
 
 /// A write whose outcome its client does not know.
 pub(super) struct Unknown {
@@ -92,6 +98,7 @@ impl World {
             violations: RefCell::default(),
             unknown: RefCell::default(),
             rotten: RefCell::default(),
+            owed: RefCell::default(),
         })
     }
 
@@ -138,6 +145,11 @@ impl World {
         self.begin(&self.history, client, (NAMESPACE.to_owned(), key), action)
     }
 
+    /// The operation that was asked last.
+    pub(super) fn last_asked(&self) -> usize {
+        self.history.borrow().operations.len().saturating_sub(1)
+    }
+
     /// Notes what a client was told.
     pub(super) fn answered(&self, asked: usize, outcome: Outcome) {
         self.end(&self.history, asked, outcome);
@@ -145,7 +157,7 @@ impl World {
 
     /// Notes that an administrator made a namespace whose keys have so many owners.
     pub(super) fn add_extra(&self, name: String, n: usize) {
-        let namespace = Namespace { name, n, lww: false };
+        let namespace = Namespace { name, n, lww: false, steady: false };
         self.extra.borrow_mut().push(Entry::Namespace(namespace));
     }
 
@@ -175,11 +187,26 @@ impl World {
         let excused = |id| history.losses.iter().any(|loss| loss.node == id && loss.at > since);
         let stored = Key::new(key_name(key)).expect("it is short");
         let (mut on_disk, mut unknown) = (0, 0);
-        for &id in &receipt.acked {
-            let index = (0..self.nodes).find(|&index| node(index).0 == id);
-            let dot = Dot { actor, n };
-            let look = |index| cluster.reflects(index, NAMESPACE, &stored, dot);
-            match index.and_then(look).filter(|_| !excused(id)) {
+        let (dot, owners) = (Dot { actor, n }, &self.owners[key as usize]);
+        let index = |id| (0..self.nodes).find(|&index| node(index).0 == id);
+        let owns = |id| index(id).is_some_and(|index| owners.contains(&index));
+        let reflects = |id| cluster.reflects(index(id)?, NAMESPACE, &stored, dot);
+        let keeps = |&v1::StandIn { node: id, owner }: &v1::StandIn| {
+            let kept = cluster.keeps(index(id)?, (NAMESPACE, &stored), dot, node(index(owner)?));
+            let home = || reflects(owner).map(|[_, durable]| [durable; 2]);
+            kept.filter(|[keeps, _]| *keeps).or_else(home)
+        };
+        let by_owners = receipt.acked.iter().map(|&id| (id, owns(id), reflects(id)));
+        let by_fallbacks = receipt.fallbacks.iter().map(|by| {
+            let may_stand_in = owns(by.owner) && !owns(by.node);
+            (by.node, may_stand_in, keeps(by).filter(|_| !excused(by.owner)))
+        });
+        for (id, may_be, has) in by_owners.chain(by_fallbacks) {
+            if !may_be {
+                let text = format!("node {id:016x} is named for {dot}, and may not be");
+                self.add_violations([violation("I17", text, asked)]);
+            }
+            match has.filter(|_| !excused(id)) {
                 None => unknown += 1,
                 Some([reflects, durable]) => {
                     on_disk += usize::from(durable);
@@ -193,6 +220,111 @@ impl World {
         if on_disk + unknown < receipt.synced as usize {
             let text = format!("{} are said to have it on disk, {on_disk} do", receipt.synced);
             self.add_violations([violation("I17", text, asked)]);
+        }
+        drop(history);
+        for by in &receipt.fallbacks {
+            self.see_kept(&cluster, key, dot, by);
+        }
+    }
+
+    /// Notes that a fallback keeps a write: it may hand it over before it is looked again.
+    fn see_kept(&self, cluster: &SimCluster, key: u64, dot: Dot, by: &v1::StandIn) {
+        let index = |id| (0..self.nodes).find(|&index| node(index).0 == id);
+        let (Some(at), Some(owner)) = (index(by.node), index(by.owner)) else { return };
+        if cluster.is_double(at) {
+            // It may be the other process that keeps it.
+            return;
+        }
+        let (name, version) = (key_name(key), Version::from([(dot.actor, dot.n)]));
+        let stored = Key::new(name.clone()).expect("it is short");
+        let on_disk = || cluster.on_disk(owner, NAMESPACE, &stored);
+        let is_home = || on_disk().is_some_and(|version| dot.is_covered_by(&version));
+        match cluster.keeps(at, (NAMESPACE, &stored), dot, node(owner)) {
+            Some([true, _]) => {
+                let mut owed = self.owed.borrow_mut();
+                let of_node = owed.entry(at).or_default();
+                join(of_node.entry((name, by.owner)).or_default(), &version);
+            }
+            Some([false, _]) if is_home() => {
+                self.handed_over(cluster, at, owner, (name, version));
+            }
+            _ => {}
+        }
+    }
+
+    /// Notes which hints are gone since it was looked last, and what their owners have on disk. What a
+    /// node lost meanwhile would be seen here as handed over: so it is looked before a node loses
+    /// anything, and forgotten afterwards.
+    pub(super) fn look_at_hints(&self, cluster: &SimCluster) -> Result<()> {
+        for index in 0..self.nodes {
+            let (hints, damaged) = cluster.hints(&self.view, index)?;
+            let mut now = Owed::new();
+            for Hint { key, version, targets, .. } in hints {
+                let owed =
+                    targets.into_iter().map(|target| ((key.clone(), target), version.clone()));
+                now.extend(owed);
+            }
+            let before = self.owed.borrow_mut().remove(&index).unwrap_or_default();
+            for ((key, target), version) in before {
+                if damaged.iter().any(|(_, damaged)| *damaged == key) {
+                    now.entry((key, target)).or_insert(version);
+                    continue;
+                }
+                let owed = now.get(&(key.clone(), target));
+                let covered = |(&actor, &n): (&u64, &u64)| {
+                    owed.is_some_and(|owed| Dot { actor, n }.is_covered_by(owed))
+                };
+                if !version.iter().all(covered) {
+                    let owner = (0..self.nodes).find(|&index| node(index).0 == target);
+                    let owner = owner.context("hints are for members")?;
+                    self.handed_over(cluster, index, owner, (key, version));
+                }
+            }
+            self.owed.borrow_mut().insert(index, now);
+        }
+        Ok(())
+    }
+
+    fn handed_over(
+        &self,
+        cluster: &SimCluster,
+        index: usize,
+        owner: usize,
+        (key, version): (String, Version),
+    ) {
+        let stored = Key::new(key.clone()).expect("it is short");
+        let on_disk = cluster.on_disk(owner, NAMESPACE, &stored);
+        let (at, [node, target]) = (self.moment(), [index, owner].map(|index| node(index).0));
+        let namespace = NAMESPACE.to_owned();
+        cluster.note_with(|| format!("node {index} owes {key} to node {owner} no more"));
+        let handoff = Handoff { at, node, target, namespace, key, version, on_disk };
+        self.push(Entry::Handoff(handoff));
+    }
+
+    /// Forgets what a node was seen to owe: it may have lost it.
+    pub(super) fn forget_hints(&self, index: usize) {
+        self.owed.borrow_mut().remove(&index);
+    }
+
+    /// A node that can read a hint which it keeps, and for whom; none if there is none.
+    pub(super) fn owes(&self, except_for: Option<usize>) -> Result<Option<(usize, u64)>> {
+        let cluster = self.cluster.borrow();
+        for index in (0..self.nodes).filter(|index| Some(*index) != except_for) {
+            let (hints, _) = cluster.hints(&self.view, index)?;
+            let mut targets = hints.into_iter().flat_map(|hint| hint.targets);
+            let owed = targets.find(|target| except_for.is_none_or(|at| node(at).0 != *target));
+            if let Some(target) = owed {
+                return Ok(Some((index, target)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Notes that a write may be applied more than once.
+    pub(super) fn may_have_copies(&self, asked: usize) {
+        let action = &mut self.history.borrow_mut().operations[asked].action;
+        if let Action::Write { copies, .. } = action {
+            *copies = true;
         }
     }
 
@@ -312,7 +444,9 @@ impl World {
 
     /// Notes what one node holds, unless it is two processes: either has what the other may not.
     pub(super) fn look(&self, cluster: &SimCluster, index: usize, healed: bool) -> Result<()> {
-        if cluster.twins.contains_key(&index) {
+        // Or a hint would seem to be lost that went home since it was looked last.
+        self.look_at_hints(cluster)?;
+        if cluster.is_double(index) {
             return Ok(());
         }
         let held = cluster.snapshot(&self.view, index, self.moment(), healed);

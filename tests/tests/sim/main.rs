@@ -28,6 +28,9 @@ use self::report::{replay, run_all};
 /// How many runs of each kind are made unless `QUORATE_SIM_SEEDS` says otherwise.
 const SEEDS: u64 = 60;
 
+/// And of each kind that takes longer.
+const FEWER: u64 = 12;
+
 #[test]
 fn sim_siblings_keep_their_promises_under_harmless_faults() {
     run_all("siblings", Profile::SIBLINGS, SEEDS);
@@ -51,6 +54,27 @@ fn sim_lww_keeps_its_promises_under_harmless_faults() {
 #[test]
 fn sim_lww_keeps_what_no_node_lost() {
     run_all("lww_everything", Profile::LWW_EVERYTHING, SEEDS);
+}
+
+#[test]
+fn sim_sloppy_quorums_keep_their_promises_under_harmless_faults() {
+    run_all("sloppy", Profile::SLOPPY, FEWER);
+}
+
+#[test]
+fn sim_sloppy_quorums_keep_what_no_node_lost() {
+    run_all("sloppy_everything", Profile::SLOPPY_EVERYTHING, FEWER);
+}
+
+#[test]
+fn sim_sloppy_lww_keeps_what_no_node_lost() {
+    run_all("sloppy_lww", Profile::SLOPPY_LWW, FEWER);
+}
+
+/// Whoever asks another node is answered, and nobody denies what was acknowledged.
+#[test]
+fn sim_sloppy_quorums_answer_while_one_node_fails_at_a_time() {
+    run_all("steady", Profile::STEADY, FEWER);
 }
 
 #[test]
@@ -150,6 +174,8 @@ fn sim_pace() {
         weak_writes: true,
         administrators: 0,
         extra_n: [3, 3],
+        sloppy: false,
+        steady: false,
     };
     let faults = Schedule::default();
     let scenario =

@@ -1,4 +1,4 @@
-//! A small store of three owners that keeps its promises, or breaks one on purpose: to see that the
+//! A small store of three owners and two fallbacks that keeps its promises, or breaks one on purpose: to see that the
 //! checkers blame the second and never the first.
 //!
 //! It follows the protocol's rules without a network or clocks: each step something begins, goes on
@@ -10,13 +10,15 @@ use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
 use crate::history::{
-    Action, Dot, Held, History, Loss, LossKind, Moment, Namespace, Operation, Outcome, Receipt,
-    Seen, Shown, Snapshot, Version,
+    Action, Dot, Handoff, Held, Hint, History, Loss, LossKind, Moment, Namespace, Operation,
+    Outcome, Receipt, Seen, Shown, Snapshot, StandIn, Version,
 };
 
 use super::super::causality::join;
 
 const NODES: usize = 3;
+/// The nodes that stand in for owners, by their ids.
+const FALLBACKS: [u64; 2] = [4, 5];
 const NAMESPACE: &str = "things";
 /// How many operations are under way at once, at most.
 const PENDING: usize = 6;
@@ -47,6 +49,16 @@ pub(in super::super) enum Flaw {
     IgnoresTokenTimes,
     /// A receipt names an owner that nobody asked.
     AcksAlone,
+    /// A receipt names a fallback that keeps nothing.
+    KeepsNothing,
+    /// Hints are dropped.
+    DropsHints,
+    /// Hints are dropped when the owner has them in its memory.
+    HandsOverToMemory,
+    /// Hints stay where they are.
+    KeepsHints,
+    /// Two owners that hold nothing are enough to say so.
+    DeniesByTwo,
 }
 
 /// What a run is like.
@@ -56,13 +68,14 @@ pub(in super::super) struct Plan {
     pub(in super::super) keys: u64,
     pub(in super::super) steps: usize,
     pub(in super::super) losses: bool,
+    pub(in super::super) sloppy: bool,
     pub(in super::super) flaw: Option<Flaw>,
 }
 
 impl Plan {
     pub(in super::super) fn random(rng: &mut ChaCha8Rng) -> Self {
         let (lww, keys, losses) = (rng.random(), rng.random_range(1..=3), rng.random());
-        Self { lww, keys, steps: 600, losses, flaw: None }
+        Self { lww, keys, steps: 600, losses, sloppy: rng.random(), flaw: None }
     }
 }
 
@@ -102,6 +115,13 @@ enum Stage {
     HalfRead { first: usize, object: Object },
 }
 
+/// What a fallback keeps for an owner.
+struct Kept {
+    by: StandIn,
+    key: u64,
+    object: Object,
+}
+
 /// An operation under way: its place in the history.
 struct Pending {
     at: usize,
@@ -118,16 +138,17 @@ struct Run<'r> {
     actors: u64,
     pending: Vec<Pending>,
     late: Vec<(usize, u64, Object)>,
+    kept: Vec<Kept>,
     tokens: BTreeMap<u64, Vec<Token>>,
 }
 
 /// The history of a run.
 pub(in super::super) fn run(rng: &mut ChaCha8Rng, plan: Plan) -> History {
-    let (history, pending, late, tokens) = <(_, _, _, _)>::default();
+    let (history, pending, late, kept, tokens) = <(_, _, _, _, _)>::default();
     let nodes = (0..NODES).map(|_| Node::default()).collect();
-    let mut run = Run { rng, plan, nodes, history, now: 0, actors: 0, pending, late, tokens };
-    let (name, n) = (NAMESPACE.to_owned(), NODES);
-    run.history.namespaces.push(Namespace { name, n, lww: plan.lww });
+    let mut run = Run { rng, plan, nodes, history, now: 0, actors: 0, pending, late, kept, tokens };
+    let (name, n, steady) = (NAMESPACE.to_owned(), NODES, plan.sloppy && !plan.losses);
+    run.history.namespaces.push(Namespace { name, n, lww: plan.lww, steady });
     for at in 0..NODES {
         run.renew(at);
         run.nodes[at].ahead_ms = run.rng.random_range(0..1_000);
@@ -167,6 +188,11 @@ impl Run<'_> {
                     self.renew(at);
                 }
             }
+            16..22 if !self.kept.is_empty() && !self.has(Flaw::KeepsHints) => {
+                let at = self.rng.random_range(0..self.kept.len());
+                let kept = self.kept.swap_remove(at);
+                self.hand_over(kept);
+            }
             6..16 if !self.late.is_empty() => {
                 let at = self.rng.random_range(0..self.late.len());
                 let (node, key, object) = self.late.swap_remove(at);
@@ -185,13 +211,18 @@ impl Run<'_> {
 
     fn begin(&mut self) {
         let (key, at) = (self.rng.random_range(0..self.plan.keys), self.history.operations.len());
+        let sloppy = self.plan.sloppy && self.rng.random_bool(0.7);
         let (action, outcome, stage) = match self.rng.random_range(0..10) {
-            0..5 => (Action::Read { r: 2 }, Outcome::Failed("silence".to_owned()), Stage::Read),
+            0..5 => {
+                let action = Action::Read { r: 2, sloppy };
+                (action, Outcome::Failed("silence".to_owned()), Stage::Read)
+            }
             kind => {
                 let (token, coordinator) = (self.token(key), self.one());
                 let value = (kind > 5 || token.version.is_empty()).then(|| format!("v{at}"));
                 let context = token.version.clone();
-                let action = Action::Write { value, context, w: 2, synced: false };
+                let action =
+                    Action::Write { value, context, w: 2, synced: false, sloppy, copies: false };
                 let stage = Stage::Write { token, coordinator };
                 (action, Outcome::Unknown("silence".to_owned()), stage)
             }
@@ -241,6 +272,9 @@ impl Run<'_> {
                 }
                 2 => self.answer(at, Outcome::Unknown("it got lost".to_owned())),
                 _ => {
+                    if self.rng.random_bool(0.03) {
+                        self.apply_elsewhere(at, key, &token, coordinator);
+                    }
                     let (receipt, object) = self.apply(at, key, &token, coordinator);
                     let stage = Stage::Applied { receipt, object, coordinator };
                     self.pending.push(Pending { at, key, stage });
@@ -265,6 +299,9 @@ impl Run<'_> {
                 if !self.has(Flaw::ReadsOne) {
                     let other = self.nodes[second].object(key);
                     object.merge(&other, self.has(Flaw::KeepsSuperseded));
+                }
+                if object.values.is_empty() && self.is_sloppy(at) && !self.has(Flaw::DeniesByTwo) {
+                    self.ask_all(key, &mut object);
                 }
                 self.show(at, key, object, first);
             }
@@ -307,10 +344,76 @@ impl Run<'_> {
         let own = object.values.keys().all(|live| *live == dot);
         let context = (own || self.has(Flaw::TokensForAll)).then(|| object.version.clone());
         let siblings = object.values.len() as u32;
-        let mut receipt = Receipt { dot, context, siblings, acked: Vec::new(), synced: 0 };
+        let (acked, fallbacks) = <(_, _)>::default();
+        let mut receipt = Receipt { dot, context, siblings, acked, fallbacks, synced: 0 };
         self.acked(coordinator, &mut receipt);
         self.forget_tombstone(coordinator, key);
         (receipt, object)
+    }
+
+    /// Its client has given up on a node that has the write, and tries another one.
+    fn apply_elsewhere(&mut self, at: usize, key: u64, token: &Token, coordinator: usize) {
+        if let Action::Write { copies, .. } = &mut self.history.operations[at].action {
+            *copies = true;
+        }
+        let first = (coordinator + self.rng.random_range(1..NODES)) % NODES;
+        let (_, object) = self.apply(at, key, token, first);
+        self.late.extend((0..NODES).map(|node| (node, key, object.clone())));
+    }
+
+    fn is_sloppy(&self, at: usize) -> bool {
+        match self.history.operations[at].action {
+            Action::Write { sloppy, .. } | Action::Read { sloppy, .. } => sloppy,
+        }
+    }
+
+    /// What all owners hold, and what fallbacks keep for them.
+    fn ask_all(&self, key: u64, object: &mut Object) {
+        let kept = self.kept.iter().filter(|kept| kept.key == key).map(|kept| kept.object.clone());
+        let held = self.nodes.iter().map(|node| node.object(key));
+        held.chain(kept).for_each(|other| object.merge(&other, false));
+    }
+
+    /// A fallback stands in for an owner; or has none to stand in for.
+    fn keep(&mut self, key: u64, missing: &[usize], object: &Object, receipt: &mut Receipt) {
+        let taken = |node: &u64| receipt.fallbacks.iter().any(|by| by.node == *node);
+        let Some(node) = FALLBACKS.into_iter().find(|node| !taken(node)) else { return };
+        let owners = missing.iter().map(|&at| at as u64 + 1);
+        let Some(owner) =
+            owners.into_iter().find(|owner| receipt.fallbacks.iter().all(|by| by.owner != *owner))
+        else {
+            return;
+        };
+        let by = StandIn { node, owner };
+        receipt.fallbacks.push(by);
+        if self.has(Flaw::KeepsNothing) {
+            return;
+        }
+        match self.kept.iter_mut().find(|kept| (kept.by, kept.key) == (by, key)) {
+            Some(kept) => kept.object.merge(object, false),
+            None => self.kept.push(Kept { by, key, object: object.clone() }),
+        }
+    }
+
+    fn hand_over(&mut self, Kept { by, key, object }: Kept) {
+        let target = by.owner as usize - 1;
+        if !self.has(Flaw::DropsHints) {
+            self.receive(target, key, &object);
+            if !self.has(Flaw::HandsOverToMemory) {
+                self.nodes[target].disk = self.nodes[target].state.clone();
+            }
+        }
+        let on_disk = self.nodes[target].disk.objects.get(&key).cloned().unwrap_or_default();
+        let (at, node) = (self.moment(), by.node);
+        self.history.handoffs.push(Handoff {
+            at,
+            node,
+            target: by.owner,
+            namespace: NAMESPACE.to_owned(),
+            key: key.to_string(),
+            version: object.version,
+            on_disk: Some(on_disk.version),
+        });
     }
 
     fn acked(&mut self, node: usize, receipt: &mut Receipt) {
@@ -332,7 +435,9 @@ impl Run<'_> {
         let Pending { at, key, .. } = pending;
         let missing: Vec<usize> =
             (0..NODES).filter(|node| !receipt.acked.contains(&(*node as u64 + 1))).collect();
-        if receipt.acked.len() >= 2 && self.rng.random_bool(0.7) {
+        let named = |node: usize| receipt.fallbacks.iter().any(|by| by.owner == node as u64 + 1);
+        let unanswered = missing.iter().copied().filter(|&node| !named(node)).collect::<Vec<_>>();
+        if receipt.acked.len() + receipt.fallbacks.len() >= 2 && self.rng.random_bool(0.7) {
             self.late.extend(missing.into_iter().map(|node| (node, key, object.clone())));
             if let Some(version) = receipt.context.clone() {
                 let time = object.last.map_or(0, |(time, _)| time);
@@ -344,9 +449,11 @@ impl Run<'_> {
             self.late.extend(missing.into_iter().map(|node| (node, key, object.clone())));
             return self.answer(at, Outcome::Unknown("no answer".to_owned()));
         }
-        if let Some(&node) = missing.first() {
+        if self.is_sloppy(at) && self.rng.random_bool(0.5) {
+            self.keep(key, &unanswered, &object, &mut receipt);
+        } else if let Some(&node) = unanswered.first() {
             let node =
-                missing.get(self.rng.random_range(0..missing.len())).copied().unwrap_or(node);
+                unanswered.get(self.rng.random_range(0..unanswered.len())).copied().unwrap_or(node);
             if !self.has(Flaw::AcksAlone) {
                 self.receive(node, key, &object);
             }
@@ -377,7 +484,8 @@ impl Run<'_> {
     }
 
     fn show(&mut self, at: usize, key: u64, object: Object, stale: usize) {
-        let values: Vec<String> = object.values.values().cloned().collect();
+        let values: BTreeSet<String> = object.values.values().cloned().collect();
+        let values = Vec::from_iter(values);
         let scanned = values.is_empty() && self.rng.random_bool(0.3);
         let context = (!scanned).then(|| object.version.clone());
         if let Some(version) = context.clone() {
@@ -402,6 +510,19 @@ impl Run<'_> {
     }
 
     fn lose(&mut self) {
+        if self.plan.sloppy && self.rng.random_bool(0.2) {
+            let node = FALLBACKS[self.rng.random_range(0..FALLBACKS.len())];
+            let at = self.moment();
+            self.history.losses.push(Loss { at, node, kind: LossKind::Wiped });
+            let forgotten = |pending: &Pending| match &pending.stage {
+                Stage::Applied { receipt, .. } => {
+                    receipt.fallbacks.iter().any(|by| by.node == node)
+                }
+                _ => false,
+            };
+            self.pending.retain(|pending| !forgotten(pending));
+            return self.kept.retain(|kept| kept.by.node != node);
+        }
         let at = self.one();
         let node = &mut self.nodes[at];
         let kind = match self.rng.random_range(0..8) {
@@ -465,6 +586,9 @@ impl Run<'_> {
             for (node, key, object) in std::mem::take(&mut self.late) {
                 self.receive(node, key, &object);
             }
+            if !self.has(Flaw::KeepsHints) {
+                std::mem::take(&mut self.kept).into_iter().for_each(|kept| self.hand_over(kept));
+            }
             for key in 0..self.plan.keys {
                 for (from, to) in [(0, 1), (1, 2), (2, 0), (0, 1)] {
                     let object = self.nodes[from].object(key);
@@ -473,9 +597,36 @@ impl Run<'_> {
             }
         }
         (0..NODES).for_each(|at| self.snapshot_of(at, true));
+        FALLBACKS.into_iter().for_each(|node| self.snapshot_of_hints(node, true));
+    }
+
+    fn snapshot_of_hints(&mut self, node: u64, healed: bool) {
+        let at = self.moment();
+        let kept = self.kept.iter().filter(|kept| kept.by.node == node);
+        let hint = |kept: &Kept| Hint {
+            namespace: NAMESPACE.to_owned(),
+            key: kept.key.to_string(),
+            version: kept.object.version.clone(),
+            targets: vec![kept.by.owner],
+        };
+        let mut hints: Vec<Hint> = Vec::new();
+        for hint in kept.map(hint) {
+            match hints.iter_mut().find(|other| other.key == hint.key) {
+                Some(other) => {
+                    join(&mut other.version, &hint.version);
+                    other.targets.extend(hint.targets);
+                }
+                None => hints.push(hint),
+            }
+        }
+        self.history.snapshots.push(Snapshot { hints, ..empty(at, node, healed) });
     }
 
     fn snapshot(&mut self, healed: bool) {
+        if self.plan.sloppy && self.rng.random() {
+            let node = FALLBACKS[self.rng.random_range(0..FALLBACKS.len())];
+            return self.snapshot_of_hints(node, healed);
+        }
         let at = self.one();
         self.snapshot_of(at, healed);
     }
@@ -493,14 +644,24 @@ impl Run<'_> {
         };
         let reflects = |(_, object): &(&u64, &Object)| !object.version.is_empty();
         self.history.snapshots.push(Snapshot {
-            at,
-            node: node as u64 + 1,
-            healed,
-            metadata: (1, 7),
             objects: state.objects.iter().filter(reflects).map(held).collect(),
-            damaged: Vec::new(),
             frontiers: frontiers(&state.frontier),
+            ..empty(at, node as u64 + 1, healed)
         });
+    }
+}
+
+fn empty(at: Moment, node: u64, healed: bool) -> Snapshot {
+    Snapshot {
+        at,
+        node,
+        healed,
+        metadata: (1, 7),
+        objects: Vec::new(),
+        damaged: Vec::new(),
+        hints: Vec::new(),
+        damaged_hints: Vec::new(),
+        frontiers: Vec::new(),
     }
 }
 

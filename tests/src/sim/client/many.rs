@@ -12,7 +12,7 @@ use rand::RngExt as _;
 use tokio::time::sleep;
 use tonic::{Request, Response};
 
-use super::{Client, Sent, Terms, Write, values};
+use super::{Client, Mode, Sent, Terms, Write, values};
 use crate::history::{Action, Outcome, Shown};
 use crate::sim::wire::Failure;
 use crate::sim::world::{NAMESPACE, Unknown, key_name};
@@ -33,12 +33,13 @@ impl Client<'_> {
     /// Writes some keys in one call, each by way of an owner, and asks again for what it does not know.
     pub(super) async fn write_batch(&mut self) {
         let key = self.rng.random_range(0..self.world.workload.keys);
-        let first = self.owner(key);
+        let first = self.coordinator(key);
         let terms = self.terms();
         let mut open: Vec<(Unknown, Sent)> = Vec::new();
         for key in self.some_keys(key, first) {
             let owns = self.world.owners[key as usize].contains(&first);
-            let coordinator = if owns { first } else { self.owner(key) };
+            let coordinator = if owns { first } else { self.coordinator(key) };
+            let coordinator = self.that_may(coordinator, key, terms.mode);
             let remembers = self.rng.random_bool(0.7);
             let token = if remembers { self.remembered(key) } else { None }.unwrap_or_default();
             let deletes = !token.bytes.is_empty() && self.rng.random_bool(0.2);
@@ -48,11 +49,11 @@ impl Client<'_> {
                 open.push((unknown, Sent::default()));
             }
         }
-        for _ in 0..=self.world.workload.retries {
+        for attempt in 0..=self.world.workload.retries {
             if open.is_empty() {
                 return;
             }
-            let at = self.by_way_of(first, key);
+            let at = self.by_way_of(first, key, attempt > 0);
             let answers = self.put_batch(at, &open, terms).await;
             let mut rest = Vec::new();
             for ((mut unknown, mut sent), answer) in open.into_iter().zip(answers) {
@@ -75,7 +76,7 @@ impl Client<'_> {
         &mut self,
         at: usize,
         open: &[(Unknown, Sent)],
-        Terms { level, durability, .. }: Terms,
+        Terms { level, durability, mode, .. }: Terms,
     ) -> Vec<Result<v1::PutReply, Failure>> {
         let entry = |(Unknown { request, deletes, .. }, _): &(Unknown, Sent)| v1::BatchPutEntry {
             key: request.key.clone(),
@@ -89,6 +90,7 @@ impl Client<'_> {
             entries: open.iter().map(entry).collect(),
             w: level,
             durability,
+            quorum: mode.quorum,
             timeout_ms: self.timeout_ms(),
             ..Default::default()
         };
@@ -121,14 +123,15 @@ impl Client<'_> {
         let key = self.rng.random_range(0..self.world.workload.keys);
         let at = self.somewhere(key);
         let keys = self.some_keys(key, at);
-        let (r, level) = self.level(true);
-        let action = || Action::Read { r };
+        let ((r, level), Mode { sloppy, quorum }) = (self.level(true), self.mode());
+        let action = || Action::Read { r, sloppy };
         let asked: Vec<_> =
             keys.iter().map(|&key| self.world.invoke(self.id, key, action())).collect();
         let request = v1::BatchGetRequest {
             namespace: NAMESPACE.to_owned(),
             keys: keys.iter().map(|&key| key_name(key).into()).collect(),
             r: level,
+            quorum,
             timeout_ms: self.timeout_ms(),
             ..Default::default()
         };
@@ -157,7 +160,8 @@ impl Client<'_> {
     /// Lists the namespace: every key is in the answer, or was found to have no value.
     pub(super) async fn scan(&mut self) {
         let at = self.rng.random_range(0..self.world.nodes);
-        let action = || Action::Read { r: self.world.quorum() };
+        // Owners alone list their keys.
+        let action = || Action::Read { r: self.world.quorum(), sloppy: false };
         let keys = 0..self.world.workload.keys;
         let asked: Vec<_> =
             keys.clone().map(|key| self.world.invoke(self.id, key, action())).collect();
