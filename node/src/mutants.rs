@@ -37,7 +37,7 @@ macro_rules! planted {
 
 /// Every planted defect.
 #[cfg(quorate_mutants)]
-pub const NAMES: [&str; 31] = [
+pub const NAMES: [&str; 32] = [
     "acknowledged_before_the_batch",
     "actor_kept_over_a_rollback",
     "answered_before_the_batch",
@@ -45,6 +45,7 @@ pub const NAMES: [&str; 31] = [
     "damaged_record_taken_as_absent",
     "delete_without_a_dot",
     "delivered_hint_forgets_what_came_meanwhile",
+    "delivered_hint_replaces_the_newer_object",
     "digest_mismatch_ignored",
     "dots_counted_per_key",
     "earlier_opening_taken_as_new",

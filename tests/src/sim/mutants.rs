@@ -35,6 +35,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("damaged_record_taken_as_absent", Profile::THREE, 40, "I10"),
     Defect::new("delete_without_a_dot", Profile::EVERYTHING, 5, "I1"),
     Defect::new("delivered_hint_forgets_what_came_meanwhile", Profile::SLOPPY, 40, "I19"),
+    Defect::new("delivered_hint_replaces_the_newer_object", Profile::SLOPPY, 10, "I17"),
     Defect::new("digest_mismatch_ignored", Profile::SIBLINGS, 5, "I10"),
     Defect::new("dots_counted_per_key", Profile::EVERYTHING, 10, "I4"),
     Defect::new("earlier_opening_taken_as_new", Profile::EVERYTHING, 40, "I6"),
