@@ -190,7 +190,7 @@ impl Coordinator {
             |placed: &Placed| placed.target.preference().is_ok_and(|list| list.is_owner(self.node));
         let (own, others): (Vec<_>, Vec<_>) = group.into_iter().partition(owned);
         let alone = others.into_iter().map(|Placed { place, target, forward }| async move {
-            (place, self.run(&target, forward, deadline).await)
+            (place, self.run_or_finish(&target, forward, deadline).await)
         });
         let (mut outcomes, alone) = join(self.run_own(own, deadline), join_all(alone)).await;
         outcomes.extend(alone);

@@ -20,11 +20,12 @@ use crate::coordinator::resolve::{Asking, who_may_know};
 use crate::coordinator::{Target, remaining};
 use crate::dynamo::key::NodeId;
 use crate::dynamo::operation::{Done, OperationId};
-use crate::dynamo::resolve::Resolution;
+use crate::dynamo::resolve::{Known, LookedUp, Resolution};
 use crate::error::{Outcome, RequestError, WriteError};
 use crate::limits::budget::Kind;
 use crate::transport::{ForwardWrite, Held, LookUp, Read, Reply, Request, WriteResult};
 use crate::vnode::Merge;
+use crate::vnode::look_up::Inquiry;
 
 impl Coordinator {
     /// Sends a write to the node that is to coordinate it, and asks the owners if that does not answer.
@@ -58,15 +59,42 @@ impl Coordinator {
         forward: ForwardWrite,
         deadline: Instant,
     ) -> Result<WriteResult, WriteError> {
-        if !self.is_elsewheres(&forward) {
+        let owns = target.preference().is_ok_and(|list| list.is_owner(self.node));
+        let elsewheres = self.is_elsewheres(&forward);
+        if owns && !elsewheres {
             return self.run(target, forward, deadline).await;
         }
         match self.run(target, forward.clone(), deadline).await {
-            Err(why) if is_not_known_here(&why) => {
+            Err(why) if elsewheres && is_not_known_here(&why) => {
                 self.finish_begun(target, forward, why, deadline).await
+            }
+            Err(why) if !owns && is_home(&why) => {
+                self.finish_at_home(target, forward, why, deadline).await
             }
             outcome => outcome,
         }
+    }
+
+    /// Finishes a write that this node, a fallback, applied and that went home since: owners have it,
+    /// and know nothing of its id.
+    async fn finish_at_home(
+        &self,
+        target: &Target,
+        forward: ForwardWrite,
+        why: WriteError,
+        deadline: Instant,
+    ) -> Result<WriteResult, WriteError> {
+        let Ok(preference) = target.preference() else { return Err(why) };
+        let (operation, vnode) = (forward.operation, target.address.vnode);
+        let asked = Inquiry { vnode, key: target.address.hash(), operation, settle: false };
+        let known = self.shards.look_up(asked, deadline).await;
+        let Ok(LookedUp { known: Some(Known::Done(done)), .. }) = known else { return Err(why) };
+        for owner in self.owners_by_reach(preference) {
+            if self.take_in(target, (operation, done), owner, deadline).await.is_ok() {
+                return self.run(target, forward, deadline).await;
+            }
+        }
+        Err(why)
     }
 
     /// Whether another node, or opening, is to coordinate the write.
@@ -195,6 +223,12 @@ pub(super) fn is_unheard(forward: &ForwardWrite, why: &WriteError) -> bool {
         RequestError::CoordinatorUnreachable { .. } | RequestError::TimeoutElsewhere { .. }
     );
     unheard && !forward.at_least_once && matches!(why.outcome, Outcome::Unknown(_))
+}
+
+/// Whether a fallback applied a write and has it no more, since it went home.
+fn is_home(why: &WriteError) -> bool {
+    let unknown = matches!(why.outcome, Outcome::Unknown(_));
+    unknown && matches!(why.error, RequestError::NotReady { .. })
 }
 
 /// Whether a write was not run since its id names another node, or an earlier opening of this one.
