@@ -475,13 +475,15 @@ async fn a_dead_endpoint_was_not_sent_to_and_a_broken_one_was() {
         socket.read_exact(&mut [0; 60]).await.unwrap();
     });
     let node = Connection::new("n1", &address, &Calling::new(None, None, 8).unwrap()).unwrap();
-    let error = node.describe(SECOND).await.unwrap_err();
+    // Neither waits for its time to be over, however busy the machine is.
+    let patience = 60 * SECOND;
+    let begun = Instant::now();
+    let error = node.describe(patience).await.unwrap_err();
     assert_eq!(error.reach(), Reach::Lost, "{error}");
     slam.await.unwrap();
-    let begun = Instant::now();
-    let error = node.describe(SECOND).await.unwrap_err();
+    let error = node.describe(patience).await.unwrap_err();
     assert_eq!(error.reach(), Reach::NotSent, "{error}");
-    assert!(begun.elapsed() < SECOND);
+    assert!(begun.elapsed() < patience);
 }
 
 #[test]

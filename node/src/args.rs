@@ -345,6 +345,15 @@ pub struct DevArgs {
     /// TLS for clients and among nodes, with certificates made in DIR/certs
     #[arg(long)]
     pub tls: bool,
+
+    /// Show what the cluster is for, and end: a node is killed and comes back, and no request fails
+    ///
+    /// Writes, kills one node with SIGKILL, goes on writing and reading, shows who stood in for it and
+    /// what they keep, starts the node again, sees it catch up, and resolves a conflict. Each step tells
+    /// the kv-cli command that does the same. Ends with a code other than 0 if one does not hold. Takes
+    /// at least 4 nodes: three hold each key, and one stands in.
+    #[arg(long)]
+    pub tour: bool,
 }
 
 #[cfg(test)]

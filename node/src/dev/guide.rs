@@ -32,16 +32,10 @@ impl fmt::Display for Guide<'_> {
             };
             examples.insert(0, format!("namespace create {EXAMPLE}{n}"));
         }
-        let ca = self.home.ca().map_or_else(String::new, |ca| {
-            format!("--tls-ca {} ", shell_word(&ca.display().to_string()))
-        });
-        let endpoints = self.home.client_addresses().join(",");
+        let kv_cli = kv_cli(self.home);
         writeln!(f, "\ntry, from the repository's root:")?;
         for example in examples {
-            writeln!(
-                f,
-                "  cargo run -q --release --bin kv-cli -- {ca}--endpoints {endpoints} {example}"
-            )?;
+            writeln!(f, "  {kv_cli} {example}")?;
         }
         let (last, pid) = (nodes.last(), self.pids.last());
         if let (Some(node), Some(pid)) = (last, pid) {
@@ -50,6 +44,15 @@ impl fmt::Display for Guide<'_> {
         }
         write!(f, "stop all: Ctrl-C")
     }
+}
+
+/// The command that talks to the cluster, up to what it is to do.
+pub(super) fn kv_cli(home: &Home) -> String {
+    let ca = home.ca().map_or_else(String::new, |ca| {
+        format!("--tls-ca {} ", shell_word(&ca.display().to_string()))
+    });
+    let endpoints = home.client_addresses().join(",");
+    format!("cargo run -q --release --bin kv-cli -- {ca}--endpoints {endpoints}")
 }
 
 /// The command that starts one node.
@@ -74,7 +77,8 @@ mod tests {
 
     fn guide(nodes: u16, existing: &[&str], tls: bool) -> String {
         let (nodes, base_port) = (Some(nodes), Some(9000));
-        let args = DevArgs { nodes, data: None, base_port, engine: None, zones: None, tls };
+        let args =
+            DevArgs { nodes, data: None, base_port, engine: None, zones: None, tls, tour: false };
         let home = Home::open(&args).unwrap();
         let namespaces = existing.iter().map(|&name| name.to_owned()).collect();
         let pids: Vec<u32> = (1..).take(home.nodes().len()).collect();

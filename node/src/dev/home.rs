@@ -235,6 +235,7 @@ mod tests {
             engine: None,
             zones: None,
             tls: false,
+            tour: false,
         }
     }
 

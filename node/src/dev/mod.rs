@@ -22,6 +22,7 @@ mod nodes;
 mod probe;
 mod self_check;
 mod shape;
+mod tour;
 
 use std::io;
 use std::path::PathBuf;
@@ -99,6 +100,12 @@ pub enum DevError {
     /// The cluster runs, but does not do what it should.
     #[error("the self-check failed when it was to {step}: {reason}")]
     SelfCheck { step: &'static str, reason: String },
+    /// Give it more.
+    #[error("the tour takes at least 4 nodes, not {nodes}: three hold each key, and one stands in")]
+    TooFewForTour { nodes: usize },
+    /// The cluster runs, but does not do what it should.
+    #[error("the tour failed when it was to {step}: {reason}")]
+    Tour { step: &'static str, reason: String },
     /// Look at their logs.
     #[error("every node has ended; see their logs in {}", path.display())]
     AllEnded { path: PathBuf },
@@ -120,6 +127,10 @@ pub async fn run(args: DevArgs) -> Result<(), DevError> {
     let stop = stop_when_told(STOP_WITHIN + Duration::from_secs(1), false)
         .map_err(|source| DevError::Spawn { name: "the signal handler".to_owned(), source })?;
     let home = Home::open(&args)?;
+    let count = home.nodes().len();
+    if args.tour && count < tour::NODES_MIN {
+        return Err(DevError::TooFewForTour { nodes: count });
+    }
     let used = home.ports_in_use();
     if !used.is_empty() {
         return Err(DevError::PortsInUse { ports: used });
@@ -127,7 +138,8 @@ pub async fn run(args: DevArgs) -> Result<(), DevError> {
     home.write_configurations()?;
     say(home.describe());
     let mut nodes = Nodes::spawn(&home)?;
-    let end = match start(&home, &mut nodes, &stop).await {
+    let end = match start(&home, &mut nodes, &stop, args.tour).await {
+        Ok(true) if args.tour => tour::run(&home, &mut nodes, &stop).await,
         Ok(true) => serve(&home, &mut nodes, &stop).await,
         Ok(false) => Ok(()),
         Err(error) => Err(error),
@@ -142,7 +154,12 @@ pub async fn run(args: DevArgs) -> Result<(), DevError> {
 }
 
 /// Brings the cluster up; false if told to stop meanwhile.
-async fn start(home: &Home, nodes: &mut Nodes, stop: &CancellationToken) -> Result<bool, DevError> {
+async fn start(
+    home: &Home,
+    nodes: &mut Nodes,
+    stop: &CancellationToken,
+    tour: bool,
+) -> Result<bool, DevError> {
     let pids = nodes.pids();
     let bring_up = async {
         probe::until_all(home, probe::Page::ALIVE).await?;
@@ -154,8 +171,10 @@ async fn start(home: &Home, nodes: &mut Nodes, stop: &CancellationToken) -> Resu
         }
         let checked = self_check::run(&home.client_addresses(), home.ca().as_deref()).await?;
         say(&checked);
-        say(Guide { home, pids: &pids, namespaces: &checked.namespaces });
-        say("ready");
+        if !tour {
+            say(Guide { home, pids: &pids, namespaces: &checked.namespaces });
+            say("ready");
+        }
         Ok(true)
     };
     tokio::select! {

@@ -38,6 +38,8 @@ pub(super) struct Nodes {
     exits: JoinSet<Exit>,
     ended: Vec<usize>,
     kill: CancellationToken,
+    /// One for each node; `kill` is all of them.
+    kills: Vec<CancellationToken>,
 }
 
 impl Nodes {
@@ -49,18 +51,44 @@ impl Nodes {
             exits: JoinSet::new(),
             ended: Vec::new(),
             kill: CancellationToken::new(),
+            kills: Vec::new(),
         };
-        let settled = home.settled_keys();
-        for (index, node) in home.nodes().iter().enumerate() {
-            let mut child =
-                command(node, settled.iter())
-                    .and_then(|mut command| command.spawn())
-                    .map_err(|source| DevError::Spawn { name: node.name.clone(), source })?;
-            nodes.pids.push(child.id().expect("it was not waited for yet"));
-            nodes.lifelines.push(child.stdin.take().expect("it was given a pipe"));
-            nodes.exits.spawn(wait(index, child, nodes.kill.clone()));
+        for index in 0..home.nodes().len() {
+            let (pid, lifeline, kill) = nodes.start(home, index)?;
+            nodes.pids.push(pid);
+            nodes.lifelines.push(lifeline);
+            nodes.kills.push(kill);
         }
         Ok(nodes)
+    }
+
+    /// Starts a node again that has ended.
+    pub(super) fn restart(&mut self, home: &Home, index: usize) -> Result<(), DevError> {
+        let (pid, lifeline, kill) = self.start(home, index)?;
+        (self.pids[index], self.lifelines[index], self.kills[index]) = (pid, lifeline, kill);
+        self.ended.retain(|&ended| ended != index);
+        Ok(())
+    }
+
+    fn start(
+        &mut self,
+        home: &Home,
+        index: usize,
+    ) -> Result<(u32, ChildStdin, CancellationToken), DevError> {
+        let node = &home.nodes()[index];
+        let mut child = command(node, home.settled_keys().iter())
+            .and_then(|mut command| command.spawn())
+            .map_err(|source| DevError::Spawn { name: node.name.clone(), source })?;
+        let pid = child.id().expect("it was not waited for yet");
+        let lifeline = child.stdin.take().expect("it was given a pipe");
+        let kill = self.kill.child_token();
+        self.exits.spawn(wait(index, child, kill.clone()));
+        Ok((pid, lifeline, kill))
+    }
+
+    /// Ends a node with SIGKILL: it does nothing more, not even what it would like to.
+    pub(super) fn kill(&self, index: usize) {
+        self.kills[index].cancel();
     }
 
     /// The process ids, in order.

@@ -53,3 +53,30 @@ fn a_node_is_restarted_by_hand_with_its_own_configuration() {
     });
     quorate_tests::kill(&mut by_hand);
 }
+
+/// What the README shows first.
+#[test]
+fn the_tour_shows_a_node_that_dies_and_comes_back_and_no_request_fails() {
+    let ports = quorate_tests::PortBlock::reserve(5);
+    let tour = |flags: &[&str]| {
+        let mut dev = quorate_tests::command(&quorate_tests::binaries().quorate);
+        dev.args(["dev", "--tour", "--base-port", &ports.base().to_string()]).args(flags);
+        dev.stdin(std::process::Stdio::null()).output().expect("the program was built")
+    };
+    let output = tour(&[]);
+    let (told, errors) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}\n{errors}");
+    for step in 1..=9 {
+        assert!(told.contains(&format!("\n{step}. ")), "step {step} is missing: {told}");
+    }
+    for shown in ["kill -9 ", " keeps ", " 0 left", "$ kv hints await", "nothing was lost"] {
+        assert!(told.contains(shown), "{shown} is missing: {told}");
+    }
+    assert!(told.contains(" (for node-"), "a receipt names a fallback: {told}");
+
+    let few = tour(&["--nodes", "3"]);
+    assert_eq!(few.status.code(), Some(1));
+    let errors = String::from_utf8_lossy(&few.stderr);
+    assert!(errors.contains("the tour takes at least 4 nodes, not 3"), "{errors}");
+}

@@ -1,5 +1,6 @@
 //! Real processes, seen from outside: what users do with Quorate, and what they do wrong.
 
+mod availability;
 mod bad_input;
 mod bad_start;
 mod clock;
