@@ -41,7 +41,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// What a node answers of itself takes it no time.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(1);
 /// A silent peer is noticed within twice this, also while idle.
-const KEEPALIVE: Duration = Duration::from_secs(2);
+const KEEPALIVE: Duration = Duration::from_secs(1);
 /// A scan whose caller reads slowly may hold so much; it must not hold up other calls, so the
 /// connection as a whole may hold a thousand times as much.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
