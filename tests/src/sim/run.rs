@@ -203,10 +203,7 @@ async fn heal(world: &World, seed: u64) -> Result<()> {
     sleep(Duration::from_secs(10)).await;
     all_are_alive(world).await?;
     if world.workload.sloppy && world.quorum() < world.workload.n {
-        // What is damaged can be mended while all owners are there.
-        for key in 0..world.workload.keys {
-            read_all(world, key).await?;
-        }
+        read_all_keys(world).await?;
         with_one_away(world, seed).await.context("with one node away")?;
     }
     let mut client = Client::new(0, seed, world);
@@ -214,10 +211,9 @@ async fn heal(world: &World, seed: u64) -> Result<()> {
         client.must_be_served(at).await.with_context(|| format!("node {at} does not serve"))?;
     }
     client.settle_unknown().await;
+    read_all_keys(world).await?;
     all_goes_home(world, None).await?;
-    for key in 0..world.workload.keys {
-        read_all(world, key).await?;
-    }
+    read_all_keys(world).await?;
     for at in 0..world.nodes {
         let (cluster, _) = world.metadata(at).context("every node runs")?;
         if let Some(alarm) = cluster.alarm() {
@@ -276,6 +272,14 @@ async fn all_are_alive(world: &World) -> Result<()> {
     }
     let (one, other, health) = otherwise.expect("or it had returned");
     bail!("node {one} sees node {other} as {health:?} when all are there again")
+}
+
+/// Reads every key from all owners: what is damaged is mended then, and takes hints again.
+async fn read_all_keys(world: &World) -> Result<()> {
+    for key in 0..world.workload.keys {
+        read_all(world, key).await?;
+    }
+    Ok(())
 }
 
 /// Reads a key from all owners until that works: what is damaged is mended after a read that failed.
