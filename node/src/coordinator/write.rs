@@ -131,7 +131,7 @@ impl Coordinator {
         let target = self.forwarded_target(forward.namespace, forward.key.clone())?;
         let preference = target.preference()?;
         let listed = preference.position(self.node).is_some();
-        match preference.is_owner(self.node) || forward.sloppy && listed {
+        match preference.is_owner(self.node) || may_stand_in(forward) && listed {
             true => Ok(target),
             false => Err(not_held()),
         }
@@ -214,7 +214,8 @@ impl Coordinator {
         if forward.at_least_once {
             return self.reachable(target, forward.sloppy);
         }
-        if preference.is_owner(named) || forward.sloppy && preference.position(named).is_some() {
+        let listed = preference.position(named).is_some();
+        if preference.is_owner(named) || may_stand_in(forward) && listed {
             return Ok(named);
         }
         Err(RequestError::not_ready(format!(
@@ -419,6 +420,12 @@ impl Coordinator {
             hint_for: None,
         }
     }
+}
+
+/// Whether a node that owns no replica may coordinate the write; one that was sent before may have been
+/// coordinated so, whatever its namespace says by now.
+fn may_stand_in(forward: &ForwardWrite) -> bool {
+    forward.sloppy || forward.doubtful().is_some()
 }
 
 /// Whom a write can count on.

@@ -179,13 +179,20 @@ impl WriteOp {
         self.failures.push(Failure { node: owner, cause });
         if cause.has_the_write() {
             self.slots[at].own = Progress::Refused;
-            // What a stand-in says of it by now counts no more.
-            self.slots[at].stand_in.take_if(|(_, progress)| *progress == Progress::Waiting);
+            // What a stand-in says of it counts no more, unless the client may have heard of it.
+            let pending = self.verdict() == Verdict::Pending;
+            let doubted =
+                |(_, progress): &mut (NodeId, Progress)| pending || *progress == Progress::Waiting;
+            if self.slots[at].stand_in.take_if(doubted).is_some() {
+                self.acks.retain(|Ack { by, .. }| by.owner != owner);
+            }
             return None;
         }
         self.slots[at].own = Progress::Failed;
-        // Once enough have it, what one cannot take for too much work is not pressed on others.
-        let pressing = cause != Cause::Overloaded || self.verdict() != Verdict::Reached;
+        // Once enough have it, what one cannot take for too much work, or not in time, is not pressed on
+        // others, who may have as much.
+        let busy = matches!(cause, Cause::Overloaded | Cause::Timeout);
+        let pressing = !busy || self.verdict() != Verdict::Reached;
         self.divert(at, pressing)
     }
 
@@ -206,10 +213,17 @@ impl WriteOp {
         self.divert(at, self.verdict() != Verdict::Reached)
     }
 
+    /// Whether others could stand in for owners that have not answered.
+    pub fn is_late(&self) -> bool {
+        let somebody = self.own_hint.is_some() || !self.spare.is_empty();
+        let pending = self.sloppy && somebody && self.verdict() == Verdict::Pending;
+        pending && self.slots.iter().any(Slot::is_late)
+    }
+
     /// The owners that have not answered are late: in a sloppy write others stand in for them, while
     /// they are still listened to.
     pub fn on_late(&mut self) -> Vec<Effect> {
-        if !self.sloppy || self.verdict() != Verdict::Pending {
+        if !self.is_late() {
             return Vec::new();
         }
         let late = |at: &usize| self.slots[*at].is_late();
@@ -305,7 +319,8 @@ impl WriteOp {
     /// there is none, this node. One stands in at a time.
     fn divert(&mut self, at: usize, pressing: bool) -> Option<Effect> {
         let slot = self.slots[at];
-        if matches!(slot.stand_in, Some((_, Progress::Waiting | Progress::Acked))) {
+        let stood_in = matches!(slot.stand_in, Some((_, Progress::Waiting | Progress::Acked)));
+        if stood_in || slot.own == Progress::Acked {
             return None;
         }
         if self.sloppy && pressing {

@@ -253,8 +253,8 @@ impl Shard {
     /// Where a queue begins now.
     fn first_hint(&self, target: NodeId) -> Result<(), RequestError> {
         let queues = &self.context.hints;
-        queues.look_for_first(target);
-        let first = hints::scan_queue(&*self.context.engine, target, 0).next();
+        let after = queues.look_for_first(target);
+        let first = hints::scan_queue(&*self.context.engine, target, after).next();
         let first = first.transpose().map_err(RequestError::from)?;
         let first = first.and_then(|(key, sealed)| {
             let (_, seq) = hints::place_of(&key)?;

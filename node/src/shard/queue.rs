@@ -32,7 +32,11 @@ impl Job {
     fn is_new(&self) -> bool {
         !matches!(
             self,
-            Self::Merge { .. } | Self::MergeBatch { .. } | Self::Hints(HintJob::Take { .. })
+            Self::Merge { .. }
+                | Self::MergeBatch { .. }
+                | Self::Hints(
+                    HintJob::Take { .. } | HintJob::Delivered { .. } | HintJob::First { .. }
+                )
         )
     }
 

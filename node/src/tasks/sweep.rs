@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Step, Worker};
 use crate::cluster::Cluster;
@@ -17,22 +17,28 @@ use crate::signal::Changes;
 /// The pause before a sweep that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// After each change of the metadata, and once at the start, drops every object whose namespace no
-/// longer exists. A write that was under way when its namespace was dropped may leave an object
-/// behind until the next sweep; nobody can read it, since namespace ids are never used again.
+/// When it is looked again for what a namespace left that was dropped: past the longest request.
+const LINGER: Duration = Duration::from_secs(90);
+
+/// After each change of the metadata, and once at the start, drops every object and hint whose namespace
+/// no longer exists. A write that was under way when its namespace was dropped may leave some behind;
+/// nobody can read them, since namespace ids are never used again, but nobody takes such a hint either:
+/// so it is looked again once no such write can be under way.
 pub struct Sweep {
     cluster: Arc<Cluster>,
     shards: Shards,
     changes: Changes<u64>,
     swept: Option<BTreeSet<NamespaceId>>,
     retry: bool,
+    /// When to look again.
+    linger: Option<Instant>,
 }
 
 impl Sweep {
     /// Of these shards, by what `cluster` knows.
     pub fn new(cluster: Arc<Cluster>, shards: Shards) -> Self {
         let changes = cluster.changes();
-        Self { cluster, shards, changes, swept: None, retry: true }
+        Self { cluster, shards, changes, swept: None, retry: true, linger: None }
     }
 }
 
@@ -46,7 +52,12 @@ impl Worker for Sweep {
             if std::mem::take(&mut self.retry) {
                 return sleep(RETRY).await;
             }
-            self.changes.changed().await;
+            let linger = self.linger.unwrap_or_else(|| Instant::now() + LINGER);
+            tokio::select! {
+                biased;
+                _ = self.changes.changed() => {}
+                () = sleep_until(linger) => {}
+            }
         }
         .boxed()
     }
@@ -59,7 +70,8 @@ impl Worker for Sweep {
                 None => true,
                 Some(before) => before.difference(&known).next().is_some(),
             };
-            if !dropped {
+            let lingered = self.linger.take_if(|at| Instant::now() >= *at).is_some();
+            if !dropped && !lingered {
                 self.swept = Some(known);
                 return Step::Done;
             }
@@ -67,6 +79,9 @@ impl Worker for Sweep {
             let live = LiveNamespaces { known: known.clone(), next };
             match self.shards.sweep(live).await {
                 Ok(objects) => {
+                    if dropped && self.swept.is_some() {
+                        self.linger = Some(Instant::now() + LINGER);
+                    }
                     if objects > 0 {
                         tracing::info!(objects, "dropped namespaces were swept");
                     }
@@ -75,6 +90,7 @@ impl Worker for Sweep {
                 }
                 Err(error) => {
                     self.retry = true;
+                    self.linger = lingered.then(Instant::now).or(self.linger);
                     Step::Failed(error)
                 }
             }

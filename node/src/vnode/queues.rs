@@ -252,11 +252,13 @@ impl HintQueues {
         }
     }
 
-    /// Somebody is about to look for the first place of this queue.
-    pub fn look_for_first(&self, target: NodeId) {
-        if let Some(sums) = self.lock().get_mut(&target) {
-            sums.lowest = None;
-        }
+    /// Somebody is about to look for the first place of this queue. Behind which number it lies: before
+    /// it are only places that are empty, which an engine may have to step over.
+    pub fn look_for_first(&self, target: NodeId) -> u64 {
+        let mut queues = self.lock();
+        let Some(sums) = queues.get_mut(&target) else { return 0 };
+        sums.lowest = None;
+        sums.first.map_or(0, |(seq, _)| seq.saturating_sub(1))
     }
 
     /// It was this one, by number and time; none: there was none.

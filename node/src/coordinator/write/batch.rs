@@ -164,7 +164,12 @@ impl Coordinator {
     /// Runs writes here; of those whose id names another node or opening, and of which nothing is known
     /// here, the other owners are asked.
     async fn run_batch_or_finish(&self, group: Vec<Placed>, deadline: Instant) -> Vec<Outcome> {
+        // What others own is asked about where it is run alone.
+        let owned = |placed: &&Placed| {
+            placed.target.preference().is_ok_and(|list| list.is_owner(self.node))
+        };
         let elsewheres = group.iter().filter(|placed| self.is_elsewheres(&placed.forward));
+        let elsewheres = elsewheres.filter(owned);
         let mut asked: BTreeMap<usize, Placed> =
             elsewheres.map(|placed| (placed.place, placed.clone())).collect();
         let outcomes = self.run_batch(group, deadline).await;

@@ -28,8 +28,8 @@ pub(super) const LATE_AFTER: Duration = Duration::from_millis(150);
 /// How long after a write's deadline somebody may take to keep what an owner missed.
 pub(super) const KEEP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Writes that are followed up at once; each holds its object. What is beyond is counted, and left to
-/// read repair.
+/// Writes that wait at once for those that have not acknowledged them; each holds its object. Beyond
+/// that nobody is waited for: what they may lack is kept for them at once.
 pub(in crate::coordinator) const FOLLOWED_MAX: usize = 8192;
 
 /// Bounds how often others stand in since an owner is late: where all are slow, more copies would
@@ -105,7 +105,7 @@ impl Coordinator {
                         return;
                     }
                     late.as_mut().reset(copies.deadline);
-                    if self.late.allows() {
+                    if op.is_late() && self.late.allows() {
                         op.on_late().into_iter().for_each(|effect| self.send(copies, effect));
                     }
                 }
@@ -119,16 +119,14 @@ impl Coordinator {
         if op.is_settled() {
             return;
         }
-        let Ok(permit) = self.followed.clone().try_acquire_owned() else {
-            return self.unfollowed(1);
-        };
+        let permit = self.followed.clone().try_acquire_owned().ok();
         let coordinator = self.clone();
         tokio::spawn(Trace::current().run(async move {
-            let deadline = copies.deadline;
+            let until = if permit.is_some() { copies.deadline } else { Instant::now() };
             tokio::select! {
                 biased;
                 () = coordinator.stop.cancelled() => {}
-                () = coordinator.settle(&mut op, &mut copies, deadline) => {}
+                () = coordinator.settle(&mut op, &mut copies, until) => {}
             }
             for owner in op.silent() {
                 if let Some(effect) = op.on_failure(owner, Cause::Timeout) {

@@ -18,6 +18,8 @@ use tokio::time::Instant;
 use super::Coordinator;
 use crate::coordinator::resolve::{Asking, who_may_know};
 use crate::coordinator::{Target, remaining};
+use crate::dynamo::clock::Dot;
+use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::NodeId;
 use crate::dynamo::operation::{Done, OperationId};
 use crate::dynamo::resolve::{Known, LookedUp, Resolution};
@@ -89,12 +91,13 @@ impl Coordinator {
         let asked = Inquiry { vnode, key: target.address.hash(), operation, settle: false };
         let known = self.shards.look_up(asked, deadline).await;
         let Ok(LookedUp { known: Some(Known::Done(done)), .. }) = known else { return Err(why) };
-        for owner in self.owners_by_reach(preference) {
-            if self.take_in(target, (operation, done), owner, deadline).await.is_ok() {
-                return self.run(target, forward, deadline).await;
-            }
+        let Some(owner) = self.owners_by_reach(preference).into_iter().next() else {
+            return Err(why);
+        };
+        match self.take_in(target, (operation, done), owner, deadline).await {
+            Ok(()) => self.run(target, forward, deadline).await,
+            Err(_) => Err(why),
         }
-        Err(why)
     }
 
     /// Whether another node, or opening, is to coordinate the write.
@@ -112,6 +115,7 @@ impl Coordinator {
         deadline: Instant,
     ) -> Result<WriteResult, WriteError> {
         let Ok(preference) = target.preference() else { return Err(why) };
+        let forward = sent_before(forward);
         if preference.is_owner(self.node) {
             return self.finish_begun(target, forward, why, deadline).await;
         }
@@ -134,7 +138,7 @@ impl Coordinator {
         why: WriteError,
         deadline: Instant,
     ) -> Result<WriteResult, WriteError> {
-        let operation = forward.operation;
+        let (operation, forward) = (forward.operation, sent_before(forward));
         let refused = |reason: &str| Err(WriteError::not_applied(RequestError::invalid(reason)));
         match self.owners_know(target, operation, deadline).await {
             Resolution::Applied { by, done } => {
@@ -177,30 +181,69 @@ impl Coordinator {
         self.look_up(&asking, deadline - remaining(deadline) / 2).await
     }
 
-    /// Makes the write known here: the object of a node that has it, and its row of the index.
+    /// Makes the write known here: the object of a node that has it, and its row of the index. The one
+    /// that knows it by its id may have handed it home since: then an owner has it, this node perhaps.
     async fn take_in(
         &self,
         target: &Target,
         (operation, done): (OperationId, Done),
+        by: NodeId,
+        deadline: Instant,
+    ) -> Result<(), RequestError> {
+        let owners = self.owners_by_reach(target.preference()?);
+        let others = owners.into_iter().filter(|&owner| owner != by);
+        let mut failed = None;
+        for from in std::iter::once(by).chain(others) {
+            match self.object_with(target, done.dot, from, deadline).await {
+                Ok(object) => {
+                    return self.merge_with(target, (operation, done), object, deadline).await;
+                }
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        Err(failed.expect("one was asked at least"))
+    }
+
+    /// What a node holds of the key, if that is the write of this dot or came after it.
+    async fn object_with(
+        &self,
+        target: &Target,
+        dot: Dot,
         from: NodeId,
+        deadline: Instant,
+    ) -> Result<EncodedObject, RequestError> {
+        let address = target.address.clone();
+        let hint = !target.preference()?.is_owner(from);
+        let name = target.view.name_of(from);
+        let object = if from == self.node {
+            self.shards.read(address.clone(), deadline).await?
+        } else {
+            let (namespace, key) = (address.namespace, address.key.clone());
+            let read = Request::Read(Read { namespace, key, digest: false, hint });
+            let reply = self.peers.request(from, read, remaining(deadline)).await;
+            let Ok(Reply::Held { held: Held::Object(object), .. }) = reply else {
+                let reason = format!("{name} has the write, and did not send it; try again");
+                return Err(RequestError::not_ready(reason));
+            };
+            EncodedObject(self.shards.budget().hold(Kind::Reads, object.0)?)
+        };
+        let decoded = object.decode(address.conflict).map_err(RequestError::internal)?;
+        if decoded.version().covers(dot) {
+            return Ok(object);
+        }
+        let reason = format!("the write was applied as {dot}, and {name} has it no more");
+        Err(RequestError::Data { reason })
+    }
+
+    /// Takes in an object as what the write left.
+    async fn merge_with(
+        &self,
+        target: &Target,
+        (operation, done): (OperationId, Done),
+        object: EncodedObject,
         deadline: Instant,
     ) -> Result<(), RequestError> {
         let address = target.address.clone();
-        let hint = !target.preference()?.is_owner(from);
-        let (namespace, key) = (address.namespace, address.key.clone());
-        let read = Request::Read(Read { namespace, key, digest: false, hint });
-        let name = target.view.name_of(from);
-        let reply = self.peers.request(from, read, remaining(deadline)).await;
-        let Ok(Reply::Held { held: Held::Object(mut object), .. }) = reply else {
-            let reason = format!("{name} has the write, and did not send it; try again");
-            return Err(RequestError::not_ready(reason));
-        };
-        object.0 = self.shards.budget().hold(Kind::Reads, object.0)?;
-        let decoded = object.decode(address.conflict).map_err(RequestError::internal)?;
-        if !decoded.version().covers(done.dot) {
-            let reason = format!("the write was applied as {}, and lost at {name} since", done.dot);
-            return Err(RequestError::Data { reason });
-        }
         let Done { dot, clock_ms, payload } = done;
         let operation = Some((operation, dot, payload));
         let merge = Merge { address, object, operation, clock_ms, wait_ms: 0, mend: false };
@@ -223,6 +266,12 @@ pub(super) fn is_unheard(forward: &ForwardWrite, why: &WriteError) -> bool {
         RequestError::CoordinatorUnreachable { .. } | RequestError::TimeoutElsewhere { .. }
     );
     unheard && !forward.at_least_once && matches!(why.outcome, Outcome::Unknown(_))
+}
+
+/// The same write, of which an earlier request may have been applied: this one goes out because the
+/// answer to that did not come.
+fn sent_before(forward: ForwardWrite) -> ForwardWrite {
+    ForwardWrite { fresh: false, ..forward }
 }
 
 /// Whether a fallback applied a write and has it no more, since it went home.

@@ -212,6 +212,9 @@ proptest! {
                     let first = node < n && twin.hear((node, node), None);
                     if first && cause.has_the_write() {
                         twin.refused.insert(node);
+                        if write.verdict() == Verdict::Pending {
+                            twin.said.retain(|of, _| of.0 == of.1 || of.1 != node);
+                        }
                     }
                     write.on_failure(NodeId(node), cause).into_iter().collect()
                 }

@@ -17,6 +17,9 @@ use crate::vnode::{KeptHint, Merge};
 /// How long a message, or the disk here, may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How many bytes of objects give a message a second more: a slow link is none that is broken.
+const BYTES_A_SECOND: usize = 1 << 20;
+
 /// The hints of somebody who is no member that are seen to at a time, in bytes: each goes to several,
 /// which makes their own bounds.
 const STRAYS_BYTES: u32 = 64 << 10;
@@ -109,7 +112,9 @@ impl HandoffParts {
     /// Offers hints to one who owns their keys; without any it asks for credit.
     async fn bring(&self, to: NodeId, hints: &[KeptHint]) -> Result<Answer, RequestError> {
         let request = Request::Handoff(hints.iter().map(item).collect());
-        match self.peers.request(to, request, TIMEOUT).await {
+        let bytes: usize = hints.iter().map(|hint| hint.object.0.len()).sum();
+        let timeout = TIMEOUT + Duration::from_secs((bytes / BYTES_A_SECOND) as u64);
+        match self.peers.request(to, request, timeout).await {
             Ok(Reply::Handoff { taken, credit }) if taken.len() == hints.len() => {
                 Ok(Answer { taken, credit })
             }

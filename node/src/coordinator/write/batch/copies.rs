@@ -100,7 +100,7 @@ impl Coordinator {
                         return;
                     }
                     late.as_mut().reset(copies.deadline);
-                    copies.ask(|write| match write.op.verdict() == Verdict::Pending && self.late.allows() {
+                    copies.ask(|write| match write.op.is_late() && self.late.allows() {
                         true => write.op.on_late(),
                         false => Vec::new(),
                     })
@@ -115,17 +115,15 @@ impl Coordinator {
         if copies.is_settled() {
             return;
         }
-        let Ok(permit) = self.followed.clone().try_acquire_many_owned(copies.running.len() as u32)
-        else {
-            return self.unfollowed(copies.running.len());
-        };
+        let open = copies.running.iter().filter(|write| !write.op.is_settled()).count();
+        let permit = self.followed.clone().try_acquire_many_owned(open as u32).ok();
         let coordinator = self.clone();
         tokio::spawn(Trace::current().run(async move {
-            let deadline = copies.deadline;
+            let until = if permit.is_some() { copies.deadline } else { Instant::now() };
             tokio::select! {
                 biased;
                 () = coordinator.stop.cancelled() => {}
-                () = coordinator.settle_many(&mut copies, deadline) => {}
+                () = coordinator.settle_many(&mut copies, until) => {}
             }
             let wanted = copies.ask(|write| {
                 let silent = write.op.silent().into_iter();
