@@ -77,10 +77,17 @@ fn every_metric_is_documented_and_every_documented_one_exists() {
             seen.insert(name);
         }
     }
-    // These show once they have happened: damage, what did not arrive, and TLS.
+    // These show once they have happened: damage, what did not arrive, hints, and TLS.
     let rare = |name: &&String| {
-        name.starts_with("quorate_tls_")
-            || ["quorate_corrupt_records", "quorate_requests_unread"].contains(&name.as_str())
+        let happened = [
+            "quorate_corrupt_records",
+            "quorate_requests_unread",
+            "quorate_hints",
+            "quorate_hints_bytes",
+            "quorate_hints_oldest_seconds",
+        ];
+        let prefixes = ["quorate_tls_", "quorate_handoff_"];
+        happened.contains(&name.as_str()) || prefixes.iter().any(|begin| name.starts_with(begin))
     };
     let missing: Vec<_> = documented.keys().filter(|name| !seen.contains(*name)).collect();
     assert!(missing.iter().all(rare), "documented, and not exported by any node: {missing:?}");
