@@ -33,14 +33,14 @@ pub(super) async fn of_all_members(
     v1::HintsReply { queues, unreachable }
 }
 
-/// What one member keeps; none if it does not answer.
+/// What one member keeps; none if it does not answer, or does not know all of it.
 async fn of_member(
     coordinator: &Coordinator,
     node: NodeId,
     wait: Duration,
 ) -> Option<Vec<HintQueue>> {
     if node == coordinator.node() {
-        return Some(coordinator.shards().hint_queues());
+        return coordinator.shards().all_hint_queues().ok();
     }
     match coordinator.peers().request(node, Request::Hints, wait).await {
         Ok(Reply::Hints(queues)) => Some(queues),

@@ -393,9 +393,19 @@ impl Shards {
         wait.await.unwrap_or_else(|_| vec![Err(gone()); count])
     }
 
-    /// What is kept for whom. In memory: it may be asked all the time.
+    /// What is kept for whom, as far as it could be read. In memory: it may be asked all the time.
     pub fn hint_queues(&self) -> Vec<HintQueue> {
         self.hints.list(self.env.now_ms())
+    }
+
+    /// The same, if nothing is missing from it: else whoever is not named may be owed hints too.
+    pub fn all_hint_queues(&self) -> Result<Vec<HintQueue>, RequestError> {
+        if self.hints.is_partial() {
+            let reason =
+                "rows of hints are damaged: not all who are owed some are known".to_owned();
+            return Err(RequestError::Data { reason });
+        }
+        Ok(self.hint_queues())
     }
 
     /// What all hints take, in bytes of keys and objects.

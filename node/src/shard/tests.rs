@@ -103,6 +103,12 @@ fn one_shard() -> Bench {
 
 /// So many shards, whose requests take so long, and whose queues hold so many.
 fn of(shards: usize, cost: Duration, queue: usize) -> Bench {
+    let hints = HintQueues::open(&MemoryEngine::new(), 1 << 20).unwrap();
+    with_hints((shards, queue), cost, hints)
+}
+
+/// The same, of a node that found these hints.
+fn with_hints((shards, queue): (usize, usize), cost: Duration, hints: HintQueues) -> Bench {
     let (engine, heard) = (Arc::new(MemoryEngine::new()), Arc::new(Heard::default()));
     let (disk, pause) = (Arc::<Disk>::default(), Pause::default());
     let env = Env::simulated(Arc::new(Still), 1).with_request_cost(cost).with_pause(pause.clone());
@@ -112,7 +118,7 @@ fn of(shards: usize, cost: Duration, queue: usize) -> Bench {
         engine: Arc::new(Watched::new(engine.clone(), disk.clone())),
         disk: disk.clone(),
         clocks: Arc::new(Clocks::new(env.clone(), 500)),
-        hints: Arc::new(HintQueues::open(&*engine, 1 << 20).unwrap()),
+        hints: Arc::new(hints),
         env,
         budget: Budget::unbounded(),
         observer: heard.clone(),

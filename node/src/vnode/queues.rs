@@ -182,6 +182,11 @@ impl HintQueues {
         !self.partial && self.lock().is_empty()
     }
 
+    /// Whether rows could not be read, so that hints are kept for others than those that are listed.
+    pub fn is_partial(&self) -> bool {
+        self.partial
+    }
+
     /// What all hints take, in bytes of keys and objects.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)

@@ -1,6 +1,9 @@
 //! Hints by way of the shards.
 
+use std::path::Path;
+
 use super::*;
+use crate::storage::{Batch, EngineError, EngineStats, KeyRange, Scan};
 
 const B: NodeId = NodeId(2);
 const C: NodeId = NodeId(3);
@@ -149,4 +152,39 @@ async fn a_batch_of_hints_has_an_answer_for_each() {
     let read = vec![address(1, "a"), address(1, "b")];
     let read = bench.shards.read_hint_batch(read, late()).await;
     assert!(!read[0].as_ref().unwrap().0.is_empty() && read[1].as_ref().unwrap().0.is_empty());
+}
+
+/// An engine of which no scan comes to an end.
+struct Torn(MemoryEngine);
+
+impl Engine for Torn {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.0.get(space, key)
+    }
+    fn apply(&self, batch: Batch) -> Result<(), EngineError> {
+        self.0.apply(batch)
+    }
+    fn sync(&self) -> Result<(), EngineError> {
+        self.0.sync()
+    }
+    fn scan(&self, space: Space, range: KeyRange) -> Scan<'_> {
+        let torn = EngineError::Corrupt { action: "read a row", detail: "it is torn".to_owned() };
+        Box::new(self.0.scan(space, range).chain([Err(torn)]))
+    }
+    fn checkpoint(&self, target: &Path) -> Result<(), EngineError> {
+        self.0.checkpoint(target)
+    }
+    fn stats(&self) -> Result<EngineStats, EngineError> {
+        self.0.stats()
+    }
+}
+
+#[tokio::test]
+async fn who_could_not_read_all_rows_does_not_say_that_it_names_all_who_are_owed_some() {
+    assert_eq!(bench().shards.all_hint_queues(), Ok(Vec::new()));
+    let hints = HintQueues::open(&Torn(MemoryEngine::new()), 1 << 20).unwrap();
+    let bench = with_hints((2, 64), Duration::ZERO, hints);
+    bench.write_hint(address(1, "a"), 1).await;
+    assert_eq!(bench.shards.hint_queues().len(), 1, "what is known is shown");
+    assert_eq!(bench.shards.all_hint_queues().unwrap_err().kind(), "data");
 }
