@@ -4,18 +4,19 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use quorate_node::coordinator::{Get, GetBatch, Put, ReadAnswer};
 use quorate_node::dynamo::format::EncodedObject;
 use quorate_node::dynamo::key::{Key, NodeId};
+use quorate_node::dynamo::metadata::document::NewNamespace;
 use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::RequestError;
 use quorate_node::vnode::{Address, Merge};
 use quorate_tests::sim::story::story;
 use quorate_tests::sim::{SimCluster, node, strict};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 const NODES: usize = 5;
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -44,18 +45,22 @@ impl Scene {
         let object = self.written().await?;
         self.cluster.cut(self.fallbacks[0], self.owners[0]);
         let holder = self.cluster.coordinator(self.fallbacks[0]).unwrap();
-        let (view, namespace) = holder.namespace("things", Instant::now() + TIMEOUT).await?;
+        let (merge, target) = (self.merge(object)?, node(self.owners[0]));
+        holder.shards().hint(merge, target, false, Instant::now() + TIMEOUT).await?;
+        Ok(())
+    }
+
+    fn merge(&self, object: EncodedObject) -> Result<Merge> {
+        let view = self.cluster.view()?;
+        let namespace = view.namespace_named("things").context("it was made")?;
         let address = Address {
-            vnode: view.vnode(&namespace, &self.key),
+            vnode: view.vnode(namespace, &self.key),
             namespace: namespace.id,
             key: self.key.clone(),
             conflict: namespace.conflict,
         };
         let (operation, clock_ms, wait_ms, mend) = (None, 0, 0, false);
-        let merge = Merge { address, object, operation, clock_ms, wait_ms, mend };
-        let target = node(self.owners[0]);
-        holder.shards().hint(merge, target, false, Instant::now() + TIMEOUT).await?;
-        Ok(())
+        Ok(Merge { address, object, operation, clock_ms, wait_ms, mend })
     }
 
     /// An object as a write makes it: of another key, since this one's owners are to hold nothing.
@@ -84,11 +89,12 @@ impl Scene {
     }
 
     async fn read_batch(&self, at: usize) -> Result<ReadAnswer, RequestError> {
-        let Get { namespace, key, r, sloppy, repair, replica, timeout } =
-            self.get(true, Level::Quorum);
-        let keys = vec![Ok(key)];
-        let batch = GetBatch { namespace, keys, r, sloppy, repair, replica, timeout };
-        self.cluster.coordinator(at).unwrap().get_batch(batch).await?.remove(0)
+        self.read_as_batch(at, true).await
+    }
+
+    async fn read_as_batch(&self, at: usize, sloppy: bool) -> Result<ReadAnswer, RequestError> {
+        let get = self.get(sloppy, Level::Quorum);
+        self.cluster.coordinator(at).unwrap().get_batch(batch(get)).await?.remove(0)
     }
 
     /// Waits until `at` knows whether one of the owners may have missed something.
@@ -102,6 +108,38 @@ impl Scene {
         }
         anyhow::bail!("doubt at {at} is not {doubt}")
     }
+}
+
+/// One key of one owner, and a hint of it at the last fallback, far beyond the first ones: the owner is
+/// back, and its disk is full, so that the hint cannot go home.
+async fn kept_far_away() -> Result<(Scene, usize)> {
+    let cluster = SimCluster::start(NODES, 6).await?;
+    let alone = NewNamespace { n: 1, r: Level::One, w: Level::One, ..strict("things") };
+    cluster.create_namespace(alone).await?;
+    let key = Key::new("key")?;
+    let view = cluster.view()?;
+    let namespace = view.namespace_named("things").context("it was made")?;
+    let list = view.preference(view.vnode(namespace, &key)).context("it is placed")?;
+    let index = |wanted| (0..NODES).find(|&index| node(index) == wanted).unwrap();
+    let owners: Vec<usize> = list.owners().iter().copied().map(index).collect();
+    let fallbacks: Vec<usize> = list.fallbacks().iter().copied().map(index).collect();
+    let mut scene = Scene { cluster, key, owners, fallbacks };
+    let (owner, holder) = (scene.owners[0], scene.fallbacks[NODES - 2]);
+    scene.cluster.kill(owner);
+    let sloppy = Put { w: Some(Level::One), sloppy: Some(true), ..put(&scene.key) };
+    scene.cluster.coordinator(holder).unwrap().put(sloppy).await?;
+    scene.cluster.restart(owner)?;
+    scene.cluster.set_disk_full(owner, true)?;
+    for _ in 0..1000 {
+        let holders =
+            scene.cluster.coordinator(owner).unwrap().doubts().holders_for(&[node(owner)]);
+        if !holders.is_empty() {
+            assert_eq!(holders, [node(holder)].into());
+            return Ok((scene, owner));
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    anyhow::bail!("nobody names the owner")
 }
 
 fn put(key: &Key) -> Put {
@@ -118,6 +156,11 @@ fn put(key: &Key) -> Put {
         fresh: false,
         timeout: TIMEOUT,
     }
+}
+
+fn batch(get: Get) -> GetBatch {
+    let Get { namespace, key, r, sloppy, repair, replica, timeout } = get;
+    GetBatch { namespace, keys: vec![Ok(key)], r, sloppy, repair, replica, timeout }
 }
 
 fn counts(answer: &ReadAnswer) -> (usize, u32, u32) {
@@ -205,5 +248,78 @@ fn sim_who_may_have_missed_something_is_known_soon() -> Result<()> {
         scene.cluster.kill(holder);
         // Who is down has nothing to tell, and what it keeps cannot be read.
         scene.until_doubt_is(reader, false).await
+    })
+}
+
+#[test]
+fn sim_who_names_an_owner_is_asked_wherever_it_stands_in_the_list() -> Result<()> {
+    story(async {
+        let (scene, owner) = kept_far_away().await?;
+        let found = scene.read(owner, true, Level::One).await?;
+        assert_eq!(found.object.siblings().len(), 1);
+        let found = scene.read_batch(owner).await?;
+        assert_eq!(found.object.siblings().len(), 1);
+        Ok(())
+    })
+}
+
+/// The first owner stands still, and nobody knows it yet; to it the read is sent on.
+#[test]
+fn sim_one_owner_that_stands_still_does_not_use_up_the_time_of_the_others() -> Result<()> {
+    story(async {
+        for batched in [false, true] {
+            let mut scene = Scene::new(7).await?;
+            let (first, other) =
+                (scene.cluster.owners("things", &scene.key)?[0], scene.fallbacks[0]);
+            scene.until_doubt_is(other, false).await?;
+            let still = (0..NODES).find(|&index| node(index) == first).context("a member")?;
+            scene.cluster.pause(still);
+            let nothing = match batched {
+                true => scene.read_as_batch(other, false).await?,
+                false => scene.read(other, false, Level::Quorum).await?,
+            };
+            assert_eq!(counts(&nothing), (0, 2, 0));
+        }
+        Ok(())
+    })
+}
+
+/// Two owners have a value, and the third, which tells that it has none, stands still before it takes
+/// the repair: the value is with R owners, and nobody is waited for.
+#[test]
+fn sim_once_r_hold_the_answer_no_repair_is_waited_for() -> Result<()> {
+    story(async {
+        for batched in [false, true] {
+            let mut scene = Scene::new(8).await?;
+            let owners = scene.cluster.owners("things", &scene.key)?;
+            let index = |wanted| (0..NODES).find(|&index| node(index) == wanted).unwrap();
+            let [reader, stale, third] = [0, 1, 2].map(|at| index(owners[at]));
+            let object = scene.written().await?;
+            for holder in [reader, third] {
+                let shards = scene.cluster.coordinator(holder).unwrap().shards().clone();
+                let merge = scene.merge(object.clone())?;
+                shards.merge(merge, false, Instant::now() + TIMEOUT).await?;
+            }
+            for (from, to) in [(reader, stale), (stale, reader), (reader, third), (third, reader)] {
+                scene.cluster.slow(from, to, 60);
+            }
+            let get = Get { repair: Repair::Blocking, ..scene.get(false, Level::Quorum) };
+            let door = scene.cluster.coordinator(reader).unwrap();
+            let read = async {
+                match batched {
+                    true => door.get_batch(batch(get)).await?.remove(0),
+                    false => door.get(get).await,
+                }
+            };
+            let stops = async {
+                sleep(Duration::from_millis(110)).await;
+                scene.cluster.pause(stale);
+            };
+            // Long before its deadline, at which the repair fails.
+            let read = timeout(TIMEOUT / 2, read);
+            let (found, ()) = tokio::join!(read, stops);
+            assert_eq!(found??.object.siblings().len(), 1);
+        }
+        Ok(())
     })
 }

@@ -141,9 +141,10 @@ impl Coordinator {
             return self.read_owners(target, rules).await;
         }
         let mut last = RequestError::not_ready("no owner of the key can be reached");
-        for node in self.owners_to_forward_to(preference, rules) {
+        let owners = self.owners_to_forward_to(preference, rules);
+        for (&node, left) in owners.iter().zip((0..owners.len()).rev()) {
             let request = Request::ForwardGet(rules.forward(target));
-            match self.peers.request(node, request, remaining(rules.deadline)).await {
+            match self.peers.request(node, request, rules.time_for_one(left > 0)).await {
                 Ok(Reply::GetResult(result)) => return self.found(target, result),
                 Ok(Reply::Failed(error @ RequestError::NotReady { .. })) => last = error,
                 Ok(Reply::Failed(error)) => return Err(error.elsewhere()),
@@ -219,7 +220,7 @@ impl Coordinator {
         loop {
             for effect in effects.drain(..) {
                 under_way.push(self.execute(target, &op, effect, deadline));
-                if rules.sloppy {
+                if rules.watches_each() {
                     alarms.asked(effect);
                 }
             }
@@ -283,21 +284,26 @@ impl Coordinator {
             key: target.address.key.clone(),
         };
         let sloppy = rules.sloppy.then(|| Sloppy {
-            fallbacks: self.fallbacks(preference),
+            fallbacks: self.fallbacks_to_ask(preference),
             doubt: self.doubts.any_of(&owners),
         });
         let Rules { r: needed, repair, .. } = rules;
         Ok(ReadPlan { needed, owners, away, sloppy, repair, digester })
     }
 
-    /// The fallbacks that can be asked: this node, if it is one or keeps hints though it is an owner,
-    /// and others, as many as there are owners at most.
-    fn fallbacks(&self, preference: &PreferenceList) -> Vec<NodeId> {
+    /// The fallbacks that can be asked: this node, if it is one or keeps hints though it is an owner;
+    /// others, as many as there are owners at most; and as many more at most that say that they keep
+    /// hints for one of the owners, since any member may have coordinated a write.
+    fn fallbacks_to_ask(&self, preference: &PreferenceList) -> Vec<NodeId> {
         let may_keep = !preference.is_owner(self.node) || self.shards.hints_bytes() > 0;
         let here = may_keep.then_some(self.node);
         let others = preference.fallbacks().iter().copied();
-        let others = others.filter(|&node| node != self.node && self.may_answer(node));
-        here.into_iter().chain(others.take(preference.owners().len())).collect()
+        let mut others = others.filter(|&node| node != self.node && self.may_answer(node));
+        let n = preference.owners().len();
+        let first: Vec<NodeId> = others.by_ref().take(n).collect();
+        let holders = self.doubts.holders_for(preference.owners());
+        let named = others.filter(|node| holders.contains(node)).take(n);
+        here.into_iter().chain(first).chain(named).collect()
     }
 
     fn execute(
@@ -479,10 +485,23 @@ impl Found {
 }
 
 impl Rules {
+    /// Whether the machine wants to know of single requests that they are late.
+    fn watches_each(self) -> bool {
+        self.sloppy || self.repair == Repair::Blocking
+    }
+
     /// Of a read that another node sent on.
     fn of(forward: &ForwardGet, deadline: Instant) -> Self {
         let repair = if forward.blocking_repair { Repair::Blocking } else { Repair::Async };
         Self { r: forward.r, sloppy: forward.sloppy, repair, deadline }
+    }
+
+    /// How long one owner may take to which this node sends the read on. As long as others are left,
+    /// half of what remains: one that stands still and is not known to must not use up their time. In
+    /// a sloppy read this node itself is left.
+    fn time_for_one(self, others_left: bool) -> Duration {
+        let remaining = remaining(self.deadline);
+        if others_left || self.sloppy { remaining / 2 } else { remaining }
     }
 
     /// The read as it is sent on.

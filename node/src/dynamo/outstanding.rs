@@ -16,6 +16,10 @@
 //! that is down has nothing to tell: its hints cannot be read either. This node is a member like others,
 //! and asks itself.
 //!
+//! Who named whom is kept as well: a hint may lie with any member, and a read asks those that say so,
+//! wherever they stand in its preference list. What was told once is a clue as long as nothing newer
+//! was, however long ago.
+//!
 //! Left out: trouble that another coordinator alone has seen. What comes of it is known when its holder
 //! is asked the next time; sloppy quorums do not promise more.
 
@@ -89,6 +93,18 @@ impl Outstanding {
             others(**node).any(|(_, other)| other.leaves_doubt(**node, of, now_ms))
         };
         self.members.iter().filter(doubted).map(|(&node, _)| node).collect()
+    }
+
+    /// Who named whom, by the member that hints are for: of those that are not down, as each told it
+    /// last.
+    pub fn holders(&self) -> BTreeMap<NodeId, BTreeSet<NodeId>> {
+        let mut holders: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
+        for (&node, member) in self.members.iter().filter(|(_, member)| !member.down) {
+            for &target in member.answer.iter().flat_map(|answer| &answer.targets) {
+                holders.entry(target).or_default().insert(node);
+            }
+        }
+        holders
     }
 }
 

@@ -43,7 +43,8 @@
 //!   the digest is not asked again.
 //!
 //! [`Repair::Blocking`] keeps the verdict pending until R owners hold the answer, so that no later
-//! read of R owners, R > N/2, can be older. A fallback whose hint is the answer holds it as well;
+//! read of R owners, R > N/2, can be older. Once they do, a stale owner that is late with the repair is
+//! not waited for. A fallback whose hint is the answer holds it as well;
 //! one that keeps something else is not repaired, since hints are for their owners. Left out: hedging
 //! by a node's own speed, which is the caller's.
 
@@ -134,7 +135,7 @@ pub struct ReadOutcome {
     /// How many fallbacks counted, each for an owner that did not; with those at least R.
     pub fallbacks: u32,
     /// The owners that hold something else and did not fail, in their order: to be sent the
-    /// object. After a blocking repair, those without standing alone.
+    /// object. After a blocking repair, those without standing and those that were late alone.
     pub repairs: Vec<NodeId>,
 }
 
@@ -301,10 +302,12 @@ impl ReadOp {
         self.advance()
     }
 
-    /// A request of a sloppy read is under way for longer than its node takes as a rule. One that is
-    /// answered by now is told from one that is late, so that timers need not be stopped.
+    /// A request of a sloppy read, or of one that repairs first, is under way for longer than its node
+    /// takes as a rule. One that is answered by now is told from one that is late, so that timers need
+    /// not be stopped. In a strict read it matters where an owner has told a state and is to be repaired.
     pub fn on_late(&mut self, request: Effect) -> Vec<Effect> {
-        if self.verdict() != Verdict::Pending || self.fallbacks.is_none() {
+        let sloppy = self.fallbacks.is_some();
+        if self.verdict() != Verdict::Pending || !(sloppy || self.repairs_first()) {
             return Vec::new();
         }
         let (node, kind) = match request {
@@ -318,12 +321,19 @@ impl ReadOp {
         };
         let is_late = |owner: &&mut Owner| owner.node == node && owner.waits == Some(kind);
         let Some(owner) = self.owners.iter_mut().find(is_late) else { return Vec::new() };
+        if !sloppy && owner.told.is_none() {
+            return Vec::new();
+        }
         owner.late = true;
         if !owner.counted || kind == Request::Repair {
             owner.missed = true;
             self.fallbacks.iter_mut().for_each(|fallbacks| fallbacks.due = true);
         }
-        self.advance()
+        match self.verdict() {
+            // It was the last one that the answer waited for.
+            Verdict::Reached => Vec::new(),
+            _ => self.advance(),
+        }
     }
 
     /// The caller finds that this takes too long: asks whoever was not asked yet.
@@ -536,10 +546,11 @@ impl ReadOp {
         self.repair == Repair::Blocking
     }
 
-    /// Whether an owner that answered is still to be repaired.
+    /// Whether an owner that answered is still to be repaired, and is not late.
     fn awaits_stale(&self) -> bool {
-        let stale = |owner: &Owner| owner.told.is_some() && !owner.holds && owner.waits.is_some();
-        self.owners.iter().any(stale)
+        let stale = |owner: &Owner| owner.told.is_some() && !owner.holds;
+        let awaited = |owner: &Owner| owner.waits.is_some() && !owner.late;
+        self.owners.iter().any(|owner| stale(owner) && awaited(owner))
     }
 
     /// Who counts or, once it stands, holds `answer`. In a sloppy read fallbacks do so for owners that

@@ -1,6 +1,6 @@
 //! Who may have missed writes that others keep: told by a background task, asked by reads.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arc_swap::ArcSwapOption;
 use tokio::time::{Duration, Instant};
@@ -14,19 +14,34 @@ const BELIEVED: Duration = Duration::from_secs(1);
 /// The members in doubt, as they were last reckoned; see
 /// [`dynamo::outstanding`](crate::dynamo::outstanding). Until then everybody is.
 #[derive(Debug, Default)]
-pub struct Doubts(ArcSwapOption<(Instant, BTreeSet<NodeId>)>);
+pub struct Doubts(ArcSwapOption<Told>);
+
+#[derive(Debug)]
+struct Told {
+    at: Instant,
+    doubted: BTreeSet<NodeId>,
+    /// Who says that it keeps hints, by the member that they are for.
+    holders: BTreeMap<NodeId, BTreeSet<NodeId>>,
+}
 
 impl Doubts {
-    /// These are in doubt now.
-    pub fn update(&self, doubted: BTreeSet<NodeId>) {
-        self.0.store(Some((Instant::now(), doubted).into()));
+    /// These are in doubt now; and who says that it keeps hints, by the member that they are for.
+    pub fn update(&self, doubted: BTreeSet<NodeId>, holders: BTreeMap<NodeId, BTreeSet<NodeId>>) {
+        self.0.store(Some(Told { at: Instant::now(), doubted, holders }.into()));
+    }
+
+    /// Who said last that it keeps hints for one of `nodes`. A clue: it is believed however old.
+    pub fn holders_for(&self, nodes: &[NodeId]) -> BTreeSet<NodeId> {
+        let told = self.0.load();
+        let holders = |node| told.as_ref().and_then(|told| told.holders.get(node));
+        nodes.iter().filter_map(holders).flatten().copied().collect()
     }
 
     /// Whether one of `nodes` may have missed writes which others keep for it.
     pub fn any_of(&self, nodes: &[NodeId]) -> bool {
         match &*self.0.load() {
-            Some(told) if told.0.elapsed() < BELIEVED => {
-                nodes.iter().any(|node| told.1.contains(node))
+            Some(told) if told.at.elapsed() < BELIEVED => {
+                nodes.iter().any(|node| told.doubted.contains(node))
             }
             _ => true,
         }
@@ -39,11 +54,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn everybody_is_in_doubt_unless_it_was_told_lately_who_is() {
-        let (doubts, [one, two]) = (Doubts::default(), [1, 2].map(NodeId));
+        let (doubts, [one, two, three]) = (Doubts::default(), [1, 2, 3].map(NodeId));
         assert!(doubts.any_of(&[one]));
-        doubts.update(BTreeSet::from([two]));
+        doubts.update(BTreeSet::from([two]), BTreeMap::from([(two, BTreeSet::from([three]))]));
         assert!(!doubts.any_of(&[one]) && doubts.any_of(&[one, two]));
+        assert_eq!(doubts.holders_for(&[one]), BTreeSet::new());
         tokio::time::advance(BELIEVED).await;
         assert!(doubts.any_of(&[one]));
+        assert_eq!(doubts.holders_for(&[one, two]), BTreeSet::from([three]));
     }
 }

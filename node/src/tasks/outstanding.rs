@@ -112,8 +112,10 @@ impl AskHints {
         self.outstanding.look(&members);
         // Its own queues are looked at after the trouble that they may be of.
         let (me, now_ms) = (self.parts.node, self.millis(now));
-        let own = self.parts.shards.hint_queues().into_iter().map(|queue| queue.target);
-        self.outstanding.on_answer(me, now_ms, own.collect());
+        if let Ok(own) = self.parts.shards.all_hint_queues() {
+            let targets = own.into_iter().map(|queue| queue.target).collect();
+            self.outstanding.on_answer(me, now_ms, targets);
+        }
         let everybody = now >= self.rounds;
         if everybody {
             self.rounds = now + EVERY;
@@ -163,7 +165,8 @@ impl Worker for AskHints {
             if now >= self.looks {
                 self.looks = now + LOOK_EVERY;
                 self.look(&view, now);
-                self.parts.doubts.update(self.outstanding.doubted(self.millis(now)));
+                let doubted = self.outstanding.doubted(self.millis(now));
+                self.parts.doubts.update(doubted, self.outstanding.holders());
             }
             Step::Done
         }

@@ -207,7 +207,7 @@ impl Coordinator {
         tokio::pin!(alarm);
         let mut next = effects(&mut readings, ReadOp::start);
         loop {
-            if rules.sloppy {
+            if rules.watches_each() {
                 next.iter().for_each(|&request| alarms.asked(request));
             }
             under_way.extend(self.execute_batch(&readings, std::mem::take(&mut next), deadline));
@@ -352,7 +352,8 @@ impl Coordinator {
     ) -> (Vec<(usize, Outcome)>, Vec<Forwarding>) {
         let forward = |forwarding: &Forwarding| rules.forward(&forwarding.placed.target);
         let request = Request::ForwardGetBatch(group.iter().map(forward).collect());
-        let reply = self.peers.request(to, request, remaining(rules.deadline)).await;
+        let others_left = group.iter().any(|forwarding| forwarding.owners.len() > 1);
+        let reply = self.peers.request(to, request, rules.time_for_one(others_left)).await;
         let (mut done, mut again) = (Vec::new(), Vec::new());
         let mut results = match reply {
             Ok(Reply::GetBatch(results)) if !results.is_empty() => results.into_iter(),

@@ -42,12 +42,19 @@ impl Twin {
         others.into_iter().any(|(&other, _)| self.leaves_doubt(other, node, now_ms))
     }
 
-    fn leaves_doubt(&self, other: NodeId, node: NodeId, now_ms: u64) -> bool {
-        // Of two answers to questions of one time, the later one.
+    /// Of two answers to questions of one time, the later one.
+    fn last_answer(&self, other: NodeId) -> Option<&(NodeId, u64, BTreeSet<NodeId>)> {
         let answers = self.answers.iter().filter(|(of, ..)| *of == other);
-        let Some((_, asked_ms, targets)) = answers.max_by_key(|(_, asked_ms, _)| *asked_ms) else {
-            return true;
-        };
+        answers.max_by_key(|(_, asked_ms, _)| *asked_ms)
+    }
+
+    fn names(&self, other: NodeId, node: NodeId) -> bool {
+        let is_up = self.members.get(&other) == Some(&false);
+        is_up && self.last_answer(other).is_some_and(|(.., targets)| targets.contains(&node))
+    }
+
+    fn leaves_doubt(&self, other: NodeId, node: NodeId, now_ms: u64) -> bool {
+        let Some((_, asked_ms, targets)) = self.last_answer(other) else { return true };
         let trouble = |of| self.trouble.iter().any(|(with, ms)| *with == of && ms >= asked_ms);
         trouble(node) || trouble(other) || targets.contains(&node) || now_ms >= asked_ms + STALE_MS
     }
@@ -90,6 +97,12 @@ proptest! {
             let doubted: BTreeSet<NodeId> =
                 members.filter(|&node| twin.is_doubted(node, now_ms)).collect();
             prop_assert_eq!(outstanding.doubted(now_ms), doubted);
+            let holders = outstanding.holders();
+            for (other, node) in (0..4).flat_map(|other| (0..4).map(move |node| (other, node))) {
+                let (other, node) = (NodeId(other), NodeId(node));
+                let named = holders.get(&node).is_some_and(|holders| holders.contains(&other));
+                prop_assert_eq!(named, twin.names(other, node), "{} names {}", other, node);
+            }
         }
     }
 }

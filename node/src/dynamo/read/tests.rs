@@ -244,7 +244,7 @@ impl Cluster {
 
     fn on_late(&mut self, request: Effect) {
         let late = self.under_way.contains(&request) && self.read.verdict() == Verdict::Pending;
-        if late && self.read.fallbacks.is_some() {
+        if late {
             self.miss(index(request), self.read.answered);
             self.late.insert(index(request));
         }
@@ -344,7 +344,11 @@ impl Cluster {
             Repair::Blocking => {
                 let holders = self.objects.iter().filter(|object| includes(object, &naive));
                 assert!(holders.count() >= needed, "R owners hold the answer");
-                assert_eq!(outcome.repairs, []);
+                let left = outcome.repairs.iter().map(|node| node.0 as usize);
+                assert!(
+                    left.into_iter().all(|at| self.late.contains(&at)),
+                    "those in time hold it"
+                );
             }
         }
     }
