@@ -4,14 +4,20 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use quorate_proto::v1;
+use tokio::time::{Instant, sleep};
 
 use crate::cluster::view::View;
 use crate::coordinator::Coordinator;
 use crate::dynamo::key::NodeId;
-use crate::transport::{HintQueue, Reply, Request};
+use crate::transport::{HintQueue, PeerError, Reply, Request};
 
 /// How long a member may take: the list is in memory, so one that takes longer is not there.
 const MEMBER_MAX: Duration = Duration::from_secs(2);
+
+/// How long a member is waited for that is not connected: where this node, or that one, stood still, they
+/// are before long; and how long between two looks.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Asks all members at once; the answer is there before `timeout`.
 pub(super) async fn of_all_members(
@@ -42,9 +48,15 @@ async fn of_member(
     if node == coordinator.node() {
         return coordinator.shards().all_hint_queues().ok();
     }
-    match coordinator.peers().request(node, Request::Hints, wait).await {
-        Ok(Reply::Hints(queues)) => Some(queues),
-        _ => None,
+    let until = Instant::now() + CONNECTED_WITHIN.min(wait);
+    loop {
+        match coordinator.peers().request(node, Request::Hints, wait).await {
+            Ok(Reply::Hints(queues)) => return Some(queues),
+            Err(PeerError::Disconnected { .. } | PeerError::Broken) if Instant::now() < until => {
+                sleep(RETRY_AFTER).await;
+            }
+            _ => return None,
+        }
     }
 }
 
