@@ -17,7 +17,7 @@
 //! is an answer like any other, but for an owner without [standing](super::standing): it gives
 //! values, and counts as one that failed.
 //!
-//! A *sloppy* read asks [fallbacks] too, when an owner is missed that it would have asked, or that
+//! A *sloppy* read asks fallbacks too, when an owner is missed that it would have asked, or that
 //! fails or is late: the hint that a fallback keeps counts for one such owner. It answers that there
 //! is no value only after every owner was asked, and after the fallbacks, if an owner is missed or
 //! may have missed a write; those that are late are not waited for:
