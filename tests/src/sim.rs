@@ -63,9 +63,6 @@ use self::story::Door;
 /// How often a node syncs what it has.
 const SYNC_EVERY: Duration = Duration::from_millis(100);
 
-/// What each node keeps at most for the others: more than any run writes.
-const HINTS_MAX_BYTES: u64 = 1 << 30;
-
 /// Half a year into 2026, in milliseconds since the Unix epoch: when every simulation begins.
 const EPOCH_MS: u64 = 1_782_000_000_000;
 
@@ -121,6 +118,8 @@ pub struct SimSize {
     pub timeout: Duration,
     /// Memory for requests, in bytes.
     pub memory: u64,
+    /// What each node keeps at most for the others, in bytes.
+    pub hints: u64,
     /// The first so many nodes vote on metadata.
     pub voters: usize,
     /// How many partitions there are.
@@ -139,6 +138,7 @@ impl Default for SimSize {
             request_cost,
             timeout,
             memory: 1 << 30,
+            hints: 1 << 30,
             voters: usize::MAX,
             partitions: 16,
             notice: Faults::default().notice,
@@ -515,7 +515,7 @@ impl SimCluster {
             queue: 1024,
             sync_every: SYNC_EVERY,
             clock_skew_max,
-            hints_max_bytes: HINTS_MAX_BYTES,
+            hints_max_bytes: self.size.hints,
         };
         let stop = CancellationToken::new();
         let replica = Replica::start(parts, size, stop.clone())?;
