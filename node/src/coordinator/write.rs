@@ -265,7 +265,7 @@ impl Coordinator {
         };
         let mut op = WriteOp::new(reach.plan);
         let replicate = self.replicate(target, &written, id, synced);
-        let mut copies = Copies::new(target.clone(), replicate, deadline);
+        let mut copies = Copies::new(target.address.clone(), replicate, deadline);
         self.collect(&mut op, &mut copies, &reach.away).await;
         self.mend_later(target, op.failures());
         let concluded = conclude(target, &op, &written, id);

@@ -12,9 +12,12 @@
 //!   start                                                    3, 4 (2)                pending
 //!   ack 1 (its own)                                                     1            pending
 //!   4 keeps it for 2                                                    1 4(2)       reached
-//!   3 timed out                                              5 (3)      1 4(2)       reached
+//!   3 lost its connection                                    5 (3)      1 4(2)       reached
 //!   5 keeps it for 3                                                    1 4(2) 5(3)  reached, settled
 //! ```
+//!
+//! An owner that is merely slow after the answer is left to the coordinator, which keeps the object
+//! itself once the request's time is over: others may be as busy.
 //!
 //! When no owner can be reached a fallback coordinates: what it wrote is a hint for every owner, and
 //! counts for one that did not acknowledge.

@@ -25,6 +25,9 @@ const KEYS: usize = 40;
 /// How many keys are written while a node is down.
 const MISSED: usize = 10_000;
 
+/// How many requests are answered in each phase at least, however slow the machine is.
+const ANSWERED: usize = 4 * CLIENTS;
+
 /// What happens meanwhile.
 const PHASES: [&str; 5] = ["before", "one killed", "it is back", "one paused", "it goes on"];
 
@@ -57,6 +60,20 @@ impl Seen {
         self.took.lock().expect("no client panics")[phase].push(started.elapsed());
         let failed = failed.map(|reason| format!("{}: {reason}", PHASES[phase]));
         self.failed.lock().expect("no client panics").extend(failed);
+    }
+
+    /// Waits until the present phase has lasted as long as a fault, and requests were answered in it.
+    fn lasts(&self) {
+        let (phase, began) = (self.phase.load(Ordering::Relaxed), Instant::now());
+        until("the clients go on", || {
+            let answered = self.took.lock().expect("no client panics")[phase].len();
+            (began.elapsed() >= fault() && answered > ANSWERED).then_some(())
+        });
+    }
+
+    /// Requests that are answered from now on belong to the next phase.
+    fn next(&self) {
+        self.phase.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -150,23 +167,21 @@ fn no_request_fails_while_one_node_dies_or_stands_still() {
         clients.spawn_on(load(client.clone(), number, seen.clone()), runtime.handle());
     }
     let [killed, paused] = [1, 3].map(|at| cluster.nodes()[at].name().to_owned());
-    let next = || {
-        seen.phase.fetch_add(1, Ordering::Relaxed);
-    };
-    std::thread::sleep(fault());
-    next();
+    seen.lasts();
+    seen.next();
     cluster.named(&killed).kill();
-    std::thread::sleep(fault());
-    next();
+    seen.lasts();
+    seen.next();
     cluster.named(&killed).start();
     cluster.wait_ready();
     hints_are_home(&cluster);
-    next();
+    seen.lasts();
+    seen.next();
     cluster.named(&paused).pause();
-    std::thread::sleep(fault());
+    seen.lasts();
     cluster.named(&paused).go_on();
-    next();
-    std::thread::sleep(fault() / 2);
+    seen.next();
+    seen.lasts();
     seen.stop.store(true, Ordering::Relaxed);
     runtime.block_on(async { while clients.join_next().await.is_some() {} });
     println!("{seen}");

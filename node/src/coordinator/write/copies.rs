@@ -13,13 +13,13 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::coordinator::{Coordinator, Target, cause_of, cause_of_error};
+use crate::coordinator::{Coordinator, cause_of, cause_of_error};
 use crate::dynamo::key::NodeId;
 use crate::dynamo::quorum::{Cause, Failure, Verdict};
 use crate::dynamo::write::{Effect, StandIn, WriteOp};
 use crate::trace::Trace;
 use crate::transport::{PeerError, Replicate, Reply, Request};
-use crate::vnode::Merge;
+use crate::vnode::{Address, Merge};
 
 /// When others stand in for owners that have not answered, if the client waits for them: well past
 /// what a healthy one takes, and short beside what a client notices.
@@ -70,7 +70,7 @@ type UnderWay = FuturesUnordered<BoxFuture<'static, (Effect, Said)>>;
 
 /// A write whose copies are on their way.
 pub(super) struct Copies {
-    target: Target,
+    address: Address,
     /// As it is sent to an owner.
     replicate: Replicate,
     under_way: UnderWay,
@@ -79,8 +79,8 @@ pub(super) struct Copies {
 
 impl Copies {
     /// Of a write that is applied here; it must be answered by `deadline`.
-    pub(super) fn new(target: Target, replicate: Replicate, deadline: Instant) -> Self {
-        Self { target, replicate, under_way: FuturesUnordered::new(), deadline }
+    pub(super) fn new(address: Address, replicate: Replicate, deadline: Instant) -> Self {
+        Self { address, replicate, under_way: FuturesUnordered::new(), deadline }
     }
 }
 
@@ -163,7 +163,7 @@ impl Coordinator {
             None => copies.deadline,
         };
         let copy = match to == self.node {
-            true => self.keep_here(&copies.target, replicate, until),
+            true => self.keep_here(&copies.address, replicate, until),
             false => {
                 let sent = self.request(to, Request::Replicate(replicate), until);
                 sent.map(|(_, reply)| said(reply)).boxed()
@@ -174,12 +174,12 @@ impl Coordinator {
 
     fn keep_here(
         &self,
-        target: &Target,
+        address: &Address,
         replicate: Replicate,
         until: Instant,
     ) -> BoxFuture<'static, Said> {
         let (shards, synced) = (self.shards.clone(), replicate.synced);
-        let (merge, owner) = hint_of(target, replicate);
+        let (merge, owner) = hint_of(address, replicate);
         async move {
             let kept = shards.hint(merge, owner, synced, until).await;
             kept.map(|()| synced).map_err(|error| cause_of_error(&error))
@@ -201,9 +201,9 @@ impl Effect {
 }
 
 /// A hint as this node's shards take it: what to merge, and for whom.
-pub(super) fn hint_of(target: &Target, replicate: Replicate) -> (Merge, NodeId) {
+pub(super) fn hint_of(address: &Address, replicate: Replicate) -> (Merge, NodeId) {
     let Replicate { object, operation, clock_ms, hint_for, .. } = replicate;
-    let (address, wait_ms, mend) = (target.address.clone(), 0, false);
+    let (address, wait_ms, mend) = (address.clone(), 0, false);
     let owner = hint_for.expect("a hint is for an owner");
     (Merge { address, object, operation, clock_ms, wait_ms, mend }, owner)
 }

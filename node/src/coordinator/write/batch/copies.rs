@@ -189,7 +189,7 @@ impl Coordinator {
         until: Instant,
     ) -> BoxFuture<'static, Vec<(Wanted, Said)>> {
         let hint = |(wanted, replicate): (Wanted, Replicate)| {
-            (wanted, hint_of(&copies.running[wanted.0].target, replicate))
+            (wanted, hint_of(&copies.running[wanted.0].target.address, replicate))
         };
         let hints: Vec<_> = message.carried.into_iter().zip(message.items).map(hint).collect();
         let parts = self.shards.split(hints, |(_, (merge, _))| &merge.address);
