@@ -37,7 +37,8 @@ macro_rules! planted {
 
 /// Every planted defect.
 #[cfg(quorate_mutants)]
-pub const NAMES: [&str; 32] = [
+pub const NAMES: [&str; 36] = [
+    "absence_counted_from_a_fallback",
     "acknowledged_before_the_batch",
     "actor_kept_over_a_rollback",
     "answered_before_the_batch",
@@ -49,14 +50,17 @@ pub const NAMES: [&str; 32] = [
     "digest_mismatch_ignored",
     "dots_counted_per_key",
     "earlier_opening_taken_as_new",
+    "fallback_actor_kept_after_its_hints_went_home",
     "frontier_ahead_of_its_batch",
     "frontier_takes_versions_prefix",
     "hint_acknowledged_before_the_batch",
     "hint_deleted_on_a_buffered_ack",
+    "lookup_says_not_applied_for_another_node",
     "lww_clock_below_what_it_holds",
     "lww_clock_below_what_its_client_saw",
     "lww_picked_after_context_removal",
     "merge_drops_a_concurrent_sibling",
+    "not_found_without_asking_fallbacks",
     "one_ack_too_few",
     "one_answer_too_few",
     "own_hint_counts_as_a_second_ack",

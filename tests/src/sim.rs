@@ -23,6 +23,7 @@ pub mod profile;
 pub mod run;
 pub mod seeds;
 pub mod shrink;
+pub mod stories;
 pub mod story;
 mod wire;
 pub mod workload;

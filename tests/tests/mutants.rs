@@ -15,9 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use quorate_node::mutants;
-use quorate_tests::sim::mutants::{DEFECTS, Defect, holds};
-use quorate_tests::sim::profile::Profile;
-use quorate_tests::sim::run::Scenario;
+use quorate_tests::sim::mutants::{DEFECTS, Defect, Runs, holds};
 
 #[test]
 fn the_names_are_those_that_the_ordinary_program_is_searched_for() {
@@ -39,21 +37,24 @@ fn every_planted_defect_is_caught() {
         defects.iter().zip(&caught).filter(|(_, at)| at.is_none()).map(|(d, _)| d.name).collect();
     assert!(missed.is_empty(), "these defects are not caught: {missed:?}");
     // The same runs without a defect: a checker that is never content has caught nothing.
-    let mut controls: BTreeMap<String, (Profile, u64)> = BTreeMap::new();
+    let mut controls: BTreeMap<String, (Runs, u64)> = BTreeMap::new();
     for (defect, last) in defects.iter().zip(caught.into_iter().flatten()) {
-        let control = (defect.profile, last);
-        let of_profile = controls.entry(format!("{:?}", defect.profile)).or_insert(control);
-        of_profile.1 = of_profile.1.max(last);
+        let kind = match defect.runs {
+            Runs::Seeds(profile, _) => format!("{profile:?}"),
+            Runs::Told(_) => defect.name.to_owned(),
+        };
+        let of_kind = controls.entry(kind).or_insert((defect.runs, last));
+        of_kind.1 = of_kind.1.max(last);
     }
-    let scenarios: Vec<Scenario> = controls
-        .into_values()
-        .flat_map(|(profile, last)| (0..=last).map(move |seed| profile.scenario(seed)))
+    let controls: Vec<(String, Runs, u64)> = controls
+        .into_iter()
+        .flat_map(|(kind, (runs, last))| (0..=last).map(move |at| (kind.clone(), runs, at)))
         .collect();
-    let broken = side_by_side(&scenarios, broken);
-    for (scenario, broken) in scenarios.iter().zip(broken) {
-        assert!(broken.is_empty(), "without a defect: {broken:?} in {scenario:?}");
+    let broken = side_by_side(&controls, |(_, runs, at)| broken(*runs, *at));
+    for ((kind, _, at), broken) in controls.iter().zip(broken) {
+        assert!(broken.is_empty(), "without a defect: {broken:?} in run {at} of {kind}");
     }
-    println!("{} runs without a defect break nothing", scenarios.len());
+    println!("{} runs without a defect break nothing", controls.len());
     let [runs, asked] = [&RUNS, &ASKED].map(|count| count.load(Ordering::Relaxed));
     println!("seeds={runs} operations={asked}");
 }
@@ -62,30 +63,33 @@ fn every_planted_defect_is_caught() {
 static RUNS: AtomicUsize = AtomicUsize::new(0);
 static ASKED: AtomicUsize = AtomicUsize::new(0);
 
-/// The first seed that shows the defect.
+/// The first run that shows the defect.
 fn hunt(defect: &Defect) -> Option<u64> {
-    let Defect { name, profile, seeds, breaks } = *defect;
+    let Defect { name, runs, breaks } = *defect;
     let _active = mutants::activate(name);
     let mut others = BTreeSet::new();
-    for seed in 0..seeds {
-        let broken = broken(&profile.scenario(seed));
+    for at in 0..runs.count() {
+        let broken = broken(runs, at);
         let is_it = |what: &&String| {
             *what == breaks || what.starts_with("panicked") && what.contains(breaks)
         };
         if broken.iter().find(is_it).is_some() {
-            println!("mutant {name}: caught by {breaks} at seed {seed}; breaks {broken:?}");
-            return Some(seed);
+            println!("mutant {name}: caught by {breaks} at run {at}; breaks {broken:?}");
+            return Some(at);
         }
         others.extend(broken);
     }
-    println!("mutant {name}: not caught by {breaks} in {seeds} seeds, which break {others:?}");
+    println!(
+        "mutant {name}: not caught by {breaks} in {} runs, which break {others:?}",
+        runs.count()
+    );
     None
 }
 
 /// The invariants that a run breaks; or why there was none, a panic for example.
-fn broken(scenario: &Scenario) -> BTreeSet<String> {
+fn broken(runs: Runs, at: u64) -> BTreeSet<String> {
     RUNS.fetch_add(1, Ordering::Relaxed);
-    let report = scenario.run(false).unwrap();
+    let report = runs.run(at).unwrap();
     ASKED.fetch_add(report.history.operations.len(), Ordering::Relaxed);
     if let Some(failure) = report.failure {
         return BTreeSet::from([format!("{failure:#}")]);

@@ -8,6 +8,7 @@
 
 mod insist;
 mod many;
+mod told;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -82,13 +83,15 @@ pub(super) struct Client<'a> {
     remembered: BTreeMap<u64, VecDeque<Token>>,
     /// Whether it asks for nothing but what its namespace does by default.
     plain: bool,
+    /// Whether messages between it and nodes get lost now and then.
+    loses: bool,
 }
 
 impl<'a> Client<'a> {
     pub(super) fn new(id: u64, seed: u64, world: &'a World) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(seed.wrapping_mul(31).wrapping_add(id));
         let (remembered, plain) = (BTreeMap::new(), world.workload.steady);
-        Self { id, world, rng, sequence: 0, second: false, remembered, plain }
+        Self { id, world, rng, sequence: 0, second: false, remembered, plain, loses: true }
     }
 
     /// One that asks for nothing but what its namespace does by default.
@@ -225,7 +228,17 @@ impl<'a> Client<'a> {
     }
 
     async fn read_by(&mut self, at: usize, key: u64) -> Option<Token> {
-        let ((r, level), Mode { sloppy, quorum }) = (self.level(true), self.mode());
+        let (level, mode) = (self.level(true), self.mode());
+        self.read_as(at, key, level, mode).await
+    }
+
+    async fn read_as(
+        &mut self,
+        at: usize,
+        key: u64,
+        (r, level): (usize, Option<v1::Level>),
+        Mode { sloppy, quorum }: Mode,
+    ) -> Option<Token> {
         let asked = self.world.invoke(self.id, key, Action::Read { r, sloppy });
         let request = v1::GetRequest {
             quorum,
@@ -515,7 +528,7 @@ impl<'a> Client<'a> {
     /// How long a message to or from a node takes; none if it is lost.
     fn way(&mut self) -> Option<Duration> {
         let takes = Duration::from_millis(self.rng.random_range(1..4));
-        (!self.rng.random_bool(0.005)).then_some(takes)
+        (!self.loses || !self.rng.random_bool(0.005)).then_some(takes)
     }
 }
 

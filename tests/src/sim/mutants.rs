@@ -1,33 +1,71 @@
 //! The planted defects of `quorate_node::mutants`, and what gives each of them away.
 //!
 //! The bounds are a few times what it takes today: a change anywhere draws other runs from the same
-//! seeds. One that takes ever more seeds has lost what caught it.
+//! seeds. One that takes ever more seeds has lost what caught it. What seeds come to too rarely is told as
+//! a story.
 
+use anyhow::Result;
 use memchr::memmem;
 
 use super::profile::Profile;
+use super::run::Report;
+use super::stories::{self, Story};
 
 /// A planted defect, and the runs that show it.
 #[derive(Clone, Copy, Debug)]
 pub struct Defect {
     /// Its name.
     pub name: &'static str,
-    /// The kind of runs.
-    pub profile: Profile,
-    /// How many seeds it may take, from 0 on.
-    pub seeds: u64,
+    /// Which runs may be made, one of which shows it.
+    pub runs: Runs,
     /// The invariant that is found broken; or what the assert says that fires.
     pub breaks: &'static str,
 }
 
+/// Runs among which one is to show a defect.
+#[derive(Clone, Copy, Debug)]
+pub enum Runs {
+    /// Those of a profile, from so many seeds, from 0 on.
+    Seeds(Profile, u64),
+    /// One: seeds come to it too rarely.
+    Told(Story),
+}
+
+impl Runs {
+    /// How many there are.
+    pub fn count(self) -> u64 {
+        match self {
+            Self::Seeds(_, seeds) => seeds,
+            Self::Told(_) => 1,
+        }
+    }
+
+    /// Makes the one of this number.
+    pub fn run(self, number: u64) -> Result<Report> {
+        match self {
+            Self::Seeds(profile, _) => profile.scenario(number).run(false),
+            Self::Told(story) => story(),
+        }
+    }
+}
+
 impl Defect {
     const fn new(name: &'static str, profile: Profile, seeds: u64, breaks: &'static str) -> Self {
-        Self { name, profile, seeds, breaks }
+        Self { name, runs: Runs::Seeds(profile, seeds), breaks }
+    }
+
+    const fn told(name: &'static str, story: Story, breaks: &'static str) -> Self {
+        Self { name, runs: Runs::Told(story), breaks }
     }
 }
 
 /// All of them, by name.
 pub const DEFECTS: &[Defect] = &[
+    Defect::told(
+        "absence_counted_from_a_fallback",
+        stories::the_one_that_knows_is_away,
+        "not found",
+    ),
     Defect::new("acknowledged_before_the_batch", Profile::EVERYTHING, 40, "I17"),
     Defect::new("actor_kept_over_a_rollback", Profile::EVERYTHING, 20, "was issued twice"),
     Defect::new("answered_before_the_batch", Profile::EVERYTHING, 40, "I17"),
@@ -39,14 +77,29 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("digest_mismatch_ignored", Profile::SIBLINGS, 5, "I10"),
     Defect::new("dots_counted_per_key", Profile::EVERYTHING, 10, "I4"),
     Defect::new("earlier_opening_taken_as_new", Profile::EVERYTHING, 40, "I6"),
+    Defect::told(
+        "fallback_actor_kept_after_its_hints_went_home",
+        stories::a_fallback_writes_again_what_went_home,
+        "I1",
+    ),
     Defect::new("frontier_ahead_of_its_batch", Profile::EVERYTHING, 40, "I5"),
     Defect::new("frontier_takes_versions_prefix", Profile::EVERYTHING, 40, "I5"),
     Defect::new("hint_acknowledged_before_the_batch", Profile::SLOPPY, 40, "I17"),
     Defect::new("hint_deleted_on_a_buffered_ack", Profile::SLOPPY, 10, "I19"),
+    Defect::told(
+        "lookup_says_not_applied_for_another_node",
+        stories::others_are_asked_about_a_write,
+        "I2",
+    ),
     Defect::new("lww_clock_below_what_it_holds", Profile::LWW_EVERYTHING, 20, "does not exceed"),
     Defect::new("lww_clock_below_what_its_client_saw", Profile::LWW_CLOCKS, 200, "I10"),
     Defect::new("lww_picked_after_context_removal", Profile::LWW_CLOCKS, 150, "I3"),
     Defect::new("merge_drops_a_concurrent_sibling", Profile::SIBLINGS, 5, "I1"),
+    Defect::told(
+        "not_found_without_asking_fallbacks",
+        stories::a_hint_cannot_go_home_yet,
+        "not found",
+    ),
     Defect::new("one_ack_too_few", Profile::SIBLINGS, 5, "I17"),
     Defect::new("one_answer_too_few", Profile::SIBLINGS, 5, "I10"),
     Defect::new("own_hint_counts_as_a_second_ack", Profile::SLOPPY, 10, "I17"),

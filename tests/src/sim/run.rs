@@ -98,21 +98,34 @@ impl Scenario {
     /// Runs it. A panic anywhere in it is a failure: an assert is a checker too. An error: there was
     /// no cluster to begin with.
     pub fn run(&self, traced: bool) -> Result<Report> {
-        let (panic, report) = noticing_panics(|| simulate(self.run_through(traced)));
+        self.run_as(traced, async |world| self.run_in(world).await)
+    }
+
+    /// The same, with this in the place of what clients and faults do, and of the end.
+    pub(super) fn run_as(
+        &self,
+        traced: bool,
+        work: impl AsyncFnOnce(&World) -> Result<()>,
+    ) -> Result<Report> {
+        let (panic, report) = noticing_panics(|| simulate(self.run_through(traced, work)));
         let mut report = report?;
         report.failure = panic.map(Error::msg).or(report.failure);
         Ok(report)
     }
 
     /// To its end, or as far as it comes: what led there is told in either case.
-    async fn run_through(&self, traced: bool) -> Result<Report> {
+    async fn run_through(
+        &self,
+        traced: bool,
+        work: impl AsyncFnOnce(&World) -> Result<()>,
+    ) -> Result<Report> {
         let begun = Instant::now();
         let world = self.start(traced).await?;
         let unwound = |_| Err(anyhow!("it panicked"));
         let watched = async {
             tokio::select! {
                 biased;
-                ran = self.run_in(&world) => ran,
+                ran = work(&world) => ran,
                 failed = watch_hints(&world) => failed,
             }
         };
@@ -187,9 +200,30 @@ impl Scenario {
     }
 }
 
-/// Sets everything right; every node must serve again, every client learn what became of its writes.
-/// Then every key is read from all owners and repaired.
+/// Sets everything right; every node must serve again.
 async fn heal(world: &World, seed: u64) -> Result<()> {
+    set_right(world).await?;
+    if world.workload.sloppy && world.quorum() < world.workload.n {
+        read_all_keys(world).await?;
+        with_one_away(world, seed).await.context("with one node away")?;
+    }
+    let mut client = Client::new(0, seed, world);
+    for at in 0..world.nodes {
+        client.must_be_served(at).await.with_context(|| format!("node {at} does not serve"))?;
+    }
+    settle(world, &mut client).await?;
+    for at in 0..world.nodes {
+        let (cluster, _) = world.metadata(at).context("every node runs")?;
+        if let Some(alarm) = cluster.alarm() {
+            let text = format!("node {at} found two documents of one version: {alarm:?}");
+            world.add_violations([Violation { invariant: "I7", text, operations: Vec::new() }]);
+        }
+    }
+    Ok(())
+}
+
+/// Ends all faults, and waits until every node is whole and known to be there.
+pub(super) async fn set_right(world: &World) -> Result<()> {
     world.note(|| "healing".to_owned());
     world.cluster.borrow_mut().set_right()?;
     for _ in 0..120 {
@@ -201,27 +235,15 @@ async fn heal(world: &World, seed: u64) -> Result<()> {
         }
     }
     sleep(Duration::from_secs(10)).await;
-    all_are_alive(world).await?;
-    if world.workload.sloppy && world.quorum() < world.workload.n {
-        read_all_keys(world).await?;
-        with_one_away(world, seed).await.context("with one node away")?;
-    }
-    let mut client = Client::new(0, seed, world);
-    for at in 0..world.nodes {
-        client.must_be_served(at).await.with_context(|| format!("node {at} does not serve"))?;
-    }
+    all_are_alive(world).await
+}
+
+/// Every client learns what became of its writes. Then every key is read from all owners and repaired.
+pub(super) async fn settle(world: &World, client: &mut Client<'_>) -> Result<()> {
     client.settle_unknown().await;
     read_all_keys(world).await?;
     all_goes_home(world, None).await?;
-    read_all_keys(world).await?;
-    for at in 0..world.nodes {
-        let (cluster, _) = world.metadata(at).context("every node runs")?;
-        if let Some(alarm) = cluster.alarm() {
-            let text = format!("node {at} found two documents of one version: {alarm:?}");
-            world.add_violations([Violation { invariant: "I7", text, operations: Vec::new() }]);
-        }
-    }
-    Ok(())
+    read_all_keys(world).await
 }
 
 /// Looks which hints are gone, so often that what made them go is still to be seen.
@@ -249,7 +271,7 @@ async fn with_one_away(world: &World, seed: u64) -> Result<()> {
 }
 
 /// Waits until no hint is left, but for those that are kept by, or for, a node that is away.
-async fn all_goes_home(world: &World, away: Option<usize>) -> Result<()> {
+pub(super) async fn all_goes_home(world: &World, away: Option<usize>) -> Result<()> {
     for _ in 0..HOME_AFTER_S {
         if world.owes(away)?.is_none() {
             return Ok(());

@@ -140,6 +140,12 @@ impl World {
         observe::version(&context.expect("a node sealed it for this key").version)
     }
 
+    /// Under which hash a key is placed.
+    pub(super) fn hash_of(&self, key: u64) -> Result<u64> {
+        let namespace = self.view.namespace_named(NAMESPACE).context("the run began with it")?;
+        Ok(Key::new(key_name(key))?.hash(namespace.id).0)
+    }
+
     /// Notes what a client asks; how to say what it was told.
     pub(super) fn invoke(&self, client: u64, key: u64, action: Action) -> usize {
         self.begin(&self.history, client, (NAMESPACE.to_owned(), key), action)

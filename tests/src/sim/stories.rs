@@ -1,0 +1,142 @@
+//! Runs that seeds come to too rarely, told step by step, and judged by the same checkers.
+//!
+//! ```text
+//!   start ─► the story, of one client and one key ─► heal ─► read all, repair ─► look ─► check
+//! ```
+//!
+//! They are what gives away planted defects that want one interleaving of many ([`mutants`]). A story
+//! asserts nothing of what its client is told: that is left to checkers, which know no stories.
+//!
+//! [`mutants`]: super::mutants
+
+use anyhow::Result;
+use tokio::time::{Duration, sleep};
+
+use super::client::Client;
+use super::faults::{Fault, Schedule};
+use super::inflict::Injuries;
+use super::run::{Report, Scenario, all_goes_home, set_right, settle};
+use super::workload::{Mix, Workload};
+use super::world::World;
+
+/// What latencies and actors are drawn from.
+const SEED: u64 = 1;
+
+/// One that is no owner, where three are.
+const NODES: usize = 4;
+
+/// Every node has noticed by then who is away or back, and told what it owes to whom.
+const NOTICED: Duration = Duration::from_secs(10);
+
+/// Tells a story: each time the same.
+pub type Story = fn() -> Result<Report>;
+
+/// All of them, by name.
+pub const STORIES: [(&str, Story); 4] = [
+    ("a_fallback_writes_again_what_went_home", a_fallback_writes_again_what_went_home),
+    ("a_hint_cannot_go_home_yet", a_hint_cannot_go_home_yet),
+    ("the_one_that_knows_is_away", the_one_that_knows_is_away),
+    ("others_are_asked_about_a_write", others_are_asked_about_a_write),
+];
+
+/// Twice the only owner is away, and the same fallback writes for it, blind: what it wrote first has
+/// gone home meanwhile, and it keeps nothing of it.
+pub fn a_fallback_writes_again_what_went_home() -> Result<Report> {
+    tell(1, async |stage| {
+        let (owner, fallback) = (stage.owners[0], stage.others[0]);
+        for _ in 0..2 {
+            stage.bring(Fault::Kill(owner))?;
+            stage.client.write_blind(fallback, 1).await;
+            stage.bring(Fault::Start(owner))?;
+            all_goes_home(stage.world, None).await?;
+        }
+        Ok(())
+    })
+}
+
+/// The only owner is back, and its disk is full: what a fallback wrote for it stays there.
+pub fn a_hint_cannot_go_home_yet() -> Result<Report> {
+    tell(1, async |stage| {
+        let (owner, fallback) = (stage.owners[0], stage.others[0]);
+        stage.bring(Fault::Kill(owner))?;
+        stage.client.write_blind(fallback, 1).await;
+        stage.bring(Fault::Start(owner))?;
+        stage.bring(Fault::Fill(owner))?;
+        sleep(NOTICED).await;
+        stage.client.read_told(owner, 1).await;
+        stage.bring(Fault::Free(owner))
+    })
+}
+
+/// An owner that nobody hears has a write, by a level of one. A read of three finds two owners and a
+/// fallback that have nothing, which are not three that would know.
+pub fn the_one_that_knows_is_away() -> Result<Report> {
+    tell(3, async |stage| {
+        let (alone, other) = (stage.owners[0], stage.owners[1]);
+        stage.bring(Fault::Isolate(alone))?;
+        stage.client.write_blind(alone, 1).await;
+        sleep(NOTICED).await;
+        stage.client.read_told(other, 3).await;
+        stage.bring(Fault::Admit(alone))
+    })
+}
+
+/// An owner that nobody hears has a write, and too few others for its level. Its client asks another
+/// owner what became of it, which cannot know.
+pub fn others_are_asked_about_a_write() -> Result<Report> {
+    tell(3, async |stage| {
+        let (alone, other) = (stage.owners[0], stage.owners[1]);
+        stage.bring(Fault::Isolate(alone))?;
+        stage.client.write_blind(alone, 2).await;
+        stage.client.resolve_by(other).await?;
+        stage.bring(Fault::Admit(alone))
+    })
+}
+
+/// Where a story happens, and to whom.
+struct Stage<'a> {
+    world: &'a World,
+    client: Client<'a>,
+    injuries: Injuries<'a>,
+    /// The key's owners, and the other nodes.
+    owners: Vec<usize>,
+    others: Vec<usize>,
+}
+
+impl Stage<'_> {
+    fn bring(&mut self, fault: Fault) -> Result<()> {
+        self.injuries.bring(fault)
+    }
+}
+
+/// The story of a key with so many owners, by sloppy quorums, of which one at most fails at a time.
+fn tell(n: usize, story: impl AsyncFnOnce(&mut Stage<'_>) -> Result<()>) -> Result<Report> {
+    let workload = Workload {
+        clients: 1,
+        keys: 1,
+        pause_ms: 0,
+        mix: Mix::ALL,
+        lww: false,
+        n,
+        synced_of_100: 0,
+        timeout_ms: 2_000,
+        retries: 0,
+        weak_writes: true,
+        administrators: 0,
+        extra_n: [n; 2],
+        sloppy: true,
+        steady: true,
+    };
+    let (length_ms, notice_ms, faults) = (0, 5_000, Schedule::default());
+    let scenario = Scenario { seed: SEED, nodes: NODES, length_ms, notice_ms, workload, faults };
+    scenario.run_as(false, async |world| {
+        let (client, injuries) = (Client::told(SEED, world), Injuries::new(world, SEED));
+        let owners = world.owners[0].clone();
+        let others = (0..NODES).filter(|at| !owners.contains(at)).collect();
+        let mut stage = Stage { world, client, injuries, owners, others };
+        story(&mut stage).await?;
+        set_right(world).await?;
+        settle(world, &mut stage.client).await?;
+        world.snapshot(true)
+    })
+}
