@@ -172,6 +172,7 @@ impl Error {
             | Kind::Coordinator
             | Kind::Opening
             | Kind::NotReady
+            | Kind::NotReadyElsewhere
             | Kind::ClockSkew
             | Kind::NoMajority
             | Kind::ChangeUnknown => ErrorKind::Unavailable,
@@ -329,6 +330,7 @@ impl Error {
         }
         match (self.0.detail, self.0.kind) {
             (Kind::Quorum, _) => "try again, bring nodes back, or ask for fewer replicas",
+            (Kind::NotReadyElsewhere, _) => "try again, or bring that node back",
             (Kind::Context, _) => "read the key again and use the context of that read",
             (Kind::Siblings, _) => "read the key and write with the context of that read",
             (Kind::ClockSkew, _) if self.only_reading_tells() => {

@@ -187,6 +187,7 @@ fn refused_at_the_door(error: &Error) -> bool {
     let door = [
         Kind::Overloaded,
         Kind::NotReady,
+        Kind::NotReadyElsewhere,
         Kind::Timeout,
         Kind::UnknownNamespace,
         Kind::DiskFull,

@@ -155,7 +155,8 @@ impl Tries {
     /// Notes that the request failed there.
     pub(crate) fn failed(&mut self, node: &Arc<Connection>, error: &Error) {
         if matches!(error.reach(), Reach::Answered(_)) {
-            self.answered = true;
+            // One that cannot serve says nothing of the key.
+            self.answered |= !error.is_not_ready();
             self.telling = Some(error.clone());
         }
         // Who does not own the key would pass it on to owners that have too much to do.

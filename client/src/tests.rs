@@ -60,6 +60,27 @@ async fn a_read_goes_on_at_another_owner_and_avoids_the_failed_one() {
 }
 
 #[tokio::test]
+async fn who_says_that_others_are_not_ready_is_not_avoided() {
+    for (kind, asked_of_first) in [(Kind::NotReadyElsewhere, 3), (Kind::NotReady, 1)] {
+        let (fakes, carts) = started(&[]).await;
+        fakes.script(0, [Act::Fail(kind, Outcome::None)]);
+        for _ in 0..3 {
+            carts.get("k", GetOptions::default()).await.unwrap();
+        }
+        assert_eq!(fakes.log(0).len(), asked_of_first, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn owners_that_cannot_serve_do_not_keep_others_from_it() {
+    let (fakes, carts) = started(&[]).await;
+    (0..2).for_each(|owner| fakes.script(owner, vec![Act::Fail(Kind::NotReady, Outcome::None); 9]));
+    let options = GetOptions { timeout: Some(SECOND), ..GetOptions::default() };
+    carts.get("k", options).await.unwrap();
+    assert_eq!(fakes.log(2), [Asked::Get]);
+}
+
+#[tokio::test]
 async fn a_read_hops_over_a_node_that_hangs() {
     let (fakes, carts) = started(&[]).await;
     fakes.script(0, [Act::Hang]);

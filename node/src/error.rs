@@ -121,6 +121,12 @@ pub enum RequestError {
         /// Why, and what to wait for.
         reason: String,
     },
+    /// Another node that is needed cannot serve now; this one can.
+    #[error("{reason}")]
+    NotReadyElsewhere {
+        /// Which, why, and what to wait for.
+        reason: String,
+    },
     /// The change of the cluster contradicts its present state.
     #[error("{reason}")]
     Conflict {
@@ -196,6 +202,11 @@ impl RequestError {
         Self::NotReady { reason: reason.to_string() }
     }
 
+    /// Another node that cannot serve now.
+    pub fn not_ready_elsewhere(reason: impl fmt::Display) -> Self {
+        Self::NotReadyElsewhere { reason: reason.to_string() }
+    }
+
     /// A clock that may be wrong.
     pub fn clock_uncertain(reason: impl fmt::Display) -> Self {
         Self::ClockUncertain { reason: reason.to_string(), lasts: false }
@@ -211,6 +222,7 @@ impl RequestError {
     pub fn elsewhere(self) -> Self {
         match self {
             Self::Timeout { waiting_for } => Self::TimeoutElsewhere { waiting_for },
+            Self::NotReady { reason } => Self::NotReadyElsewhere { reason },
             other => other,
         }
     }
@@ -224,6 +236,7 @@ impl RequestError {
                 | Self::TimeoutElsewhere { .. }
                 | Self::CoordinatorUnreachable { .. }
                 | Self::NotReady { .. }
+                | Self::NotReadyElsewhere { .. }
         )
     }
 
@@ -242,7 +255,7 @@ impl RequestError {
             Self::CoordinatorUnreachable { .. } => "coordinator",
             Self::EarlierOpening { .. } => "opening",
             Self::OperationTime { .. } => "operation_time",
-            Self::NotReady { .. } => "not_ready",
+            Self::NotReady { .. } | Self::NotReadyElsewhere { .. } => "not_ready",
             Self::Conflict { .. } => "conflict",
             Self::NoMajority { .. } => "no_majority",
             Self::ChangeUnknown { .. } => "change_unknown",

@@ -140,13 +140,15 @@ impl Coordinator {
         if preference.is_owner(self.node) {
             return self.read_owners(target, rules).await;
         }
-        let mut last = RequestError::not_ready("no owner of the key can be reached");
+        let mut last = RequestError::not_ready_elsewhere("no owner of the key can be reached");
         let owners = self.owners_to_forward_to(preference, rules);
         for (&node, left) in owners.iter().zip((0..owners.len()).rev()) {
             let request = Request::ForwardGet(rules.forward(target));
             match self.peers.request(node, request, rules.time_for_one(left > 0)).await {
                 Ok(Reply::GetResult(result)) => return self.found(target, result),
-                Ok(Reply::Failed(error @ RequestError::NotReady { .. })) => last = error,
+                Ok(Reply::Failed(error @ RequestError::NotReady { .. })) => {
+                    last = error.elsewhere()
+                }
                 Ok(Reply::Failed(error)) => return Err(error.elsewhere()),
                 Ok(_) => last = RequestError::internal("unexpected answer"),
                 Err(PeerError::TimedOut) => {
@@ -155,7 +157,7 @@ impl Coordinator {
                 }
                 Err(error) => {
                     let node = target.view.name_of(node);
-                    last = RequestError::not_ready(format!("{node}: {error}"));
+                    last = RequestError::not_ready_elsewhere(format!("{node}: {error}"));
                 }
             }
         }
@@ -195,9 +197,10 @@ impl Coordinator {
         let (_, heard) = self.ask(target, node, false, deadline).await;
         match heard {
             Heard::Object(object, _) => Ok(object),
-            Heard::Failed(cause) => {
-                Err(RequestError::not_ready(format!("{} {cause}; it was asked alone", name())))
-            }
+            Heard::Failed(cause) => Err(RequestError::not_ready_elsewhere(format!(
+                "{} {cause}; it was asked alone",
+                name()
+            ))),
             Heard::Digest(..) | Heard::Hint(_) | Heard::NoHint | Heard::Repaired => {
                 Err(RequestError::internal("unexpected answer"))
             }

@@ -218,7 +218,7 @@ impl Coordinator {
         if preference.is_owner(named) || may_stand_in(forward) && listed {
             return Ok(named);
         }
-        Err(RequestError::not_ready(format!(
+        Err(RequestError::not_ready_elsewhere(format!(
             "the operation id names {}, which does not hold the key; learn the topology again",
             target.view.name_of(named)
         )))

@@ -105,7 +105,8 @@ fn code_of(error: &RequestError) -> Code {
         | RequestError::ClockUncertain { .. }
         | RequestError::QuorumNotReached { .. }
         | RequestError::CoordinatorUnreachable { .. }
-        | RequestError::NotReady { .. } => Code::Unavailable,
+        | RequestError::NotReady { .. }
+        | RequestError::NotReadyElsewhere { .. } => Code::Unavailable,
         RequestError::Timeout { .. } | RequestError::TimeoutElsewhere { .. } => {
             Code::DeadlineExceeded
         }
@@ -144,6 +145,7 @@ fn detail(error: &RequestError, node: &str) -> ErrorDetail {
             Kind::Opening
         }
         RequestError::NotReady { .. } => Kind::NotReady,
+        RequestError::NotReadyElsewhere { .. } => Kind::NotReadyElsewhere,
         RequestError::Conflict { .. } => Kind::Conflict,
         RequestError::NoMajority { .. } => Kind::NoMajority,
         RequestError::ChangeUnknown { .. } => Kind::ChangeUnknown,
@@ -198,6 +200,15 @@ mod tests {
         let status = of_request(&RequestError::clock_uncertain("not compared"), "node-1");
         assert_eq!(status.code(), Code::Unavailable);
         assert_eq!(decoded(&status).kind(), Kind::ClockSkew);
+    }
+
+    /// Clients avoid a node that is not ready: not the one that tells it of another.
+    #[test]
+    fn a_node_that_tells_of_another_is_ready_itself() {
+        let here = RequestError::not_ready("the node is stopping");
+        assert_eq!(decoded(&of_request(&here, "n")).kind(), Kind::NotReady);
+        let told = decoded(&of_request(&here.elsewhere(), "n"));
+        assert_eq!(told.kind(), Kind::NotReadyElsewhere);
     }
 
     /// ALREADY_EXISTS is for what exists: who creates what is missing goes on after it.

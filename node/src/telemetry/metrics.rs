@@ -133,7 +133,8 @@ impl From<&RequestError> for OutcomeLabel {
             | RequestError::CoordinatorUnreachable { .. }
             | RequestError::NoMajority { .. }
             | RequestError::ChangeUnknown { .. }
-            | RequestError::NotReady { .. } => Self::Unavailable,
+            | RequestError::NotReady { .. }
+            | RequestError::NotReadyElsewhere { .. } => Self::Unavailable,
             RequestError::Timeout { .. } | RequestError::TimeoutElsewhere { .. } => Self::Timeout,
             RequestError::Overloaded { .. } | RequestError::DiskFull { .. } => Self::Overloaded,
             RequestError::Data { .. }

@@ -203,7 +203,7 @@ impl Objects {
         if self.space == Space::Hints {
             let reason =
                 format!("the write was applied here as {dot}, and went home; ask an owner");
-            return RequestError::not_ready(reason);
+            return RequestError::not_ready_elsewhere(reason);
         }
         let reason = format!("the write was applied as {dot}, and lost here since");
         RequestError::Data { reason }

@@ -312,7 +312,8 @@ impl Coordinator {
                 Ok(preference) => {
                     let mut owners = self.owners_to_forward_to(preference, rules);
                     owners.reverse();
-                    let last = RequestError::not_ready("no owner of the key can be reached");
+                    let last =
+                        RequestError::not_ready_elsewhere("no owner of the key can be reached");
                     left.push(Forwarding { placed, owners, last });
                 }
                 Err(error) => found.push((placed.place, Err(error))),
@@ -374,7 +375,7 @@ impl Coordinator {
             match results.next() {
                 None => again.push(forwarding),
                 Some(Err(error @ RequestError::NotReady { .. })) => {
-                    forwarding.next(error);
+                    forwarding.next(error.elsewhere());
                     again.push(forwarding);
                 }
                 Some(result) => {
@@ -420,7 +421,7 @@ fn failed(
             let waiting_for = format!("waiting for {}", name());
             (RequestError::TimeoutElsewhere { waiting_for }, false)
         }
-        Err(error) => (RequestError::not_ready(format!("{}: {error}", name())), false),
+        Err(error) => (RequestError::not_ready_elsewhere(format!("{}: {error}", name())), false),
     }
 }
 

@@ -223,7 +223,7 @@ impl Coordinator {
             let reply = self.peers.request(from, read, remaining(deadline)).await;
             let Ok(Reply::Held { held: Held::Object(object), .. }) = reply else {
                 let reason = format!("{name} has the write, and did not send it; try again");
-                return Err(RequestError::not_ready(reason));
+                return Err(RequestError::not_ready_elsewhere(reason));
             };
             EncodedObject(self.shards.budget().hold(Kind::Reads, object.0)?)
         };
@@ -277,7 +277,7 @@ fn sent_before(forward: ForwardWrite) -> ForwardWrite {
 /// Whether a fallback applied a write and has it no more, since it went home.
 fn is_home(why: &WriteError) -> bool {
     let unknown = matches!(why.outcome, Outcome::Unknown(_));
-    unknown && matches!(why.error, RequestError::NotReady { .. })
+    unknown && matches!(why.error, RequestError::NotReadyElsewhere { .. })
 }
 
 /// Whether a write was not run since its id names another node, or an earlier opening of this one.

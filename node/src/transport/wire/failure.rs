@@ -86,7 +86,9 @@ fn encode_error(error: RequestError) -> proto::Failure {
         RequestError::OperationTime { opening } => {
             proto::Failure { number: opening.0, ..with(Code::OperationTime, String::new()) }
         }
-        RequestError::NotReady { reason } => with(Code::NotReady, reason),
+        RequestError::NotReady { reason } | RequestError::NotReadyElsewhere { reason } => {
+            with(Code::NotReady, reason)
+        }
         RequestError::Conflict { reason } => with(Code::Conflict, reason),
         RequestError::NoMajority { reason } => with(Code::NoMajority, reason),
         RequestError::ChangeUnknown { reason } => with(Code::ChangeUnknown, reason),
