@@ -6,16 +6,18 @@
 //!   the attempt ended            and before it       so
 //!   not applied, for certain     nothing in doubt    another owner, a new operation id
 //!   in another opening           nothing in doubt    the same owner, asked anew, a new id
-//!   unknown, as the node says    whatever            exactly once: same node, same id
-//!   unknown, and no answer       whatever            exactly once: another owner, same id; it does
-//!                                                    not apply it, but asks those who may have it
+//!   unknown, as the node says    whatever            exactly once: same node, same id, if the id
+//!                                                    names that node
+//!   unknown, as another says     whatever            exactly once: another owner, same id; it does
+//!     or nobody                                      not apply it, but asks those who may have it
 //!   unknown                      whatever            at least once: another owner, same id
 //!   not applied, and it is final in doubt            another owner, a new id
 //!   refused at the door          in doubt            as unknown: the refusal means this attempt
 //!   not sent                     in doubt            as unknown without an answer
 //! ```
 //!
-//! *Refused at the door* is what a node says before it looks whether it knows the operation. The
+//! Who is not named by the id tells what it could reach: another owner may reach the named one, or who
+//! has the write. *Refused at the door* is what a node says before it looks whether it knows the operation. The
 //! decision is a value, so that a table can test it; the loops around it do the waiting.
 
 use std::time::{Duration, Instant};
@@ -135,8 +137,8 @@ impl Doubt {
         Self { retry, unknown }
     }
 
-    /// What a failed attempt teaches.
-    pub(crate) fn on_failure(&mut self, error: &Error) -> Next {
+    /// What a failed attempt teaches; `at_named`: it was made at the node that the id names.
+    pub(crate) fn on_failure(&mut self, error: &Error, at_named: bool) -> Next {
         if error.detail() == Kind::Opening {
             return self.on_other_opening();
         }
@@ -144,13 +146,13 @@ impl Doubt {
             self.unknown = true;
             // What hides the write stays, however often one asks.
             let hidden = error.detail() == Kind::ClockSkew && self.retry == Retry::ExactlyOnce;
-            return if hidden { Next::Stop } else { self.again(error) };
+            return if hidden { Next::Stop } else { self.again(error, at_named) };
         }
         if !self.unknown {
             return if error.is_retryable() { Next::Afresh } else { Next::Stop };
         }
         if self.retry == Retry::AtLeastOnce || refused_at_the_door(error) {
-            return self.again(error);
+            return self.again(error, at_named);
         }
         self.unknown = false;
         if error.is_retryable() { Next::Afresh } else { Next::Stop }
@@ -165,11 +167,12 @@ impl Doubt {
         }
     }
 
-    fn again(&self, error: &Error) -> Next {
+    fn again(&self, error: &Error, at_named: bool) -> Next {
+        let answered = matches!(error.reach(), Reach::Answered(_));
         match self.retry {
             _ if !error.is_retryable() => Next::Stop,
             // Who is silent has no more to say to the same question; others can be asked what they know.
-            Retry::ExactlyOnce if matches!(error.reach(), Reach::Answered(_)) => Next::SameNode,
+            Retry::ExactlyOnce if answered && at_named => Next::SameNode,
             Retry::ExactlyOnce | Retry::AtLeastOnce => Next::Elsewhere,
         }
     }
@@ -261,8 +264,20 @@ mod tests {
         for (retry, before, error, next, after) in cases {
             let mut doubt = Doubt::new(retry, before);
             let said = format!("{retry:?}, in doubt: {before}, {error:?}");
-            assert_eq!(doubt.on_failure(&error), next, "{said}");
+            assert_eq!(doubt.on_failure(&error, true), next, "{said}");
             assert_eq!(doubt.unknown, after, "{said}");
+        }
+    }
+
+    #[test]
+    fn who_is_not_named_is_not_asked_twice_in_a_row() {
+        for error in [
+            answered(Kind::Coordinator, Outcome::Unknown),
+            answered(Kind::Quorum, Outcome::Unknown),
+            answered(Kind::Overloaded, Outcome::NotApplied),
+        ] {
+            let next = |at_named| Doubt::new(ExactlyOnce, true).on_failure(&error, at_named);
+            assert_eq!((next(true), next(false)), (Next::SameNode, Next::Elsewhere), "{error:?}");
         }
     }
 

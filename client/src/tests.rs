@@ -245,6 +245,25 @@ async fn what_a_silent_coordinator_may_have_applied_is_asked_of_another_owner_un
     }
 }
 
+/// What one owner cannot reach another may.
+#[tokio::test]
+async fn what_is_unknown_at_another_than_the_coordinator_is_asked_of_the_next_owner() {
+    let (fakes, _) = started(&[]).await;
+    {
+        let mut topology = fakes.topology.lock().unwrap();
+        topology.groups[0] =
+            v1::PlacementGroup { n: 3, owners: [0, 1, 2].repeat(8), ..Default::default() };
+        topology.namespaces[0].n = 3;
+    }
+    let carts = fakes.client().await.namespace(NAMESPACE);
+    fakes.script(0, [Act::Break]);
+    fakes.script(1, [Act::Fail(Kind::Coordinator, Outcome::Unknown)]);
+    let written = carts.put("k", "v", PutOptions::default()).await.unwrap();
+    assert_eq!(written.attempts, 3);
+    assert_eq!([0, 1, 2].map(|node| fakes.operations(node).len()), [1, 1, 1]);
+    assert_eq!(fakes.operations(0), fakes.operations(2));
+}
+
 #[tokio::test]
 async fn a_write_that_stays_unknown_says_so_and_can_be_asked_for() {
     let (fakes, carts) = started(&[]).await;

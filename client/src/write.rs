@@ -298,7 +298,7 @@ impl<S: Send> Run<'_, S> {
 
     /// Prepares the next attempt, or says how the write ended.
     async fn recover(&mut self, error: Error) -> Result<(), WriteError> {
-        let mut next = self.doubt.on_failure(&error);
+        let mut next = self.doubt.on_failure(&error, self.is_at_named());
         if error.detail() == Kind::UnknownNamespace && !self.doubt.unknown && !self.refreshed {
             self.refreshed = true;
             if self.shared.still_knows(&self.write.namespace, self.deadline).await {
@@ -331,6 +331,14 @@ impl<S: Send> Run<'_, S> {
             return Err(self.failed(error));
         }
         Ok(())
+    }
+
+    /// Whether the attempt went to the node that its id names.
+    fn is_at_named(&self) -> bool {
+        let (Some(node), Some(operation)) = (&self.node, self.operation) else { return true };
+        let routes = self.shared.routes();
+        let named = routes.topology.index_of(operation.coordinator);
+        named.is_some_and(|at| routes.nodes[at].address == node.address)
     }
 
     /// Answers whether to pause.
