@@ -196,7 +196,7 @@ fn describe(addresses: &[SocketAddr]) -> v1::DescribeReply {
         version: 1,
         members: addresses.iter().enumerate().map(member).collect(),
         partitions: 8,
-        groups: vec![v1::PlacementGroup { n: 2, owners }],
+        groups: vec![v1::PlacementGroup { n: 2, owners, ..Default::default() }],
         namespaces: vec![namespace(NAMESPACE)],
         now_ms: NOW_MS,
         ..v1::DescribeReply::default()

@@ -5,8 +5,10 @@
 //! coordinator, which keeps version vectors short and a key's writes in one order.
 //!
 //! A write's operation id names who coordinates it: an owner, or, with a sloppy quorum and if no
-//! owner took it, any other member. A read that no owner took goes to any other member too, which
-//! forwards it: that helps a client that is cut off from the owners while other nodes are not.
+//! owner took it, another member. A read that no owner took goes to another member too, which
+//! forwards it: that helps a client that is cut off from the owners while other nodes are not. These
+//! are asked in the order of the preference list, as far as the topology tells it, then in one that
+//! the key decides: so all writes of a key go to one of them, those of many keys to all.
 //!
 //! Members that others take for suspect or down come last, until they answer this client. That is
 //! hearsay, and old: it decides who is asked first, never who is asked at all. What this client met
@@ -82,14 +84,28 @@ impl Routes {
         self.doubted[at] && !self.nodes[at].has_answered_since(self.learnt)
     }
 
-    /// The owners of the target's partition, as indexes; none if it has no key, or its namespace
-    /// is not known here.
-    fn owners(&self, target: &Target<'_>) -> &[u32] {
-        let Target::Key { namespace, key, .. } = target else { return &[] };
-        let Some(namespace) = self.topology.namespace(namespace) else { return &[] };
-        let partition = self.topology.partition_of(namespace.id, key);
-        self.topology.owner_indexes(namespace.n, partition)
+    /// Who holds the target's key, and who stands in; nobody if it has no key, or its namespace is not
+    /// known here.
+    fn place(&self, target: &Target<'_>) -> Place<'_> {
+        let Target::Key { namespace, key, .. } = target else { return Place::default() };
+        let Some(namespace) = self.topology.namespace(namespace) else { return Place::default() };
+        let hash = key_hash(namespace.id, key);
+        let partition = self.topology.partition_of_hash(hash);
+        Place {
+            owners: self.topology.owner_indexes(namespace.n, partition),
+            fallbacks: self.topology.fallback_indexes(namespace.n, partition),
+            hash,
+        }
     }
+}
+
+/// Where a key lives; members as indexes.
+#[derive(Default)]
+struct Place<'a> {
+    owners: &'a [u32],
+    /// The first of them.
+    fallbacks: &'a [u32],
+    hash: u64,
 }
 
 /// Which members are said to be suspect or down. Who says so of half of them is rather cut off itself.
@@ -185,17 +201,21 @@ impl Tries {
         target: &'a Target<'_>,
     ) -> impl Iterator<Item = &'a Arc<Connection>> {
         let members = routes.nodes.len();
-        let (start, others) = match *target {
+        let place = routes.place(target);
+        let (fallbacks, start, others) = match *target {
             // Owners that answered, if with an error, say as much as a forwarder could.
-            Target::Key { forwarded, .. } if forwarded && !self.answered => (0, 0..members),
-            Target::Key { .. } => (0, 0..0),
+            Target::Key { forwarded, .. } if forwarded && !self.answered => {
+                let start = place.hash % members.max(1) as u64;
+                (place.fallbacks, start as usize, 0..members)
+            }
+            Target::Key { .. } => (Default::default(), 0, 0..0),
             Target::Node(id) => match routes.topology.index_of(id) {
-                Some(at) => (at, 0..1),
-                None => (0, 0..0),
+                Some(at) => (Default::default(), at, 0..1),
+                None => (Default::default(), 0, 0..0),
             },
-            Target::Any { turn } => (turn, 0..members),
+            Target::Any { turn } => (Default::default(), turn, 0..members),
         };
-        let first = routes.owners(target).iter().map(|&at| at as usize);
+        let first = place.owners.iter().chain(fallbacks).map(|&at| at as usize);
         let all = first.chain(others.map(move |at| (start + at) % members));
         let sure = all.clone().filter(|&at| !routes.is_doubted(at));
         sure.chain(all.filter(|&at| routes.is_doubted(at)))
@@ -206,6 +226,8 @@ impl Tries {
 
 #[cfg(test)]
 mod tests {
+    use quorate_proto::v1;
+
     use super::*;
 
     const GOLDEN: &str = include_str!("../../proto/golden/key_hash.txt");
@@ -222,6 +244,64 @@ mod tests {
             vectors += 1;
         }
         assert!(vectors >= 8);
+    }
+
+    /// Of a cluster of seven, of which the first three own everything.
+    fn routes(fallbacks: &[u32]) -> Routes {
+        let member = |id| v1::Member {
+            id,
+            name: format!("n{id}"),
+            client_address: format!("127.0.0.1:{}", id + 1),
+            ..v1::Member::default()
+        };
+        let group = v1::PlacementGroup {
+            n: 3,
+            owners: [0, 1, 2].repeat(2),
+            fallbacks: fallbacks.repeat(2),
+            fallbacks_each: fallbacks.len() as u32,
+        };
+        let namespace = v1::Namespace { name: "carts".into(), id: 1, n: 3, ..Default::default() };
+        let reply = v1::DescribeReply {
+            members: (0..7).map(member).collect(),
+            partitions: 2,
+            groups: vec![group],
+            namespaces: vec![namespace],
+            ..v1::DescribeReply::default()
+        };
+        let topology = Arc::new(Topology::from_wire(reply).unwrap());
+        Routes::new(topology, &[], &Calling::new(None, None, 8).unwrap()).unwrap()
+    }
+
+    /// The order in which a key's nodes are asked.
+    fn order(routes: &Routes, key: &Bytes, forwarded: bool) -> Vec<String> {
+        let target = Target::Key { namespace: "carts", key, forwarded };
+        let mut tries = Tries::default();
+        while let Some(node) = tries.pick(routes, &target) {
+            tries.tried.push(node);
+        }
+        tries.tried.iter().map(|node| node.name.clone()).collect()
+    }
+
+    #[tokio::test]
+    async fn who_stands_in_for_owners_is_asked_in_the_order_that_the_topology_tells() {
+        let routes = routes(&[5, 3]);
+        let order = |forwarded| order(&routes, &Bytes::from_static(b"k"), forwarded);
+        assert_eq!(order(true)[..5], ["n0", "n1", "n2", "n5", "n3"]);
+        assert_eq!(order(true).len(), 7, "the others come last");
+        assert_eq!(order(false), ["n0", "n1", "n2"]);
+    }
+
+    #[tokio::test]
+    async fn other_members_share_the_keys_whose_owners_are_away_and_each_key_stays_with_one() {
+        let routes = routes(&[]);
+        let mut first = HashMap::new();
+        for number in 0..700 {
+            let key = Bytes::from(format!("key {number}"));
+            let asked = order(&routes, &key, true);
+            assert_eq!(asked, order(&routes, &key, true));
+            *first.entry(asked[3].clone()).or_insert(0) += 1;
+        }
+        assert!(first.len() == 4 && first.values().all(|&keys| keys > 50), "{first:?}");
     }
 
     #[test]

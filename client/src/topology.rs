@@ -253,8 +253,11 @@ impl Topology {
 
     /// The partition of a key, 0..Q.
     pub fn partition_of(&self, namespace_id: u64, key: &[u8]) -> u32 {
-        let bits = self.partitions.trailing_zeros();
-        (key_hash(namespace_id, key) >> (64 - bits)) as u32
+        self.partition_of_hash(key_hash(namespace_id, key))
+    }
+
+    pub(crate) fn partition_of_hash(&self, hash: u64) -> u32 {
+        (hash >> (64 - self.partitions.trailing_zeros())) as u32
     }
 
     /// The owners of a partition among the namespaces of one n, primary first; none for an n that
@@ -282,6 +285,14 @@ impl Topology {
         group.and_then(|group| group.owners.get(from..from + n as usize)).unwrap_or_default()
     }
 
+    /// Who stands in for a partition's owners first, in their order, as indexes into the members.
+    pub(crate) fn fallback_indexes(&self, n: u32, partition: u32) -> &[u32] {
+        let Some(group) = self.groups.iter().find(|group| group.n == n) else { return &[] };
+        let each = group.fallbacks_each as usize;
+        let from = partition as usize * each;
+        group.fallbacks.get(from..from + each).unwrap_or_default()
+    }
+
     /// Takes a node's answer, or says what is wrong with it.
     pub(crate) fn from_wire(reply: v1::DescribeReply) -> Result<Self, &'static str> {
         if !reply.partitions.is_power_of_two() || reply.partitions < 2 {
@@ -291,8 +302,13 @@ impl Topology {
             if group.owners.len() != reply.partitions as usize * group.n as usize {
                 return Err("a placement group has too many or too few owners");
             }
-            if group.owners.iter().any(|&at| at as usize >= reply.members.len()) {
-                return Err("a placement group names an owner that is no member");
+            let each = reply.partitions as usize * group.fallbacks_each as usize;
+            if group.fallbacks.len() != each {
+                return Err("a placement group has too many or too few fallbacks");
+            }
+            let mut named = group.owners.iter().chain(&group.fallbacks);
+            if named.any(|&at| at as usize >= reply.members.len()) {
+                return Err("a placement group names an owner or fallback that is no member");
             }
         }
         let vote = Vote::from_wire(reply.vote());
@@ -351,7 +367,12 @@ mod tests {
         v1::DescribeReply {
             members: (0..3).map(member).collect(),
             partitions: 8,
-            groups: vec![v1::PlacementGroup { n: 2, owners: (0..16).map(|at| at % 3).collect() }],
+            groups: vec![v1::PlacementGroup {
+                n: 2,
+                owners: (0..16).map(|at| at % 3).collect(),
+                fallbacks: (0..8).map(|at| (at * 2 + 2) % 3).collect(),
+                fallbacks_each: 1,
+            }],
             ..v1::DescribeReply::default()
         }
     }
@@ -365,6 +386,8 @@ mod tests {
         assert_eq!(names(2, 0), ["n0", "n1"]);
         assert_eq!(names(2, 7), ["n2", "n0"]);
         assert!(names(2, 8).is_empty() && names(3, 0).is_empty());
+        assert_eq!(topology.fallback_indexes(2, 1), [1]);
+        assert_eq!([topology.fallback_indexes(2, 8), topology.fallback_indexes(3, 0)], [[0; 0]; 2]);
         assert_eq!((&*topology.name_of(1), &*topology.name_of(255)), ("n1", "00000000000000ff"));
         let hash = key_hash(1, b"k");
         assert_eq!(u64::from(topology.partition_of(1, b"k")), hash >> 61);
@@ -381,6 +404,8 @@ mod tests {
         assert!(spoilt(|reply| reply.partitions = 12).is_err());
         assert!(spoilt(|reply| reply.groups[0].owners.truncate(15)).is_err());
         assert!(spoilt(|reply| reply.groups[0].owners[3] = 3).is_err());
+        assert!(spoilt(|reply| reply.groups[0].fallbacks[3] = 3).is_err());
+        assert!(spoilt(|reply| reply.groups[0].fallbacks_each = 2).is_err());
     }
 
     proptest! {

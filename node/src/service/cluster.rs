@@ -10,10 +10,11 @@ use super::kv::NodeParts;
 use super::{durability, level, level_message, sloppy, status};
 use crate::cluster::Vote;
 use crate::cluster::view::View;
-use crate::dynamo::key::NodeId;
+use crate::dynamo::key::{NodeId, VnodeId};
 use crate::dynamo::metadata::document::{
     Conflict, Durability, Member, Namespace, NamespaceUpdate, NewNamespace,
 };
+use crate::dynamo::preference::PreferenceList;
 use crate::error::RequestError;
 use crate::liveness::Health;
 use crate::standing::Progress;
@@ -190,16 +191,24 @@ impl Cluster for ClusterService {
     }
 }
 
-/// The owners' tables, as indexes into the document's members.
+/// The owners' tables and who stands in first, as many as owners: as indexes into the document's members.
 fn groups(view: &View) -> Vec<v1::PlacementGroup> {
     let document = view.document();
     let index = |node: &NodeId| {
         let at = document.members.iter().position(|member| member.node == *node);
         at.expect("a document's tables name its members") as u32
     };
-    let group = |(n, table): (&u8, &Vec<NodeId>)| v1::PlacementGroup {
-        n: (*n).into(),
-        owners: table.iter().map(index).collect(),
+    let group = |(&n, table): (&u8, &Vec<NodeId>)| {
+        let list = |partition| view.preference(VnodeId { n, partition });
+        let lists = document.partitions.iter().filter_map(list).map(PreferenceList::fallbacks);
+        let lists: Vec<&[NodeId]> = lists.collect();
+        let each = lists.iter().map(|list| list.len()).min().unwrap_or(0).min(n.into());
+        v1::PlacementGroup {
+            n: n.into(),
+            owners: table.iter().map(index).collect(),
+            fallbacks: lists.iter().flat_map(|list| &list[..each]).map(index).collect(),
+            fallbacks_each: each as u32,
+        }
     };
     document.layout().groups.iter().map(group).collect()
 }
@@ -296,4 +305,50 @@ fn namespace_update(message: v1::UpdateNamespaceRequest) -> Result<NamespaceUpda
         value_max_bytes: (value_max_bytes != 0).then_some(value_max_bytes),
         sloppy,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dynamo::key::PartitionCount;
+    use crate::dynamo::metadata::Document;
+    use crate::dynamo::metadata::document::{ClusterId, ClusterKey, FirstDocument, StoreId, Voter};
+
+    /// Five members, two of which own each partition.
+    fn view() -> View {
+        let name = |number| format!("n{number}");
+        let member = |number| Member {
+            node: NodeId::of_name(&name(number)),
+            name: name(number),
+            zone: String::new(),
+            weight: 1,
+            peer_address: format!("{}:7501", name(number)),
+            client_address: format!("{}:7401", name(number)),
+        };
+        let members: Vec<_> = (0..5).map(member).collect();
+        let nodes: Vec<_> = members.iter().map(|member| member.node).collect();
+        let first = Document::first(FirstDocument {
+            cluster: ClusterId([1; 16]),
+            cluster_key: ClusterKey([2; 32]),
+            partitions: PartitionCount::new(8).unwrap(),
+            voters: vec![Voter { node: nodes[0], store: StoreId(1) }],
+            members,
+        });
+        let new = NewNamespace { n: 2, ..NewNamespace::named("things") };
+        let place = |_| (0..8).flat_map(|at| [nodes[at % 4], nodes[4]]).collect();
+        View::new(Arc::new(first.unwrap().with_namespace(new, place).unwrap())).unwrap()
+    }
+
+    #[test]
+    fn who_stands_in_first_is_told_in_the_order_of_the_preference_list() {
+        let view = view();
+        let [group] = &groups(&view)[..] else { panic!() };
+        assert_eq!((group.owners.len(), group.fallbacks_each, group.fallbacks.len()), (16, 2, 16));
+        for (partition, told) in view.partitions().zip(group.fallbacks.chunks(2)) {
+            let list = view.preference(VnodeId { n: 2, partition }).unwrap();
+            let node = |at: &u32| view.document().members[*at as usize].node;
+            let told: Vec<_> = told.iter().map(node).collect();
+            assert_eq!(told, list.fallbacks()[..2], "{partition:?}");
+        }
+    }
 }
