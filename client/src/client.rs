@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use quorate_proto::v1::{self, error_detail::Kind};
 use tokio::sync::Mutex;
 
@@ -19,7 +20,7 @@ use crate::{
     namespace::Namespace,
     options::{NamespaceSpec, NamespaceUpdate},
     retry::{Backoff, Deadline, server_ms},
-    route::{Routes, Target, Tries},
+    route::{Routes, SLOW, Target, Tries},
     throttle::RetryBudget,
     tls::TlsConfig,
     topology::{Member, NamespaceDescription, Topology},
@@ -72,44 +73,16 @@ pub struct ChangedNamespace {
 pub struct Client(pub(crate) Arc<Shared>);
 
 impl Client {
-    /// Learns the topology from the first endpoint that answers, in turn, within the timeout.
+    /// Learns the topology from the first endpoint that answers, within the timeout. They are asked in
+    /// turn, but one that is slow is not waited for.
     pub async fn connect(config: ClientConfig) -> Result<Self, Error> {
         let deadline = Deadline::after(config.timeout);
         let ClientConfig { endpoints, timeout, tls, request_id, calls_at_once } = config;
         let calling = Calling::new(tls, request_id, calls_at_once)?;
         let seed = |address: &String| Connection::new(address, address, &calling);
         let seeds = endpoints.iter().map(seed).collect::<Result<Vec<_>, _>>()?;
-        let (mut reasons, mut last) = (Vec::new(), None);
-        for (at, node) in seeds.iter().enumerate() {
-            let limit = deadline.remaining() / (seeds.len() - at) as u32;
-            match learn(node, limit)
-                .await
-                .and_then(|topology| Routes::new(topology, &seeds, &calling))
-            {
-                Ok(routes) => {
-                    return Ok(Self(Arc::new(Shared::new(timeout, calling, seeds, routes))));
-                }
-                Err(error) => {
-                    let error = match calling.tls {
-                        Some(_) => error.after_handshake(),
-                        None => error.before_any_answer(),
-                    };
-                    reasons.push(format!("{}: {}", node.address, error.message()));
-                    // What a node that runs says of itself tells more than others' silence.
-                    last = last.filter(Error::is_not_ready).or(Some(error));
-                }
-            }
-        }
-        let Some(error) = last else {
-            return Err(Error::new(ErrorKind::Invalid, "no endpoints were given"));
-        };
-        let what = match error.is_not_ready() {
-            true => "no endpoint can serve",
-            false => "no endpoint answered",
-        };
-        let message = format!("{what}: {}", reasons.join(" | "));
-        let failed = Error::new(ErrorKind::Unavailable, message);
-        Err(failed.because(error.detail()).advising(error.advice()))
+        let routes = first_routes(&seeds, &calling, deadline).await?;
+        Ok(Self(Arc::new(Shared::new(timeout, calling, seeds, routes))))
     }
 
     /// A cheap handle to a namespace, which need not exist yet.
@@ -511,6 +484,7 @@ impl Shared {
 
     /// Asks one node, and takes over what it knows unless this client knows better.
     async fn learn_from(&self, node: &Connection, limit: Duration) -> Result<Arc<Topology>, Error> {
+        let deadline = Deadline::after(limit);
         let topology = learn(node, limit).await?;
         let routes = self.routes();
         if topology.cluster_id != routes.topology.cluster_id {
@@ -520,10 +494,65 @@ impl Shared {
         if topology.version >= routes.topology.version {
             let known = [&self.seeds[..], &routes.nodes].concat();
             let routes = Routes::new(Arc::clone(&topology), &known, &self.calling)?;
+            routes.look(deadline).await;
             self.routes.store(Arc::new(routes));
         }
         Ok(topology)
     }
+}
+
+/// What the first of these nodes to answer knows.
+async fn first_routes(
+    seeds: &[Arc<Connection>],
+    calling: &Calling,
+    deadline: Deadline,
+) -> Result<Routes, Error> {
+    let ask = |(at, node): (usize, &Arc<Connection>)| {
+        let node = Arc::clone(node);
+        async move {
+            let topology = learn(&node, deadline.remaining()).await.map_err(|error| (at, error))?;
+            Routes::new(topology, seeds, calling).map_err(|error| (at, error))
+        }
+    };
+    let (mut left, mut asked) = (seeds.iter().enumerate().map(ask), FuturesUnordered::new());
+    let mut failed = Vec::new();
+    loop {
+        asked.extend(left.next());
+        match tokio::time::timeout(SLOW, asked.next()).await {
+            Ok(Some(Ok(routes))) => {
+                routes.look(deadline).await;
+                return Ok(routes);
+            }
+            Ok(Some(Err(error))) => failed.push(error),
+            Ok(None) => return Err(nowhere(seeds, calling, failed)),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Why no endpoint told the topology.
+fn nowhere(seeds: &[Arc<Connection>], calling: &Calling, mut failed: Vec<(usize, Error)>) -> Error {
+    failed.sort_by_key(|&(at, _)| at);
+    let (mut reasons, mut last) = (Vec::new(), None);
+    for (at, error) in failed {
+        let error = match calling.tls {
+            Some(_) => error.after_handshake(),
+            None => error.before_any_answer(),
+        };
+        reasons.push(format!("{}: {}", seeds[at].address, error.message()));
+        // What a node that runs says of itself tells more than others' silence.
+        last = last.filter(Error::is_not_ready).or(Some(error));
+    }
+    let Some(error) = last else {
+        return Error::new(ErrorKind::Invalid, "no endpoints were given");
+    };
+    let what = match error.is_not_ready() {
+        true => "no endpoint can serve",
+        false => "no endpoint answered",
+    };
+    let message = format!("{what}: {}", reasons.join(" | "));
+    let failed = Error::new(ErrorKind::Unavailable, message);
+    failed.because(error.detail()).advising(error.advice())
 }
 
 /// Asks a node what it knows.

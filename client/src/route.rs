@@ -19,16 +19,25 @@
 //!     strict write   b c a            sloppy write, read   b c d e a
 //! ```
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
+use futures::future::join_all;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::{
     connection::{Calling, Connection},
     error::{Error, ErrorKind, Reach},
+    retry::Deadline,
     topology::{Member, MemberState, Topology},
 };
+
+/// Within a data centre a node has answered by then; one that has not is not waited for.
+pub(crate) const SLOW: Duration = Duration::from_millis(100);
 
 /// The hash that chooses a key's partition; nodes and clients of every version agree on it.
 pub(crate) fn key_hash(namespace_id: u64, key: &[u8]) -> u64 {
@@ -71,13 +80,30 @@ impl Routes {
             None => Connection::new(&member.name, &member.client_address, calling),
         };
         let nodes = topology.members.iter().map(connection).collect::<Result<_, _>>()?;
-        let doubted = doubted(&topology.members);
+        let doubted = topology.members.iter().map(is_said_to_be_away).collect();
         Ok(Self { topology, nodes, learnt: Instant::now(), doubted })
     }
 
     /// Whether some member was said to be away, and did not answer this client since.
     pub(crate) fn has_doubts(&self) -> bool {
         (0..self.nodes.len()).any(|at| self.is_doubted(at))
+    }
+
+    /// Who says of half of all members that they are away may be cut off itself: then this client asks
+    /// them, and does not doubt those that answer.
+    pub(crate) async fn look(&self, deadline: Deadline) {
+        let doubted = self.nodes.iter().zip(&self.doubted).filter(|&(_, &doubted)| doubted);
+        let doubted: Vec<_> = doubted.map(|(node, _)| node).collect();
+        if doubted.len() * 2 < self.nodes.len() {
+            return;
+        }
+        // Who answers says so to its connection. Of silence for so short a time nothing follows.
+        let answer = |node: &Arc<Connection>| {
+            let node = Arc::clone(node);
+            async move { node.describe(2 * SLOW).await.is_ok() }
+        };
+        let look = join_all(doubted.into_iter().map(answer));
+        let _ = tokio::time::timeout(SLOW.min(deadline.remaining()), look).await;
     }
 
     fn is_doubted(&self, at: usize) -> bool {
@@ -108,13 +134,8 @@ struct Place<'a> {
     hash: u64,
 }
 
-/// Which members are said to be suspect or down. Who says so of half of them is rather cut off itself.
-fn doubted(members: &[Member]) -> Vec<bool> {
-    let away =
-        |member: &Member| matches!(member.state, Some(MemberState::Suspect | MemberState::Down));
-    let doubted: Vec<bool> = members.iter().map(away).collect();
-    let count = doubted.iter().filter(|&&doubted| doubted).count();
-    if count * 2 < members.len() { doubted } else { vec![false; members.len()] }
+fn is_said_to_be_away(member: &Member) -> bool {
+    matches!(member.state, Some(MemberState::Suspect | MemberState::Down))
 }
 
 /// Who may take a request.

@@ -2,7 +2,10 @@
 
 mod overload;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -210,11 +213,37 @@ async fn who_is_said_to_be_away_comes_last_until_it_answers() {
     put().await;
     assert_eq!(counts(), [before[0] + 2, before[1] + 1, 0]);
 
-    // Who says that half of all are away is cut off itself.
+    // Who says that half of all are away may be cut off itself: they answer.
     say([down, alive, down]).await;
     carts.client.topology().await.unwrap();
     put().await;
     assert_eq!(counts(), [before[0] + 3, before[1] + 1, 0]);
+}
+
+#[tokio::test]
+async fn a_new_client_does_not_wait_for_members_that_stand_still() {
+    use quorate_proto::v1::MemberState::{Alive, Down};
+
+    for (still, states) in [(&[0][..], [Down, Alive, Alive]), (&[0, 2], [Down, Alive, Down])] {
+        let fakes = Fakes::start(&[]).await;
+        still.iter().for_each(|&node| fakes.nodes[node].mute.store(true, Relaxed));
+        for (member, state) in fakes.topology.lock().unwrap().members.iter_mut().zip(states) {
+            member.state = state.into();
+        }
+        // In turn, each has a part of this.
+        let timeout = 60 * SECOND;
+        let endpoints = fakes.addresses.iter().map(ToString::to_string);
+        let config = ClientConfig { timeout, ..ClientConfig::new(endpoints) };
+        let begun = Instant::now();
+        let carts = Client::connect(config).await.unwrap().namespace(NAMESPACE);
+        assert!(begun.elapsed() < timeout / 3);
+        fakes.nodes.iter().for_each(|node| node.log.lock().unwrap().clear());
+        carts.put("k", "v", PutOptions::default()).await.unwrap();
+        carts.get("k", GetOptions::default()).await.unwrap();
+        for &node in still {
+            assert_eq!(*fakes.nodes[node].log.lock().unwrap(), [], "n{node}");
+        }
+    }
 }
 
 #[tokio::test]
