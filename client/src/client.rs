@@ -96,11 +96,18 @@ impl Client {
         self.0.ask_topology(self.0.any(), deadline).await
     }
 
-    /// The cluster as the node of this name knows it, asked of that very node.
+    /// The cluster as the node of this name knows it, asked of that very node, once.
     pub async fn describe_from(&self, node: &str) -> Result<Topology, Error> {
         let deadline = self.0.deadline(None);
-        let target = Target::Node(self.0.node_id(node, deadline).await?);
-        self.0.ask_topology(target, deadline).await.map(Arc::unwrap_or_clone)
+        let id = self.0.node_id(node, deadline).await?;
+        let tries = Tries::default();
+        let node = tries.pick(&self.0.routes(), &Target::Node(id)).ok_or_else(no_such_node)?;
+        self.0.learn_from(&node, deadline.remaining()).await.map(Arc::unwrap_or_clone)
+    }
+
+    /// How long each operation that begins from now on may take, of all clones.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.0.timeout.store(Arc::new(timeout));
     }
 
     /// Makes a namespace. Returns once every member that can be reached has it.
@@ -221,7 +228,7 @@ impl fmt::Debug for Client {
 
 /// What all clones of a client share.
 pub(crate) struct Shared {
-    timeout: Duration,
+    timeout: ArcSwap<Duration>,
     calling: Calling,
     seeds: Vec<Arc<Connection>>,
     routes: ArcSwap<Routes>,
@@ -251,7 +258,7 @@ impl Shared {
         routes: Routes,
     ) -> Self {
         Self {
-            timeout,
+            timeout: ArcSwap::from_pointee(timeout),
             calling,
             seeds,
             routes: ArcSwap::from_pointee(routes),
@@ -264,11 +271,11 @@ impl Shared {
     }
 
     pub(crate) fn deadline(&self, timeout: Option<Duration>) -> Deadline {
-        Deadline::after(timeout.unwrap_or(self.timeout))
+        Deadline::after(self.timeout(timeout))
     }
 
     pub(crate) fn timeout(&self, timeout: Option<Duration>) -> Duration {
-        timeout.unwrap_or(self.timeout)
+        timeout.unwrap_or_else(|| **self.timeout.load())
     }
 
     pub(crate) fn routes(&self) -> Arc<Routes> {
@@ -307,7 +314,7 @@ impl Shared {
         loop {
             let routes = self.routes();
             let Some(node) = tries.pick(&routes, &target) else {
-                return Err(Error::new(ErrorKind::Unavailable, "the topology names no such node"));
+                return Err(no_such_node());
             };
             let error = match call(Arc::clone(&node), deadline.share()).await {
                 Ok(answer) => {
@@ -330,12 +337,12 @@ impl Shared {
             let given_up = !error.is_retryable() || error.is_lasting_at(&target);
             let moves = tries.move_on(&routes, &target);
             if given_up || deadline.has_passed() || !self.retries.allows(&error, moves) {
-                return Err(tries.reason(error));
+                return Err(tries.reason(error, deadline));
             }
             self.refresh_soon();
             if tries.are_exhausted(&routes, &target) {
                 if !backoff.pause(deadline, error.retry_after()).await {
-                    return Err(tries.reason(error));
+                    return Err(tries.reason(error, deadline));
                 }
                 tries.clear();
             }
@@ -562,6 +569,10 @@ async fn learn(node: &Connection, limit: Duration) -> Result<Arc<Topology>, Erro
         Error::new(ErrorKind::Internal, message).at(&node.name)
     };
     Topology::from_wire(node.describe(limit).await?).map(Arc::new).map_err(malformed)
+}
+
+fn no_such_node() -> Error {
+    Error::new(ErrorKind::Unavailable, "the topology names no such node")
 }
 
 /// Whether a failed change of the cluster can be asked for again elsewhere.

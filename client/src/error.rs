@@ -145,8 +145,16 @@ impl Error {
 
     /// No answer came from `node` within `limit`.
     pub(crate) fn silent(node: &str, limit: Duration) -> Self {
-        let message = format!("no answer within {} ms", limit.as_millis());
-        Self::new(ErrorKind::Timeout, message).at(node).reaching(Reach::Lost)
+        Self::new(ErrorKind::Timeout, no_answer(limit)).at(node).reaching(Reach::Lost)
+    }
+
+    /// The same after so much time, if it says that nobody answered: of the last of several attempts.
+    pub(crate) fn after(mut self, elapsed: Duration) -> Self {
+        let answered = matches!(self.0.reach, Reach::Answered(_));
+        if self.0.kind == ErrorKind::Timeout && !answered {
+            self.0.message = no_answer(elapsed);
+        }
+        self
     }
 
     /// What a failed call to `node` tells.
@@ -416,6 +424,10 @@ impl WriteError {
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Unknown { .. })
     }
+}
+
+fn no_answer(limit: Duration) -> String {
+    format!("no answer within {} ms", limit.as_millis())
 }
 
 /// How messages of nodes quote a command of theirs.

@@ -32,18 +32,27 @@ use crate::{
 
 /// The moment by which a request must have ended, retries included.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadline(Instant);
+pub(crate) struct Deadline {
+    begun: Instant,
+    end: Instant,
+}
 
 impl Deadline {
     /// Below this, splitting the time that is left would only make attempts hopeless.
     const SHARE_MIN: Duration = Duration::from_millis(100);
 
     pub(crate) fn after(timeout: Duration) -> Self {
-        Self(Instant::now() + timeout)
+        let begun = Instant::now();
+        Self { begun, end: begun + timeout }
+    }
+
+    /// How much of the time is over.
+    pub(crate) fn elapsed(self) -> Duration {
+        Instant::now().min(self.end) - self.begun
     }
 
     pub(crate) fn remaining(self) -> Duration {
-        self.0.saturating_duration_since(Instant::now())
+        self.end.saturating_duration_since(Instant::now())
     }
 
     pub(crate) fn has_passed(self) -> bool {

@@ -203,10 +203,12 @@ impl Tries {
 
     /// Why the request failed, when there is no time for another try: what a node said of it says
     /// more than that another could not be reached.
-    pub(crate) fn reason(&mut self, last: Error) -> Error {
+    pub(crate) fn reason(&mut self, last: Error, deadline: Deadline) -> Error {
         match last.reach() {
             Reach::Answered(_) => last,
-            Reach::NotSent | Reach::Lost => self.telling.take().unwrap_or(last),
+            Reach::NotSent | Reach::Lost => {
+                self.telling.take().unwrap_or_else(|| last.after(deadline.elapsed()))
+            }
         }
     }
 

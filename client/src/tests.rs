@@ -319,6 +319,7 @@ async fn a_write_that_is_not_answered_is_unknown() {
     let error = carts.put("k", "v", quick(Retry::ExactlyOnce)).await.unwrap_err();
     assert!(error.is_unknown());
     assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(error.to_string().contains("no answer within 250 ms"), "all of the time: {error}");
 }
 
 #[tokio::test]
@@ -530,9 +531,23 @@ async fn another_cluster_is_not_taken_for_this_one() {
     let fakes = Fakes::start(&[]).await;
     let client = fakes.client().await;
     assert_eq!(client.describe_from("n1").await.unwrap().node, 2);
+    client.set_timeout(SECOND / 10);
+    fakes.nodes[1].mute.store(true, Relaxed);
+    let silent = client.describe_from("n1").await.unwrap_err();
+    assert!(silent.to_string().contains("no answer within"), "{silent}");
     fakes.topology.lock().unwrap().cluster_id = "d".repeat(32);
     let error = client.topology().await.unwrap_err();
     assert!(error.to_string().contains("another cluster"), "{error}");
+}
+
+#[tokio::test]
+async fn what_one_node_knows_is_asked_of_it_once() {
+    let fakes = Fakes::start(&[2]).await;
+    let (client, patience, begun) = (fakes.client().await, 60 * SECOND, Instant::now());
+    client.set_timeout(patience);
+    let error = client.describe_from("n2").await.unwrap_err();
+    assert_eq!((error.kind(), error.node()), (ErrorKind::Unavailable, Some("n2")), "{error}");
+    assert!(begun.elapsed() < patience);
 }
 
 #[tokio::test]

@@ -365,7 +365,7 @@ impl<S: Send> Run<'_, S> {
     }
 
     fn failed(&mut self, error: Error) -> WriteError {
-        let error = self.tries.reason(error);
+        let error = self.tries.reason(error, self.deadline);
         match self.operation {
             Some(operation) if self.doubt.unknown => WriteError::Unknown { operation, error },
             _ => WriteError::NotApplied { error },

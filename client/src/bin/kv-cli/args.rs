@@ -231,6 +231,16 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether connecting is a part of the one operation that it consists of.
+    pub(crate) fn is_one_operation(&self) -> bool {
+        match self {
+            Self::Put(_) | Self::Get(_) | Self::Delete(_) | Self::Resolve(_) => true,
+            Self::Namespace(_) | Self::Cluster(_) => true,
+            Self::Scan(_) | Self::Count(_) | Self::Import(_) | Self::Export(_) => false,
+            Self::Bench(_) | Self::Hints(_) => false,
+        }
+    }
+
     /// The namespace that it is about, unless it makes or drops one.
     pub(crate) fn namespace(&self) -> Option<&str> {
         match self {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use futures::future::join_all;
-use quorate_client::{Member, Rebuild, Topology, Vote};
+use quorate_client::{Member, MemberState, Rebuild, Topology, Vote};
 use serde::Serialize;
 
 use super::Session;
@@ -14,9 +14,11 @@ use crate::args::ClusterCommand;
 use crate::failure::Exit;
 use crate::output::Output;
 
-/// How long `status` waits for each member. A person is waiting, and a member that takes longer
-/// is as good as down.
+/// How long `status` waits for each member, all at once. A person is waiting, and a member that takes
+/// longer is as good as down.
 const PROBE_MAX: Duration = Duration::from_secs(3);
+/// The same of one that the answering node has heard to be away.
+const PROBE_AWAY: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(session: &Session, command: ClusterCommand) -> Result<Exit> {
     let topology = session.client.topology().await?;
@@ -124,7 +126,8 @@ fn seen(name: &str, topology: &Topology) -> Option<SeenJson> {
 /// Asks a member itself, and what it knows. One that does not answer is a row of the table, not an
 /// error.
 async fn probe<'a>(session: &Session, member: &'a Member) -> (MemberJson<'a>, Option<Topology>) {
-    let limit = PROBE_MAX.min(session.timeout);
+    let there = !matches!(member.state, Some(MemberState::Suspect | MemberState::Down));
+    let limit = if there { PROBE_MAX } else { PROBE_AWAY }.min(session.timeout);
     let asked = tokio::time::timeout(limit, session.client.describe_from(&member.name)).await;
     let (topology, error) = match asked {
         Ok(Ok(topology)) => (Some(topology), None),

@@ -9,7 +9,7 @@ mod resolve;
 mod scan;
 
 use std::ffi::OsString;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -82,7 +82,11 @@ impl Session {
 
 /// Connects and runs the command.
 pub(crate) async fn run(global: &Global, command: Command) -> Result<Exit> {
+    let begun = Instant::now();
     let session = Session::open(global).await?;
+    if command.is_one_operation() {
+        session.client.set_timeout(session.timeout.saturating_sub(begun.elapsed()));
+    }
     session.run(command).await
 }
 
@@ -95,6 +99,7 @@ fn bytes(argument: OsString) -> Bytes {
 mod tests {
     use std::io::Write as _;
     use std::sync::Arc;
+    use std::sync::atomic::Ordering;
 
     use clap::Parser as _;
     use quorate_proto::v1::{
@@ -154,6 +159,19 @@ mod tests {
         // Alone, and again since another value stands beside; then in a batch.
         assert_retries(&one.each_ref().map(String::as_str), &[Act::Nothing, Act::Beside], 2).await;
         assert_retries(&two.each_ref().map(String::as_str), &[], 1).await;
+    }
+
+    /// A slow endpoint is waited for a tenth of a second, before the next one is asked.
+    #[tokio::test]
+    async fn the_time_of_a_command_includes_connecting() {
+        let fakes = fakes().await;
+        fakes.nodes[0].mute.store(true, Ordering::Relaxed);
+        let endpoints = [0, 1].map(|at| fakes.addresses[at].to_string()).join(",");
+        let words = ["kv-cli", "--endpoints", &endpoints, "--timeout", "2s", "get", NAMESPACE, "k"];
+        assert_eq!(run_words(&words).await.unwrap(), Exit::Done);
+        let asked = fakes.nodes[0].reads.lock().unwrap()[0].timeout_ms;
+        // Half of 1900 ms, less a tenth for the way.
+        assert!(asked <= 855, "{asked} ms");
     }
 
     /// One operation, which has a second to start and for which nothing waits.
