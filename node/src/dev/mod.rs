@@ -211,16 +211,17 @@ async fn serve(home: &Home, nodes: &mut Nodes, stop: &CancellationToken) -> Resu
             exit = nodes.next_exit() => exit,
         };
         let node = &home.nodes()[exit.index];
+        let by_hand = probe::answering(home, nodes.ended()).await.len();
+        let serving = nodes.running() + by_hand;
         eprintln!(
-            "{} ended ({}); {} of {} serve on; {}\nrestart it with\n  {}",
+            "{} ended ({}); {serving} of {} serve on; {}\nrestart it with\n  {}",
             node.name,
             exit.status,
-            nodes.running(),
             home.nodes().len(),
             nodes::log_end(node),
             guide::restart(node),
         );
-        if nodes.running() == 0 {
+        if serving == 0 {
             return Err(DevError::AllEnded { path: home.path().to_path_buf() });
         }
     }

@@ -101,6 +101,11 @@ impl Nodes {
         self.exits.len()
     }
 
+    /// Those that ended; by now somebody may have started them by hand.
+    pub(super) fn ended(&self) -> &[usize] {
+        &self.ended
+    }
+
     /// Waits for the next node that ends; for ever when none runs.
     pub(super) async fn next_exit(&mut self) -> Exit {
         match self.exits.join_next().await {

@@ -51,6 +51,12 @@ fn a_node_is_restarted_by_hand_with_its_own_configuration() {
     until("all three serve again", || {
         (cli.line("put users bob there -w all").code == 0).then_some(())
     });
+    // It counts, also when it is the last one.
+    for (number, left) in [(2, "2 of 3"), (1, "1 of 3")] {
+        dev.kill_node(number);
+        let said = format!("{left} serve on");
+        until(&said, || dev.errors().contains(&said).then_some(()));
+    }
     quorate_tests::kill(&mut by_hand);
 }
 
