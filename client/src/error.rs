@@ -233,6 +233,12 @@ impl Error {
         self.0.advice
     }
 
+    /// The same of the read that a write begins with.
+    pub(crate) fn before_writing(mut self) -> Self {
+        self.0.message = format!("the key could not be read first: {}", self.0.message);
+        self
+    }
+
     pub(crate) fn because(mut self, detail: Kind) -> Self {
         self.0.detail = detail;
         self

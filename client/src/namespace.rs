@@ -132,6 +132,10 @@ impl Namespace {
     /// that was applied, and replaced before a retry of it was answered, is done: it answers without
     /// a context.
     ///
+    /// A key that `r` replicas do not tell of is not written, though a put would be taken: without them
+    /// nobody knows what it is to replace. While owners are away, `r: Level::One` takes what is there for
+    /// all, and what it writes may come to stand beside what the others hold.
+    ///
     /// In an `lww` namespace `f` is shown one value at most, and what it answers wins over that. But
     /// nothing tells of a concurrent write: of two updates at once one is lost.
     pub async fn update(
@@ -217,7 +221,7 @@ impl Namespace {
         deadline: Deadline,
     ) -> Result<Option<Context>, WriteError> {
         let read = self.read(key, options, deadline).await;
-        let read = read.map_err(|error| WriteError::NotApplied { error })?;
+        let read = read.map_err(unread)?;
         Ok(read.context.filter(|_| !read.siblings.is_empty()))
     }
 
@@ -232,7 +236,7 @@ impl Namespace {
         let (r, quorum) = (options.r, options.quorum);
         let read = GetOptions { r, quorum, ..GetOptions::default() };
         let read = self.read(key, &read, deadline).await;
-        let read = read.map_err(|error| WriteError::NotApplied { error })?;
+        let read = read.map_err(unread)?;
         let Some(value) = f(&read.siblings) else { return Ok(None) };
         let write = Write {
             namespace: Arc::clone(&self.name),
@@ -253,6 +257,10 @@ impl fmt::Debug for Namespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Namespace").field(&self.name).finish()
     }
+}
+
+fn unread(error: Error) -> WriteError {
+    WriteError::NotApplied { error: error.before_writing() }
 }
 
 fn needs_context(operation: crate::OperationId) -> WriteError {

@@ -469,6 +469,18 @@ async fn an_update_that_was_replaced_before_its_retry_was_answered_is_done() {
     assert_eq!(rounds, 1, "what replaced it may hold what it wrote");
 }
 
+/// What it would be to replace is not known: without a context it would stand beside that.
+#[tokio::test]
+async fn what_cannot_be_read_is_not_updated_and_not_written_blind() {
+    let (fakes, carts) = started(&[]).await;
+    (0..2).for_each(|node| fakes.script(node, vec![Act::Fail(Kind::Quorum, Outcome::None); 99]));
+    let options = UpdateOptions { timeout: Some(SECOND / 4), ..UpdateOptions::default() };
+    let error = carts.update("k", options, |_| panic!("nothing was read")).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_unknown()), (ErrorKind::Unavailable, false));
+    assert!(error.to_string().contains("could not be read first"), "{error}");
+    assert!(fakes.operations(0).is_empty() && fakes.operations(1).is_empty());
+}
+
 async fn keys(carts: &Namespace, limit: Option<u64>) -> Vec<Bytes> {
     let options = ScanOptions { limit, ..ScanOptions::default() };
     let items: Vec<_> = carts.scan(options).try_collect().await.unwrap();

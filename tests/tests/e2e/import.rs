@@ -141,3 +141,28 @@ fn killed_during_an_import(engine: &'static str) {
     assert_eq!(sorted(&export(&cli)), sorted(&rows));
     assert_eq!(siblings(&cli), vec![1; lines.len()]);
 }
+
+/// A put of a new key is taken with two of three owners away. An import would replace what is there, which
+/// nobody can tell then, unless it is content with what one replica tells.
+#[test]
+fn with_most_owners_away_rows_are_refused_unless_one_replica_suffices() {
+    let mut cluster = Cluster::start(5);
+    let cli = cluster.cli();
+    cli.line("namespace create users --sloppy").ok();
+    let owners = cluster.owners("users", "alice");
+    let file = cluster.path("rows");
+    fs::write(&file, "alice\tnew\n").expect("the temporary directory takes a file");
+    let import = format!("import users {} --format lines", file.display());
+    for name in &owners[..2] {
+        cluster.named(name).kill();
+    }
+
+    let refused = cli.line(&format!("--timeout 1s {import}")).exits(2);
+    assert!(refused.stderr.contains("could not be read"), "{}", refused.stderr);
+    until("a row is stored", || (cli.line(&format!("{import} -r one")).code == 0).then_some(()));
+    owners[..2].iter().for_each(|name| cluster.named(name).start());
+    cluster.wait_ready();
+    cli.line("hints await --timeout 1m").ok();
+    cli.line(&import).ok();
+    assert_eq!(cli.line("get users alice -r all").ok().text(), "new\n");
+}

@@ -80,7 +80,7 @@ pub(crate) struct Global {
     /// Text for people, json for scripts
     #[arg(long, global = true, value_enum, default_value = "text")]
     pub(crate) output: OutputFormat,
-    /// How long each operation may take, retries included: 500ms, 5s, 2m [default: 5s]
+    /// Time for each operation, with retries: 500ms, 5s, 2m [default: 5s; hints await: no limit]
     #[arg(long, global = true, value_name = "TIME", value_parser = parse::duration)]
     pub(crate) timeout: Option<Duration>,
     /// Colours; auto: on a terminal, unless NO_COLOR is set
@@ -140,7 +140,7 @@ impl Tls {
 /// Whether a node that is no owner of a key may stand in for an owner that is away.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
 pub(crate) struct QuorumArgs {
-    /// Let other nodes keep writes for owners that are away: writes go on, but a read may miss what they keep
+    /// Let others keep writes for owners that are away; a read may miss what they keep
     #[arg(long, conflicts_with = "strict")]
     pub(crate) sloppy: bool,
     /// Count the key's owners alone: a read sees every write acknowledged before it, if r + w > n
@@ -379,7 +379,8 @@ json: outcome (applied, not_applied, unknown or expired), dot (or null), key_has
 /// List keys and values, partition by partition, in byte order within each
 ///
 /// Text is `KEY<TAB>VALUE` per line, control characters escaped; of several siblings each has a line
-/// `KEY<TAB>[1/2]<TAB>VALUE`. For exact bytes take --output json, or export.
+/// `KEY<TAB>[1/2]<TAB>VALUE`. For exact bytes take --output json, or export. Owners alone are read: not
+/// what others keep for those that are away, and with too few of them it fails.
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "json: a line {\"key\",\"key_base64\",\"siblings\":[..],\"context\"} per key
@@ -402,7 +403,7 @@ pub(crate) struct ScanArgs {
     pub(crate) r: Option<Level>,
 }
 
-/// Count the keys of a namespace by reading all of them
+/// Count the keys of a namespace by reading all of them, from owners alone as by scan
 #[derive(clap::Args, Debug)]
 #[command(after_help = "json: {\"count\"}")]
 pub(crate) struct CountArgs {
@@ -546,6 +547,9 @@ pub(crate) struct ImportArgs {
     /// Keep here how far it came, and go on from there when run again
     #[arg(long, value_name = "PATH")]
     pub(crate) state: Option<PathBuf>,
+    /// How many replicas must tell what a row replaces [default: quorum]
+    #[arg(short, long, value_name = "LEVEL")]
+    pub(crate) r: Option<Level>,
     #[command(flatten)]
     pub(crate) quorum: QuorumArgs,
 }
@@ -555,17 +559,18 @@ const IMPORT_HELP: &str =
 are no rows. csv fields may be quoted as in RFC 4180, and quoted fields may hold line ends; there \
 is no header line; rows must be UTF-8 and have as many fields as the first. A \
 byte order mark before the first row is passed over, but in lines it is part of the key, and told. Duplicate keys are \
-reported by line, among the first 14 million distinct keys; the last row of a key wins, also of the \
-siblings that export --siblings all wrote as rows of one key. At most \
-100 lines of each kind are listed. Writes are retried elsewhere under the same operation id (at \
+reported by line, among the first 14 million distinct keys; the last row of a key wins, also of \
+the siblings that export --siblings all wrote. At most 100 lines of each kind are listed. Writes are retried elsewhere under the same operation id (at \
 least once; copies show as one); in an lww namespace at their coordinator alone (once).
 
 With --state the same import may be interrupted at any moment and run again, with the same state: it \
 reads the file from its beginning, but writes only from the first row that is not known to be \
 stored. A state of another file, format, namespace or cluster is refused, and so is a second import \
-while one with the same state runs. Ctrl-C says what is stored and where the next run goes on. A \
-state that is complete has nothing left to write; remove it to import anew.
+while one with the same state runs. Ctrl-C says what is stored and where the next run goes on. Remove \
+a complete state to import anew.
 
+A key that cannot be read is not written, though a put would be: the row would stand beside what is \
+there. With -r one, beside what owners that are away hold, until the same import is run again. \
 Without --sloppy or --strict it is as the namespace says.
 
 Last line on stdout (json: one object): rows, stored, failed, unknown, bytes, seconds
@@ -587,7 +592,7 @@ pub(crate) enum SiblingsArg {
 /// Write all rows of a namespace to a file or to stdout
 ///
 /// FILE appears only when the export is complete. A key that the format cannot hold, or that has
-/// several siblings, is reported on stderr; exit code 2 if there is any.
+/// several siblings, is reported on stderr; exit code 2 if there is any. Owners alone are read, as by scan.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXPORT_HELP)]
 pub(crate) struct ExportArgs {

@@ -105,6 +105,7 @@ mod tests {
     use quorate_proto::v1::{
         self,
         error_detail::{Kind, Outcome},
+        level,
     };
 
     use crate::args::{Args, TopCommand};
@@ -159,6 +160,23 @@ mod tests {
         // Alone, and again since another value stands beside; then in a batch.
         assert_retries(&one.each_ref().map(String::as_str), &[Act::Nothing, Act::Beside], 2).await;
         assert_retries(&two.each_ref().map(String::as_str), &[], 1).await;
+    }
+
+    #[tokio::test]
+    async fn an_import_reads_from_as_many_replicas_as_it_is_told() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"a\tv\n").unwrap();
+        let import = ["import", NAMESPACE, file.path().to_str().unwrap(), "--format", "lines"];
+        let cases = [(&[][..], level::Kind::Quorum), (&["-r", "one"], level::Kind::One)];
+        for (flags, expected) in cases {
+            let fakes = fakes().await;
+            let endpoint = fakes.addresses[0].to_string();
+            let words = ["kv-cli", "--endpoints", &endpoint].into_iter().chain(import);
+            let words: Vec<&str> = words.chain(flags.iter().copied()).collect();
+            assert_eq!(run_words(&words).await.unwrap(), Exit::Done);
+            let reads = fakes.nodes[0].reads.lock().unwrap();
+            assert_eq!(reads[0].r.as_ref().map(|r| r.kind), Some(expected.into()), "{flags:?}");
+        }
     }
 
     /// A slow endpoint is waited for a tenth of a second, before the next one is asked.

@@ -18,7 +18,7 @@ mod store;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use quorate_client::NamespaceDescription;
+use quorate_client::{Level, NamespaceDescription};
 
 use self::pipeline::End;
 use self::reach::Reach;
@@ -51,7 +51,8 @@ pub(crate) async fn run(session: &Session, args: ImportArgs) -> Result<Exit> {
         retry_in(namespace.conflict),
         session.timeout,
     )
-    .with_quorum(args.quorum.quorum());
+    .with_quorum(args.quorum.quorum())
+    .with_r(args.r.unwrap_or(Level::Quorum));
     let mut report = Report::new(Progress::bytes(total), state, session.timeout);
     let read = pipeline::run(&store, rows, &mut report).await;
     let (summary, kept) = report.finish(matches!(read, Ok(End::Read)));

@@ -94,6 +94,8 @@ pub(crate) struct KvStore {
     namespace: Namespace,
     retry: Retry,
     quorum: Quorum,
+    /// How many replicas tell what a row replaces.
+    r: Level,
     timeout: Duration,
 }
 
@@ -128,12 +130,18 @@ type TriedRow = Tried<Option<Context>, AloneRow>;
 impl KvStore {
     /// Retries each row for `timeout`, as [`retry_in`] the namespace.
     pub(crate) fn new(namespace: Namespace, retry: Retry, timeout: Duration) -> Self {
-        Self { namespace, retry, quorum: Quorum::Default, timeout }
+        Self { namespace, retry, quorum: Quorum::Default, r: Level::Quorum, timeout }
     }
 
     /// Whether fallbacks may stand in for owners.
     pub(crate) fn with_quorum(self, quorum: Quorum) -> Self {
         Self { quorum, ..self }
+    }
+
+    /// How many replicas tell what a row replaces. With less than a majority, what others hold may
+    /// come to stand beside it.
+    pub(crate) fn with_r(self, r: Level) -> Self {
+        Self { r, ..self }
     }
 
     /// A row that is stored by itself from the beginning.
@@ -147,10 +155,10 @@ impl KvStore {
         Some((self.timeout / 2).max(Duration::from_millis(1)))
     }
 
-    /// What a majority of the owners holds by then: a row that is found is as good as written, and
-    /// one that a failed write left on a single owner is not.
+    /// What a majority of the owners holds by then, unless told otherwise: a row that is found is as
+    /// good as written, and one that a failed write left on a single owner is not.
     fn reading(&self, timeout: Option<Duration>) -> GetOptions {
-        let (r, quorum, repair) = (Level::Quorum, self.quorum, Repair::Blocking);
+        let (r, quorum, repair) = (self.r, self.quorum, Repair::Blocking);
         GetOptions { r, quorum, repair, timeout, ..GetOptions::default() }
     }
 
@@ -195,7 +203,7 @@ impl KvStore {
     /// Someone else wrote the key at the same time: reads again and writes over what it sees.
     async fn settle(&self, pair: &Pair, deadline: Instant) -> Result<Option<Context>, WriteError> {
         let options = UpdateOptions {
-            r: Level::Quorum,
+            r: self.r,
             quorum: self.quorum,
             retry: self.retry,
             timeout: left(deadline),
