@@ -19,6 +19,9 @@ pub struct Hints {
     pub queues: Vec<HintQueue>,
     /// Members that did not answer: what they keep is not among the queues.
     pub unreachable: Vec<String>,
+    /// Members that keep no more, since there are `hints_max_bytes` of hints: the last one that came was
+    /// refused, and there is still no room for it.
+    pub full: Vec<String>,
 }
 
 /// The hints that one member keeps for another.
@@ -62,8 +65,9 @@ impl Client {
         };
         let reply = self.0.ask(self.0.any(), deadline, call).await?;
         let routes = self.0.routes();
-        let queues = reply.queues.into_iter().map(|queue| HintQueue::of(queue, &routes.topology));
-        Ok(Hints { queues: queues.collect(), unreachable: reply.unreachable })
+        let v1::HintsReply { queues, unreachable, full } = reply;
+        let queues = queues.into_iter().map(|queue| HintQueue::of(queue, &routes.topology));
+        Ok(Hints { queues: queues.collect(), unreachable, full })
     }
 
     /// The member of this name, by the newest topology if an older one does not name it.
@@ -85,14 +89,15 @@ mod tests {
         let reply = v1::HintsReply {
             queues: [2, 255].map(wire).to_vec(),
             unreachable: vec!["n2".to_owned()],
+            full: vec!["n0".to_owned()],
         };
         fakes.hints.lock().unwrap().push_back(reply);
         let client = fakes.client().await;
-        let Hints { queues, unreachable } = client.hints().await.unwrap();
+        let Hints { queues, unreachable, full } = client.hints().await.unwrap();
         let names = queues.iter().map(|queue| (&*queue.holder, &*queue.target));
         assert_eq!(names.collect::<Vec<_>>(), [("n0", "n1"), ("n0", "00000000000000ff")]);
         assert_eq!(queues[0].oldest, Duration::from_millis(90));
-        assert_eq!(unreachable, ["n2"]);
+        assert_eq!((unreachable, full), (vec!["n2".to_owned()], vec!["n0".to_owned()]));
         assert_eq!(client.member("n1").await.unwrap().id, 2);
         assert_eq!(client.member("n9").await.unwrap_err().kind(), ErrorKind::NotFound);
     }

@@ -366,6 +366,7 @@ fn cause_of(reply: &Result<Reply, PeerError>) -> Cause {
 fn cause_of_error(error: &RequestError) -> Cause {
     match error {
         RequestError::Overloaded { .. } => Cause::Overloaded,
+        RequestError::HintsFull { .. } => Cause::HintsFull,
         RequestError::Data { .. }
         | RequestError::DiskFull { .. }
         | RequestError::DiskFailed { .. } => Cause::Storage,

@@ -91,6 +91,17 @@ pub enum RequestError {
         /// How long to wait before another try, in milliseconds.
         retry_after_ms: u32,
     },
+    /// The node keeps as much for others as it may: see `hints_max_bytes`. Another one may keep it.
+    #[error(
+        "no more hints are kept: hints_max_bytes = {max_bytes} is reached; try again in \
+         {retry_after_ms} ms"
+    )]
+    HintsFull {
+        /// How much it may keep.
+        max_bytes: u64,
+        /// How long to wait before another try, in milliseconds.
+        retry_after_ms: u32,
+    },
     /// The node that is to coordinate the write cannot be reached.
     #[error("node {node}, which is to coordinate the write, cannot be reached: {reason}")]
     CoordinatorUnreachable {
@@ -252,6 +263,7 @@ impl RequestError {
             Self::QuorumNotReached { .. } => "quorum",
             Self::Timeout { .. } | Self::TimeoutElsewhere { .. } => "timeout",
             Self::Overloaded { .. } => "overloaded",
+            Self::HintsFull { .. } => "hints_full",
             Self::CoordinatorUnreachable { .. } => "coordinator",
             Self::EarlierOpening { .. } => "opening",
             Self::OperationTime { .. } => "operation_time",

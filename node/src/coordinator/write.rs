@@ -19,7 +19,7 @@ use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NodeId};
 use crate::dynamo::metadata::document::{Conflict, Durability};
 use crate::dynamo::operation::{Opening, OperationId};
-use crate::dynamo::quorum::{Cause, Failure, Level, Verdict};
+use crate::dynamo::quorum::{Cause, Failure, Level, Tally, Verdict};
 use crate::dynamo::write::{WriteOp, WritePlan};
 use crate::error::{Outcome, RequestError, WriteError};
 use crate::transport::{ForwardWrite, PeerError, Replicate, Reply, Request, WriteResult};
@@ -255,7 +255,10 @@ impl Coordinator {
         write.refusal = self.refused(target, &reach);
         let owns = reach.plan.owners.contains(&self.node);
         let written = match owns {
-            false => self.write_hint(write, &reach.plan, synced, deadline).await?,
+            false => {
+                let kept = self.write_hint(write, &reach.plan, synced, deadline).await;
+                kept.map_err(|why| self.not_kept_here(target, &reach, why))?
+            }
             true => match self.write_here(write.clone(), synced, deadline).await {
                 Err(WriteError { error: RequestError::Damaged { .. }, .. }) => {
                     self.write_mended(target, write, synced, deadline).await?
@@ -318,6 +321,16 @@ impl Coordinator {
     ) -> Result<Written, WriteError> {
         let (id, owners) = (write.operation, plan.owners.clone());
         by_deadline(id, deadline, self.shards.write_hint(write, owners, synced, deadline)).await
+    }
+
+    /// Says of a fallback without room for hints what its client has to know: too few are there, and it
+    /// does not stand in for them.
+    fn not_kept_here(&self, target: &Target, reach: &Reach, why: WriteError) -> WriteError {
+        let RequestError::HintsFull { .. } = why.error else { return why };
+        let tally = Tally::new(reach.plan.needed, reach.plan.owners.len());
+        let here = Failure { node: self.node, cause: Cause::HintsFull };
+        let failures = [&reach.away[..], &[here]].concat();
+        WriteError { error: not_reached(&target.view, tally, &failures, &[]), ..why }
     }
 
     /// The record of the key is damaged here: mends it first. Where it cannot be, the write is
@@ -464,7 +477,8 @@ fn conclude(
     id: OperationId,
 ) -> Result<WriteResult, WriteError> {
     if op.verdict() != Verdict::Reached {
-        let error = not_reached(&target.view, op.tally(), op.failures(), &op.silent());
+        let failures = [op.failures(), op.not_kept()].concat();
+        let error = not_reached(&target.view, op.tally(), &failures, &op.silent());
         // Else the client would ask again until its time is over.
         let error = if op.is_in_vain() { RequestError::too_late(error) } else { error };
         return Err(WriteError::unknown(id, error));

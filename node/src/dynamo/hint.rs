@@ -19,6 +19,15 @@
 use super::encoding::{DecodeError, Flaw, Reader, Writer};
 use super::key::NodeId;
 
+/// The hints that a node keeps.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Hints {
+    /// One queue for each target.
+    pub queues: Vec<HintQueue>,
+    /// Whether what was refused last, for want of room, would be refused again.
+    pub full: bool,
+}
+
 /// The hints that a node keeps for one owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HintQueue {

@@ -157,8 +157,9 @@ impl Tally {
     }
 }
 
-/// Why an owner did not answer. Only [`Cause::Refused`], [`Cause::Overloaded`] and
-/// [`Cause::Damaged`] say that it did nothing; after any other a write may have been applied there.
+/// Why an owner, or its stand-in, did not answer. Only [`Cause::Refused`], [`Cause::Overloaded`],
+/// [`Cause::HintsFull`] and [`Cause::Damaged`] say that it did nothing; after any other a write may have
+/// been applied there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum Cause {
     /// No answer in time.
@@ -170,6 +171,9 @@ pub enum Cause {
     /// Its queues are full.
     #[error("was overloaded")]
     Overloaded,
+    /// It was to stand in for an owner, and has no room for that.
+    #[error("keeps no more hints (hints_max_bytes is reached)")]
+    HintsFull,
     /// It would not serve the request, as when it knows another layout.
     #[error("refused")]
     Refused,

@@ -94,6 +94,8 @@ pub struct WriteOp {
     /// In the order of their arrival.
     acks: Vec<Ack>,
     failures: Vec<Failure>,
+    /// Of stand-ins that would have counted.
+    not_kept: Vec<Failure>,
 }
 
 /// One owner's part in a write.
@@ -143,6 +145,7 @@ impl WriteOp {
             own_hint: None,
             acks: Vec::new(),
             failures: Vec::new(),
+            not_kept: Vec::new(),
         }
     }
 
@@ -209,10 +212,13 @@ impl WriteOp {
 
     /// A stand-in did not.
     #[must_use]
-    pub fn on_not_kept(&mut self, StandIn { node, owner }: StandIn) -> Option<Effect> {
-        let waits = Some((node, Progress::Waiting));
-        let at = self.slot(owner).filter(|&at| self.slots[at].stand_in == waits)?;
-        self.slots[at].stand_in = Some((node, Progress::Failed));
+    pub fn on_not_kept(&mut self, by: StandIn, cause: Cause) -> Option<Effect> {
+        let waits = Some((by.node, Progress::Waiting));
+        let at = self.slot(by.owner).filter(|&at| self.slots[at].stand_in == waits)?;
+        if self.counts(by) {
+            self.not_kept.push(Failure { node: by.node, cause });
+        }
+        self.slots[at].stand_in = Some((by.node, Progress::Failed));
         self.divert(at, self.verdict() != Verdict::Reached)
     }
 
@@ -290,6 +296,11 @@ impl WriteOp {
     /// The owners that failed, in the order in which they did.
     pub fn failures(&self) -> &[Failure] {
         &self.failures
+    }
+
+    /// The stand-ins that failed and would have counted, likewise.
+    pub fn not_kept(&self) -> &[Failure] {
+        &self.not_kept
     }
 
     /// The owners of whom nothing was heard, in their order.

@@ -21,7 +21,7 @@ use crate::limits::budget::Budget;
 use crate::limits::concurrency::Concurrency;
 use crate::standing;
 use crate::storage::memory::MemoryEngine;
-use crate::transport::{self, Held, PeerError, Replicate, Reply, Request, ScanPageReply};
+use crate::transport::{self, Held, Hints, PeerError, Replicate, Reply, Request, ScanPageReply};
 
 const NAMES: [&str; 3] = ["node-1", "node-2", "node-3"];
 const PARTITIONS: usize = 8;
@@ -187,7 +187,7 @@ async fn a_hint_is_kept_for_an_owner_alone_and_told_as_a_fallback_does() {
     let (held, standing) = held(object(), Standing::Fallback);
     assert_eq!(ask(Request::Read(read("a", true))).await, Reply::Held { held, standing });
 
-    let Reply::Hints(queues) = ask(Request::Hints).await else { panic!() };
+    let Reply::Hints(Hints { queues, full: false }) = ask(Request::Hints).await else { panic!() };
     let counts: BTreeMap<_, _> = queues.iter().map(|queue| (queue.target, queue.count)).collect();
     assert_eq!(counts, [(owner, 1), (other, 1)].into());
     stop.cancel();

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::cluster::view::View;
 use crate::coordinator::Coordinator;
 use crate::dynamo::key::NodeId;
-use crate::transport::{HintQueue, PeerError, Reply, Request};
+use crate::transport::{HintQueue, Hints, PeerError, Reply, Request};
 
 /// How long a member may take: the list is in memory, so one that takes longer is not there.
 const MEMBER_MAX: Duration = Duration::from_secs(2);
@@ -29,29 +29,29 @@ pub(super) async fn of_all_members(
     let members = view.document().members.iter();
     let asked = members
         .map(|member| async move { (member, of_member(coordinator, member.node, wait).await) });
-    let (mut queues, mut unreachable) = (Vec::new(), Vec::new());
+    let mut reply = v1::HintsReply::default();
     for (member, told) in join_all(asked).await {
         match told {
-            Some(told) => queues.extend(told.into_iter().map(|queue| message(member.node, queue))),
-            None => unreachable.push(member.name.clone()),
+            Some(Hints { queues, full }) => {
+                let queues = queues.into_iter().map(|queue| message(member.node, queue));
+                reply.queues.extend(queues);
+                reply.full.extend(full.then(|| member.name.clone()));
+            }
+            None => reply.unreachable.push(member.name.clone()),
         }
     }
-    v1::HintsReply { queues, unreachable }
+    reply
 }
 
 /// What one member keeps; none if it does not answer, or does not know all of it.
-async fn of_member(
-    coordinator: &Coordinator,
-    node: NodeId,
-    wait: Duration,
-) -> Option<Vec<HintQueue>> {
+async fn of_member(coordinator: &Coordinator, node: NodeId, wait: Duration) -> Option<Hints> {
     if node == coordinator.node() {
-        return coordinator.shards().all_hint_queues().ok();
+        return coordinator.shards().all_hints().ok();
     }
     let until = Instant::now() + CONNECTED_WITHIN.min(wait);
     loop {
         match coordinator.peers().request(node, Request::Hints, wait).await {
-            Ok(Reply::Hints(queues)) => return Some(queues),
+            Ok(Reply::Hints(hints)) => return Some(hints),
             Err(PeerError::Disconnected { .. } | PeerError::Broken) if Instant::now() < until => {
                 sleep(RETRY_AFTER).await;
             }

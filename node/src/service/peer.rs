@@ -127,7 +127,7 @@ impl Shared {
                 return Reply::Heard;
             }
             Request::LookUp(asked) => self.look_up(&asked, wait).await,
-            Request::Hints => self.coordinator.shards().all_hint_queues().map(Reply::Hints),
+            Request::Hints => self.coordinator.shards().all_hints().map(Reply::Hints),
             Request::Handoff(items) => Ok(self.take_home(from, items, wait).await),
             Request::Register(message) => cluster.on_register(message).await.map(Reply::Register),
         };

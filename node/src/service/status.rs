@@ -74,7 +74,9 @@ fn status(error: &RequestError, detail: ErrorDetail) -> Status {
     let message = error.to_string();
     let mut details = vec![prost_types_any(&detail)];
     // For clients that know gRPC's own details and not ours.
-    if let RequestError::Overloaded { retry_after_ms, .. } = error {
+    if let RequestError::Overloaded { retry_after_ms, .. }
+    | RequestError::HintsFull { retry_after_ms, .. } = error
+    {
         details.push(retry_info(*retry_after_ms));
     }
     let details = pb::Status { code: code.into(), message: message.clone(), details };
@@ -110,7 +112,9 @@ fn code_of(error: &RequestError) -> Code {
         RequestError::Timeout { .. } | RequestError::TimeoutElsewhere { .. } => {
             Code::DeadlineExceeded
         }
-        RequestError::Overloaded { .. } | RequestError::DiskFull { .. } => Code::ResourceExhausted,
+        RequestError::Overloaded { .. }
+        | RequestError::HintsFull { .. }
+        | RequestError::DiskFull { .. } => Code::ResourceExhausted,
         RequestError::Conflict { .. } => Code::AlreadyExists,
         RequestError::ChangeUnknown { .. } => Code::Aborted,
         RequestError::Data { .. } | RequestError::Damaged { .. } => Code::DataLoss,
@@ -135,7 +139,8 @@ fn detail(error: &RequestError, node: &str) -> ErrorDetail {
             Kind::Quorum
         }
         RequestError::Timeout { .. } | RequestError::TimeoutElsewhere { .. } => Kind::Timeout,
-        RequestError::Overloaded { retry_after_ms, .. } => {
+        RequestError::Overloaded { retry_after_ms, .. }
+        | RequestError::HintsFull { retry_after_ms, .. } => {
             detail.retry_after_ms = *retry_after_ms;
             Kind::Overloaded
         }

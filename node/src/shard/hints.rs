@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::sweep::{SWEEP_BATCH, SWEEP_BYTES, Swept, past};
 use super::{Answer, Job, LiveNamespaces, Shard, Shards, Staging, batch, gone, shard_of};
 use crate::dynamo::format::EncodedObject;
-use crate::dynamo::hint::HintQueue;
+use crate::dynamo::hint::{HintQueue, Hints};
 use crate::dynamo::key::{NodeId, PartitionId, VnodeId};
 use crate::error::{RequestError, WriteError};
 use crate::limits::budget::Kind;
@@ -399,13 +399,13 @@ impl Shards {
     }
 
     /// The same, if nothing is missing from it: else whoever is not named may be owed hints too.
-    pub fn all_hint_queues(&self) -> Result<Vec<HintQueue>, RequestError> {
+    pub fn all_hints(&self) -> Result<Hints, RequestError> {
         if self.hints.is_partial() {
             let reason =
                 "rows of hints are damaged: not all who are owed some are known".to_owned();
             return Err(RequestError::Data { reason });
         }
-        Ok(self.hint_queues())
+        Ok(Hints { queues: self.hint_queues(), full: self.hints.are_full() })
     }
 
     /// What all hints take, in bytes of keys and objects.

@@ -83,8 +83,8 @@ impl AskHints {
 
     fn hear(&mut self, (node, asked_ms, reply): Answered) {
         self.asking.remove(&node);
-        if let Ok(Reply::Hints(queues)) = reply {
-            let targets = queues.into_iter().map(|queue| queue.target).collect();
+        if let Ok(Reply::Hints(hints)) = reply {
+            let targets = hints.queues.into_iter().map(|queue| queue.target).collect();
             self.outstanding.on_answer(node, asked_ms, targets);
         }
     }
@@ -112,8 +112,8 @@ impl AskHints {
         self.outstanding.look(&members);
         // Its own queues are looked at after the trouble that they may be of.
         let (me, now_ms) = (self.parts.node, self.millis(now));
-        if let Ok(own) = self.parts.shards.all_hint_queues() {
-            let targets = own.into_iter().map(|queue| queue.target).collect();
+        if let Ok(own) = self.parts.shards.all_hints() {
+            let targets = own.queues.into_iter().map(|queue| queue.target).collect();
             self.outstanding.on_answer(me, now_ms, targets);
         }
         let everybody = now >= self.rounds;

@@ -136,7 +136,9 @@ impl From<&RequestError> for OutcomeLabel {
             | RequestError::NotReady { .. }
             | RequestError::NotReadyElsewhere { .. } => Self::Unavailable,
             RequestError::Timeout { .. } | RequestError::TimeoutElsewhere { .. } => Self::Timeout,
-            RequestError::Overloaded { .. } | RequestError::DiskFull { .. } => Self::Overloaded,
+            RequestError::Overloaded { .. }
+            | RequestError::HintsFull { .. }
+            | RequestError::DiskFull { .. } => Self::Overloaded,
             RequestError::Data { .. }
             | RequestError::Damaged { .. }
             | RequestError::DiskFailed { .. } => Self::Data,

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::grpc::testing::{Node, incarnation};
 use super::memory::MemoryNetwork;
-use super::{Handler, PeerError, Peers, Reply, Request};
+use super::{Handler, Hints, PeerError, Peers, Reply, Request};
 use crate::dynamo::key::NodeId;
 
 /// Answers `Register` with its own bytes: those that begin with "slow" wait for a permit of the
@@ -42,7 +42,7 @@ impl Handler for TestHandler {
         let message = match request {
             Request::Register(message) => message,
             Request::Gossip(_) => return Box::pin(async { Reply::Heard }),
-            Request::Hints => return Box::pin(async { Reply::Hints(Vec::new()) }),
+            Request::Hints => return Box::pin(async { Reply::Hints(Hints::default()) }),
             other => panic!("{other:?}"),
         };
         let gate = self.gate.clone();

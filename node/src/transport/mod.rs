@@ -24,7 +24,7 @@ use thiserror::Error;
 use crate::dynamo::clock::Dot;
 use crate::dynamo::credit::Credit;
 use crate::dynamo::format::EncodedObject;
-pub use crate::dynamo::hint::HintQueue;
+pub use crate::dynamo::hint::{HintQueue, Hints};
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId};
 use crate::dynamo::object::Digest;
 use crate::dynamo::operation::{OperationId, PayloadHash};
@@ -126,8 +126,8 @@ pub enum Reply {
         /// How much more is welcome.
         credit: Credit,
     },
-    /// The hints that are kept, one queue for each target.
-    Hints(Vec<HintQueue>),
+    /// The hints that are kept.
+    Hints(Hints),
     /// What is known of an operation.
     LookedUp(LookedUp),
     /// The request failed; it was no write.

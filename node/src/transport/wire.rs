@@ -278,7 +278,7 @@ pub fn encode_reply(reply: Reply) -> Body {
         Reply::Handoff { taken, credit } => {
             Body::HandoffReply(batch::encode_handoff(taken, credit))
         }
-        Reply::Hints(queues) => Body::HintsReply(reply::encode_hints(queues)),
+        Reply::Hints(hints) => Body::HintsReply(reply::encode_hints(hints)),
         Reply::LookedUp(m) => Body::LookedUp(reply::encode_looked_up(m)),
         Reply::Failed(error) => Body::Failure(encode_failure(error, None)),
         Reply::WriteFailed(error) => {

@@ -91,6 +91,8 @@ pub struct HintQueues {
     given: AtomicU64,
     /// Of all hints, once each; those that are staged count.
     bytes: AtomicU64,
+    /// How many more the hint would have taken that was refused last; 0: none was.
+    refused: AtomicU64,
     /// Whether rows could not be read, so that the sums say too little.
     partial: bool,
     sums: Mutex<BTreeMap<NodeId, Sums>>,
@@ -128,6 +130,7 @@ impl HintQueues {
             opening: 0,
             given: AtomicU64::default(),
             bytes: AtomicU64::default(),
+            refused: AtomicU64::default(),
             partial: false,
             sums: Mutex::default(),
         }
@@ -212,8 +215,15 @@ impl HintQueues {
         if more == 0 || self.bytes().saturating_add(more) <= self.max_bytes {
             return Ok(());
         }
-        let what = format!("the room for hints (hints_max_bytes = {})", self.max_bytes);
-        Err(RequestError::Overloaded { what, retry_after_ms: RETRY_AFTER_MS })
+        self.refused.store(more, Relaxed);
+        let max_bytes = self.max_bytes;
+        Err(RequestError::HintsFull { max_bytes, retry_after_ms: RETRY_AFTER_MS })
+    }
+
+    /// Whether what was refused last would be refused again.
+    pub fn are_full(&self) -> bool {
+        let refused = self.refused.load(Relaxed);
+        refused > 0 && self.bytes().saturating_add(refused) > self.max_bytes
     }
 
     /// Takes note of what a turn stages.

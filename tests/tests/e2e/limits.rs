@@ -131,3 +131,51 @@ fn values_and_batches_over_their_limit_are_refused_by_name() {
     let key = "k".repeat(4097);
     cli.line(&format!("put tiny {key} x")).fails_with(&["4096"]);
 }
+
+/// Of four nodes two owners of a key are down, and the fourth node takes no hints.
+#[test]
+fn a_write_for_which_nobody_has_room_to_stand_in_says_who_has_none() {
+    let mut cluster = Cluster::uninitialised(4);
+    for node in cluster.nodes() {
+        node.configure("hints_max_bytes = 100");
+    }
+    cluster.form(16);
+    cluster.cli().line("namespace create users").ok();
+    let owners = cluster.owners("users", "alice");
+    let [first, second, third] = [0, 1, 2].map(|at| owners[at].clone());
+    let names = cluster.nodes().iter().map(|node| node.name().to_owned());
+    let full = names.into_iter().find(|name| !owners.contains(name)).expect("there are four");
+    let says = format!("{full} keeps no more hints (hints_max_bytes is reached)");
+    let value = "x".repeat(200);
+    cluster.named(&second).kill();
+    cluster.named(&third).kill();
+
+    let cli = cluster.named(&first).cli().with(["--timeout", "2s"]);
+    let ran = until("it is known who is down", || {
+        let ran = cli.run(["put", "users", "alice", &value]).exits(2);
+        ran.stderr.contains("keeps no more hints").then_some(ran)
+    });
+    ran.fails_with(&["1 of the 2 replicas needed answered", &second, &third, &says]);
+    let json = cli.json("hints");
+    let named = json["full"].as_array().expect("a list").contains(&full.as_str().into());
+    assert!(named && json["queues"] == serde_json::json!([]), "{json}");
+    let ran = cli.line("hints").ok();
+    assert!(ran.text() == "no hints\n" && ran.stderr.contains(&says), "{}", ran.stderr);
+
+    // Nor does it take a write in the place of all owners.
+    cluster.named(&first).kill();
+    let cli = cluster.named(&full).cli().with(["--timeout", "2s"]);
+    let ran = until("it is known who is down", || {
+        let ran = cli.run(["put", "users", "alice", &value, "-w", "one"]).exits(2);
+        ran.stderr.contains("keeps no more hints").then_some(ran)
+    });
+    ran.fails_with(&[
+        "not applied",
+        "0 of the 1 replicas needed answered",
+        &says,
+        "bring nodes back",
+    ]);
+    owners.iter().for_each(|name| cluster.named(name).start());
+    cluster.wait_ready();
+    cluster.cli().run(["put", "users", "alice", &value, "-w", "all"]).ok();
+}

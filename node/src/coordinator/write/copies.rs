@@ -226,7 +226,7 @@ pub(super) fn tell(op: &mut WriteOp, effect: Effect, said: Said) -> Option<Effec
         (Effect::Send(owner), Ok(synced)) => op.on_ack(owner, synced),
         (Effect::Send(owner), Err(cause)) => return op.on_failure(owner, cause),
         (Effect::Keep(by), Ok(synced)) => op.on_kept(by, synced),
-        (Effect::Keep(by), Err(_)) => return op.on_not_kept(by),
+        (Effect::Keep(by), Err(cause)) => return op.on_not_kept(by, cause),
     }
     None
 }

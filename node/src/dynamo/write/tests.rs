@@ -71,7 +71,7 @@ impl Runner for Transcript {
         match command.name.as_str() {
             "ack" => write.on_ack(NodeId(next(&mut args)?), synced),
             "kept" => write.on_kept(stand_in()?, synced),
-            "unkept" => effects.extend(write.on_not_kept(stand_in()?)),
+            "unkept" => effects.extend(write.on_not_kept(stand_in()?, Cause::HintsFull)),
             "late" => effects = write.on_late(),
             "fail" => {
                 let node = NodeId(next(&mut args)?);
@@ -89,7 +89,8 @@ impl Runner for Transcript {
 
 /// `pending 1/2; send 2; keep 4(3)`.
 fn told(write: &WriteOp, effects: Vec<Effect>) -> String {
-    let mut told = show(write.verdict(), write.tally(), write.failures());
+    let failures = [write.failures(), write.not_kept()].concat();
+    let mut told = show(write.verdict(), write.tally(), &failures);
     if write.is_settled() {
         told.push_str(", settled");
     }
@@ -230,7 +231,7 @@ proptest! {
                         twin.hear((node, owner), None);
                     }
                     let by = StandIn { node: NodeId(node), owner: NodeId(owner) };
-                    write.on_not_kept(by).into_iter().collect()
+                    write.on_not_kept(by, Cause::Timeout).into_iter().collect()
                 }
                 Event::Late => write.on_late(),
             };
@@ -288,7 +289,7 @@ proptest! {
             let here = matches!(effect, Effect::Keep(by) if by.node == NodeId(0));
             match (effect, fails.next().unwrap_or(false) && !here) {
                 (Effect::Send(node), true) => waiting.extend(write.on_failure(node, Cause::Timeout)),
-                (Effect::Keep(by), true) => waiting.extend(write.on_not_kept(by)),
+                (Effect::Keep(by), true) => waiting.extend(write.on_not_kept(by, Cause::Timeout)),
                 (Effect::Send(node), false) => {
                     owed.remove(&node.0);
                     write.on_ack(node, true);

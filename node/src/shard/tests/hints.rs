@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::dynamo::hint::Hints;
 use crate::storage::{Batch, EngineError, EngineStats, KeyRange, Scan};
 
 const B: NodeId = NodeId(2);
@@ -181,10 +182,10 @@ impl Engine for Torn {
 
 #[tokio::test]
 async fn who_could_not_read_all_rows_does_not_say_that_it_names_all_who_are_owed_some() {
-    assert_eq!(bench().shards.all_hint_queues(), Ok(Vec::new()));
+    assert_eq!(bench().shards.all_hints(), Ok(Hints::default()));
     let hints = HintQueues::open(&Torn(MemoryEngine::new()), 1 << 20).unwrap();
     let bench = with_hints((2, 64), Duration::ZERO, hints);
     bench.write_hint(address(1, "a"), 1).await;
     assert_eq!(bench.shards.hint_queues().len(), 1, "what is known is shown");
-    assert_eq!(bench.shards.all_hint_queues().unwrap_err().kind(), "data");
+    assert_eq!(bench.shards.all_hints().unwrap_err().kind(), "data");
 }

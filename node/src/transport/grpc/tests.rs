@@ -9,7 +9,7 @@ use super::testing::{Newcomer, Node, incarnation};
 use super::*;
 use crate::error::RequestError;
 use crate::transport::conformance::{LONG, ONE, TWO, TestHandler, until};
-use crate::transport::{PeerError, Peers, Reply, Request, listener};
+use crate::transport::{Hints, PeerError, Peers, Reply, Request, listener};
 
 fn message(text: &'static str) -> Request {
     Request::Register(Bytes::from_static(text.as_bytes()))
@@ -126,7 +126,7 @@ async fn who_asks_whether_a_node_is_there_does_not_wait_for_what_keeps_it_busy()
         let gossip = Request::Gossip(Bytes::from_static(b"ping"));
         assert_eq!(one.peers.request(TWO, gossip, LONG).await, Ok(Reply::Heard));
         let hints = one.peers.request(TWO, Request::Hints, LONG).await;
-        assert_eq!(hints, Ok(Reply::Hints(Vec::new())));
+        assert_eq!(hints, Ok(Reply::Hints(Hints::default())));
         assert_eq!(two.handler.handled.load(Ordering::Relaxed), 2 + 2 * round);
     }
     two.handler.gate.add_permits(9);

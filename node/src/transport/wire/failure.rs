@@ -77,6 +77,11 @@ fn encode_error(error: RequestError) -> proto::Failure {
         RequestError::Overloaded { what, retry_after_ms } => {
             proto::Failure { retry_after_ms, ..with(Code::Overloaded, what) }
         }
+        RequestError::HintsFull { max_bytes, retry_after_ms } => proto::Failure {
+            limit: max_bytes,
+            retry_after_ms,
+            ..with(Code::HintsFull, String::new())
+        },
         RequestError::CoordinatorUnreachable { node, reason } => {
             proto::Failure { number: node.0, ..with(Code::CoordinatorUnreachable, reason) }
         }
@@ -126,6 +131,9 @@ fn decode_error(m: proto::Failure) -> Result<RequestError, WireError> {
         Ok(Code::Timeout) => RequestError::Timeout { waiting_for: text },
         Ok(Code::Overloaded) => {
             RequestError::Overloaded { what: text, retry_after_ms: m.retry_after_ms }
+        }
+        Ok(Code::HintsFull) => {
+            RequestError::HintsFull { max_bytes: m.limit, retry_after_ms: m.retry_after_ms }
         }
         Ok(Code::CoordinatorUnreachable) => {
             RequestError::CoordinatorUnreachable { node: NodeId(m.number), reason: text }

@@ -12,7 +12,7 @@ use crate::dynamo::object::Digest;
 use crate::dynamo::operation::{Done, Opening, PayloadHash};
 use crate::dynamo::standing::Standing;
 use crate::transport::{
-    GetResult, Held, HintQueue, Known, LookedUp, ScanPageReply, StandIn, WriteResult,
+    GetResult, Held, HintQueue, Hints, Known, LookedUp, ScanPageReply, StandIn, WriteResult,
 };
 
 pub(super) fn encode_held(held: Held, standing: Standing) -> proto::ReadReply {
@@ -81,7 +81,7 @@ fn decode_stand_in(m: proto::StandIn) -> StandIn {
     StandIn { node: NodeId(m.node), owner: NodeId(m.owner) }
 }
 
-pub(super) fn encode_hints(queues: Vec<HintQueue>) -> proto::HintsReply {
+pub(super) fn encode_hints(Hints { queues, full }: Hints) -> proto::HintsReply {
     let queue = |m: HintQueue| proto::HintQueue {
         target: m.target.0,
         count: m.count,
@@ -90,10 +90,10 @@ pub(super) fn encode_hints(queues: Vec<HintQueue>) -> proto::HintsReply {
         first: m.first,
         last: m.last,
     };
-    proto::HintsReply { queues: queues.into_iter().map(queue).collect() }
+    proto::HintsReply { queues: queues.into_iter().map(queue).collect(), full }
 }
 
-pub(super) fn decode_hints(m: proto::HintsReply) -> Vec<HintQueue> {
+pub(super) fn decode_hints(m: proto::HintsReply) -> Hints {
     let queue = |m: proto::HintQueue| HintQueue {
         target: NodeId(m.target),
         count: m.count,
@@ -102,7 +102,7 @@ pub(super) fn decode_hints(m: proto::HintsReply) -> Vec<HintQueue> {
         first: m.first,
         last: m.last,
     };
-    m.queues.into_iter().map(queue).collect()
+    Hints { queues: m.queues.into_iter().map(queue).collect(), full: m.full }
 }
 
 pub(super) fn encode_looked_up(m: LookedUp) -> proto::LookedUp {

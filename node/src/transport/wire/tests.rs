@@ -11,8 +11,8 @@ use crate::dynamo::operation::{Done, Opening, PayloadHash};
 use crate::dynamo::standing::Standing;
 use crate::error::{Outcome, RequestError, WriteError};
 use crate::transport::{
-    Credit, ForwardGet, ForwardWrite, GetResult, Held, HintQueue, Known, LookUp, LookedUp, Read,
-    Replicate, ScanPage, ScanPageReply, StandIn, WriteResult,
+    Credit, ForwardGet, ForwardWrite, GetResult, Held, HintQueue, Hints, Known, LookUp, LookedUp,
+    Read, Replicate, ScanPage, ScanPageReply, StandIn, WriteResult,
 };
 
 fn bytes() -> impl Strategy<Value = Bytes> + Clone {
@@ -170,6 +170,9 @@ fn errors() -> impl Strategy<Value = RequestError> {
         ".*".prop_map(|waiting_for| RequestError::Timeout { waiting_for }),
         (".*", any::<u32>())
             .prop_map(|(what, retry_after_ms)| RequestError::Overloaded { what, retry_after_ms }),
+        (any::<u64>(), any::<u32>()).prop_map(|(max_bytes, retry_after_ms)| {
+            RequestError::HintsFull { max_bytes, retry_after_ms }
+        }),
         (any::<u64>(), ".*").prop_map(|(node, reason)| {
             RequestError::CoordinatorUnreachable { node: NodeId(node), reason }
         }),
@@ -277,7 +280,8 @@ fn batch_replies() -> impl Strategy<Value = Reply> {
                 credit: Credit { bytes, pause_ms }
             }
         ),
-        few(hint_queue()).prop_map(Reply::Hints),
+        (few(hint_queue()), any::<bool>())
+            .prop_map(|(queues, full)| Reply::Hints(Hints { queues, full })),
         looked_up().prop_map(Reply::LookedUp),
     ]
 }

@@ -258,7 +258,7 @@ fn at_the_bound_hints_are_refused_and_none_is_dropped() {
     assert!(refused.to_string().contains("hints_max_bytes"), "{refused}");
     let other = Store::new(2).write(large(3, 4), &[B]).unwrap();
     let refused = store.take(3, &other.object, B).unwrap_err();
-    assert_eq!(refused.kind(), "overloaded");
+    assert_eq!((refused.kind(), store.queues.are_full()), ("hints_full", true));
     assert_eq!((store.queue(B).len(), store.refused), (2, 2));
     assert!(store.read(3).unwrap().0.is_empty(), "nothing is staged");
     // What takes no more room is taken: the same again, and what replaces it.

@@ -18,7 +18,7 @@ pub(crate) struct HintsArgs {
 
 const HINTS_HELP: &str =
     "json: {\"queues\":[{\"holder\",\"target\",\"count\",\"bytes\",\"oldest_seconds\"}]}, and \
-\"unreachable\":[..] if a member does not answer
+\"unreachable\":[..] if a member does not answer, \"full\":[..] if one keeps no more
 
 Examples:
   kv-cli hints

@@ -37,6 +37,8 @@ struct HintsJson<'a> {
     queues: Vec<QueueJson<'a>>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     unreachable: &'a [String],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    full: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -60,8 +62,13 @@ async fn list(session: &Session, target: Option<&str>) -> Result<Exit> {
     let json = HintsJson {
         queues: hints.queues.iter().map(QueueJson::from).collect(),
         unreachable: &hints.unreachable,
+        full: &hints.full,
     };
     session.output.result(&json, || text(session.output, &json.queues))?;
+    for holder in &hints.full {
+        let message = format!("{holder} keeps no more hints (hints_max_bytes is reached)");
+        say(&Notice::note(message).with("full", holder));
+    }
     if let Some(message) = unreachable_text(&hints.unreachable) {
         say(&Notice::note(message).with("unreachable", &hints.unreachable));
     }
@@ -70,13 +77,13 @@ async fn list(session: &Session, target: Option<&str>) -> Result<Exit> {
 
 /// The hints for `target`, or for all. Nobody keeps hints for itself, so that one need not answer.
 async fn ask(session: &Session, target: Option<&str>) -> Result<Hints> {
-    let Hints { mut queues, mut unreachable } = session.client.hints().await?;
+    let Hints { mut queues, mut unreachable, full } = session.client.hints().await?;
     if let Some(target) = target {
         queues.retain(|queue| queue.target == target);
         unreachable.retain(|member| member != target);
     }
     queues.sort_by(|a, b| (&a.target, &a.holder).cmp(&(&b.target, &b.holder)));
-    Ok(Hints { queues, unreachable })
+    Ok(Hints { queues, unreachable, full })
 }
 
 fn text(output: Output, queues: &[QueueJson<'_>]) -> String {
@@ -243,6 +250,7 @@ mod tests {
         let reply = |(queues, unreachable): &(&[[u64; 3]], &[&str])| v1::HintsReply {
             queues: queues.iter().map(queue).collect(),
             unreachable: unreachable.iter().map(|&name| name.to_owned()).collect(),
+            full: Vec::new(),
         };
         fakes.hints.lock().unwrap().extend(answers.iter().map(reply));
         fakes
@@ -298,7 +306,7 @@ mod tests {
 
     fn now(queues: &[HintQueue], unreachable: &[&str]) -> Hints {
         let unreachable = unreachable.iter().map(|&name| name.to_owned()).collect();
-        Hints { queues: queues.to_vec(), unreachable }
+        Hints { queues: queues.to_vec(), unreachable, full: Vec::new() }
     }
 
     #[test]
@@ -327,12 +335,13 @@ mod tests {
     fn a_list_is_as_scripts_know_it() {
         let queues = [queue("n1", "n2", [3, 5, 9])];
         let queues = || queues.iter().map(QueueJson::from).collect();
-        let json = |unreachable: &[String]| {
-            serde_json::to_string(&HintsJson { queues: queues(), unreachable }).unwrap()
+        let json = |unreachable: &[String], full: &[String]| {
+            serde_json::to_string(&HintsJson { queues: queues(), unreachable, full }).unwrap()
         };
         let row = r#"{"holder":"n1","target":"n2","count":3,"bytes":10,"oldest_seconds":0}"#;
-        assert_eq!(json(&[]), format!(r#"{{"queues":[{row}]}}"#));
-        let unreachable = ["n3".to_owned()];
-        assert_eq!(json(&unreachable), format!(r#"{{"queues":[{row}],"unreachable":["n3"]}}"#));
+        assert_eq!(json(&[], &[]), format!(r#"{{"queues":[{row}]}}"#));
+        let (unreachable, full) = (["n3".to_owned()], ["n1".to_owned()]);
+        let all = format!(r#"{{"queues":[{row}],"unreachable":["n3"],"full":["n1"]}}"#);
+        assert_eq!(json(&unreachable, &full), all);
     }
 }
