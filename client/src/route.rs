@@ -249,9 +249,11 @@ impl Tries {
 
 #[cfg(test)]
 mod tests {
-    use quorate_proto::v1;
+    use quorate_proto::v1::{self, error_detail::Kind};
+    use tonic::Code;
 
     use super::*;
+    use crate::error::tests::status;
 
     const GOLDEN: &str = include_str!("../../proto/golden/key_hash.txt");
 
@@ -312,6 +314,19 @@ mod tests {
         assert_eq!(order(true)[..5], ["n0", "n1", "n2", "n5", "n3"]);
         assert_eq!(order(true).len(), 7, "the others come last");
         assert_eq!(order(false), ["n0", "n1", "n2"]);
+    }
+
+    #[tokio::test]
+    async fn owners_that_cannot_serve_do_not_keep_others_from_it() {
+        let (routes, key) = (routes(&[]), Bytes::from_static(b"k"));
+        let target = Target::Key { namespace: "carts", key: &key, forwarded: true };
+        for (kind, others) in [(Kind::NotReady, true), (Kind::Quorum, false)] {
+            let mut tries = Tries::default();
+            let detail = v1::ErrorDetail { kind: kind.into(), ..v1::ErrorDetail::default() };
+            let error = Error::from_status(&status(Code::Unavailable, "said", detail), "n");
+            routes.nodes[..3].iter().for_each(|node| tries.failed(node, &error));
+            assert_eq!(!tries.are_exhausted(&routes, &target), others, "{kind:?}");
+        }
     }
 
     #[tokio::test]
