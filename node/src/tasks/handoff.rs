@@ -135,10 +135,7 @@ impl Handoff {
         let (parts, view, errand) = (self.parts.clone(), view.clone(), course.next(last, now));
         self.served.insert(target);
         let run = async move {
-            let outcome = match view.member(target) {
-                Some(_) => parts.run(&view, target, errand).await,
-                None => parts.run_strays(&view, target, errand).await,
-            };
+            let outcome = parts.run(&view, target, errand).await;
             (target, outcome)
         };
         self.under_way.push(run.boxed());

@@ -8,18 +8,30 @@
 //! A round is what was in the queue when it began: with new hints it would never end, and what was
 //! refused in it would never be tried again.
 //!
+//! A message that fails may do so by one of its hints, too large for a slow link or such that the target
+//! falls over it. So what it held is sent again in smaller parts, and a hint that fails alone is passed
+//! over until the next round:
+//!
+//! ```text
+//!   1..256 fail ► 1..16 sent ► 17..32 fail ► 17 sent ► 18 fails: go on after 18 ► 19.. sent
+//! ```
+//!
 //! Invariants: nothing is sent that the target granted no credit for, nor before the pause that it
-//! asked for; what is refused holds up nothing behind it.
+//! asked for; what is refused, or fails each time, holds up nothing behind it.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::dynamo::credit::{Credit, GRANT_MS};
+use crate::dynamo::credit::{Credit, GRANT_MS, MESSAGE_MAX_HINTS};
 
 /// The pause after a failure, doubled with each of them up to the longest. A target that goes away
 /// and comes back begins anew, so that no pause outlasts its absence.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(4));
+
+/// How many hints a message has at most: the first one, one after it failed, and one after that failed
+/// too. Then they are passed over.
+const HINTS: [usize; 3] = [MESSAGE_MAX_HINTS, 16, 1];
 
 /// How one delivery goes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,8 +45,12 @@ pub(super) struct Course {
     after: u64,
     /// The last number of the round.
     until: u64,
-    /// Whether any was refused in it.
+    /// Whether any was refused, or passed over, in it.
     refused: bool,
+    /// How many messages failed that held hints after `after`, one within the other; up to this number
+    /// smaller ones are sent.
+    narrowed: usize,
+    narrow_until: u64,
     /// How many messages failed, and how many rounds ended with refusals, one after the other.
     failures: u32,
     bad_rounds: u32,
@@ -56,6 +72,8 @@ pub(super) struct Allotment {
     pub(super) after: u64,
     /// As many as have so many bytes, and one at least.
     pub(super) bytes: u32,
+    /// No more than so many.
+    pub(super) hints: usize,
 }
 
 /// What came of an errand.
@@ -69,7 +87,10 @@ pub(super) enum Outcome {
         credit: Credit,
     },
     /// It was not, or nobody knows.
-    Failed,
+    Failed {
+        /// The number of the last hint that was to be sent, if any was.
+        last: Option<u64>,
+    },
 }
 
 /// What was sent.
@@ -91,6 +112,8 @@ impl Course {
             after: 0,
             until: 0,
             refused: false,
+            narrowed: 0,
+            narrow_until: 0,
             failures: 0,
             bad_rounds: 0,
         }
@@ -103,7 +126,7 @@ impl Course {
         }
         match self.credit {
             bytes if bytes > 0 && now <= self.good_until => {
-                Errand::Send(Allotment { after: self.after, bytes })
+                Errand::Send(Allotment { after: self.after, bytes, hints: HINTS[self.narrowed] })
             }
             _ => Errand::Ask,
         }
@@ -111,23 +134,47 @@ impl Course {
 
     /// Takes note of what came of it.
     pub(super) fn on_outcome(&mut self, outcome: Outcome, now: Instant) {
-        let Outcome::Done { sent, credit } = outcome else {
-            // The credit may be spent.
-            (self.credit, self.failures) = (0, self.failures + 1);
-            self.due = now + backoff(self.failures);
-            return;
-        };
-        (self.credit, self.failures) = (credit.bytes, 0);
-        self.due = now + Duration::from_millis(credit.pause_ms.into());
-        // It takes a while to arrive there.
-        self.good_until = self.due + Duration::from_millis(GRANT_MS / 2);
-        if let Some(Sent { last, refused }) = sent {
-            // Where there is nothing though the queue says so, something is wrong.
-            self.refused |= refused || last.is_none();
-            self.after = last.unwrap_or(self.until);
-            if self.after >= self.until {
-                self.end_round(now);
+        match outcome {
+            Outcome::Failed { last } => {
+                // The credit may be spent.
+                (self.credit, self.failures) = (0, self.failures + 1);
+                self.due = now + backoff(self.failures);
+                if let Some(last) = last {
+                    self.narrow(last, now);
+                }
             }
+            Outcome::Done { sent, credit } => {
+                self.credit = credit.bytes;
+                self.due = now + Duration::from_millis(credit.pause_ms.into());
+                // It takes a while to arrive there.
+                self.good_until = self.due + Duration::from_millis(GRANT_MS / 2);
+                if let Some(Sent { last, refused }) = sent {
+                    self.failures = 0;
+                    // Where there is nothing though the queue says so, something is wrong.
+                    self.refused |= refused || last.is_none();
+                    self.go_on(last.unwrap_or(self.until), now);
+                }
+            }
+        }
+    }
+
+    /// A message up to this number failed.
+    fn narrow(&mut self, last: u64, now: Instant) {
+        (self.narrowed, self.narrow_until) = (self.narrowed + 1, last);
+        if self.narrowed == HINTS.len() {
+            self.refused = true;
+            self.go_on(last, now);
+        }
+    }
+
+    /// Nothing up to this number is sent again in this round.
+    fn go_on(&mut self, after: u64, now: Instant) {
+        self.after = after;
+        if self.after >= self.narrow_until {
+            self.narrowed = 0;
+        }
+        if self.after >= self.until {
+            self.end_round(now);
         }
     }
 
@@ -136,7 +183,7 @@ impl Course {
         if self.refused {
             self.due = self.due.max(now + backoff(self.bad_rounds));
         }
-        (self.after, self.refused) = (0, false);
+        (self.after, self.refused, self.narrowed) = (0, false, 0);
     }
 }
 
@@ -160,7 +207,9 @@ mod tests {
     }
 
     fn after(errand: Errand) -> u64 {
-        let Errand::Send(Allotment { after, bytes: 100 }) = errand else { panic!("{errand:?}") };
+        let Errand::Send(Allotment { after, bytes: 100, .. }) = errand else {
+            panic!("{errand:?}")
+        };
         after
     }
 
@@ -204,7 +253,7 @@ mod tests {
         let now = Instant::now();
         let mut course = Course::new(now);
         let nothing = done(Some(Sent { last: None, refused: false }), ROOM);
-        for failure in [Outcome::Failed, nothing, sent(9, true)] {
+        for failure in [Outcome::Failed { last: None }, nothing, sent(9, true)] {
             let pause = |course: &mut Course| {
                 course.next(9, now);
                 course.on_outcome(failure, now);
@@ -236,9 +285,65 @@ mod tests {
         course.on_outcome(done(None, ROOM), now);
         course.next(9, now);
         course.on_outcome(sent(4, true), now);
-        course.on_outcome(Outcome::Failed, now);
+        course.on_outcome(Outcome::Failed { last: Some(9) }, now);
         assert_eq!(course.next(9, now), Errand::Ask);
         course.on_outcome(done(None, ROOM), now);
         assert_eq!(after(course.next(9, now)), 4);
+    }
+
+    /// Runs one round, as long as no message gets there that holds one of these. How many hints each
+    /// message had, and the last number of each that failed.
+    fn round(course: &mut Course, last: u64, poisoned: &[u64]) -> (Vec<u64>, Vec<u64>) {
+        let (mut now, mut sizes, mut failed) = (course.due, Vec::new(), Vec::new());
+        let mut until = 0;
+        loop {
+            let outcome = match course.next(last, now) {
+                Errand::Ask => done(None, ROOM),
+                Errand::Send(Allotment { after, hints, .. }) => {
+                    until = last.min(after + hints as u64);
+                    sizes.push(until - after);
+                    assert!(sizes.len() < 1000, "the round does not end");
+                    match poisoned.iter().any(|hint| (after + 1..=until).contains(hint)) {
+                        true => {
+                            failed.push(until);
+                            Outcome::Failed { last: Some(until) }
+                        }
+                        false => sent(until, false),
+                    }
+                }
+            };
+            course.on_outcome(outcome, now);
+            now = course.due;
+            if until == last && course.narrowed == 0 {
+                return (sizes, failed);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hint_that_fails_each_time_holds_up_no_other() {
+        let mut course = Course::new(Instant::now());
+        let rounds = [round(&mut course, 300, &[18]), round(&mut course, 300, &[18])];
+        for (sizes, failed) in rounds {
+            assert_eq!(sizes, [256, 16, 16, 1, 1, 256, 26]);
+            assert_eq!(failed, [256, 32, 18]);
+        }
+        // Once it gets there, the round is over in two messages.
+        assert_eq!(round(&mut course, 300, &[]), (vec![256, 44], vec![]));
+        // The last one of a round ends it, and the next begins after a pause.
+        let before = course.due;
+        assert_eq!(round(&mut course, 2, &[2]).0, [2, 2, 1, 1]);
+        assert!(course.due > before);
+        assert_eq!(round(&mut course, 2, &[]), (vec![2], vec![]));
+    }
+
+    /// Where nothing gets there, as on a link that loses all, each is tried and the round ends.
+    #[tokio::test(start_paused = true)]
+    async fn where_everything_fails_a_round_ends_all_the_same() {
+        let mut course = Course::new(Instant::now());
+        let all: Vec<u64> = (1..=5).collect();
+        let (sizes, failed) = round(&mut course, 5, &all);
+        assert_eq!(sizes.len(), 15);
+        assert_eq!(failed.iter().filter(|&&last| last == 5).count(), 11);
     }
 }

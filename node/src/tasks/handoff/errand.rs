@@ -31,31 +31,35 @@ struct Answer {
 }
 
 impl HandoffParts {
-    /// Runs an errand for a member.
+    /// Runs an errand for a member, or for one who is none any more: then the owners of its partitions
+    /// get the hints.
     pub(super) async fn run(&self, view: &View, target: NodeId, errand: Errand) -> Outcome {
+        let is_member = view.member(target).is_some();
+        let (mut last, free) = (None, Credit { bytes: STRAYS_BYTES, pause_ms: 0 });
         let done = match errand {
+            Errand::Ask if !is_member => Ok((None, free)),
             Errand::Ask => self.bring(target, &[]).await.map(|answer| (None, answer.credit)),
-            Errand::Send(allotment) => self.send(view, target, allotment).await,
+            Errand::Send(allotment) => match self.page(target, allotment).await {
+                Ok(page) => {
+                    last = page.last().map(|hint| hint.seq);
+                    match is_member {
+                        true => self.send(view, target, allotment, page).await,
+                        false => {
+                            self.rehome(view, target, page).await.map(|sent| (Some(sent), free))
+                        }
+                    }
+                }
+                Err(error) => Err(error),
+            },
         };
-        self.outcome(view, target, done)
-    }
-
-    /// Sees to hints of one who is no member any more: their partitions' owners get them.
-    pub(super) async fn run_strays(&self, view: &View, target: NodeId, errand: Errand) -> Outcome {
-        let credit = Credit { bytes: STRAYS_BYTES, pause_ms: 0 };
-        let Errand::Send(allotment) = errand else { return Outcome::Done { sent: None, credit } };
-        let done = match self.page(target, allotment).await {
-            Ok(page) => self.rehome(view, target, page).await.map(|sent| (Some(sent), credit)),
-            Err(error) => Err(error),
-        };
-        self.outcome(view, target, done)
+        self.outcome(view, target, done.map_err(|error| (last, error)))
     }
 
     fn outcome(
         &self,
         view: &View,
         target: NodeId,
-        done: Result<(Option<Sent>, Credit), RequestError>,
+        done: Result<(Option<Sent>, Credit), (Option<u64>, RequestError)>,
     ) -> Outcome {
         let (name, metrics) = (view.name_of(target), self.metrics.handoff());
         match done {
@@ -65,22 +69,22 @@ impl HandoffParts {
                 }
                 Outcome::Done { sent, credit }
             }
-            Err(error) => {
+            Err((last, error)) => {
                 tracing::debug!(target_node = name, %error, "hints could not be sent home");
                 metrics.failed(&name);
-                Outcome::Failed
+                Outcome::Failed { last }
             }
         }
     }
 
-    /// Sends the oldest hints of the allotment, and deletes what was acknowledged.
+    /// Sends the hints of an allotment, and deletes what was acknowledged.
     async fn send(
         &self,
         view: &View,
         target: NodeId,
         allotment: Allotment,
+        page: Vec<KeptHint>,
     ) -> Result<(Option<Sent>, Credit), RequestError> {
-        let page = self.page(target, allotment).await?;
         let unused = Credit { bytes: allotment.bytes, pause_ms: 0 };
         let (home, strays): (Vec<_>, Vec<_>) =
             page.into_iter().partition(|hint| is_owner(view, target, hint));
@@ -101,12 +105,12 @@ impl HandoffParts {
     async fn page(
         &self,
         target: NodeId,
-        Allotment { after, bytes }: Allotment,
+        Allotment { after, bytes, hints }: Allotment,
     ) -> Result<Vec<KeptHint>, RequestError> {
         let bytes = bytes.min(MESSAGE_MAX_BYTES) as usize;
         let page =
             self.shards.hint_page_after(target, after, bytes, Instant::now() + TIMEOUT).await?;
-        Ok(fitting(page, bytes))
+        Ok(fitting(page, bytes, hints))
     }
 
     /// Offers hints to one who owns their keys; without any it asks for credit.
@@ -201,7 +205,7 @@ impl HandoffParts {
             _ => return Vec::new(),
         };
         sleep(Duration::from_millis(granted.pause_ms.into())).await;
-        let hints = fitting(hints.to_vec(), granted.bytes as usize);
+        let hints = fitting(hints.to_vec(), granted.bytes as usize, MESSAGE_MAX_HINTS);
         let brought = self.bring(owner, &hints).await;
         brought
             .map_or_else(|_| Vec::new(), |answer| answer.taken.iter().map(Result::is_ok).collect())
@@ -218,12 +222,12 @@ fn is_owner(view: &View, target: NodeId, hint: &KeptHint) -> bool {
     owners(view, hint).any(|owner| owner == target)
 }
 
-/// The first hints, as many as fit in a message of so many bytes, and one at least.
-fn fitting(hints: Vec<KeptHint>, bytes: usize) -> Vec<KeptHint> {
+/// The first hints, as many as fit in a message of so many bytes, one at least, and `most` at most.
+fn fitting(hints: Vec<KeptHint>, bytes: usize, most: usize) -> Vec<KeptHint> {
     let mut sum = 0;
     let fits = |(place, hint): &(usize, KeptHint)| {
         sum += hint.object.0.len();
-        *place == 0 || *place < MESSAGE_MAX_HINTS && sum <= bytes
+        *place == 0 || *place < most && sum <= bytes
     };
     hints.into_iter().enumerate().take_while(fits).map(|(_, hint)| hint).collect()
 }
