@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 use super::read::{Heard, Repairing};
 use super::{Coordinator, REPAIR_TIMEOUT, Target};
 use crate::dynamo::format::EncodedObject;
-use crate::dynamo::key::NodeId;
+use crate::dynamo::key::{Key, NamespaceId, NodeId};
 use crate::dynamo::object::Object;
 use crate::dynamo::quorum::{Cause, Failure};
 use crate::dynamo::standing::Standing;
@@ -44,6 +44,13 @@ pub(super) enum IfAbsent {
 }
 
 impl Coordinator {
+    /// Mends this node's own record, which turned out to be damaged where nobody waits for that.
+    pub fn mend_here(&self, namespace: NamespaceId, key: Key) {
+        // Else it has no record that could be replaced.
+        let Ok(target) = self.owned_target(namespace, key) else { return };
+        self.mend_later(&target, &[Failure { node: self.node, cause: Cause::Damaged }]);
+    }
+
     /// Mends, after the answer, what owners said to be damaged.
     pub(super) fn mend_later(&self, target: &Target, failures: &[Failure]) {
         for failure in failures.iter().filter(|failure| failure.cause == Cause::Damaged) {

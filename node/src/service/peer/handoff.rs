@@ -56,6 +56,8 @@ impl Shared {
     }
 
     /// As repairs do, and on disk before the answer: what is acknowledged is deleted where it was kept.
+    /// Where the record is damaged nothing can be merged: it is mended meanwhile, and a later round brings
+    /// the hint again.
     async fn merge_home(
         &self,
         items: Vec<Replicate>,
@@ -67,14 +69,19 @@ impl Shared {
         for (place, Replicate { namespace, key, object, .. }) in items.into_iter().enumerate() {
             match self.address(namespace, key) {
                 Ok(address) => {
-                    places.push(place);
+                    places.push((place, address.namespace, address.key.clone()));
                     merges.push(Merge::of_hint(address, object));
                 }
                 Err(error) => taken[place] = Err(error),
             }
         }
         let merged = self.coordinator.shards().merge_home(merges, deadline).await;
-        places.into_iter().zip(merged).for_each(|(place, merged)| taken[place] = merged);
+        for ((place, namespace, key), merged) in places.into_iter().zip(merged) {
+            if let Err(RequestError::Damaged { .. }) = merged {
+                self.coordinator.mend_here(namespace, key);
+            }
+            taken[place] = merged;
+        }
         taken
     }
 }
