@@ -84,7 +84,7 @@ pub struct Coordinator {
     unfollowed: Arc<AtomicU64>,
     /// For how many writes others may stand in because owners are late.
     late: Arc<write::LateBudget>,
-    /// Damaged records that are being mended, each with its owner; as many as repairs at most.
+    /// Damaged records that are being mended, or left alone for a while, each with its owner.
     mending: Arc<Mutex<BTreeSet<(Address, NodeId)>>>,
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
+use futures::future::join_all;
 use quorate_node::coordinator::{Get, Put, ScanRequest};
 use quorate_node::dynamo::key::Key;
 use quorate_node::dynamo::quorum::Level;
@@ -343,6 +344,44 @@ fn sim_damaged_records_are_never_served_and_are_mended_without_losing_an_acknowl
     println!("failures={failures} damaged={damaged}");
     assert!(damaged >= seeds, "only {damaged} records were damaged");
     assert!(failures < operations / 3, "{failures} of {operations} operations failed");
+}
+
+#[test]
+fn sim_damaged_records_that_cannot_be_mended_take_no_other_key_its_repair() {
+    /// More than the repairs that are under way at once.
+    const DAMAGED: u64 = 300;
+    story(async {
+        let size = SimSize { hints: 0, ..SimSize::default() };
+        let mut cluster = SimCluster::sized(NODES, 5, size).await?;
+        cluster.create_namespace(strict("things")).await?;
+        for key in 0..=DAMAGED {
+            let coordinator = cluster.coordinator(0).unwrap();
+            coordinator.put(put(key, "old".to_owned(), Bytes::new())).await?;
+        }
+        cluster.kill(1);
+        let coordinator = cluster.coordinator(0).unwrap();
+        let read = coordinator.get(get(DAMAGED, None, Repair::Async)).await?;
+        let context = read.context.unwrap();
+        coordinator.put(put(DAMAGED, "new".to_owned(), context)).await?;
+        cluster.restart(1)?;
+        cluster.kill(2);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // None can be mended while another owner is away, and all of them are left alone for a while.
+        for key in 0..DAMAGED {
+            let key = Key::new(format!("key-{key}")).unwrap();
+            assert!(cluster.damage(0, "things", &key)?);
+        }
+        let reads = (0..DAMAGED).map(|key| coordinator.get(get(key, None, Repair::Async)));
+        assert!(join_all(reads).await.iter().all(Result::is_err));
+        // A stale owner of a sound key is repaired meanwhile.
+        coordinator.get(get(DAMAGED, None, Repair::Async)).await?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let alone = Get { replica: Some(node(1)), ..get(DAMAGED, None, Repair::Async) };
+        let object = coordinator.get(alone).await?.object;
+        assert_eq!(object.siblings()[0].payload, "new");
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]

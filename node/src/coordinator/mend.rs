@@ -29,10 +29,14 @@ use crate::dynamo::quorum::{Cause, Failure};
 use crate::dynamo::standing::Standing;
 use crate::error::RequestError;
 use crate::trace::{Trace, hashed};
+use crate::vnode::Address;
 
 /// How long a record is left alone after it could not be mended: reads of a busy key must not make
 /// its other owners answer twice for as long as one of them is away.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Records that are being mended or left alone at once; what is beyond waits for the next read.
+const MENDING_MAX: usize = 4096;
 
 /// What becomes of a damaged record if no other owner holds the key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,14 +60,16 @@ impl Coordinator {
         for failure in failures.iter().filter(|failure| failure.cause == Cause::Damaged) {
             let Ok(permit) = self.repairs.clone().try_acquire_owned() else { return };
             let place = (target.address.clone(), failure.node);
-            if !self.mending.lock().unwrap_or_else(PoisonError::into_inner).insert(place.clone()) {
+            if !self.begins_mending(&place) {
                 continue;
             }
             let (coordinator, target, node) = (self.clone(), target.clone(), failure.node);
             tokio::spawn(Trace::current().run(async move {
                 let deadline = Instant::now() + REPAIR_TIMEOUT;
-                if let Err(error) = coordinator.mend(&target, node, IfAbsent::Keep, deadline).await
-                {
+                let mended = coordinator.mend(&target, node, IfAbsent::Keep, deadline).await;
+                // What waits is no repair under way.
+                drop(permit);
+                if let Err(error) = mended {
                     let key_hash = hashed(target.address.hash().0);
                     tracing::warn!(%node, key_hash, %error, "a damaged record stays");
                     sleep(AGAIN_AFTER).await;
@@ -71,9 +77,14 @@ impl Coordinator {
                 let mut mending =
                     coordinator.mending.lock().unwrap_or_else(PoisonError::into_inner);
                 mending.remove(&place);
-                drop(permit);
             }));
         }
+    }
+
+    /// Whether this record, of this owner, is neither being mended nor left alone.
+    fn begins_mending(&self, place: &(Address, NodeId)) -> bool {
+        let mut mending = self.mending.lock().unwrap_or_else(PoisonError::into_inner);
+        mending.len() < MENDING_MAX && mending.insert(place.clone())
     }
 
     /// Replaces `node`'s damaged record. An error leaves it as it is.
