@@ -1,5 +1,6 @@
 //! Coordinating puts and deletes; many at once in [`batch`].
 
+mod apply;
 mod batch;
 mod copies;
 mod elsewhere;
@@ -7,19 +8,19 @@ mod elsewhere;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use self::apply::Begun;
 pub use self::batch::PutBatch;
 use self::copies::Copies;
 pub(super) use self::copies::{FOLLOWED_MAX, LateBudget};
-use super::mend::IfAbsent;
 use super::{Coordinator, Others, Target, Trust, not_held, not_reached, remaining, resolve};
 use crate::cluster::view::View;
 use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NodeId};
 use crate::dynamo::metadata::document::{Conflict, Durability};
 use crate::dynamo::operation::{Opening, OperationId};
-use crate::dynamo::quorum::{Cause, Failure, Level, Tally, Verdict};
+use crate::dynamo::quorum::{Cause, Failure, Level, Verdict};
 use crate::dynamo::write::{WriteOp, WritePlan};
 use crate::error::{Outcome, RequestError, WriteError};
 use crate::transport::{ForwardWrite, PeerError, Replicate, Reply, Request, WriteResult};
@@ -254,22 +255,23 @@ impl Coordinator {
         let mut write = self.prepare(target, forward).map_err(refused)?;
         write.refusal = self.refused(target, &reach);
         let owns = reach.plan.owners.contains(&self.node);
+        let (mut op, away) = (WriteOp::new(reach.plan), reach.away);
+        let begun = Begun { target, id, op: &op, away: &away, synced, deadline };
         let written = match owns {
             false => {
-                let kept = self.write_hint(write, &reach.plan, synced, deadline).await;
-                kept.map_err(|why| self.not_kept_here(target, &reach, why))?
+                let kept = self.write_hint(begun, write).await;
+                kept.map_err(|why| self.not_kept_here(begun, why))?
             }
-            true => match self.write_here(write.clone(), synced, deadline).await {
+            true => match self.write_here(begun, write.clone()).await {
                 Err(WriteError { error: RequestError::Damaged { .. }, .. }) => {
-                    self.write_mended(target, write, synced, deadline).await?
+                    self.write_mended(begun, write).await?
                 }
                 written => written?,
             },
         };
-        let mut op = WriteOp::new(reach.plan);
         let replicate = self.replicate(target, &written, id, synced);
         let mut copies = Copies::new(target.address.clone(), replicate, deadline);
-        self.collect(&mut op, &mut copies, &reach.away).await;
+        self.collect(&mut op, &mut copies, &away).await;
         self.mend_later(target, op.failures());
         let concluded = conclude(target, &op, &written, id);
         self.follow_up(op, copies);
@@ -300,52 +302,16 @@ impl Coordinator {
         Ok(known.filter(suffices).unwrap_or_else(|| reach(&disconnected)))
     }
 
-    /// Gives the write its dot as an owner.
-    async fn write_here(
-        &self,
-        write: Write,
-        synced: bool,
-        deadline: Instant,
-    ) -> Result<Written, WriteError> {
-        let id = write.operation;
-        by_deadline(id, deadline, self.shards.write(write, synced, deadline)).await
-    }
-
-    /// The same as a fallback, which owes it to all owners.
-    async fn write_hint(
-        &self,
-        write: Write,
-        plan: &WritePlan,
-        synced: bool,
-        deadline: Instant,
-    ) -> Result<Written, WriteError> {
-        let (id, owners) = (write.operation, plan.owners.clone());
-        by_deadline(id, deadline, self.shards.write_hint(write, owners, synced, deadline)).await
-    }
-
     /// Says of a fallback without room for hints what its client has to know: too few are there, and it
     /// does not stand in for them.
-    fn not_kept_here(&self, target: &Target, reach: &Reach, why: WriteError) -> WriteError {
+    fn not_kept_here(&self, begun: Begun<'_>, why: WriteError) -> WriteError {
         let RequestError::HintsFull { .. } = why.error else { return why };
-        let tally = Tally::new(reach.plan.needed, reach.plan.owners.len());
         let here = Failure { node: self.node, cause: Cause::HintsFull };
-        let failures = [&reach.away[..], &[here]].concat();
-        WriteError { error: not_reached(&target.view, tally, &failures, &[]), ..why }
-    }
-
-    /// The record of the key is damaged here: mends it first. Where it cannot be, the write is
-    /// refused, and the refusal recorded, so that no late copy of the request is applied after all.
-    async fn write_mended(
-        &self,
-        target: &Target,
-        mut write: Write,
-        synced: bool,
-        deadline: Instant,
-    ) -> Result<Written, WriteError> {
-        // Time must be left to record the refusal.
-        let mend_by = Instant::now() + remaining(deadline) / 2;
-        write.refusal = self.mend(target, self.node, IfAbsent::GiveUp, mend_by).await.err();
-        self.write_here(write, synced, deadline).await
+        let failures = [begun.away, &[here]].concat();
+        WriteError {
+            error: not_reached(&begun.target.view, begun.op.tally(), &failures, &[]),
+            ..why
+        }
     }
 
     fn prepare(&self, target: &Target, forward: ForwardWrite) -> Result<Write, RequestError> {
@@ -455,18 +421,6 @@ impl Reach {
         let coordinates = !self.plan.owners.contains(&self.plan.coordinator);
         owners - away + away.min(self.plan.fallbacks.len() + usize::from(coordinates))
     }
-}
-
-/// What this node's storage answers, or that it does not in time.
-async fn by_deadline(
-    id: OperationId,
-    deadline: Instant,
-    written: impl Future<Output = Result<Written, WriteError>>,
-) -> Result<Written, WriteError> {
-    timeout_at(deadline, written).await.unwrap_or_else(|_| {
-        let waiting_for = "waiting for the node's own storage".to_owned();
-        Err(WriteError::unknown(id, RequestError::Timeout { waiting_for }))
-    })
 }
 
 /// The answer to a write, once it was listened to the owners.

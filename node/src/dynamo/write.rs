@@ -293,6 +293,11 @@ impl WriteOp {
         })
     }
 
+    /// The key's owners.
+    pub fn owners(&self) -> impl Iterator<Item = NodeId> {
+        self.slots.iter().map(|slot| slot.owner)
+    }
+
     /// The owners that failed, in the order in which they did.
     pub fn failures(&self) -> &[Failure] {
         &self.failures

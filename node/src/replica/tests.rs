@@ -21,7 +21,9 @@ use crate::limits::budget::Budget;
 use crate::limits::concurrency::Concurrency;
 use crate::standing;
 use crate::storage::memory::MemoryEngine;
-use crate::transport::{self, Held, Hints, PeerError, Replicate, Reply, Request, ScanPageReply};
+use crate::transport::{
+    self, ForwardWrite, Held, Hints, PeerError, Replicate, Reply, Request, ScanPageReply,
+};
 
 const NAMES: [&str; 3] = ["node-1", "node-2", "node-3"];
 const PARTITIONS: usize = 8;
@@ -79,12 +81,22 @@ fn document() -> Document {
 }
 
 fn start(engine: MemoryEngine, metrics: &Arc<Metrics>, stop: &CancellationToken) -> Replica {
+    start_with(engine, metrics, stop, Duration::ZERO)
+}
+
+/// One whose storage takes so long for each request.
+fn start_with(
+    engine: MemoryEngine,
+    metrics: &Arc<Metrics>,
+    stop: &CancellationToken,
+    cost: Duration,
+) -> Replica {
     let parts = ReplicaParts {
         node: NodeId::of_name(NAMES[0]),
         store: StoreId(1),
         engine: Arc::new(engine),
         peers: Arc::new(Others(Arc::new(document()))),
-        env: Env::simulated(Arc::new(SystemClock), 1),
+        env: Env::simulated(Arc::new(SystemClock), 1).with_request_cost(cost),
         metrics: metrics.clone(),
         capacity: Capacity {
             concurrency: Concurrency::new(16, Duration::from_secs(1)),
@@ -191,4 +203,61 @@ async fn a_hint_is_kept_for_an_owner_alone_and_told_as_a_fallback_does() {
     let counts: BTreeMap<_, _> = queues.iter().map(|queue| (queue.target, queue.count)).collect();
     assert_eq!(counts, [(owner, 1), (other, 1)].into());
     stop.cancel();
+}
+
+/// A write that another node sent on, for all owners.
+fn forwarded(replica: &Replica, key: &'static str) -> ForwardWrite {
+    let coordinator = replica.coordinator();
+    let operation = OperationId {
+        issued_ms: coordinator.env().now_ms(),
+        coordinator: coordinator.node(),
+        opening: coordinator.opening(),
+        client: coordinator.env().random(),
+        sequence: 1,
+    };
+    ForwardWrite {
+        namespace: document().namespaces[0].id,
+        key: Key::new(key).unwrap(),
+        value: Some("value".into()),
+        context: Default::default(),
+        w: 3,
+        synced: false,
+        at_least_once: false,
+        fresh: true,
+        sloppy: false,
+        operation,
+    }
+}
+
+/// Sends a write alone and two in a batch to a replica whose storage takes so long, and waits so long for
+/// each. How many hints are kept then, by owner: the others never answer.
+async fn kept_of_what_nobody_waited_for(cost: Duration, patience: Duration) -> Vec<u64> {
+    let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
+    let replica = start_with(MemoryEngine::new(), &metrics, &stop, cost);
+    replica.cluster().learn(document().encode()).await.unwrap();
+    let other = NodeId::of_name(NAMES[1]);
+    let batch = ["b", "c"].map(|key| forwarded(&replica, key)).to_vec();
+    let requests =
+        [Request::ForwardWrite(forwarded(&replica, "a")), Request::ForwardWriteBatch(batch)];
+    for request in requests {
+        let answering = replica.handler().handle(other, request, Duration::from_secs(1));
+        // Who gives up drops what would have been the answer.
+        tokio::time::timeout(patience, answering).await.ok();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+    let queues = replica.coordinator().shards().hint_queues();
+    stop.cancel();
+    queues.iter().map(|queue| queue.count).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_is_followed_up_whatever_becomes_of_the_request_that_sent_it() {
+    let kept = kept_of_what_nobody_waited_for(Duration::ZERO, Duration::from_millis(100)).await;
+    assert_eq!(kept, [3, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_storage_applies_late_is_followed_up_all_the_same() {
+    let (cost, patience) = (Duration::from_millis(1500), Duration::from_secs(60));
+    assert_eq!(kept_of_what_nobody_waited_for(cost, patience).await, [3, 3]);
 }

@@ -18,14 +18,13 @@ use super::kv::{
     NodeParts, delete_needs_context, doubtful, get_reply, operation_of, put_reply, repair_of,
     reply_with_its_memory, sized_context, value_bytes,
 };
-use super::status;
+use super::{status, to_the_end};
 use crate::coordinator::{GetBatch, PutBatch, PutEntry, PutRules, ReadAnswer};
 use crate::dynamo::key::{Key, NodeId};
 use crate::dynamo::operation::OperationId;
 use crate::error::{RequestError, WriteError};
 use crate::limits::budget::Kind;
 use crate::telemetry::Operation;
-use crate::trace::Trace;
 use crate::transport::WriteResult;
 
 /// The most entries of a batch: past some hundred, more of them save nothing further, and one
@@ -85,7 +84,7 @@ fn get_reply_of(
     reply_with_its_memory(&node.capacity.budget, reply, bytes)
 }
 
-/// Writes many keys, to the end even if the client goes away: what has a dot is for every owner.
+/// Writes many keys.
 pub(super) async fn put(
     node: &Arc<NodeParts>,
     message: v1::BatchPutRequest,
@@ -101,13 +100,13 @@ pub(super) async fn put(
     let result = match (batch, node.capacity.concurrency.enter_for(weight, timeout)) {
         (Ok((batch, charge)), Ok(permit)) => {
             let coordinator = node.coordinator.clone();
-            let running = tokio::spawn(Trace::current().run(async move {
+            let running = async move {
                 let result = coordinator.put_batch(batch).await;
                 drop(charge);
                 permit.end(failures(&result, |failed| &failed.error));
                 result
-            }));
-            running.await.unwrap_or_else(|end| std::panic::resume_unwind(end.into_panic()))
+            };
+            to_the_end(running).await
         }
         (Err(error), _) | (_, Err(error)) => Err(error),
     };

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::deadline::Timeouts;
 use super::metered::ReplyCharge;
 use super::traced::Asked;
-use super::{batch, resolve, status};
+use super::{batch, resolve, status, to_the_end};
 use crate::coordinator::{Coordinator, Get, Put, ReadAnswer, ScanCursor, ScanRequest, binding};
 use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NodeId};
@@ -26,7 +26,6 @@ use crate::limits::Capacity;
 use crate::limits::budget::{Budget, Kind, SMALL_BYTES};
 use crate::limits::concurrency::Permit;
 use crate::telemetry::{Metrics, Operation};
-use crate::trace::Trace;
 use crate::transport::{StandIn, WriteResult};
 
 /// How long a scan looks for a live key before it says how far it is: well within any timeout.
@@ -116,19 +115,15 @@ impl KvService {
         result.map_err(|error| status::of_write(&error, &self.node.name))
     }
 
-    /// Runs a write to its end even if its client goes away: once it has a dot, the other owners
-    /// are to have it.
+    /// Runs a write to its end, and holds its place as long.
     async fn run(&self, put: Put, permit: Permit) -> Result<WriteResult, WriteError> {
         let coordinator = self.node.coordinator.clone();
-        let running = tokio::spawn(Trace::current().run(async move {
+        let running = async move {
             let result = coordinator.put(put).await;
             permit.end(result.as_ref().err().map(|failed| &failed.error));
             result
-        }));
-        match running.await {
-            Ok(result) => result,
-            Err(ended) => std::panic::resume_unwind(ended.into_panic()),
-        }
+        };
+        to_the_end(running).await
     }
 }
 

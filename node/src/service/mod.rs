@@ -14,11 +14,23 @@ mod resolve;
 pub mod status;
 mod traced;
 
+use std::panic::resume_unwind;
+
 use quorate_proto::v1;
 
 use crate::dynamo::metadata::document::Durability;
 use crate::dynamo::quorum::Level;
 use crate::error::RequestError;
+use crate::trace::Trace;
+
+/// Runs writes to their end even if nobody waits for them any more, since their client went away or
+/// their time is over: once one has a dot, the other owners are to have it.
+async fn to_the_end<T: Send + 'static>(writes: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(Trace::current().run(writes)).await {
+        Ok(outcome) => outcome,
+        Err(ended) => resume_unwind(ended.into_panic()),
+    }
+}
 
 /// The level that a message names; none: the namespace's default.
 fn level(level: Option<v1::Level>) -> Result<Option<Level>, RequestError> {

@@ -10,6 +10,7 @@ use futures::future::{BoxFuture, join, join_all};
 use tokio::time::{Instant, timeout};
 
 use self::handoff::Welcome;
+use super::to_the_end;
 use super::traced::{ended, trace_of_peer};
 use crate::cluster::view::View;
 use crate::coordinator::Coordinator;
@@ -101,7 +102,9 @@ impl Shared {
                 read.map(|found| Reply::GetResult(found.encode()))
             }
             Request::ForwardWrite(forward) => {
-                return match self.coordinator.put_forwarded(forward, wait).await {
+                let coordinator = self.coordinator.clone();
+                let run = async move { coordinator.put_forwarded(forward, wait).await };
+                return match to_the_end(run).await {
                     Ok(result) => Reply::WriteResult(result),
                     Err(error) => Reply::WriteFailed(error),
                 };
@@ -112,7 +115,9 @@ impl Shared {
                 Ok(Reply::GetBatch(self.coordinator.get_batch_forwarded(items, wait).await))
             }
             Request::ForwardWriteBatch(items) => {
-                Ok(Reply::WriteBatch(self.coordinator.put_batch_forwarded(items, wait).await))
+                let coordinator = self.coordinator.clone();
+                let run = async move { coordinator.put_batch_forwarded(items, wait).await };
+                Ok(Reply::WriteBatch(to_the_end(run).await))
             }
             Request::ScanPage(page) => self.page(page, wait).await,
             Request::Document => Ok(Reply::Document(cluster.newest_document().await)),

@@ -18,10 +18,13 @@ mod copies;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::future::{join, join_all};
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, join, join_all};
 use tokio::time::{Instant, timeout_at};
 
 use self::copies::CopiesOfMany;
+use super::apply::{Begun, late};
+use super::copies::KEEP_TIMEOUT;
 use super::elsewhere::{is_not_known_here, is_unheard};
 use super::{PutEntry, PutRules, conclude, forward_failed};
 use crate::coordinator::{Coordinator, Target, remaining, resolve};
@@ -30,6 +33,7 @@ use crate::dynamo::operation::OperationId;
 use crate::dynamo::quorum::Failure;
 use crate::dynamo::write::WriteOp;
 use crate::error::{RequestError, WriteError};
+use crate::trace::Trace;
 use crate::transport::{ForwardWrite, Reply, Request, WriteResult};
 use crate::vnode::{Address, Write, Written};
 
@@ -64,6 +68,7 @@ struct Prepared {
 }
 
 /// A write that may have its dot.
+#[derive(Clone)]
 struct Running {
     place: usize,
     target: Target,
@@ -251,11 +256,12 @@ impl Coordinator {
     ) -> Vec<(Running, Applied)> {
         let split = |prepared: Prepared| (prepared.write, prepared.running);
         let (writes, running): (Vec<_>, Vec<_>) = part.into_iter().map(split).unzip();
-        match timeout_at(deadline, self.shards.write_batch(writes.clone(), synced, deadline)).await
-        {
+        let (shards, again) = (self.shards.clone(), writes.clone());
+        let mut writing = async move { shards.write_batch(writes, synced, deadline).await }.boxed();
+        match timeout_at(deadline, &mut writing).await {
             Ok(written) => {
                 let applied =
-                    written.into_iter().zip(writes).map(|(written, write)| match written {
+                    written.into_iter().zip(again).map(|(written, write)| match written {
                         Err(WriteError { error: RequestError::Damaged { .. }, .. }) => {
                             Applied::Damaged(write)
                         }
@@ -264,15 +270,36 @@ impl Coordinator {
                 running.into_iter().zip(applied).collect()
             }
             Err(_) => {
-                let late = |write: Running| {
-                    let waiting_for = "waiting for the node's own storage".to_owned();
-                    let error = RequestError::Timeout { waiting_for };
-                    let unknown = WriteError::unknown(write.id, error);
-                    (write, Applied::Ended(Err(unknown)))
-                };
-                running.into_iter().map(late).collect()
+                self.follow_up_late_many(running.clone(), synced, writing);
+                let unknown = |id| Applied::Ended(Err(WriteError::unknown(id, late())));
+                running
+                    .into_iter()
+                    .map(|write| (unknown(write.id), write))
+                    .map(|(ended, write)| (write, ended))
+                    .collect()
             }
         }
+    }
+
+    /// Once storage applies writes after all: as after an answer.
+    fn follow_up_late_many(
+        &self,
+        running: Vec<Running>,
+        synced: bool,
+        writing: BoxFuture<'static, Vec<Result<Written, WriteError>>>,
+    ) {
+        let coordinator = self.clone();
+        tokio::spawn(Trace::current().run(async move {
+            let written = writing.await;
+            let mut copies = CopiesOfMany::new(synced, Instant::now() + KEEP_TIMEOUT);
+            for (running, written) in running.into_iter().zip(written) {
+                if let Ok(written) = written {
+                    copies.add(running, written);
+                }
+            }
+            coordinator.collect_many(&mut copies).await;
+            coordinator.follow_up_many(copies);
+        }));
     }
 
     /// Writes again what met a damaged record, once this is mended: keys at the same time, writes
@@ -296,7 +323,9 @@ impl Coordinator {
         let again = damaged.into_values().map(|writes| async move {
             let mut ended = Vec::with_capacity(writes.len());
             for (running, write) in writes {
-                let written = self.write_mended(&running.target, write, synced, deadline).await;
+                let Running { target, id, op, away, .. } = &running;
+                let begun = Begun { target, id: *id, op, away, synced, deadline };
+                let written = self.write_mended(begun, write).await;
                 ended.push((running, written));
             }
             ended
