@@ -20,7 +20,14 @@
 //! itself once the request's time is over: others may be as busy.
 //!
 //! When no owner can be reached a fallback coordinates: what it wrote is a hint for every owner, and
-//! counts for one that did not acknowledge.
+//! counts for one that did not acknowledge; once that one does, for another:
+//!
+//! ```text
+//!   owners 1 2 3, by fallback 4, w=2; no other fallback      acked      verdict
+//!   1, 2 and 3 are late                                      4(1)       pending
+//!   2 fails                                                  4(1)       pending
+//!   ack 1                                                    1 4(2)     reached
+//! ```
 //!
 //! Invariants: each owner is counted once, whether it acknowledged or its stand-in did, and no node
 //! for two; a receipt names only nodes that acknowledged; each one's first word counts, so that
@@ -106,6 +113,8 @@ struct Slot {
     own: Progress,
     /// Who stands in for it, if anybody, and what became of that one's copy.
     stand_in: Option<(NodeId, Progress)>,
+    /// Whether it failed or was late, so that another may count in its place.
+    missed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,7 +144,7 @@ impl WriteOp {
         assert!(!fallbacks.contains(&coordinator), "the coordinator keeps hints last of all");
         let needed =
             if needed > 1 { needed - u8::from(planted!("one_ack_too_few")) } else { needed };
-        let slot = |owner| Slot { owner, own: Progress::Unsent, stand_in: None };
+        let slot = |owner| Slot { owner, own: Progress::Unsent, stand_in: None, missed: false };
         Self {
             needed,
             coordinator,
@@ -174,7 +183,9 @@ impl WriteOp {
     /// `owner` stored the object; `synced`: on disk. Also worth telling after the verdict.
     pub fn on_ack(&mut self, owner: NodeId, synced: bool) {
         if let Some(at) = self.slot(owner).filter(|&at| self.slots[at].own == Progress::Waiting) {
+            self.free_own_hint(at);
             self.acked(at, owner, synced);
+            self.place_own_hint();
         }
     }
 
@@ -187,11 +198,15 @@ impl WriteOp {
             self.slots[at].own = Progress::Refused;
             // What a stand-in says of it counts no more, unless the client may have heard of it.
             let pending = self.verdict() == Verdict::Pending;
+            if pending {
+                self.free_own_hint(at);
+            }
             let doubted =
                 |(_, progress): &mut (NodeId, Progress)| pending || *progress == Progress::Waiting;
             if self.slots[at].stand_in.take_if(doubted).is_some() {
                 self.acks.retain(|Ack { by, .. }| by.owner != owner);
             }
+            self.place_own_hint();
             return None;
         }
         self.slots[at].own = Progress::Failed;
@@ -248,11 +263,13 @@ impl WriteOp {
     /// How many acks are needed, and how many there are.
     pub fn tally(&self) -> Tally {
         let mut tally = Tally::new(self.needed, self.slots.len());
+        let mut hope = self.own_hint_may_be_freed();
         for slot in &self.slots {
             match () {
                 () if self.is_acked(slot) => tally.ack(),
-                () if !self.may_ack(slot) => tally.fail(),
-                () => {}
+                () if self.may_ack(slot) => {}
+                () if slot.is_vacant() && hope => hope = false,
+                () => tally.fail(),
             }
         }
         tally
@@ -337,6 +354,7 @@ impl WriteOp {
     /// Finds somebody to stand in for the owner at `at`: a fallback if it is `pressing`, else, or if
     /// there is none, this node. One stands in at a time.
     fn divert(&mut self, at: usize, pressing: bool) -> Option<Effect> {
+        self.slots[at].missed = true;
         let slot = self.slots[at];
         let stood_in = matches!(slot.stand_in, Some((_, Progress::Waiting | Progress::Acked)));
         if stood_in || slot.own == Progress::Acked {
@@ -356,6 +374,26 @@ impl WriteOp {
         let only_late = slot.own == Progress::Waiting;
         // A fallback that coordinates owes the object to all owners as it is.
         (is_owner && !tried && !only_late).then(|| self.keep(at, self.coordinator))
+    }
+
+    /// What the coordinator keeps for all owners counts for the one at `at` no more, if it did.
+    fn free_own_hint(&mut self, at: usize) {
+        let own = StandIn { node: self.coordinator, owner: self.slots[at].owner };
+        let of_all = own.node != own.owner && self.slot(own.node).is_none();
+        let place = self.acks.iter().position(|ack| ack.by == own).filter(|_| of_all);
+        if let Some(place) = place {
+            self.own_hint = Some(self.acks.remove(place).synced);
+            self.slots[at].stand_in = None;
+        }
+    }
+
+    /// It counts for the next that was missed and that nobody stands in for.
+    fn place_own_hint(&mut self) {
+        let vacant = self.slots.iter().position(Slot::is_vacant);
+        let Some(at) = vacant.filter(|_| self.sloppy) else { return };
+        if let Some(synced) = self.own_hint.take() {
+            self.acked(at, self.coordinator, synced);
+        }
     }
 
     fn keep(&mut self, at: usize, node: NodeId) -> Effect {
@@ -379,6 +417,14 @@ impl WriteOp {
         slot.own == Progress::Acked || slot.stand_in.is_some_and(kept)
     }
 
+    /// Whether what the coordinator keeps for all owners counts for one that may yet acknowledge, so that
+    /// it may count for another then.
+    fn own_hint_may_be_freed(&self) -> bool {
+        let stands_in = Some((self.coordinator, Progress::Acked));
+        let freed = |slot: &Slot| slot.own == Progress::Waiting && slot.stand_in == stands_in;
+        self.slot(self.coordinator).is_none() && self.slots.iter().any(freed)
+    }
+
     /// Whether it may yet be acknowledged, itself or by a stand-in.
     fn may_ack(&self, slot: &Slot) -> bool {
         match slot.own {
@@ -395,8 +441,17 @@ impl WriteOp {
 impl Slot {
     /// Whether it was sent the object, has not answered, and nobody stands in for it.
     fn is_late(&self) -> bool {
-        let alone = matches!(self.stand_in, None | Some((_, Progress::Failed)));
-        self.own == Progress::Waiting && alone
+        self.own == Progress::Waiting && self.is_alone()
+    }
+
+    /// Whether it was missed, may lack the object, and nobody stands in for it.
+    fn is_vacant(&self) -> bool {
+        let lacks = matches!(self.own, Progress::Waiting | Progress::Failed);
+        self.missed && lacks && self.is_alone()
+    }
+
+    fn is_alone(&self) -> bool {
+        matches!(self.stand_in, None | Some((_, Progress::Failed)))
     }
 }
 
