@@ -437,9 +437,10 @@ impl Shared {
         }
         let routes = self.refresh(deadline).await?;
         routes.topology.member(name).cloned().ok_or_else(|| {
-            let names: Vec<_> = routes.topology.members.iter().map(|m| &*m.name).collect();
+            let mut names: Vec<_> = routes.topology.members.iter().map(|m| &*m.name).collect();
+            names.sort_unstable();
             let message = format!("no member is called {name:?}; there are {}", names.join(", "));
-            Error::new(ErrorKind::NotFound, message)
+            Error::new(ErrorKind::NotFound, message).advising(Some("check the name"))
         })
     }
 

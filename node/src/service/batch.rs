@@ -162,10 +162,10 @@ fn check_count(entries: usize) -> Result<(), RequestError> {
 
 fn get_of(message: v1::BatchGetRequest, timeout: Duration) -> Result<GetBatch, RequestError> {
     check_count(message.keys.len())?;
-    let repair = repair_of(message.repair());
+    let repair = repair_of(message.repair)?;
     let key = |bytes| Key::new(bytes).map_err(RequestError::invalid);
     Ok(GetBatch {
-        sloppy: super::sloppy(message.quorum()),
+        sloppy: super::sloppy(message.quorum)?,
         namespace: message.namespace,
         keys: message.keys.into_iter().map(key).collect(),
         r: super::level(message.r)?,
@@ -192,9 +192,9 @@ fn put_of(
     }
     let rules = PutRules {
         w: super::level(message.w)?,
-        durability: super::durability(message.durability()),
-        sloppy: super::sloppy(message.quorum()),
-        at_least_once: message.retry() == v1::Retry::AtLeastOnce,
+        durability: super::durability(message.durability)?,
+        sloppy: super::sloppy(message.quorum)?,
+        at_least_once: super::at_least_once(message.retry)?,
     };
     let entry = |entry: v1::BatchPutEntry| {
         let doubtful = doubtful(entry.operation_id.as_ref(), entry.fresh);

@@ -275,7 +275,7 @@ fn conflict(rule: i32) -> Result<Conflict, RequestError> {
 }
 
 fn new_namespace(message: v1::CreateNamespaceRequest) -> Result<NewNamespace, RequestError> {
-    let (asked, quorum) = (durability(message.durability()), sloppy(message.quorum()));
+    let (asked, quorum) = (durability(message.durability)?, sloppy(message.quorum)?);
     let conflict = conflict(message.conflict)?;
     let v1::CreateNamespaceRequest { name, n, r, w, value_max_bytes, .. } = message;
     let mut new = NewNamespace { conflict, ..NewNamespace::named(name) };
@@ -295,7 +295,7 @@ fn new_namespace(message: v1::CreateNamespaceRequest) -> Result<NewNamespace, Re
 }
 
 fn namespace_update(message: v1::UpdateNamespaceRequest) -> Result<NamespaceUpdate, RequestError> {
-    let (durability, sloppy) = (durability(message.durability()), sloppy(message.quorum()));
+    let (durability, sloppy) = (durability(message.durability)?, sloppy(message.quorum)?);
     let v1::UpdateNamespaceRequest { name, r, w, value_max_bytes, .. } = message;
     Ok(NamespaceUpdate {
         name,

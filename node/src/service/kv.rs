@@ -278,17 +278,17 @@ impl ScanWalk {
     }
 }
 
-pub(super) fn repair_of(repair: v1::Repair) -> Repair {
-    match repair {
+pub(super) fn repair_of(repair: i32) -> Result<Repair, RequestError> {
+    Ok(match super::known("repair", repair)? {
         v1::Repair::Async => Repair::Async,
         v1::Repair::Blocking => Repair::Blocking,
-    }
+    })
 }
 
 fn get_of(message: v1::GetRequest, timeout: Duration) -> Result<Get, RequestError> {
     Ok(Get {
-        repair: repair_of(message.repair()),
-        sloppy: super::sloppy(message.quorum()),
+        repair: repair_of(message.repair)?,
+        sloppy: super::sloppy(message.quorum)?,
         key: Key::new(message.key).map_err(RequestError::invalid)?,
         namespace: message.namespace,
         r: super::level(message.r)?,
@@ -328,9 +328,9 @@ fn put_of(
     budget: &Arc<Budget>,
 ) -> Result<Put, RequestError> {
     Ok(Put {
-        durability: super::durability(message.durability()),
-        sloppy: super::sloppy(message.quorum()),
-        at_least_once: message.retry() == v1::Retry::AtLeastOnce,
+        durability: super::durability(message.durability)?,
+        sloppy: super::sloppy(message.quorum)?,
+        at_least_once: super::at_least_once(message.retry)?,
         namespace: message.namespace,
         key: Key::new(message.key).map_err(RequestError::invalid)?,
         value: Some(budget.hold(Kind::Requests, message.value)?),
@@ -347,9 +347,9 @@ fn delete_of(message: v1::DeleteRequest, timeout: Duration) -> Result<Put, Reque
         return Err(delete_needs_context());
     }
     Ok(Put {
-        durability: super::durability(message.durability()),
-        sloppy: super::sloppy(message.quorum()),
-        at_least_once: message.retry() == v1::Retry::AtLeastOnce,
+        durability: super::durability(message.durability)?,
+        sloppy: super::sloppy(message.quorum)?,
+        at_least_once: super::at_least_once(message.retry)?,
         namespace: message.namespace,
         key: Key::new(message.key).map_err(RequestError::invalid)?,
         value: None,

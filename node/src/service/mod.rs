@@ -32,10 +32,21 @@ async fn to_the_end<T: Send + 'static>(writes: impl Future<Output = T> + Send + 
     }
 }
 
+/// The value of an enum. One that this release does not know means something, and not the default.
+fn known<E: TryFrom<i32>>(field: &str, value: i32) -> Result<E, RequestError> {
+    let reason = || RequestError::invalid(format!("{field} {value} is not known to this release"));
+    E::try_from(value).map_err(|_| reason())
+}
+
 /// The level that a message names; none: the namespace's default.
 fn level(level: Option<v1::Level>) -> Result<Option<Level>, RequestError> {
     let Some(level) = level else { return Ok(None) };
-    Ok(match level.kind() {
+    let kind = known("level kind", level.kind)?;
+    if level.count != 0 && kind != v1::level::Kind::Count {
+        let reason = format!("level {}: a count of replicas goes with KIND_COUNT", level.count);
+        return Err(RequestError::Invalid { reason });
+    }
+    Ok(match kind {
         v1::level::Kind::Default => None,
         v1::level::Kind::One => Some(Level::One),
         v1::level::Kind::Quorum => Some(Level::Quorum),
@@ -61,19 +72,24 @@ fn level_message(level: Level) -> v1::Level {
     v1::Level { kind: kind.into(), count }
 }
 
-fn durability(durability: v1::Durability) -> Option<Durability> {
-    match durability {
+fn durability(durability: i32) -> Result<Option<Durability>, RequestError> {
+    Ok(match known("durability", durability)? {
         v1::Durability::Default => None,
         v1::Durability::Buffered => Some(Durability::Buffered),
         v1::Durability::Synced => Some(Durability::Synced),
-    }
+    })
 }
 
 /// Whether what fallbacks do counts; none: the namespace's default.
-fn sloppy(quorum: v1::Quorum) -> Option<bool> {
-    match quorum {
+fn sloppy(quorum: i32) -> Result<Option<bool>, RequestError> {
+    Ok(match known("quorum", quorum)? {
         v1::Quorum::Default => None,
         v1::Quorum::Strict => Some(false),
         v1::Quorum::Sloppy => Some(true),
-    }
+    })
+}
+
+/// Whether other nodes may run a write too.
+fn at_least_once(retry: i32) -> Result<bool, RequestError> {
+    Ok(known::<v1::Retry>("retry", retry)? == v1::Retry::AtLeastOnce)
 }

@@ -21,12 +21,14 @@ pub(super) async fn resolve(
     let timeout = node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
     let message = request.into_inner();
     let asked = message.operation_id.ok_or_else(|| RequestError::invalid("no operation id"));
-    let asked = asked.map(|id| Resolve {
-        operation: operation_of(&id),
-        namespace: NamespaceId(message.namespace_id),
-        key: KeyHash(message.key_hash),
-        at_least_once: message.retry() == v1::Retry::AtLeastOnce,
-        timeout,
+    let asked = asked.and_then(|id| {
+        Ok(Resolve {
+            operation: operation_of(&id),
+            namespace: NamespaceId(message.namespace_id),
+            key: KeyHash(message.key_hash),
+            at_least_once: super::at_least_once(message.retry)?,
+            timeout,
+        })
     });
     let result = match (asked, node.capacity.concurrency.enter(timeout)) {
         (Ok(asked), Ok(permit)) => {

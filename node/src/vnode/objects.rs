@@ -551,8 +551,8 @@ fn refusal(admission: Admission, id: OperationId, admitting: Admitting) -> Write
         Admission::Expired => WriteError::unknown(
             id,
             RequestError::invalid(
-                "the operation id is over an hour old, or its time lies in the future; \
-             take its time from a server (Describe)",
+                "the operation id is over an hour old, or its time lies in the future, so that nobody \
+                 knows what became of it; read the key, and write under a new id",
             ),
         ),
         Admission::EarlierOpening => {

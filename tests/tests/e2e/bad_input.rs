@@ -19,6 +19,7 @@ fn wrong_requests_are_refused_with_their_reason_and_change_nothing() {
     levels(&cli);
     contexts(&cli);
     rows(&cli);
+    members(&cli);
 
     assert_eq!(cli.line("--output json scan users").ok().text(), before);
     assert_eq!(cli.json("count small")["count"], 1);
@@ -86,6 +87,14 @@ fn contexts(cli: &Cli) {
     cli.line(&format!("put users alice v --context {altered}")).fails_with(&["context"]);
     cli.line("put users alice v --context Z2FyYmFnZQ").fails_with(&["context is malformed"]);
     cli.line("put users alice v --context not/base64!").fails_with(&["this is no context"]);
+}
+
+fn members(cli: &Cli) {
+    for line in ["hints --target node-9", "hints await --target node-9"] {
+        let ran = cli.line(line);
+        let ran = ran.fails_with(&["no member is called \"node-9\"", "check the name"]);
+        assert!(!ran.stderr.contains("create"), "{}", ran.stderr);
+    }
 }
 
 fn rows(cli: &Cli) {

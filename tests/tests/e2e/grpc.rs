@@ -1,5 +1,7 @@
 //! The wire as any gRPC client sees it, without the SDK: forwarding, outcomes, typed details.
 
+use std::time::{Duration, Instant};
+
 use prost::Message as _;
 use quorate_proto::v1::cluster_client::ClusterClient;
 use quorate_proto::v1::error_detail::{Kind, Outcome};
@@ -9,7 +11,7 @@ use quorate_proto::v1::{
     DeleteRequest, DescribeReply, DescribeRequest, ErrorDetail, GetRequest, Level, OperationId,
     PutRequest, Retry,
 };
-use quorate_tests::{Cluster, Node};
+use quorate_tests::{Cluster, Node, PATIENCE};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -177,6 +179,86 @@ async fn errors_carry_details_that_decode() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn levels_and_choices_that_there_are_not_are_refused_and_nothing_is_written() {
+    let mut cluster = with_users(3);
+    let mut node = kv(cluster.node(1)).await;
+    let number = level::Kind::Count.into();
+    for (kind, count, reason) in [
+        (99, 0, "level kind 99 is not known"),
+        (number, 0, "level 0: a count of replicas is 1 to n"),
+        (number, 4, "level 4 with n = 3"),
+        (number, 300, "level 300: a count of replicas is 1 to n"),
+        (level::Kind::Default.into(), 2, "level 2: a count of replicas goes with KIND_COUNT"),
+    ] {
+        let level = Some(Level { kind, count });
+        let status = node.put(PutRequest { w: level, ..put("k", "v") }).await.expect_err(reason);
+        invalid(&status, Outcome::NotApplied, reason);
+        let status = node.get(GetRequest { r: level, ..get("k") }).await.expect_err(reason);
+        invalid(&status, Outcome::None, reason);
+    }
+    for (request, reason) in [
+        (PutRequest { durability: 9, ..put("k", "v") }, "durability 9 is not known"),
+        (PutRequest { quorum: 9, ..put("k", "v") }, "quorum 9 is not known"),
+        (PutRequest { retry: 9, ..put("k", "v") }, "retry 9 is not known"),
+    ] {
+        let status = node.put(request).await.expect_err(reason);
+        invalid(&status, Outcome::NotApplied, reason);
+    }
+    let repair = GetRequest { repair: 9, ..get("k") };
+    let status = node.get(repair).await.expect_err("there is no such repair");
+    invalid(&status, Outcome::None, "repair 9 is not known");
+    let read = node.get(get("k")).await.expect("it reads").into_inner();
+    assert!(read.siblings.is_empty(), "what was not applied never shows");
+}
+
+#[track_caller]
+fn invalid(status: &Status, outcome: Outcome, reason: &str) {
+    let told = detail(status);
+    assert_eq!((status.code(), told.kind()), (Code::InvalidArgument, Kind::Invalid), "{status:?}");
+    assert_eq!(told.outcome(), outcome, "{status:?}");
+    assert!(status.message().contains(reason), "no {reason:?} in {status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_id_names_one_write_of_the_last_hour() {
+    const TWO_HOURS_MS: u64 = 2 * 3_600_000;
+    let mut cluster = with_users(3);
+    let (mut node, me) = (kv(cluster.node(1)).await, describe(cluster.node(1)).await);
+    let id = OperationId {
+        coordinator: me.node,
+        opening: me.opening,
+        client: 42,
+        sequence: 1,
+        issued_ms: me.now_ms,
+    };
+    let under = |id, value| PutRequest { operation_id: Some(id), ..put("alice", value) };
+    node.put(under(id, "hello")).await.expect("it is new");
+    for fresh in [false, true] {
+        let other = PutRequest { fresh, ..under(id, "another") };
+        let status = node.put(other).await.expect_err("it named another write");
+        invalid(&status, Outcome::NotApplied, "used for another value, or with another context");
+    }
+    let (past, future) = (me.now_ms - TWO_HOURS_MS, me.now_ms + TWO_HOURS_MS);
+    for (sequence, issued_ms) in [(2, past), (3, future)] {
+        let expired = OperationId { sequence, issued_ms, ..id };
+        // Nobody knows whether it was applied: its row may have been forgotten.
+        let status = node.put(under(expired, "late")).await.expect_err("its time is wrong");
+        invalid(&status, Outcome::Unknown, "read the key, and write under a new id");
+        assert_eq!(detail(&status).operation_id, Some(expired));
+        // Of an id that was never sent it is known.
+        let fresh = PutRequest { fresh: true, ..under(expired, "late") };
+        let status = node.put(fresh).await.expect_err("its time is wrong");
+        let told = detail(&status);
+        assert_eq!((status.code(), told.kind()), (Code::FailedPrecondition, Kind::Opening));
+        assert_eq!((told.outcome(), told.opening), (Outcome::NotApplied, me.opening));
+        assert!(status.message().contains("over an hour old by this node's clock"), "{status:?}");
+    }
+    let read = node.get(get("alice")).await.expect("it reads").into_inner();
+    let values: Vec<_> = read.siblings.iter().map(|sibling| &*sibling.value).collect();
+    assert_eq!(values, [b"hello"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn too_few_owners_are_a_typed_refusal_until_they_are_back() {
     let mut cluster = with_users(3);
     let mut node = kv(cluster.node(1)).await;
@@ -222,7 +304,13 @@ async fn too_few_owners_are_a_typed_refusal_until_they_are_back() {
     cluster.node(2).start();
     cluster.node(2).wait_ready();
     cluster.wait_ready();
-    node.put(put("after", "value")).await.expect("two of three owners are up");
+    // It may take node 1 a moment to find node 2 again; until then it refuses.
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(status) = node.put(put("after", "value")).await {
+        let refused = detail(&status).outcome() == Outcome::NotApplied;
+        assert!(refused && Instant::now() < deadline, "two of three owners are up: {status:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let read = node.get(get("k")).await.expect("two of three owners are up").into_inner();
     assert_eq!(read.siblings[0].value, "before");
     if tries == 0 {
@@ -244,7 +332,8 @@ async fn a_put_that_its_client_gave_up_is_whole_or_not_there() {
         }
         put.abort();
     }
-    let mut node = node.clone();
+    // The node may have ended that connection, on which so much was given up.
+    let mut node = kv(cluster.node(1)).await;
     for after in 0..40 {
         let request = GetRequest {
             key: format!("key-{after}").into(),

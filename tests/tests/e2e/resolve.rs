@@ -76,3 +76,15 @@ fn what_a_coordinator_never_saw_is_unknown_while_it_is_silent_and_then_not_appli
     let told = cli.line(&format!("--output json {resolve}")).exits(1).json();
     assert_eq!((&told["outcome"], &told["dot"]), (&"not_applied".into(), &serde_json::Value::Null));
 }
+
+#[test]
+fn what_was_named_over_an_hour_ago_nobody_can_tell() {
+    const TWO_HOURS_MS: u64 = 2 * 3_600_000;
+    let cluster = Cluster::start(3);
+    cluster.cli().line("namespace create users").ok();
+    let owners = cluster.owners("users", "alice");
+    let operation = never_sent(&cluster, &owners[0]);
+    let expired = OperationId { issued_ms: operation.issued_ms - TWO_HOURS_MS, ..operation };
+    let text = cluster.cli().line(&format!("resolve {expired}")).exits(3).text();
+    assert!(text.starts_with("expired, key hash ") && text.contains("read the key"), "{text}");
+}
