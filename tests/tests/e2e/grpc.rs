@@ -293,6 +293,12 @@ async fn too_few_owners_are_a_typed_refusal_until_they_are_back() {
     let one = GetRequest { r: level(level::Kind::One), ..get("k") };
     let read = node.get(one).await.expect("one owner is up").into_inner();
     assert_eq!((&*read.siblings[0].value, read.replicas), (&b"before"[..], 1));
+    // The node that tells of another one is ready itself.
+    let members = describe(cluster.node(1)).await.members;
+    let dead = members.iter().find(|member| member.name == "node-2").expect("a member").id;
+    let alone = GetRequest { replica: dead, timeout_ms: 1000, ..get("k") };
+    let told = detail(&node.get(alone).await.expect_err("it is down"));
+    assert_eq!((told.kind(), &*told.node), (Kind::NotReadyElsewhere, "node-1"));
 
     // What kv-cli advises, its scans can do. One of the writes above may have been applied.
     let cli = cluster.node(1).cli();
