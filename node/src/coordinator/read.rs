@@ -295,8 +295,9 @@ impl Coordinator {
     }
 
     /// The fallbacks that can be asked: this node, if it is one or keeps hints though it is an owner;
-    /// others, as many as there are owners at most; and as many more at most that say that they keep
-    /// hints for one of the owners, since any member may have coordinated a write.
+    /// others, as many as there are owners at most; those that may keep hints for an owner that is back,
+    /// until they told that they do not; and of those that say that they keep some for one that is away
+    /// as many as there are owners at most, since any member may have coordinated a write.
     fn fallbacks_to_ask(&self, preference: &PreferenceList) -> Vec<NodeId> {
         let may_keep = !preference.is_owner(self.node) || self.shards.hints_bytes() > 0;
         let here = may_keep.then_some(self.node);
@@ -304,9 +305,13 @@ impl Coordinator {
         let mut others = others.filter(|&node| node != self.node && self.may_answer(node));
         let n = preference.owners().len();
         let first: Vec<NodeId> = others.by_ref().take(n).collect();
+        let mut back = preference.owners().to_vec();
+        back.retain(|&owner| !self.is_away(owner));
+        let may_keep = |node: &NodeId| self.doubts.may_keep(*node, &back);
+        let (untold, told): (Vec<NodeId>, Vec<NodeId>) = others.partition(may_keep);
         let holders = self.doubts.holders_for(preference.owners());
-        let named = others.filter(|node| holders.contains(node)).take(n);
-        here.into_iter().chain(first).chain(named).collect()
+        let named = told.into_iter().filter(|node| holders.contains(node)).take(n);
+        here.into_iter().chain(first).chain(untold).chain(named).collect()
     }
 
     fn execute(

@@ -18,7 +18,7 @@
 //!
 //! Who named whom is kept as well: a hint may lie with any member, and a read asks those that say so,
 //! wherever they stand in its preference list. What was told once is a clue as long as nothing newer
-//! was, however long ago.
+//! was, however long ago. Of an owner that is back a read asks those too that have not told since.
 //!
 //! Left out: trouble that another coordinator alone has seen. What comes of it is known when its holder
 //! is asked the next time; sloppy quorums do not promise more.
@@ -86,13 +86,16 @@ impl Outstanding {
         self.members.iter().filter(unheard).map(|(&node, _)| node).collect()
     }
 
-    /// The members that may have missed writes which others keep for them.
-    pub fn doubted(&self, now_ms: u64) -> BTreeSet<NodeId> {
-        let others = |node| self.members.iter().filter(move |(other, _)| **other != node);
-        let doubted = |(node, of): &(&NodeId, &Member)| {
-            others(**node).any(|(_, other)| other.leaves_doubt(**node, of, now_ms))
+    /// The members that may have missed writes which others keep for them, each with these others: those
+    /// that say so, and those that have not told since.
+    pub fn doubted(&self, now_ms: u64) -> BTreeMap<NodeId, BTreeSet<NodeId>> {
+        let by = |node: NodeId, of: &Member| -> BTreeSet<NodeId> {
+            let others = self.members.iter().filter(|(other, _)| **other != node);
+            let doubtful = others.filter(|(_, other)| other.leaves_doubt(node, of, now_ms));
+            doubtful.map(|(&other, _)| other).collect()
         };
-        self.members.iter().filter(doubted).map(|(&node, _)| node).collect()
+        let doubted = self.members.iter().map(|(&node, of)| (node, by(node, of)));
+        doubted.filter(|(_, by)| !by.is_empty()).collect()
     }
 
     /// Who named whom, by the member that hints are for: of those that are not down, as each told it

@@ -37,9 +37,10 @@ struct Twin {
 }
 
 impl Twin {
-    fn is_doubted(&self, node: NodeId, now_ms: u64) -> bool {
+    fn who_leaves_doubt(&self, node: NodeId, now_ms: u64) -> BTreeSet<NodeId> {
         let others = self.members.iter().filter(|(other, down)| **other != node && !**down);
-        others.into_iter().any(|(&other, _)| self.leaves_doubt(other, node, now_ms))
+        let doubtful = others.filter(|&(&other, _)| self.leaves_doubt(other, node, now_ms));
+        doubtful.map(|(&other, _)| other).collect()
     }
 
     /// Of two answers to questions of one time, the later one.
@@ -94,8 +95,8 @@ proptest! {
                 }
             }
             let members = twin.members.keys().copied();
-            let doubted: BTreeSet<NodeId> =
-                members.filter(|&node| twin.is_doubted(node, now_ms)).collect();
+            let doubted = members.map(|node| (node, twin.who_leaves_doubt(node, now_ms)));
+            let doubted: BTreeMap<_, _> = doubted.filter(|(_, by)| !by.is_empty()).collect();
             prop_assert_eq!(outstanding.doubted(now_ms), doubted);
             let holders = outstanding.holders();
             for (other, node) in (0..4).flat_map(|other| (0..4).map(move |node| (other, node))) {
@@ -107,6 +108,10 @@ proptest! {
     }
 }
 
+fn doubted(outstanding: &Outstanding, now_ms: u64) -> BTreeSet<NodeId> {
+    outstanding.doubted(now_ms).into_keys().collect()
+}
+
 #[test]
 fn an_owner_is_in_doubt_until_all_were_asked_after_its_trouble_and_its_hints_are_home() {
     let [a, b, c] = [1, 2, 3].map(NodeId);
@@ -115,29 +120,29 @@ fn an_owner_is_in_doubt_until_all_were_asked_after_its_trouble_and_its_hints_are
     let mut outstanding = Outstanding::default();
     outstanding.look(&members);
     let all = BTreeSet::from([a, b, c]);
-    assert_eq!((outstanding.doubted(10), outstanding.unheard(10)), (all.clone(), all));
+    assert_eq!((doubted(&outstanding, 10), outstanding.unheard(10)), (all.clone(), all));
     let none = BTreeSet::new;
     [a, b].iter().for_each(|&node| outstanding.on_answer(node, 10, none()));
     // Whom c keeps hints for, nobody knows; a and b keep none for c.
-    assert_eq!(outstanding.doubted(11), BTreeSet::from([a, b]));
+    assert_eq!(doubted(&outstanding, 11), BTreeSet::from([a, b]));
     outstanding.on_answer(c, 11, none());
-    assert_eq!(outstanding.doubted(12), none());
+    assert_eq!(doubted(&outstanding, 12), none());
     // c is not reached for a while, so that what it keeps for others is not known either.
     members.insert(c, Look { trouble_ms: Some(20), down: false });
     outstanding.look(&members);
-    assert_eq!(outstanding.doubted(20), BTreeSet::from([a, b, c]));
+    assert_eq!(doubted(&outstanding, 20), BTreeSet::from([a, b, c]));
     outstanding.on_answer(c, 21, none());
     outstanding.on_answer(a, 21, BTreeSet::from([c]));
     outstanding.on_answer(b, 20, none());
-    assert_eq!(outstanding.doubted(22), BTreeSet::from([c]));
+    assert_eq!(doubted(&outstanding, 22), BTreeSet::from([c]));
     outstanding.on_answer(b, 22, none());
-    assert_eq!(outstanding.doubted(22), BTreeSet::from([c]), "a keeps a hint for it");
+    assert_eq!(outstanding.doubted(22), [(c, [a].into())].into(), "a keeps a hint for it");
     outstanding.on_answer(a, 23, none());
-    assert_eq!(outstanding.doubted(23), none());
+    assert_eq!(doubted(&outstanding, 23), none());
     // Who is down has nothing to tell; who is silent for long is not believed.
     members.insert(b, Look { trouble_ms: Some(30), down: true });
     outstanding.look(&members);
     [a, c].iter().for_each(|&node| outstanding.on_answer(node, 31, none()));
-    assert_eq!(outstanding.doubted(31), none());
-    assert_eq!(outstanding.doubted(31 + STALE_MS), BTreeSet::from([a, b, c]));
+    assert_eq!(doubted(&outstanding, 31), none());
+    assert_eq!(doubted(&outstanding, 31 + STALE_MS), BTreeSet::from([a, b, c]));
 }
