@@ -37,7 +37,7 @@ macro_rules! planted {
 
 /// Every planted defect.
 #[cfg(quorate_mutants)]
-pub const NAMES: [&str; 36] = [
+pub const NAMES: [&str; 41] = [
     "absence_counted_from_a_fallback",
     "acknowledged_before_the_batch",
     "actor_kept_over_a_rollback",
@@ -49,12 +49,16 @@ pub const NAMES: [&str; 36] = [
     "delivered_hint_replaces_the_newer_object",
     "digest_mismatch_ignored",
     "dots_counted_per_key",
+    "dots_seen_without_their_object",
     "earlier_opening_taken_as_new",
     "fallback_actor_kept_after_its_hints_went_home",
     "frontier_ahead_of_its_batch",
+    "frontier_kept_over_damage",
+    "frontier_of_after_the_pages",
     "frontier_takes_versions_prefix",
     "hint_acknowledged_before_the_batch",
     "hint_deleted_on_a_buffered_ack",
+    "joined_before_the_last_page",
     "lookup_says_not_applied_for_another_node",
     "lww_clock_below_what_it_holds",
     "lww_clock_below_what_its_client_saw",
@@ -65,6 +69,7 @@ pub const NAMES: [&str; 36] = [
     "one_answer_too_few",
     "own_hint_counts_as_a_second_ack",
     "receipt_names_who_did_not_acknowledge",
+    "recount_left_out",
     "refusal_not_recorded",
     "repair_replaces_instead_of_merging",
     "replicated_before_the_batch",

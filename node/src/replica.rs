@@ -33,8 +33,9 @@ use crate::storage::disk::{Disk, DiskProbe};
 use crate::storage::watched::Watched;
 use crate::storage::{Engine, Space};
 use crate::tasks::{
-    self, AskHints, AskHintsParts, CompareClocks, Flush, ForgetOperations, Gossip, GossipParts,
-    Handoff, HandoffParts, Observe, Observed, Refill, RefillParts, Sweep, WatchDisk, Worker,
+    self, AskHints, AskHintsParts, CompareClocks, Exchange, ExchangeParts, Flush, ForgetOperations,
+    Gossip, GossipParts, Handoff, HandoffParts, Observe, Observed, Refill, RefillParts, Sweep,
+    WatchDisk, Worker,
 };
 use crate::telemetry::{Metrics, ShardMetrics};
 use crate::transport::{Handler, Peers};
@@ -185,6 +186,7 @@ impl Replica {
         replica.spawn(Sweep::new(cluster.clone(), shards.clone()));
         replica.spawn_listeners(inbox, &metrics);
         replica.spawn_handoff(&metrics);
+        replica.spawn_exchange(&metrics);
         replica.spawn_refill(excused, &metrics);
         let observed = Observed { coordinator: replica.coordinator.clone(), engine, capacity };
         replica.spawn(Observe::new(observed, metrics));
@@ -264,6 +266,21 @@ impl Replica {
             liveness: coordinator.liveness().clone(),
             env: self.env.clone(),
             metrics: metrics.clone(),
+        }));
+    }
+
+    /// What fetches writes that this node missed.
+    fn spawn_exchange(&self, metrics: &Arc<Metrics>) {
+        let coordinator = &self.coordinator;
+        self.spawn(Exchange::new(ExchangeParts {
+            node: coordinator.node(),
+            cluster: self.cluster.clone(),
+            shards: coordinator.shards().clone(),
+            peers: coordinator.peers().clone(),
+            liveness: coordinator.liveness().clone(),
+            env: self.env.clone(),
+            metrics: metrics.clone(),
+            stop: self.stop.clone(),
         }));
     }
 

@@ -16,6 +16,7 @@
 //! order, and answered as a whole, so that what a job costs is paid once for all of its keys.
 
 mod batch;
+mod exchange;
 mod hints;
 mod home;
 mod look_up;
@@ -30,9 +31,12 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
+use rand_core::Rng as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use self::exchange::ExchangeJob;
+pub use self::exchange::{Forgettable, Sight};
 use self::hints::HintJob;
 pub use self::page::{Page, PageRange};
 use self::queue::{Queued, ShardQueue};
@@ -97,6 +101,7 @@ enum Job {
         answer: oneshot::Sender<Result<LookedUp, RequestError>>,
     },
     Hints(HintJob),
+    Exchange(ExchangeJob),
     Page {
         range: PageRange,
         answer: oneshot::Sender<Result<Page, RequestError>>,
@@ -116,6 +121,7 @@ impl Job {
             Self::MergeBatch { merges, .. } => merges.len(),
             Self::ReadBatch { addresses, .. } => addresses.len(),
             Self::Hints(job) => job.requests(),
+            Self::Exchange(job) => job.requests(),
             _ => 1,
         }
     }
@@ -129,6 +135,7 @@ enum Answer {
     Merged(oneshot::Sender<Result<(), RequestError>>),
     Read(oneshot::Sender<Result<EncodedObject, RequestError>>, EncodedObject),
     LookedUp(oneshot::Sender<Result<LookedUp, RequestError>>, LookedUp),
+    Seen(oneshot::Sender<Vec<Result<bool, RequestError>>>, Vec<Result<bool, RequestError>>),
     Batch(batch::Answer),
 }
 
@@ -147,6 +154,7 @@ impl Answer {
             (Self::Read(to, object), None) => drop(to.send(Ok(object))),
             (Self::Read(to, _), Some(error)) => drop(to.send(Err(error))),
             (Self::LookedUp(to, answer), error) => drop(to.send(error.map_or(Ok(answer), Err))),
+            (Self::Seen(to, seen), error) => drop(to.send(batch::unless(seen, error))),
             (Self::Batch(answer), error) => answer.send(error),
         }
     }
@@ -318,6 +326,7 @@ impl Shard {
             Job::Page { range, answer } => drop(answer.send(self.page(&range))),
             Job::Sweep { kept, after, answer } => drop(answer.send(self.sweep(&kept, after))),
             Job::Hints(job) => self.run_hints(job),
+            Job::Exchange(job) => self.run_exchange(job),
             _ => unreachable!("requests of keys are staged"),
         }
     }
@@ -328,23 +337,27 @@ impl Shard {
         if found.is_empty() {
             return Ok(());
         }
-        let engine = self.context.engine.clone();
-        let vnode = match self.vnodes.entry(id) {
-            Entry::Occupied(open) => open.into_mut(),
-            Entry::Vacant(closed) => {
-                let opened = Vnode::open(id, &*engine).map_err(RequestError::from)?;
-                closed.insert(opened)
-            }
-        };
+        let vnode = self.vnode_of(id)?;
         let new = found.iter().filter(|(stored, hash)| vnode.distrust(stored, *hash)).count();
         if new == 0 {
             return Ok(());
         }
-        self.context.observer.corrupt(Space::Objects, new as u64);
         let mut batch = Batch::new();
         let rows = vnode.stage_frontier(&mut batch);
+        self.context.observer.corrupt(Space::Objects, new as u64);
         self.context.observer.corrupt(Space::Frontiers, rows);
         self.apply_alone(batch).inspect_err(|_| drop(self.vnodes.remove(&id)))
+    }
+
+    /// A vnode, between turns.
+    fn vnode_of(&mut self, id: VnodeId) -> Result<&mut Vnode, RequestError> {
+        match self.vnodes.entry(id) {
+            Entry::Occupied(open) => Ok(open.into_mut()),
+            Entry::Vacant(closed) => {
+                let generation = self.rng.next_u64();
+                Ok(closed.insert(Vnode::open(id, &*self.context.engine, generation)?))
+            }
+        }
     }
 
     /// Applies a batch that is no turn's.
@@ -385,6 +398,7 @@ impl Staging<'_> {
             Job::MergeBatch { merges, synced, answer } => self.merge_batch(merges, synced, answer),
             Job::ReadBatch { addresses, answer } => self.read_batch(&addresses, answer),
             Job::Hints(job) => self.stage_hints(job, alone),
+            Job::Exchange(job) => self.stage_exchange(job, alone),
             other => alone.push(other),
         }
     }
@@ -406,7 +420,7 @@ impl Staging<'_> {
 
     fn stage_write(&mut self, write: Write) -> Result<Written, WriteError> {
         let (id, operation) = (write.address.vnode, write.operation);
-        let staged = match Self::vnode(self.vnodes, &self.turn, id) {
+        let staged = match Self::vnode(self.vnodes, &mut self.turn, id) {
             Ok(vnode) => vnode.write(&mut self.turn, write),
             // A write of an earlier turn may lie in what would not open.
             Err(error) => Err(WriteError::unknown(operation, RequestError::from(error))),
@@ -436,7 +450,7 @@ impl Staging<'_> {
 
     fn stage_merge(&mut self, merge: Merge) -> Result<(), RequestError> {
         let id = merge.address.vnode;
-        let staged = match Self::vnode(self.vnodes, &self.turn, id) {
+        let staged = match Self::vnode(self.vnodes, &mut self.turn, id) {
             Ok(vnode) => vnode.merge(&mut self.turn, merge),
             Err(error) => Err(RequestError::from(error)),
         };
@@ -456,7 +470,7 @@ impl Staging<'_> {
     }
 
     fn stage_read(&mut self, address: &Address) -> Result<EncodedObject, RequestError> {
-        let found = match Self::vnode(self.vnodes, &self.turn, address.vnode) {
+        let found = match Self::vnode(self.vnodes, &mut self.turn, address.vnode) {
             Ok(vnode) => vnode.read(&mut self.turn, address),
             Err(error) => Err(RequestError::from(error)),
         };
@@ -472,12 +486,15 @@ impl Staging<'_> {
 
     fn vnode<'v>(
         vnodes: &'v mut BTreeMap<VnodeId, Vnode>,
-        turn: &Turn<'_>,
+        turn: &mut Turn<'_>,
         id: VnodeId,
     ) -> Result<&'v mut Vnode, EngineError> {
         match vnodes.entry(id) {
             Entry::Occupied(open) => Ok(open.into_mut()),
-            Entry::Vacant(closed) => Ok(closed.insert(Vnode::open(id, turn.engine)?)),
+            Entry::Vacant(closed) => {
+                let generation = turn.rng.next_u64();
+                Ok(closed.insert(Vnode::open(id, turn.engine, generation)?))
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 //! so that several of them can live in one test.
 
 mod disk;
+mod exchange;
 mod handoff;
 mod hints;
 mod limits;

@@ -21,22 +21,24 @@
 //! ```
 
 mod hints;
+pub mod log;
 pub mod look_up;
 mod objects;
 mod queues;
+mod seen;
 mod turn;
-
-use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
 pub use self::hints::{HintVnode, KeptHint};
-use self::objects::{Beside, Objects};
+use self::objects::Objects;
 pub use self::queues::{HintQueues, Hinted};
+use self::seen::Seen;
 pub use self::turn::{Mended, Turn};
-use crate::dynamo::clock::{Actor, Dot};
+use crate::dynamo::clock::Dot;
 use crate::dynamo::context::Context;
-use crate::dynamo::format::{EncodedObject, decode_intervals, encode_intervals};
+use crate::dynamo::exchange::Told;
+use crate::dynamo::format::EncodedObject;
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, VnodeId};
 use crate::dynamo::metadata::document::Conflict;
@@ -44,7 +46,7 @@ use crate::dynamo::object::Object;
 use crate::dynamo::operation::{OperationId, PayloadHash};
 use crate::error::{RequestError, WriteError};
 use crate::storage::record;
-use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
+use crate::storage::{Batch, Engine, EngineError, Space};
 
 /// A key's place in a vnode.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -141,37 +143,6 @@ impl Merge {
     }
 }
 
-/// What an owner has seen, beside its objects.
-#[derive(Default, Debug)]
-struct Seen {
-    frontier: Frontier,
-    /// Whose rows of the frontier changed in this turn.
-    grown: BTreeSet<Actor>,
-    /// Damaged rows met at the opening, until a turn counts them.
-    damaged_rows: u64,
-}
-
-impl Beside for Seen {
-    fn frontier(&self) -> Option<&Frontier> {
-        Some(&self.frontier)
-    }
-
-    fn kept(&mut self, _: &mut Turn<'_>, _: &Bytes, object: &Object, changed: Option<usize>) {
-        if changed.is_some() {
-            let grown = &mut self.grown;
-            self.frontier.add_object(object, |actor| {
-                grown.insert(actor);
-            });
-        }
-    }
-
-    /// The frontier vouches for what was lost. The data stays.
-    fn lost(&mut self) {
-        self.grown.extend(self.frontier.iter().map(|(actor, _)| actor));
-        self.frontier = Frontier::new();
-    }
-}
-
 /// One hosted partition.
 #[derive(Debug)]
 pub struct Vnode {
@@ -181,31 +152,59 @@ pub struct Vnode {
 
 impl Vnode {
     /// Opens what the engine holds of `id`. A damaged row means that the frontier may lie: then it
-    /// is forgotten as a whole, and the rows with it at the next turn.
-    pub fn open(id: VnodeId, engine: &dyn Engine) -> Result<Self, EngineError> {
-        let mut seen = Seen::default();
-        for row in engine.scan(Space::Frontiers, KeyRange::prefix(&record::vnode_prefix(id))) {
-            let (key, sealed) = row?;
-            let Some(actor) = record::frontier_actor(&key) else { continue };
-            seen.grown.insert(actor);
-            let body = record::open(&key, &sealed).ok();
-            match body.and_then(|body| decode_intervals(body).ok()) {
-                Some(numbers) => seen.frontier.restore(actor, numbers),
-                None => seen.damaged_rows += 1,
-            }
-        }
-        if seen.damaged_rows > 0 {
-            tracing::error!(?id, "the vnode's frontier is damaged; it is forgotten");
-            seen.frontier = Frontier::new();
-        } else {
-            seen.grown.clear();
-        }
+    /// is forgotten as a whole, and the rows with it at the next turn. `generation` tells this opening
+    /// from others.
+    pub fn open(id: VnodeId, engine: &dyn Engine, generation: u64) -> Result<Self, EngineError> {
+        let seen = Seen::open(id, engine, generation)?;
         Ok(Self { objects: Objects::new(id, Space::Objects), seen })
     }
 
     /// Which dots this vnode has seen.
     pub fn frontier(&self) -> &Frontier {
-        &self.seen.frontier
+        self.seen.frontier()
+    }
+
+    /// What it says of that to others: true of what was applied, once all turns before were.
+    pub fn told(&self) -> Told {
+        self.seen.told()
+    }
+
+    /// Another owner says that these writes are of this key: sees them, if what is held here holds or
+    /// covers all of them; whether it does.
+    pub fn see(
+        &mut self,
+        turn: &mut Turn<'_>,
+        address: &Address,
+        dots: &[Dot],
+    ) -> Result<bool, RequestError> {
+        let stored = address.stored();
+        let object = self.objects.object(turn, address, &stored, &mut self.seen)?;
+        let covered = dots.iter().all(|dot| object.version().covers(*dot))
+            || planted!("dots_seen_without_their_object");
+        if covered {
+            self.seen.see(&mut turn.batch, &stored, dots);
+        }
+        Ok(covered)
+    }
+
+    /// Another owner has told all that it held when it had seen this, and all of it is here.
+    pub fn join(&mut self, frontier: &Frontier) {
+        self.seen.join(frontier);
+    }
+
+    /// Behind which key the objects are to be recounted, if they are.
+    pub fn recount(&self) -> Option<&Bytes> {
+        self.seen.recount()
+    }
+
+    /// Sees what an object shows that lies at `stored`, when objects are recounted.
+    pub fn recount_object(&mut self, batch: &mut Batch, stored: &Bytes, object: &Object) {
+        self.seen.see_object(batch, stored, object);
+    }
+
+    /// Objects are recounted up to this one; none: all are.
+    pub fn recounted(&mut self, last: Option<Bytes>) {
+        self.seen.recount_from(last);
     }
 
     /// What is held under a key; the absent object if nothing is.
@@ -246,17 +245,7 @@ impl Vnode {
     /// Stages the frontier's rows that changed since the last time. How many of them were found
     /// damaged when the vnode was opened, if that was not told yet.
     pub fn stage_frontier(&mut self, batch: &mut Batch) -> u64 {
-        for actor in std::mem::take(&mut self.seen.grown) {
-            let key = record::frontier_key(self.objects.id(), actor);
-            match self.seen.frontier.of(actor) {
-                Some(seen) => {
-                    let sealed = record::seal(&key, &encode_intervals(seen));
-                    batch.put(Space::Frontiers, key, sealed);
-                }
-                None => batch.delete(Space::Frontiers, key),
-            }
-        }
-        std::mem::take(&mut self.seen.damaged_rows)
+        self.seen.stage(batch)
     }
 
     /// The record at `stored` is damaged: the actor ends, since an object was lost, and the frontier

@@ -70,6 +70,12 @@ impl View {
         self.member(node).map_or_else(|| node.to_string(), |member| member.name.clone())
     }
 
+    /// Every partition of every placement group.
+    pub fn vnodes(&self) -> impl Iterator<Item = VnodeId> + '_ {
+        let groups = self.preferences.keys();
+        groups.flat_map(|&n| self.partitions().map(move |partition| VnodeId { n, partition }))
+    }
+
     /// Every partition, ascending.
     pub fn partitions(&self) -> impl Iterator<Item = PartitionId> + use<> {
         self.document.partitions.iter()

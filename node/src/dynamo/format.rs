@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::clock::{Actor, Dot, Hlc, VersionVector};
 use super::encoding::{DecodeError, Flaw, Reader, Writer};
-use super::frontier::Intervals;
+use super::frontier::{Frontier, Intervals};
 use super::key::{KeyHash, NodeId};
 use super::metadata::document::Conflict;
 use super::object::{Entry, Object, Stamp};
@@ -241,23 +241,61 @@ pub fn read_operation(r: &mut Reader, what: &'static str) -> Result<OperationId,
 /// The numbers seen of one actor.
 pub fn encode_intervals(seen: &Intervals) -> Bytes {
     let mut w = Writer::with_capacity(1 + 4 * seen.ranges().len());
-    w.count(seen.ranges().len());
-    for &(first, last) in seen.ranges() {
-        w.varint(first);
-        w.varint(last);
-    }
+    write_intervals(&mut w, seen);
     w.finish()
 }
 
 /// The numbers seen of one actor.
 pub fn decode_intervals(bytes: Bytes) -> Result<Intervals, DecodeError> {
     let mut r = Reader::new(bytes);
+    let seen = read_intervals(&mut r)?;
+    r.finish("intervals")?;
+    Ok(seen)
+}
+
+fn write_intervals(w: &mut Writer, seen: &Intervals) {
+    w.count(seen.ranges().len());
+    for &(first, last) in seen.ranges() {
+        w.varint(first);
+        w.varint(last);
+    }
+}
+
+fn read_intervals(r: &mut Reader) -> Result<Intervals, DecodeError> {
     let count = r.count(2, "intervals")?;
     let range = |_| Ok((r.varint("interval start")?, r.varint("interval end")?));
     let ranges = (0..count).map(range).collect::<Result<_, _>>()?;
     let unsound = r.error("intervals", Flaw::Value(count as u64));
-    r.finish("intervals")?;
     Intervals::from_ranges(ranges).ok_or(unsound)
+}
+
+/// What a vnode has seen of all actors, as it is sent. One frontier has one encoding.
+pub fn encode_frontier(frontier: &Frontier) -> Bytes {
+    let mut w = Writer::with_capacity(1 + 12 * frontier.actors());
+    w.count(frontier.actors());
+    for (actor, seen) in frontier.iter() {
+        w.u64(actor.0);
+        write_intervals(&mut w, seen);
+    }
+    w.finish()
+}
+
+/// What a vnode has seen of all actors, as it is sent.
+pub fn decode_frontier(bytes: Bytes) -> Result<Frontier, DecodeError> {
+    let mut r = Reader::new(bytes);
+    let count = r.count(9, "frontier")?;
+    let (mut frontier, mut before) = (Frontier::new(), None);
+    for _ in 0..count {
+        let actor = Actor(r.u64("actor")?);
+        let seen = read_intervals(&mut r)?;
+        if before >= Some(actor) || seen.ranges().is_empty() {
+            return Err(r.error("frontier", Flaw::Value(actor.0)));
+        }
+        before = Some(actor);
+        frontier.restore(actor, seen);
+    }
+    r.finish("frontier")?;
+    Ok(frontier)
 }
 
 /// The outcomes of a recorded operation.
@@ -347,17 +385,22 @@ mod tests {
                 let _ = EncodedObject(garbage.clone()).decode(rule);
             }
             let _ = decode_intervals(garbage.clone());
+            if let Ok(frontier) = decode_frontier(garbage.clone()) {
+                prop_assert_eq!(encode_frontier(&frontier), garbage.clone(), "one frontier has one encoding");
+            }
             let _ = decode_recorded(garbage);
         }
 
         #[test]
         fn intervals_come_back_as_written(numbers in prop::collection::btree_set(1..60u64, 0..30)) {
-            let mut frontier = crate::dynamo::frontier::Frontier::new();
+            let mut frontier = Frontier::new();
             let actor = Actor(1);
             numbers.iter().for_each(|&n| { frontier.add(Dot { actor, n }); });
             if let Some(seen) = frontier.of(actor) {
                 prop_assert_eq!(decode_intervals(encode_intervals(seen)), Ok(seen.clone()));
             }
+            frontier.add(Dot { actor: Actor(u64::MAX), n: u64::MAX });
+            prop_assert_eq!(decode_frontier(encode_frontier(&frontier)), Ok(frontier));
         }
     }
 

@@ -15,6 +15,7 @@ pub mod clock;
 pub mod context;
 pub mod credit;
 pub mod encoding;
+pub mod exchange;
 pub mod format;
 pub mod frontier;
 pub mod hint;

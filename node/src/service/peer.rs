@@ -1,5 +1,6 @@
 //! Answers other nodes.
 
+mod exchange;
 mod handoff;
 
 use std::sync::Arc;
@@ -132,6 +133,8 @@ impl Shared {
                 return Reply::Heard;
             }
             Request::LookUp(asked) => self.look_up(&asked, wait).await,
+            Request::Frontiers(asked) => self.frontiers(asked, wait).await,
+            Request::Keys(vnode, dots) => self.keys_of(vnode, dots, wait).await,
             Request::Hints => self.coordinator.shards().all_hints().map(Reply::Hints),
             Request::Handoff(items) => Ok(self.take_home(from, items, wait).await),
             Request::Register(message) => cluster.on_register(message).await.map(Reply::Register),

@@ -184,9 +184,14 @@ fn subject_of_peer(coordinator: &Coordinator, request: &transport::Request) -> S
         R::ScanPage(page) => {
             Subject { namespace: named(page.namespace).unwrap_or_default(), ..Subject::default() }
         }
-        R::Document | R::Learn(_) | R::Register(_) | R::Clock | R::Gossip(_) | R::Hints => {
-            Subject::default()
-        }
+        R::Document
+        | R::Learn(_)
+        | R::Register(_)
+        | R::Clock
+        | R::Gossip(_)
+        | R::Hints
+        | R::Frontiers(_)
+        | R::Keys(..) => Subject::default(),
     }
 }
 

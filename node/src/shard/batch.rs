@@ -66,7 +66,7 @@ pub(super) fn unrecorded(refusal: WriteError, id: OperationId, failed: RequestEr
     }
 }
 
-fn unless<T>(
+pub(super) fn unless<T>(
     mut results: Vec<Result<T, RequestError>>,
     failed: Option<RequestError>,
 ) -> Vec<Result<T, RequestError>> {

@@ -36,7 +36,7 @@ impl Shards {
     }
 
     /// Returns once all that was applied before is on disk.
-    async fn sync(&self) -> Result<(), RequestError> {
+    pub(super) async fn sync(&self) -> Result<(), RequestError> {
         let engine = self.engine.clone();
         self.env.block(move || engine.sync()).await.map_err(RequestError::from)
     }

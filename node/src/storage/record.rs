@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!   Objects      n, partition, namespace, key     → the object
-//!   Frontiers    n, partition, actor              → the numbers seen of that actor
+//!   Frontiers    n, partition, 0, actor           → the numbers seen of that actor
+//!                n, partition, 1, actor, number   → the key of that dot: the dot log
+//!                n, partition, 2                  → the objects are to be recounted, from here on
 //!   Operations   n, partition, issued, id         → key hash and dot
 //!   Hints        see [`hints`](super::hints)
 //!
@@ -17,7 +19,7 @@ use bytes::Bytes;
 use thiserror::Error;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::dynamo::clock::Actor;
+use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::encoding::{Reader, Writer};
 use crate::dynamo::format::{EncodedObject, read_operation, write_object, write_operation};
 use crate::dynamo::key::{Key, NamespaceId, PartitionId, VnodeId};
@@ -76,15 +78,64 @@ pub fn split_object_key(stored: &Bytes) -> Option<(VnodeId, NamespaceId, Key)> {
     Some((VnodeId { n: stored[0], partition }, namespace, key))
 }
 
+const SEEN: u8 = 0;
+const LOG: u8 = 1;
+const RECOUNT: u8 = 2;
+
+/// Where the numbers seen of all actors begin.
+pub fn frontier_prefix(vnode: VnodeId) -> [u8; 4] {
+    tagged(vnode, SEEN)
+}
+
 /// Where the numbers seen of an actor lie.
 pub fn frontier_key(vnode: VnodeId, actor: Actor) -> Bytes {
-    [&vnode_prefix(vnode)[..], &actor.0.to_be_bytes()].concat().into()
+    [&frontier_prefix(vnode)[..], &actor.0.to_be_bytes()].concat().into()
 }
 
 /// What [`frontier_key`] put behind the vnode.
 pub fn frontier_actor(stored: &[u8]) -> Option<Actor> {
-    let actor = stored.get(3..)?.try_into().ok()?;
-    Some(Actor(u64::from_be_bytes(actor)))
+    let actor = stored.get(4..)?.try_into().ok()?;
+    (stored[3] == SEEN).then(|| Actor(u64::from_be_bytes(actor)))
+}
+
+/// Where the dot log begins.
+pub fn log_prefix(vnode: VnodeId) -> [u8; 4] {
+    tagged(vnode, LOG)
+}
+
+/// Where the key of a dot lies.
+pub fn log_key(vnode: VnodeId, dot: Dot) -> Bytes {
+    let (actor, n) = (dot.actor.0.to_be_bytes(), dot.n.to_be_bytes());
+    [&log_prefix(vnode)[..], &actor, &n].concat().into()
+}
+
+/// Whose key lies there: what [`log_key`] put behind the vnode.
+pub fn logged_dot(stored: &[u8]) -> Option<Dot> {
+    let numbers: &[u8; 16] = stored.get(4..)?.try_into().ok()?;
+    let [actor, n] = [&numbers[..8], &numbers[8..]]
+        .map(|half| u64::from_be_bytes(half.try_into().expect("it has eight bytes")));
+    (stored[3] == LOG).then_some(Dot { actor: Actor(actor), n })
+}
+
+/// Where it is kept that a vnode's objects are to be recounted.
+pub fn recount_key(vnode: VnodeId) -> Bytes {
+    Bytes::copy_from_slice(&tagged(vnode, RECOUNT))
+}
+
+fn tagged(vnode: VnodeId, tag: u8) -> [u8; 4] {
+    let [n, high, low] = vnode_prefix(vnode);
+    [n, high, low, tag]
+}
+
+/// What the dot log keeps of an object that lies at `stored`: its namespace and key.
+pub fn logged_key(stored: &Bytes) -> Bytes {
+    stored.slice(3..)
+}
+
+/// What [`logged_key`] made; none if it is no such thing.
+pub fn split_logged_key(logged: &Bytes) -> Option<(NamespaceId, Key)> {
+    let namespace = u64::from_be_bytes(*logged.first_chunk()?);
+    Some((NamespaceId(namespace), Key::new(logged.slice(8..)).ok()?))
 }
 
 /// Where an operation's outcome lies.
@@ -197,5 +248,14 @@ mod tests {
         assert_eq!((vnode_of(&stored), vnode_of(&stored[..2])), (Some(VNODE), None));
         let actor = Actor(77);
         assert_eq!(frontier_actor(&frontier_key(VNODE, actor)), Some(actor));
+        let dot = Dot { actor, n: 0x0102 };
+        assert_eq!(logged_dot(&log_key(VNODE, dot)), Some(dot));
+        assert_eq!(
+            (frontier_actor(&log_key(VNODE, dot)), logged_dot(&recount_key(VNODE))),
+            (None, None)
+        );
+        let logged = logged_key(&object_key(VNODE, NamespaceId(5), b"k"));
+        assert_eq!(split_logged_key(&logged), Some((NamespaceId(5), Key::new("k").unwrap())));
+        assert_eq!(split_logged_key(&logged.slice(..8)), None);
     }
 }

@@ -6,12 +6,14 @@
 
 mod clocks;
 mod disk;
+mod exchange;
 mod flush;
 mod forget;
 mod gossip;
 mod handoff;
 mod observe;
 mod outstanding;
+mod pull;
 mod refill;
 mod sweep;
 
@@ -20,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::clocks::CompareClocks;
 pub use self::disk::WatchDisk;
+pub use self::exchange::{Exchange, ExchangeParts};
 pub use self::flush::Flush;
 pub use self::forget::ForgetOperations;
 pub use self::gossip::{Gossip, GossipParts};

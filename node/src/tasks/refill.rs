@@ -17,39 +17,23 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use futures::stream::{self, TryStreamExt as _};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::pull::{Pull, Pulled, Reach};
 use super::{Step, Worker};
 use crate::cluster::Cluster;
 use crate::cluster::view::View;
-use crate::dynamo::format::EncodedObject;
-use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
-use crate::dynamo::metadata::document::Namespace;
+use crate::dynamo::key::{NodeId, VnodeId};
 use crate::dynamo::standing::unheard;
 use crate::env::Env;
 use crate::error::RequestError;
 use crate::shard::Shards;
 use crate::standing::{Heard, Standings};
 use crate::telemetry::Metrics;
-use crate::transport::{Peers, Reply, Request, ScanPage, ScanPageReply};
-use crate::vnode::{Address, Merge};
-
-/// Keys per page, as for clients' scans.
-const PAGE_KEYS: u32 = 256;
-
-/// How long an owner may take for a page.
-const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Objects merged at a time: enough to share a batch, and a fraction of a shard's queue.
-const MERGES: usize = 32;
-
-/// How often an object is offered to a shard whose queue is full, before the page is tried later.
-const MERGE_TRIES: u32 = 50;
+use crate::transport::Peers;
 
 /// The shortest pause between two pages.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -87,21 +71,11 @@ pub struct Refill {
     parts: RefillParts,
     /// Whom to ask about what, in this round.
     queue: VecDeque<(VnodeId, NodeId)>,
-    current: Option<Source>,
+    current: Option<Pull>,
     pause: Duration,
     warned: bool,
     /// Whether the last step failed.
     failing: bool,
-}
-
-/// One owner telling one partition.
-struct Source {
-    vnode: VnodeId,
-    owner: NodeId,
-    /// The namespaces that it told to the end.
-    told: BTreeSet<NamespaceId>,
-    /// The last key of the namespace that it is telling.
-    after: Option<Key>,
 }
 
 impl Refill {
@@ -127,12 +101,12 @@ impl Refill {
     }
 
     /// The next partition and owner of this round; a new round begins when this one is over.
-    async fn next_source(&mut self, view: &View) -> Result<Option<Source>, RequestError> {
+    async fn next_source(&mut self, view: &View) -> Result<Option<Pull>, RequestError> {
         if self.queue.is_empty() {
             self.queue = self.round(view).await?;
         }
         let next = self.queue.pop_front();
-        Ok(next.map(|(vnode, owner)| Source { vnode, owner, told: BTreeSet::new(), after: None }))
+        Ok(next.map(|(vnode, owner)| Pull::new(vnode, owner)))
     }
 
     /// Whom to ask about what: whoever is still to be heard, and can be. Partitions for which nobody
@@ -188,13 +162,10 @@ impl Refill {
     }
 
     fn owned(&self, view: &View) -> Vec<VnodeId> {
-        let groups = view.document().layout().groups.keys();
-        let vnodes =
-            groups.flat_map(|&n| view.partitions().map(move |partition| VnodeId { n, partition }));
         let mine = |vnode: &VnodeId| {
             view.preference(*vnode).is_some_and(|list| list.is_owner(self.parts.node))
         };
-        vnodes.filter(mine).collect()
+        view.vnodes().filter(mine).collect()
     }
 
     fn left(&self, view: &View, vnode: VnodeId, heard: &Heard) -> Vec<NodeId> {
@@ -203,24 +174,12 @@ impl Refill {
     }
 
     /// One page of what the owner holds; none when it has told all.
-    async fn advance(
-        &mut self,
-        view: &View,
-        mut source: Source,
-    ) -> Result<Option<Source>, RequestError> {
-        let mut untold = view.document().namespaces.iter().filter(|namespace| {
-            namespace.n == source.vnode.n && !source.told.contains(&namespace.id)
-        });
-        let Some(&Namespace { id: namespace, conflict, .. }) = untold.next() else {
-            return self.told_all(view, source).await.map(|()| None);
+    async fn advance(&mut self, view: &View, mut pull: Pull) -> Result<Option<Pull>, RequestError> {
+        let RefillParts { peers, shards, .. } = &self.parts;
+        let objects = match pull.step(&Reach { peers, shards, view }).await? {
+            Pulled::All => return self.told_all(view, pull).await.map(|()| None),
+            Pulled::Page { objects, .. } => objects,
         };
-        let page = self.page(view, &source, namespace).await?;
-        let last = page.items.last().map(|(key, _)| key).max(page.damaged.last()).cloned();
-        let objects = page.items.len() as u64;
-        let items = page.items.into_iter().map(|(key, object)| {
-            (Address { vnode: source.vnode, namespace, key, conflict }, object)
-        });
-        self.merge(items).await?;
         self.parts.metrics.rebuild_objects(objects);
         let failed = std::mem::take(&mut self.failing);
         self.parts.standings.tell(|progress| {
@@ -229,63 +188,11 @@ impl Refill {
                 progress.waiting_for.clear();
             }
         });
-        if page.complete {
-            source.told.insert(namespace);
-            source.after = None;
-        } else {
-            source.after = last;
-        }
-        Ok(Some(source))
-    }
-
-    async fn page(
-        &self,
-        view: &View,
-        source: &Source,
-        namespace: NamespaceId,
-    ) -> Result<ScanPageReply, RequestError> {
-        let request = Request::ScanPage(ScanPage {
-            namespace,
-            partition: source.vnode.partition,
-            prefix: Bytes::new(),
-            after: source.after.clone(),
-            limit: PAGE_KEYS,
-        });
-        let asked = self.parts.peers.request(source.owner, request, PAGE_TIMEOUT);
-        let failed = |reason: String| {
-            let name = view.name_of(source.owner);
-            RequestError::not_ready(format!(
-                "no page of partition {} from {name}: {reason}",
-                source.vnode.partition.0
-            ))
-        };
-        match asked.await {
-            // An unfinished page without keys would not say how far it got.
-            Ok(Reply::ScanPage(page))
-                if page.complete || !page.items.is_empty() || !page.damaged.is_empty() =>
-            {
-                Ok(page)
-            }
-            Ok(Reply::Failed(error)) => Err(failed(error.to_string())),
-            Ok(_) => Err(failed("the answer made no sense".to_owned())),
-            Err(error) => Err(failed(error.to_string())),
-        }
-    }
-
-    async fn merge(
-        &self,
-        items: impl Iterator<Item = (Address, EncodedObject)>,
-    ) -> Result<(), RequestError> {
-        let merges = items.map(|(address, object)| {
-            let merge =
-                Merge { address, object, operation: None, clock_ms: 0, wait_ms: 0, mend: false };
-            Ok(merge_patiently(&self.parts.shards, merge))
-        });
-        stream::iter(merges).try_buffer_unordered(MERGES).try_collect().await
+        Ok(Some(pull))
     }
 
     /// The owner told all: keeps that, after what it told.
-    async fn told_all(&mut self, view: &View, source: Source) -> Result<(), RequestError> {
+    async fn told_all(&mut self, view: &View, source: Pull) -> Result<(), RequestError> {
         let mut heard = self.parts.standings.heard(source.vnode);
         heard.told.insert(source.owner);
         heard.complete = self.left(view, source.vnode, &heard).is_empty();
@@ -367,20 +274,6 @@ impl Refill {
                 "the rebuild does not wait for these members: writes that only they and this node \
                  acknowledged may be missing from reads until they are back"
             );
-        }
-    }
-}
-
-/// Merges an object; a full queue is waited for.
-async fn merge_patiently(shards: &Shards, merge: Merge) -> Result<(), RequestError> {
-    let mut tries = 1;
-    loop {
-        match shards.merge(merge.clone(), false, Instant::now() + PAGE_TIMEOUT).await {
-            Err(RequestError::Overloaded { retry_after_ms, .. }) if tries < MERGE_TRIES => {
-                tries += 1;
-                sleep(Duration::from_millis(retry_after_ms.into())).await;
-            }
-            merged => return merged,
         }
     }
 }

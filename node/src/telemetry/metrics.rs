@@ -21,6 +21,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::disk::DiskMetrics;
+use super::exchange::ExchangeMetrics;
 use super::handoff::HandoffMetrics;
 use super::hints::HintMetrics;
 use super::limits::LimitMetrics;
@@ -200,6 +201,7 @@ pub struct Metrics {
     limits: LimitMetrics,
     disk: DiskMetrics,
     handoff: HandoffMetrics,
+    exchange: ExchangeMetrics,
     hints: HintMetrics,
     single: Single,
     tls: TlsMetrics,
@@ -339,6 +341,7 @@ impl Metrics {
         let limits = LimitMetrics::register(&mut registry);
         let disk = DiskMetrics::register(&mut registry);
         let handoff = HandoffMetrics::register(&mut registry);
+        let exchange = ExchangeMetrics::register(&mut registry);
         let hints = HintMetrics::register(&mut registry);
         let single = Single::register(&mut registry);
         let tls = TlsMetrics::register(&mut registry);
@@ -355,6 +358,7 @@ impl Metrics {
             limits,
             disk,
             handoff,
+            exchange,
             hints,
             single,
             tls,
@@ -392,6 +396,11 @@ impl Metrics {
     /// The disk.
     pub fn disk(&self) -> &DiskMetrics {
         &self.disk
+    }
+
+    /// Of what is fetched from other owners.
+    pub fn exchange(&self) -> &ExchangeMetrics {
+        &self.exchange
     }
 
     /// Hints going home.

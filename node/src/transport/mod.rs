@@ -23,9 +23,11 @@ use thiserror::Error;
 
 use crate::dynamo::clock::Dot;
 use crate::dynamo::credit::Credit;
+pub use crate::dynamo::exchange::{Compared, KeyDots, Told};
 use crate::dynamo::format::EncodedObject;
+use crate::dynamo::frontier::Frontier;
 pub use crate::dynamo::hint::{HintQueue, Hints};
-use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId};
+use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId, VnodeId};
 use crate::dynamo::object::Digest;
 use crate::dynamo::operation::{OperationId, PayloadHash};
 pub use crate::dynamo::resolve::{Known, LookedUp};
@@ -71,6 +73,11 @@ pub enum Request {
     Hints,
     /// Tell what you know of an operation.
     LookUp(LookUp),
+    /// Tell what you have seen of these partitions, of which we both are owners; with each goes a
+    /// [fingerprint](crate::dynamo::exchange::fingerprint) of what I have seen.
+    Frontiers(Vec<(VnodeId, u64)>),
+    /// Tell of which keys of this partition these writes are.
+    Keys(VnodeId, Frontier),
 }
 
 /// The answer to the [`Request`] of the same name.
@@ -130,6 +137,10 @@ pub enum Reply {
     Hints(Hints),
     /// What is known of an operation.
     LookedUp(LookedUp),
+    /// For each partition in its order.
+    Frontiers(Vec<Compared>),
+    /// Keys with their writes, as far as they are known, and as many as one message should hold.
+    Keys(Vec<KeyDots>),
     /// The request failed; it was no write.
     Failed(RequestError),
     /// The write failed.

@@ -30,6 +30,7 @@ use crate::dynamo::operation::OperationId;
 use crate::trace;
 
 mod batch;
+mod exchange;
 mod failure;
 mod reply;
 mod request;
@@ -39,7 +40,7 @@ mod tests;
 pub use failure::{decode_failure, encode_failure};
 
 /// The version of the peer protocol. It changes with the meaning of any message.
-pub const PROTOCOL: u32 = 7;
+pub const PROTOCOL: u32 = 8;
 
 /// Why a peer's bytes are no message. Nothing was done with them.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -130,6 +131,8 @@ pub fn kind(body: Option<&Body>) -> &'static str {
         Some(Body::Handoff(_)) => "handoff",
         Some(Body::HintsRequest(_)) => "hints_request",
         Some(Body::LookUp(_)) => "look_up",
+        Some(Body::Frontiers(_)) => "frontiers",
+        Some(Body::Keys(_)) => "keys",
         Some(Body::Replicated(_)) => "replicated",
         Some(Body::ReadReply(_)) => "read_reply",
         Some(Body::GetResult(_)) => "get_result",
@@ -147,6 +150,8 @@ pub fn kind(body: Option<&Body>) -> &'static str {
         Some(Body::HandoffReply(_)) => "handoff_reply",
         Some(Body::HintsReply(_)) => "hints_reply",
         Some(Body::LookedUp(_)) => "looked_up",
+        Some(Body::FrontiersReply(_)) => "frontiers_reply",
+        Some(Body::KeysReply(_)) => "keys_reply",
         Some(Body::Failure(_)) => "failure",
     }
 }
@@ -171,7 +176,9 @@ pub fn is_request(body: Option<&Body>) -> bool {
             | Body::Gossip(_)
             | Body::Handoff(_)
             | Body::HintsRequest(_)
-            | Body::LookUp(_),
+            | Body::LookUp(_)
+            | Body::Frontiers(_)
+            | Body::Keys(_),
         ) => true,
         None | Some(_) => false,
     }
@@ -217,6 +224,8 @@ pub fn encode_request(request: Request) -> Body {
         }
         Request::Hints => Body::HintsRequest(proto::HintsRequest {}),
         Request::LookUp(m) => Body::LookUp(request::encode_look_up(m)),
+        Request::Frontiers(asked) => Body::Frontiers(exchange::encode_frontiers(asked)),
+        Request::Keys(vnode, dots) => Body::Keys(exchange::encode_keys(vnode, &dots)),
     }
 }
 
@@ -246,6 +255,11 @@ pub fn decode_request(body: Option<Body>) -> Result<Request, WireError> {
         Some(Body::Handoff(m)) => Request::Handoff(all(m.items, request::decode_replicate)?),
         Some(Body::HintsRequest(_)) => Request::Hints,
         Some(Body::LookUp(m)) => Request::LookUp(request::decode_look_up(m)?),
+        Some(Body::Frontiers(m)) => Request::Frontiers(exchange::decode_frontiers(m)?),
+        Some(Body::Keys(m)) => {
+            let (vnode, dots) = exchange::decode_keys(m)?;
+            Request::Keys(vnode, dots)
+        }
         other => return Err(unexpected(other.as_ref(), "request")),
     })
 }
@@ -280,6 +294,8 @@ pub fn encode_reply(reply: Reply) -> Body {
         }
         Reply::Hints(hints) => Body::HintsReply(reply::encode_hints(hints)),
         Reply::LookedUp(m) => Body::LookedUp(reply::encode_looked_up(m)),
+        Reply::Frontiers(m) => Body::FrontiersReply(exchange::encode_compared(m)),
+        Reply::Keys(m) => Body::KeysReply(exchange::encode_key_dots(m)),
         Reply::Failed(error) => Body::Failure(encode_failure(error, None)),
         Reply::WriteFailed(error) => {
             Body::Failure(encode_failure(error.error, Some(error.outcome)))
@@ -310,6 +326,8 @@ pub fn decode_reply(body: Option<Body>) -> Result<Reply, WireError> {
         Some(Body::HandoffReply(m)) => batch::decode_handoff(m)?,
         Some(Body::HintsReply(m)) => Reply::Hints(reply::decode_hints(m)),
         Some(Body::LookedUp(m)) => Reply::LookedUp(reply::decode_looked_up(m)?),
+        Some(Body::FrontiersReply(m)) => Reply::Frontiers(exchange::decode_compared(m)?),
+        Some(Body::KeysReply(m)) => Reply::Keys(exchange::decode_key_dots(m)?),
         Some(Body::Failure(m)) => failure::decode_failed(m)?,
         other => return Err(unexpected(other.as_ref(), "reply")),
     })

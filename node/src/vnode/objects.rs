@@ -82,11 +82,6 @@ impl Objects {
         Self { id, space, issued: None, damaged: BTreeSet::new() }
     }
 
-    /// Whose they are.
-    pub(super) fn id(&self) -> VnodeId {
-        self.id
-    }
-
     /// The actor of the last dot issued, if it has not ended.
     pub(super) fn actor(&self) -> Option<Actor> {
         self.issued.map(|issued| issued.actor)
@@ -406,7 +401,8 @@ impl Objects {
         }
     }
 
-    fn object(
+    /// The same, decoded.
+    pub(super) fn object(
         &mut self,
         turn: &mut Turn<'_>,
         address: &Address,

@@ -8,12 +8,14 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::clocks::Trust;
+use crate::dynamo::clock::Actor;
 use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::decode_recorded;
 use crate::dynamo::key::{NodeId, PartitionId};
 use crate::dynamo::object::{SIBLINGS_MAX, siblings_max_bytes};
 use crate::dynamo::operation::{Admitting, Opening};
 use crate::error::Outcome;
+use crate::storage::KeyRange;
 use crate::storage::memory::MemoryEngine;
 
 mod look_up;
@@ -72,7 +74,7 @@ impl Store {
     }
 
     fn open(engine: MemoryEngine, rng: ChaCha8Rng) -> Self {
-        let vnode = Vnode::open(ID, &engine).unwrap();
+        let vnode = Vnode::open(ID, &engine, 1).unwrap();
         let (clock, now_ms) = (Hlc::default(), ADMITTING.now_ms);
         let mended = Mended::default();
         let trust = Trust::Right;
@@ -307,7 +309,9 @@ fn a_damaged_record_ends_the_actor_and_forgets_the_frontier_not_the_data() {
     assert_eq!(store.corrupt, 1, "each record is counted once");
     assert_eq!(store.vnode.frontier().iter().count(), 0);
     assert!(store.read(1).holds(kept.dot));
-    assert_eq!(store.engine.scan(Space::Frontiers, KeyRange::all()).count(), 0);
+    let seen = KeyRange::prefix(&record::frontier_prefix(ID));
+    assert_eq!(store.engine.scan(Space::Frontiers, seen).count(), 0);
+    assert!(store.vnode.recount().is_some(), "others would not hear of key 1 else");
 
     let written = store.write(put(1, 3, Context::default())).unwrap();
     assert_ne!(written.dot.actor, kept.dot.actor, "what was lost may not be covered");

@@ -3,7 +3,7 @@
 //! ones may agree on a later one by chance, as if nothing had been lost.
 //!
 //! Live values, last writes and versions must agree: who misses a tombstone would revive what it hides.
-//! Frontiers may still differ, until owners exchange these. A snapshot has what its node owns, and nothing of other keys; so how many
+//! So must frontiers: what they lack will be asked for again and again. A snapshot has what its node owns, and nothing of other keys; so how many
 //! nodes hold a key tells whether an owner holds nothing at all.
 
 use std::collections::BTreeMap;
@@ -29,6 +29,7 @@ pub(super) fn check(index: &Index<'_>) -> Vec<Violation> {
             found.push(violation(format!("node {node} at {at} cannot read {key}")));
         }
     }
+    found.extend(check_frontiers(index));
     found.extend(check_metadata(index));
     found.extend(check_documents(index));
     found
@@ -62,6 +63,35 @@ fn live(held: &Held) -> Live<'_> {
     let mut values: Vec<_> = held.values.iter().map(|(dot, value)| (*dot, &**value)).collect();
     values.sort_unstable();
     (values, held.last, &held.version)
+}
+
+/// The owners of a partition have seen the same.
+fn check_frontiers(index: &Index<'_>) -> Vec<Violation> {
+    let mut partitions: BTreeMap<&str, BTreeMap<Node, Frontier<'_>>> = BTreeMap::new();
+    for (&node, &at) in &index.settled {
+        for seen in &index.history.snapshots[at].frontiers {
+            let of_node = partitions.entry(&seen.partition).or_default().entry(node).or_default();
+            of_node.insert(seen.actor, &seen.ranges);
+        }
+    }
+    let differs = |(partition, seen): (&str, BTreeMap<Node, Frontier<'_>>)| {
+        let owners = n_of(partition)?.min(index.settled.len());
+        let first = seen.values().next()?;
+        let alike = seen.values().all(|other| other == first);
+        let missing = owners.saturating_sub(seen.len());
+        (!alike || missing > 0 && !first.is_empty()).then(|| {
+            violation(format!("the {owners} owners of partition {partition} have seen: {seen:?}"))
+        })
+    };
+    partitions.into_iter().filter_map(differs).collect()
+}
+
+/// By actor, the numbers seen.
+type Frontier<'a> = BTreeMap<u64, &'a [(u64, u64)]>;
+
+/// How many owners a partition has: its placement group is part of its name, as in `n3/17`.
+fn n_of(partition: &str) -> Option<usize> {
+    partition.strip_prefix('n')?.split_once('/')?.0.parse().ok()
 }
 
 fn check_metadata(index: &Index<'_>) -> Option<Violation> {

@@ -76,6 +76,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("delivered_hint_replaces_the_newer_object", Profile::SLOPPY, 10, "I17"),
     Defect::new("digest_mismatch_ignored", Profile::SIBLINGS, 5, "I10"),
     Defect::new("dots_counted_per_key", Profile::EVERYTHING, 10, "I4"),
+    Defect::new("dots_seen_without_their_object", Profile::SIBLINGS, 10, "I5"),
     Defect::new("earlier_opening_taken_as_new", Profile::EVERYTHING, 40, "I6"),
     Defect::told(
         "fallback_actor_kept_after_its_hints_went_home",
@@ -83,9 +84,12 @@ pub const DEFECTS: &[Defect] = &[
         "I1",
     ),
     Defect::new("frontier_ahead_of_its_batch", Profile::EVERYTHING, 40, "I5"),
+    Defect::new("frontier_kept_over_damage", Profile::EVERYTHING, 40, "I5"),
+    Defect::new("frontier_of_after_the_pages", Profile::EVERYTHING, 60, "I5"),
     Defect::new("frontier_takes_versions_prefix", Profile::EVERYTHING, 40, "I5"),
     Defect::new("hint_acknowledged_before_the_batch", Profile::SLOPPY, 40, "I17"),
     Defect::new("hint_deleted_on_a_buffered_ack", Profile::SLOPPY, 10, "I19"),
+    Defect::new("joined_before_the_last_page", Profile::EVERYTHING, 60, "I5"),
     Defect::told(
         "lookup_says_not_applied_for_another_node",
         stories::others_are_asked_about_a_write,
@@ -104,6 +108,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("one_answer_too_few", Profile::SIBLINGS, 5, "I10"),
     Defect::new("own_hint_counts_as_a_second_ack", Profile::SLOPPY, 10, "I17"),
     Defect::new("receipt_names_who_did_not_acknowledge", Profile::SIBLINGS, 10, "I17"),
+    Defect::new("recount_left_out", Profile::EVERYTHING, 60, "I7"),
     Defect::new("refusal_not_recorded", Profile::EVERYTHING, 60, "I2"),
     Defect::new("repair_replaces_instead_of_merging", Profile::THREE, 20, "I17"),
     Defect::new("replicated_before_the_batch", Profile::SQUEEZED, 40, "I6"),

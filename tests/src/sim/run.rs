@@ -35,8 +35,9 @@ use crate::history::{Entry, History, Namespace};
 /// How often it is looked who owes what: well within the time that it takes a node to sync.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// When all hints are home at the latest, once all nodes are there.
+/// When all hints are home at the latest, once all nodes are there; and all owners the same.
 const HOME_AFTER_S: u64 = 60;
+const ALIKE_AFTER_S: u64 = 120;
 
 /// The client that works while one node is away.
 const CORE_CLIENT: u64 = 1_000;
@@ -203,6 +204,10 @@ impl Scenario {
 /// Sets everything right; every node must serve again.
 async fn heal(world: &World, seed: u64) -> Result<()> {
     set_right(world).await?;
+    if (0..world.nodes).all(|at| !world.is_rotten(at)) {
+        // Without a read.
+        all_become_alike(world).await?;
+    }
     if world.workload.sloppy && world.quorum() < world.workload.n {
         read_all_keys(world).await?;
         with_one_away(world, seed).await.context("with one node away")?;
@@ -243,7 +248,8 @@ pub(super) async fn settle(world: &World, client: &mut Client<'_>) -> Result<()>
     client.settle_unknown().await;
     read_all_keys(world).await?;
     all_goes_home(world, None).await?;
-    read_all_keys(world).await
+    read_all_keys(world).await?;
+    all_become_alike(world).await
 }
 
 /// Looks which hints are gone, so often that what made them go is still to be seen.
@@ -280,6 +286,18 @@ pub(super) async fn all_goes_home(world: &World, away: Option<usize>) -> Result<
     }
     let owes = world.owes(away)?;
     owes.map_or(Ok(()), |(one, other)| bail!("node {one} still keeps hints for {other:016x}"))
+}
+
+/// Waits until the owners of each key hold the same, have seen the same, and no hint is left.
+async fn all_become_alike(world: &World) -> Result<()> {
+    for _ in 0..ALIKE_AFTER_S {
+        if world.disagreement()?.is_none() {
+            return Ok(());
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    world.add_violations(world.disagreement()?);
+    Ok(())
 }
 
 /// Waits until every node has heard that every other one is there.

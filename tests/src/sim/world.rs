@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::workload::{self, Workload};
 use super::{SimCluster, node, observe};
-use crate::checkers::{Violation, join};
+use crate::checkers::{Violation, check, join};
 use crate::history::{
     Action, Dot, Entry, Handoff, Hint, History, Metadata, Moment, Namespace, Operation, Outcome,
     Version,
@@ -446,6 +446,17 @@ impl World {
     pub(super) fn snapshot(&self, healed: bool) -> Result<()> {
         self.look_at_metadata();
         (0..self.nodes).try_for_each(|index| self.look(&self.cluster.borrow(), index, healed))
+    }
+
+    /// What owners of the same keys differ in, if they do.
+    pub(super) fn disagreement(&self) -> Result<Option<Violation>> {
+        let cluster = self.cluster.borrow();
+        let snapshot = |index| cluster.snapshot(&self.view, index, self.moment(), true);
+        let snapshots = (0..self.nodes).map(snapshot).collect::<Result<_>>()?;
+        let namespaces = self.history.borrow().namespaces.clone();
+        let history = History { namespaces, snapshots, ..History::default() };
+        let differs = check(&history).violations.into_iter();
+        Ok(differs.filter(|violation| violation.invariant == "I7").last())
     }
 
     /// Notes what one node holds, unless it is two processes: either has what the other may not.

@@ -5,14 +5,15 @@ use super::*;
 use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::context::ContextError;
 use crate::dynamo::format::EncodedObject;
-use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId};
+use crate::dynamo::frontier::Frontier;
+use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId, VnodeId};
 use crate::dynamo::object::Digest;
 use crate::dynamo::operation::{Done, Opening, PayloadHash};
 use crate::dynamo::standing::Standing;
 use crate::error::{Outcome, RequestError, WriteError};
 use crate::transport::{
-    Credit, ForwardGet, ForwardWrite, GetResult, Held, HintQueue, Hints, Known, LookUp, LookedUp,
-    Read, Replicate, ScanPage, ScanPageReply, StandIn, WriteResult,
+    Compared, Credit, ForwardGet, ForwardWrite, GetResult, Held, HintQueue, Hints, KeyDots, Known,
+    LookUp, LookedUp, Read, Replicate, ScanPage, ScanPageReply, StandIn, Told, WriteResult,
 };
 
 fn bytes() -> impl Strategy<Value = Bytes> + Clone {
@@ -133,6 +134,39 @@ fn look_up() -> impl Strategy<Value = LookUp> {
     (operation(), any::<[u64; 2]>(), any::<bool>()).prop_map(look_up)
 }
 
+fn vnode() -> impl Strategy<Value = VnodeId> {
+    let vnode = |(n, partition)| VnodeId { n, partition: PartitionId(partition) };
+    any::<(u8, u16)>().prop_map(vnode)
+}
+
+fn frontier() -> impl Strategy<Value = Frontier> {
+    let dot = |(actor, n)| Dot { actor: Actor(actor), n };
+    prop::collection::btree_set((any::<u64>(), 1..9u64), 1..9)
+        .prop_map(move |dots| dots.into_iter().map(dot).collect())
+}
+
+fn exchange_requests() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        few((vnode(), any::<u64>())).prop_map(Request::Frontiers),
+        (vnode(), frontier()).prop_map(|(vnode, dots)| Request::Keys(vnode, dots)),
+    ]
+}
+
+fn exchange_replies() -> impl Strategy<Value = Reply> {
+    let told = |(generation, frontier)| Compared::Differs(Told { generation, frontier });
+    let compared = prop_oneof![
+        Just(Compared::Same),
+        Just(Compared::Unsaid),
+        (any::<u64>(), frontier()).prop_map(told),
+    ];
+    let key = (any::<u64>(), key(), frontier()).prop_map(|(namespace, key, dots)| KeyDots {
+        namespace: NamespaceId(namespace),
+        key,
+        dots: dots.dots().collect(),
+    });
+    prop_oneof![few(compared).prop_map(Reply::Frontiers), few(key).prop_map(Reply::Keys)]
+}
+
 fn requests() -> impl Strategy<Value = Request> {
     let scan = (any::<u64>(), any::<u16>(), bytes(), option::of(key()), any::<u32>());
     prop_oneof![
@@ -149,6 +183,7 @@ fn requests() -> impl Strategy<Value = Request> {
         1 => few(replicate()).prop_map(Request::Handoff),
         1 => Just(Request::Hints),
         1 => look_up().prop_map(Request::LookUp),
+        2 => exchange_requests(),
     ]
 }
 
@@ -283,6 +318,7 @@ fn batch_replies() -> impl Strategy<Value = Reply> {
         (few(hint_queue()), any::<bool>())
             .prop_map(|(queues, full)| Reply::Hints(Hints { queues, full })),
         looked_up().prop_map(Reply::LookedUp),
+        exchange_replies(),
     ]
 }
 

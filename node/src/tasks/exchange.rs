@@ -1,0 +1,309 @@
+//! Exchanges between owners: this node looks what each other owner of its partitions has seen and it has
+//! not, and fetches that.
+//!
+//! ```text
+//!   each few seconds:
+//!   recount   what doubts its frontier goes through its own objects, some at a time
+//!   compare   one message for many partitions to each other owner: who has seen something else?
+//!   wait      a second: what was on its way arrives
+//!   fetch     of each that still has more: keys of what is missing ► those objects that are not here
+//!             the log there knows no key of it: the whole partition, page by page
+//!   forget    the dots that all owners have on disk leave the log
+//! ```
+//!
+//! A step is one message with what follows from it, and the pause after it is as long as it took: on a
+//! busy node steps take longer, and so do pauses. What fails is left for the next round.
+//!
+//! See [`exchange`](crate::dynamo::exchange) for why this is right. Left out: trees of hashes, which
+//! notice what frontiers cannot, bytes that changed by themselves.
+
+mod fetch;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use rand_chacha::ChaCha8Rng;
+use rand_core::Rng as _;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use self::fetch::{Fetch, Fetched};
+use super::pull::{PAGE_TIMEOUT, Reach};
+use super::{Step, Worker};
+use crate::cluster::Cluster;
+use crate::cluster::view::View;
+use crate::dynamo::exchange::{Compared, Told, common_bases};
+use crate::dynamo::frontier::Frontier;
+use crate::dynamo::key::{NodeId, VnodeId};
+use crate::env::Env;
+use crate::error::RequestError;
+use crate::liveness::{Health, Liveness};
+use crate::shard::{Forgettable, Shards};
+use crate::telemetry::Metrics;
+use crate::transport::Peers;
+
+/// How long a round begins after the last one began, at least, and how much of that is left to chance:
+/// rounds of nodes that started together must not stay together.
+const ROUND_EVERY: Duration = Duration::from_secs(4);
+const ROUND_JITTER_MS: u64 = 2000;
+
+/// How long what was found missing is waited for.
+const CONFIRM_AFTER: Duration = Duration::from_secs(1);
+
+/// Partitions of one message.
+const COMPARED_MAX: usize = 256;
+
+/// The pause after a step.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
+
+/// In which part of its rounds a node looks whether a log is too long, which reads all of it.
+const EXCESS_ROUNDS: u64 = 16;
+
+/// What the task works with.
+pub struct ExchangeParts {
+    /// This node.
+    pub node: NodeId,
+    /// Who owns what.
+    pub cluster: Arc<Cluster>,
+    /// What this node has seen.
+    pub shards: Shards,
+    /// The way to the other owners.
+    pub peers: Arc<dyn Peers>,
+    /// Who of them is there.
+    pub liveness: Arc<Liveness>,
+    /// Where it runs.
+    pub env: Env,
+    /// Where it is measured.
+    pub metrics: Arc<Metrics>,
+    /// Ends a step that waits.
+    pub stop: CancellationToken,
+}
+
+/// Compares this node with the other owners of its partitions, and catches up.
+pub struct Exchange {
+    parts: ExchangeParts,
+    rng: ChaCha8Rng,
+    round: Round,
+    rounds: u64,
+    wakes: Instant,
+}
+
+/// What is to be done in a round, in this order.
+#[derive(Default)]
+struct Round {
+    began: Option<Instant>,
+    recount: VecDeque<VnodeId>,
+    compare: VecDeque<(NodeId, Vec<VnodeId>)>,
+    /// When what was found missing is still missing.
+    confirmed: Option<Instant>,
+    behind: VecDeque<(VnodeId, NodeId, Told)>,
+    /// What was missing of all that, once it was confirmed.
+    missing: u64,
+    fetch: Option<Fetch>,
+    /// What others have on disk.
+    on_disk: BTreeMap<VnodeId, Vec<Frontier>>,
+    forget: VecDeque<(VnodeId, Forgettable)>,
+}
+
+impl Exchange {
+    /// Of a node that begins now.
+    pub fn new(parts: ExchangeParts) -> Self {
+        let rng = parts.env.rng();
+        let mut exchange =
+            Self { parts, rng, round: Round::default(), rounds: 0, wakes: Instant::now() };
+        // Its peers are to be there first.
+        exchange.wakes = exchange.next_round();
+        exchange
+    }
+
+    fn jittered(&mut self) -> Duration {
+        ROUND_EVERY + Duration::from_millis(self.rng.next_u64() % ROUND_JITTER_MS)
+    }
+
+    /// One step; when the next one is due.
+    async fn step(&mut self) -> Result<Instant, RequestError> {
+        let Some(view) = self.parts.cluster.view() else { return Ok(self.next_round()) };
+        let now = Instant::now();
+        let deadline = now + PAGE_TIMEOUT;
+        if self.round.began.is_none() {
+            self.begin(&view, now).await?;
+        } else if let Some(vnode) = self.round.recount.pop_front() {
+            if self.parts.shards.recount(vnode, deadline).await? {
+                self.round.recount.push_front(vnode);
+            }
+        } else if let Some((owner, vnodes)) = self.round.compare.pop_front() {
+            self.compare(&view, owner, &vnodes).await?;
+            self.round.confirmed = Some(Instant::now() + CONFIRM_AFTER);
+        } else if let Some(confirmed) = self.round.confirmed.take_if(|at| *at > now) {
+            return Ok(confirmed);
+        } else if let Some(fetch) = self.round.fetch.take() {
+            self.fetch(&view, fetch).await?;
+        } else if let Some((vnode, owner, told)) = self.round.behind.pop_front() {
+            let fetch = self.confirm(vnode, owner, told).await?;
+            self.round.missing += fetch.left();
+            self.round.fetch = Some(fetch);
+        } else if !self.round.on_disk.is_empty() {
+            self.parts.metrics.exchange().ended(self.round.missing);
+            self.look_what_to_forget(&view).await?;
+        } else if let Some((vnode, which)) = self.round.forget.pop_front() {
+            if self.parts.shards.forget_dots(vnode, which.clone(), deadline).await? > 0 {
+                self.round.forget.push_front((vnode, which));
+            }
+        } else {
+            return Ok(self.next_round());
+        }
+        Ok(Instant::now() + now.elapsed().clamp(PAUSE.0, PAUSE.1))
+    }
+
+    fn next_round(&mut self) -> Instant {
+        let began = std::mem::take(&mut self.round).began.unwrap_or_else(Instant::now);
+        began + self.jittered()
+    }
+
+    /// Whom to ask about what.
+    async fn begin(&mut self, view: &View, now: Instant) -> Result<(), RequestError> {
+        let me = self.parts.node;
+        let mut shared: BTreeMap<NodeId, Vec<VnodeId>> = BTreeMap::new();
+        let mut owned = Vec::new();
+        for vnode in view.vnodes() {
+            let Some(list) = view.preference(vnode).filter(|list| list.is_owner(me)) else {
+                continue;
+            };
+            owned.push(vnode);
+            let others = list.owners().iter().copied().filter(|&owner| owner != me);
+            others.for_each(|owner| shared.entry(owner).or_default().push(vnode));
+        }
+        shared.retain(|&owner, _| self.is_there(owner));
+        let chunks = |(owner, vnodes): (NodeId, Vec<VnodeId>)| {
+            let chunks: Vec<_> =
+                vnodes.chunks(COMPARED_MAX).map(|chunk| (owner, chunk.to_vec())).collect();
+            chunks
+        };
+        let deadline = now + PAGE_TIMEOUT;
+        self.round = Round {
+            began: Some(now),
+            recount: self.parts.shards.doubting(&owned, deadline).await?.into(),
+            compare: shared.into_iter().flat_map(chunks).collect(),
+            ..Round::default()
+        };
+        self.rounds += 1;
+        Ok(())
+    }
+
+    fn is_there(&self, node: NodeId) -> bool {
+        let seen = self.parts.liveness.of(node).and_then(|seen| seen.health);
+        self.parts.peers.connected(node) && seen != Some(Health::Down)
+    }
+
+    fn reach<'a>(&'a self, view: &'a View) -> Reach<'a> {
+        Reach { peers: &self.parts.peers, shards: &self.parts.shards, view }
+    }
+
+    async fn compare(
+        &mut self,
+        view: &View,
+        owner: NodeId,
+        vnodes: &[VnodeId],
+    ) -> Result<(), RequestError> {
+        let ours = self.parts.shards.told(vnodes, Instant::now() + PAGE_TIMEOUT).await?;
+        let seen: Vec<_> =
+            vnodes.iter().copied().zip(ours.iter().map(|told| &told.frontier)).collect();
+        let compared = self.reach(view).compare(owner, &seen).await?;
+        for ((&vnode, ours), compared) in vnodes.iter().zip(ours).zip(compared) {
+            let theirs = match compared {
+                Compared::Unsaid => continue,
+                Compared::Same => ours.frontier,
+                Compared::Differs(told) => {
+                    let theirs = told.frontier.clone();
+                    if !theirs.minus(&ours.frontier).is_empty() {
+                        self.round.behind.push_back((vnode, owner, told));
+                    }
+                    theirs
+                }
+            };
+            self.round.on_disk.entry(vnode).or_default().push(theirs);
+        }
+        Ok(())
+    }
+
+    /// What is still missing.
+    async fn confirm(
+        &self,
+        vnode: VnodeId,
+        owner: NodeId,
+        told: Told,
+    ) -> Result<Fetch, RequestError> {
+        let ours = self.parts.shards.told(&[vnode], Instant::now() + PAGE_TIMEOUT).await?;
+        let ours = ours.into_iter().next().expect("one was asked for");
+        Ok(Fetch::new(vnode, owner, &told.frontier, &ours.frontier))
+    }
+
+    async fn fetch(&mut self, view: &View, mut fetch: Fetch) -> Result<(), RequestError> {
+        let metrics = self.parts.metrics.exchange();
+        match fetch.step(&self.reach(view)).await {
+            Ok(Fetched::All) => {}
+            Ok(Fetched::Some { objects, bytes, whole }) => {
+                metrics.fetched(objects, bytes);
+                if whole {
+                    metrics.whole();
+                }
+                self.round.fetch = Some(fetch);
+            }
+            Err(error) => {
+                metrics.failed();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The dots that all owners of a partition have on disk; and, now and then, what is too much.
+    async fn look_what_to_forget(&mut self, view: &View) -> Result<(), RequestError> {
+        let on_disk = std::mem::take(&mut self.round.on_disk);
+        let vnodes: Vec<VnodeId> = on_disk.keys().copied().collect();
+        let ours = self.parts.shards.told_on_disk(&vnodes, Instant::now() + PAGE_TIMEOUT).await?;
+        for ((vnode, mut seen), ours) in on_disk.into_iter().zip(ours) {
+            let owners = view.preference(vnode).map_or(0, |list| list.owners().len());
+            seen.push(ours.frontier);
+            if seen.len() == owners {
+                let bases = common_bases(&seen);
+                self.round.forget.push_back((vnode, Forgettable::Common(bases)));
+            } else if (u64::from(vnode.partition.0) + self.rounds).is_multiple_of(EXCESS_ROUNDS) {
+                self.round.forget.push_back((vnode, Forgettable::Excess));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Worker for Exchange {
+    fn name(&self) -> &'static str {
+        "exchange"
+    }
+
+    fn wait_for_work(&mut self) -> BoxFuture<'_, ()> {
+        sleep_until(self.wakes).boxed()
+    }
+
+    fn work(&mut self) -> BoxFuture<'_, Step> {
+        async {
+            self.parts.env.pause().over().await;
+            let stop = self.parts.stop.clone();
+            match stop.run_until_cancelled(self.step()).await {
+                None => Step::Done,
+                Some(Ok(wakes)) => {
+                    self.wakes = wakes;
+                    Step::Done
+                }
+                Some(Err(error)) => {
+                    self.wakes = Instant::now() + PAUSE.1;
+                    Step::Failed(error)
+                }
+            }
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,240 @@
+//! One owner tells all that it holds of a partition, page by page, and this node merges it.
+//!
+//! ```text
+//!   what had you seen?  ► pages of its objects, each merged ► do you stand by it?  ► seen here as well
+//! ```
+//!
+//! What the owner had seen is asked for before the first page: its objects may be of later, never of
+//! earlier. What it held meanwhile and lost again, by a crash say, it does not stand by any more; then
+//! everything is asked anew. A key whose record is damaged there is named and skipped, and nothing
+//! follows from the rest then.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{self, TryStreamExt as _};
+use tokio::time::{Instant, sleep};
+
+use crate::cluster::view::View;
+use crate::dynamo::exchange::{Compared, Told, fingerprint};
+use crate::dynamo::format::EncodedObject;
+use crate::dynamo::frontier::Frontier;
+use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
+use crate::dynamo::metadata::document::Namespace;
+use crate::error::RequestError;
+use crate::shard::Shards;
+use crate::transport::{Peers, Reply, Request, ScanPage, ScanPageReply};
+use crate::vnode::{Address, Merge};
+
+/// Keys per page, as for clients' scans.
+const PAGE_KEYS: u32 = 256;
+
+/// How long an owner may take for a page, or any other answer to this node's background tasks.
+pub(super) const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Objects merged at a time: enough to share a batch, and a fraction of a shard's queue.
+const MERGES: usize = 32;
+
+/// How often an object is offered to a shard whose queue is full, before the page is tried later.
+const MERGE_TRIES: u32 = 50;
+
+/// One owner telling one partition.
+#[derive(Debug)]
+pub(super) struct Pull {
+    pub(super) vnode: VnodeId,
+    pub(super) owner: NodeId,
+    /// What the owner had seen before the first page, if that was asked.
+    before: Option<Told>,
+    /// The namespaces that it told to the end.
+    told: BTreeSet<NamespaceId>,
+    /// The last key of the namespace that it is telling.
+    after: Option<Key>,
+    /// Whether it could not read all that it holds.
+    damaged: bool,
+}
+
+/// What a step of a pull came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Pulled {
+    /// So many objects, of so many bytes, are merged.
+    Page {
+        /// How many.
+        objects: u64,
+        /// Of how many bytes.
+        bytes: u64,
+    },
+    /// The owner has told all.
+    All,
+}
+
+/// Where a pull reads, and where it merges.
+pub(super) struct Reach<'a> {
+    pub(super) peers: &'a Arc<dyn Peers>,
+    pub(super) shards: &'a Shards,
+    pub(super) view: &'a View,
+}
+
+impl Pull {
+    /// One that has not begun.
+    pub(super) fn new(vnode: VnodeId, owner: NodeId) -> Self {
+        let (told, after) = (BTreeSet::new(), None);
+        Self { vnode, owner, before: None, told, after, damaged: false }
+    }
+
+    /// One step of it: a page at most.
+    pub(super) async fn step(&mut self, reach: &Reach<'_>) -> Result<Pulled, RequestError> {
+        if self.before.is_none() {
+            self.before = Some(self.what_was_seen(reach).await?);
+            planted!("joined_before_the_last_page", { self.end(reach).await? });
+        }
+        let mut untold =
+            reach.view.document().namespaces.iter().filter(|namespace| {
+                namespace.n == self.vnode.n && !self.told.contains(&namespace.id)
+            });
+        let Some(&Namespace { id: namespace, conflict, .. }) = untold.next() else {
+            self.end(reach).await?;
+            return Ok(Pulled::All);
+        };
+        let page = self.page(reach, namespace).await?;
+        let last = page.items.last().map(|(key, _)| key).max(page.damaged.last()).cloned();
+        let (vnode, objects) = (self.vnode, page.items.len() as u64);
+        let bytes = page.items.iter().map(|(_, object)| object.0.len() as u64).sum();
+        let items = page.items.into_iter();
+        let items =
+            items.map(|(key, object)| (Address { vnode, namespace, key, conflict }, object));
+        reach.merge(items).await?;
+        self.damaged |= !page.damaged.is_empty();
+        if page.complete {
+            self.told.insert(namespace);
+            self.after = None;
+        } else {
+            self.after = last;
+        }
+        Ok(Pulled::Page { objects, bytes })
+    }
+
+    /// All is merged: what the owner had seen is seen here, if the owner stands by it.
+    async fn end(&mut self, reach: &Reach<'_>) -> Result<(), RequestError> {
+        let Some(Told { generation, frontier }) = self.before.take() else { return Ok(()) };
+        if self.damaged || frontier.is_empty() {
+            return Ok(());
+        }
+        let now = self.what_was_seen(reach).await?;
+        planted!("frontier_of_after_the_pages", {
+            let deadline = Instant::now() + PAGE_TIMEOUT;
+            return reach.shards.join(self.vnode, now.frontier, deadline).await;
+        });
+        if now.generation != generation {
+            let name = reach.view.name_of(self.owner);
+            let reason = format!("{name} was restarted meanwhile, or lost something; once more");
+            return Err(RequestError::not_ready(reason));
+        }
+        reach.shards.join(self.vnode, frontier, Instant::now() + PAGE_TIMEOUT).await
+    }
+
+    async fn what_was_seen(&self, reach: &Reach<'_>) -> Result<Told, RequestError> {
+        let nothing = Frontier::new();
+        let compared = reach.compare(self.owner, &[(self.vnode, &nothing)]).await?;
+        match compared.into_iter().next() {
+            Some(Compared::Differs(told)) => Ok(told),
+            // It has seen nothing, and has nothing to stand by.
+            Some(Compared::Same) => Ok(Told { generation: 0, frontier: nothing }),
+            Some(Compared::Unsaid) | None => {
+                let name = reach.view.name_of(self.owner);
+                Err(RequestError::not_ready(format!("{name} does not say what it has seen")))
+            }
+        }
+    }
+
+    async fn page(
+        &self,
+        reach: &Reach<'_>,
+        namespace: NamespaceId,
+    ) -> Result<ScanPageReply, RequestError> {
+        let request = Request::ScanPage(ScanPage {
+            namespace,
+            partition: self.vnode.partition,
+            prefix: Bytes::new(),
+            after: self.after.clone(),
+            limit: PAGE_KEYS,
+        });
+        let what = format!("a page of partition {}", self.vnode.partition.0);
+        match reach.ask(self.owner, request, &what).await? {
+            // An unfinished page without keys would not say how far it got.
+            Reply::ScanPage(page)
+                if page.complete || !page.items.is_empty() || !page.damaged.is_empty() =>
+            {
+                Ok(page)
+            }
+            _ => Err(reach.failed(self.owner, &what, "the answer made no sense")),
+        }
+    }
+}
+
+impl Reach<'_> {
+    /// What `owner` says of frontiers of this node.
+    pub(super) async fn compare(
+        &self,
+        owner: NodeId,
+        seen: &[(VnodeId, &Frontier)],
+    ) -> Result<Vec<Compared>, RequestError> {
+        let asked = seen.iter().map(|(vnode, seen)| (*vnode, fingerprint(seen))).collect();
+        let what = "what it has seen";
+        match self.ask(owner, Request::Frontiers(asked), what).await? {
+            Reply::Frontiers(compared) if compared.len() == seen.len() => Ok(compared),
+            _ => Err(self.failed(owner, what, "the answer made no sense")),
+        }
+    }
+
+    /// Asks another node; an error says what for.
+    pub(super) async fn ask(
+        &self,
+        node: NodeId,
+        request: Request,
+        what: &str,
+    ) -> Result<Reply, RequestError> {
+        match self.peers.request(node, request, PAGE_TIMEOUT).await {
+            Ok(Reply::Failed(error)) => Err(self.failed(node, what, error)),
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(self.failed(node, what, error)),
+        }
+    }
+
+    pub(super) fn failed(
+        &self,
+        node: NodeId,
+        what: &str,
+        reason: impl std::fmt::Display,
+    ) -> RequestError {
+        let name = self.view.name_of(node);
+        RequestError::not_ready(format!(
+            "no answer from {name} to the question for {what}: {reason}"
+        ))
+    }
+
+    async fn merge(
+        &self,
+        items: impl Iterator<Item = (Address, EncodedObject)>,
+    ) -> Result<(), RequestError> {
+        let merges = items.map(|(address, object)| {
+            Ok(merge_patiently(self.shards, Merge::of_hint(address, object)))
+        });
+        stream::iter(merges).try_buffer_unordered(MERGES).try_collect().await
+    }
+}
+
+/// Merges an object; a full queue is waited for.
+async fn merge_patiently(shards: &Shards, merge: Merge) -> Result<(), RequestError> {
+    let mut tries = 1;
+    loop {
+        match shards.merge(merge.clone(), false, Instant::now() + PAGE_TIMEOUT).await {
+            Err(RequestError::Overloaded { retry_after_ms, .. }) if tries < MERGE_TRIES => {
+                tries += 1;
+                sleep(Duration::from_millis(retry_after_ms.into())).await;
+            }
+            merged => return merged,
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The dot log of a vnode, read and shortened: which key each dot is of.
+//!
+//! A row is written with the object that brings the dot, and is needed until every owner has the dot on
+//! disk. An owner that stays away keeps it from becoming shorter, so that it is bounded beside that: what
+//! goes beyond is forgotten, the lowest numbers of an actor first, and whoever needed those goes through
+//! the whole partition.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::dynamo::clock::{Actor, Dot};
+use crate::dynamo::exchange::{DOTS_MAX, KeyDots};
+use crate::dynamo::frontier::Frontier;
+use crate::dynamo::key::{Key, NamespaceId, VnodeId};
+use crate::storage::record;
+use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
+
+/// About how many bytes of keys one answer has: requests wait while it is made.
+const KEYS_BYTES: usize = 256 << 10;
+
+/// The most rows that are forgotten at once.
+const FORGET_MAX: usize = 1024;
+
+/// What the log of one partition may occupy, in bytes of keys and values: with 256 partitions 256 MiB,
+/// that is four million writes under short keys which an owner missed.
+const LOG_MAX_BYTES: usize = 1 << 20;
+
+/// Of which keys dots are.
+#[derive(Default, Debug)]
+pub struct Logged {
+    /// As far as is known, and as many as one message should hold.
+    pub keys: Vec<KeyDots>,
+    /// How many rows were damaged.
+    pub damaged: u64,
+}
+
+/// Looks up of which keys these dots are.
+pub fn keys_of(engine: &dyn Engine, id: VnodeId, dots: &Frontier) -> Result<Logged, EngineError> {
+    let mut keys: BTreeMap<(NamespaceId, Key), Vec<Dot>> = BTreeMap::new();
+    let (mut found, mut bytes, mut damaged) = (0, 0, 0);
+    let ranges = dots.iter().flat_map(|(actor, seen)| {
+        let row = move |n| record::log_key(id, Dot { actor, n });
+        seen.ranges().iter().map(move |&(first, last)| KeyRange::new(row(first)..=row(last)))
+    });
+    for row in ranges.flat_map(|range| engine.scan(Space::Frontiers, range)) {
+        let (stored, sealed) = row?;
+        if found == DOTS_MAX || bytes >= KEYS_BYTES {
+            break;
+        }
+        let logged = record::open(&stored, &sealed).ok();
+        match (record::logged_dot(&stored), logged.and_then(|row| record::split_logged_key(&row))) {
+            (Some(dot), Some(key)) => {
+                (found, bytes) = (found + 1, bytes + key.1.as_bytes().len());
+                keys.entry(key).or_default().push(dot);
+            }
+            _ => damaged += 1,
+        }
+    }
+    let of_key = |((namespace, key), dots)| KeyDots { namespace, key, dots };
+    Ok(Logged { keys: keys.into_iter().map(of_key).collect(), damaged })
+}
+
+/// The deletion of some of the rows up to these numbers, which every owner has on disk.
+pub fn forget_common(
+    engine: &dyn Engine,
+    id: VnodeId,
+    bases: &BTreeMap<Actor, u64>,
+) -> Result<Batch, EngineError> {
+    let row = |actor, n| record::log_key(id, Dot { actor, n });
+    let ranges =
+        bases.iter().map(|(&actor, &base)| KeyRange::new(row(actor, 1)..=row(actor, base)));
+    let rows = ranges.flat_map(|range| engine.scan(Space::Frontiers, range)).take(FORGET_MAX);
+    deletion(rows)
+}
+
+/// The deletion of some of what is too much.
+pub fn forget_excess(engine: &dyn Engine, id: VnodeId) -> Result<Batch, EngineError> {
+    let all = || engine.scan(Space::Frontiers, KeyRange::prefix(&record::log_prefix(id)));
+    let mut bytes = 0;
+    for row in all() {
+        let (stored, sealed) = row?;
+        bytes += stored.len() + sealed.len();
+    }
+    let mut excess = bytes.saturating_sub(LOG_MAX_BYTES);
+    let rows = all().take(FORGET_MAX).take_while(|row| {
+        let goes = excess > 0;
+        let bytes = row.as_ref().map_or(0, |(stored, sealed)| stored.len() + sealed.len());
+        excess = excess.saturating_sub(bytes);
+        goes
+    });
+    deletion(rows)
+}
+
+fn deletion(
+    rows: impl Iterator<Item = Result<(Bytes, Bytes), EngineError>>,
+) -> Result<Batch, EngineError> {
+    let mut batch = Batch::new();
+    for row in rows {
+        batch.delete(Space::Frontiers, row?.0);
+    }
+    Ok(batch)
+}
