@@ -455,8 +455,8 @@ impl World {
         let snapshots = (0..self.nodes).map(snapshot).collect::<Result<_>>()?;
         let namespaces = self.history.borrow().namespaces.clone();
         let history = History { namespaces, snapshots, ..History::default() };
-        let differs = check(&history).violations.into_iter();
-        Ok(differs.filter(|violation| violation.invariant == "I7").last())
+        let mut differs = check(&history).violations.into_iter();
+        Ok(differs.find(|violation| violation.invariant == "I7"))
     }
 
     /// Notes what one node holds, unless it is two processes: either has what the other may not.

@@ -6,6 +6,7 @@ mod bad_start;
 mod clock;
 mod contract;
 mod dev;
+mod exchange;
 mod grpc;
 mod hostile;
 mod import;
