@@ -85,11 +85,11 @@ pub const DEFECTS: &[Defect] = &[
     ),
     Defect::new("frontier_ahead_of_its_batch", Profile::EVERYTHING, 40, "I5"),
     Defect::new("frontier_kept_over_damage", Profile::EVERYTHING, 40, "I7"),
-    Defect::new("frontier_of_after_the_pages", Profile::EVERYTHING, 60, "I5"),
+    Defect::new("frontier_of_after_the_pages", Profile::EVERYTHING, 60, "I7"),
     Defect::new("frontier_takes_versions_prefix", Profile::EVERYTHING, 40, "I5"),
     Defect::new("hint_acknowledged_before_the_batch", Profile::SLOPPY, 40, "I17"),
     Defect::new("hint_deleted_on_a_buffered_ack", Profile::SLOPPY, 10, "I19"),
-    Defect::new("joined_before_the_last_page", Profile::EVERYTHING, 60, "I5"),
+    Defect::new("joined_before_the_last_page", Profile::EVERYTHING, 60, "I7"),
     Defect::told(
         "lookup_says_not_applied_for_another_node",
         stories::others_are_asked_about_a_write,
