@@ -217,13 +217,8 @@ impl Replica {
 
     /// What fills a store that was made in the place of a lost one.
     fn spawn_refill(&self, excused: BTreeSet<NodeId>, metrics: &Arc<Metrics>) {
-        let coordinator = &self.coordinator;
         self.spawn(Refill::new(RefillParts {
-            node: coordinator.node(),
-            cluster: self.cluster.clone(),
-            shards: coordinator.shards().clone(),
-            peers: coordinator.peers().clone(),
-            standings: coordinator.standings().clone(),
+            coordinator: self.coordinator.clone(),
             env: self.env.clone(),
             metrics: metrics.clone(),
             excused,
@@ -271,13 +266,8 @@ impl Replica {
 
     /// What fetches writes that this node missed.
     fn spawn_exchange(&self, metrics: &Arc<Metrics>) {
-        let coordinator = &self.coordinator;
         self.spawn(Exchange::new(ExchangeParts {
-            node: coordinator.node(),
-            cluster: self.cluster.clone(),
-            shards: coordinator.shards().clone(),
-            peers: coordinator.peers().clone(),
-            liveness: coordinator.liveness().clone(),
+            coordinator: self.coordinator.clone(),
             env: self.env.clone(),
             metrics: metrics.clone(),
             stop: self.stop.clone(),

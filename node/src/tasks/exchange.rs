@@ -33,17 +33,16 @@ use tokio_util::sync::CancellationToken;
 use self::fetch::{Fetch, Fetched};
 use super::pull::{PAGE_TIMEOUT, Reach};
 use super::{Step, Worker};
-use crate::cluster::Cluster;
 use crate::cluster::view::View;
+use crate::coordinator::Coordinator;
 use crate::dynamo::exchange::{Compared, Told, common_bases};
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{NodeId, VnodeId};
 use crate::env::Env;
 use crate::error::RequestError;
-use crate::liveness::{Health, Liveness};
-use crate::shard::{Forgettable, Shards};
+use crate::liveness::Health;
+use crate::shard::Forgettable;
 use crate::telemetry::Metrics;
-use crate::transport::Peers;
 
 /// How long a round begins after the last one began, at least, and how much of that is left to chance:
 /// rounds of nodes that started together must not stay together.
@@ -64,16 +63,8 @@ const EXCESS_ROUNDS: u64 = 16;
 
 /// What the task works with.
 pub struct ExchangeParts {
-    /// This node.
-    pub node: NodeId,
-    /// Who owns what.
-    pub cluster: Arc<Cluster>,
-    /// What this node has seen.
-    pub shards: Shards,
-    /// The way to the other owners.
-    pub peers: Arc<dyn Peers>,
-    /// Who of them is there.
-    pub liveness: Arc<Liveness>,
+    /// This node's partitions, and its way to the other owners.
+    pub coordinator: Arc<Coordinator>,
     /// Where it runs.
     pub env: Env,
     /// Where it is measured.
@@ -125,13 +116,15 @@ impl Exchange {
 
     /// One step; when the next one is due.
     async fn step(&mut self) -> Result<Instant, RequestError> {
-        let Some(view) = self.parts.cluster.view() else { return Ok(self.next_round()) };
+        let Some(view) = self.parts.coordinator.cluster().view() else {
+            return Ok(self.next_round());
+        };
         let now = Instant::now();
         let deadline = now + PAGE_TIMEOUT;
         if self.round.began.is_none() {
             self.begin(&view, now).await?;
         } else if let Some(vnode) = self.round.recount.pop_front() {
-            if self.parts.shards.recount(vnode, deadline).await? {
+            if self.parts.coordinator.shards().recount(vnode, deadline).await? {
                 self.round.recount.push_front(vnode);
             }
         } else if let Some((owner, vnodes)) = self.round.compare.pop_front() {
@@ -149,7 +142,9 @@ impl Exchange {
             self.parts.metrics.exchange().ended(self.round.missing);
             self.look_what_to_forget(&view).await?;
         } else if let Some((vnode, which)) = self.round.forget.pop_front() {
-            if self.parts.shards.forget_dots(vnode, which.clone(), deadline).await? > 0 {
+            if self.parts.coordinator.shards().forget_dots(vnode, which.clone(), deadline).await?
+                > 0
+            {
                 self.round.forget.push_front((vnode, which));
             }
         } else {
@@ -165,7 +160,7 @@ impl Exchange {
 
     /// Whom to ask about what.
     async fn begin(&mut self, view: &View, now: Instant) -> Result<(), RequestError> {
-        let me = self.parts.node;
+        let me = self.parts.coordinator.node();
         let mut shared: BTreeMap<NodeId, Vec<VnodeId>> = BTreeMap::new();
         let mut owned = Vec::new();
         for vnode in view.vnodes() {
@@ -185,7 +180,7 @@ impl Exchange {
         let deadline = now + PAGE_TIMEOUT;
         self.round = Round {
             began: Some(now),
-            recount: self.parts.shards.doubting(&owned, deadline).await?.into(),
+            recount: self.parts.coordinator.shards().doubting(&owned, deadline).await?.into(),
             compare: shared.into_iter().flat_map(chunks).collect(),
             ..Round::default()
         };
@@ -194,12 +189,12 @@ impl Exchange {
     }
 
     fn is_there(&self, node: NodeId) -> bool {
-        let seen = self.parts.liveness.of(node).and_then(|seen| seen.health);
-        self.parts.peers.connected(node) && seen != Some(Health::Down)
+        let seen = self.parts.coordinator.liveness().of(node).and_then(|seen| seen.health);
+        self.parts.coordinator.peers().connected(node) && seen != Some(Health::Down)
     }
 
     fn reach<'a>(&'a self, view: &'a View) -> Reach<'a> {
-        Reach { peers: &self.parts.peers, shards: &self.parts.shards, view }
+        Reach { coordinator: &self.parts.coordinator, view }
     }
 
     async fn compare(
@@ -208,7 +203,8 @@ impl Exchange {
         owner: NodeId,
         vnodes: &[VnodeId],
     ) -> Result<(), RequestError> {
-        let ours = self.parts.shards.told(vnodes, Instant::now() + PAGE_TIMEOUT).await?;
+        let ours =
+            self.parts.coordinator.shards().told(vnodes, Instant::now() + PAGE_TIMEOUT).await?;
         let seen: Vec<_> =
             vnodes.iter().copied().zip(ours.iter().map(|told| &told.frontier)).collect();
         let compared = self.reach(view).compare(owner, &seen).await?;
@@ -236,7 +232,8 @@ impl Exchange {
         owner: NodeId,
         told: Told,
     ) -> Result<Fetch, RequestError> {
-        let ours = self.parts.shards.told(&[vnode], Instant::now() + PAGE_TIMEOUT).await?;
+        let ours =
+            self.parts.coordinator.shards().told(&[vnode], Instant::now() + PAGE_TIMEOUT).await?;
         let ours = ours.into_iter().next().expect("one was asked for");
         Ok(Fetch::new(vnode, owner, &told.frontier, &ours.frontier))
     }
@@ -264,7 +261,12 @@ impl Exchange {
     async fn look_what_to_forget(&mut self, view: &View) -> Result<(), RequestError> {
         let on_disk = std::mem::take(&mut self.round.on_disk);
         let vnodes: Vec<VnodeId> = on_disk.keys().copied().collect();
-        let ours = self.parts.shards.told_on_disk(&vnodes, Instant::now() + PAGE_TIMEOUT).await?;
+        let ours = self
+            .parts
+            .coordinator
+            .shards()
+            .told_on_disk(&vnodes, Instant::now() + PAGE_TIMEOUT)
+            .await?;
         for ((vnode, mut seen), ours) in on_disk.into_iter().zip(ours) {
             let owners = view.preference(vnode).map_or(0, |list| list.owners().len());
             seen.push(ours.frontier);

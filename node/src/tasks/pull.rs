@@ -10,14 +10,15 @@
 //! follows from the rest then.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::TryFutureExt as _;
 use futures::stream::{self, TryStreamExt as _};
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::view::View;
+use crate::coordinator::Coordinator;
 use crate::dynamo::exchange::{Compared, Told, fingerprint};
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::frontier::Frontier;
@@ -25,7 +26,7 @@ use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
 use crate::dynamo::metadata::document::Namespace;
 use crate::error::RequestError;
 use crate::shard::Shards;
-use crate::transport::{Peers, Reply, Request, ScanPage, ScanPageReply};
+use crate::transport::{Reply, Request, ScanPage, ScanPageReply};
 use crate::vnode::{Address, Merge};
 
 /// Keys per page, as for clients' scans.
@@ -71,8 +72,7 @@ pub(super) enum Pulled {
 
 /// Where a pull reads, and where it merges.
 pub(super) struct Reach<'a> {
-    pub(super) peers: &'a Arc<dyn Peers>,
-    pub(super) shards: &'a Shards,
+    pub(super) coordinator: &'a Coordinator,
     pub(super) view: &'a View,
 }
 
@@ -124,14 +124,14 @@ impl Pull {
         let now = self.what_was_seen(reach).await?;
         planted!("frontier_of_after_the_pages", {
             let deadline = Instant::now() + PAGE_TIMEOUT;
-            return reach.shards.join(self.vnode, now.frontier, deadline).await;
+            return reach.shards().join(self.vnode, now.frontier, deadline).await;
         });
         if now.generation != generation {
             let name = reach.view.name_of(self.owner);
             let reason = format!("{name} was restarted meanwhile, or lost something; once more");
             return Err(RequestError::not_ready(reason));
         }
-        reach.shards.join(self.vnode, frontier, Instant::now() + PAGE_TIMEOUT).await
+        reach.shards().join(self.vnode, frontier, Instant::now() + PAGE_TIMEOUT).await
     }
 
     async fn what_was_seen(&self, reach: &Reach<'_>) -> Result<Told, RequestError> {
@@ -174,6 +174,20 @@ impl Pull {
 }
 
 impl Reach<'_> {
+    /// Where objects are merged.
+    pub(super) fn shards(&self) -> &Shards {
+        self.coordinator.shards()
+    }
+
+    /// Passes on why an object is not merged. Where the record here is damaged it never would be: that
+    /// is mended meanwhile.
+    pub(super) fn mending(&self, address: &Address, error: RequestError) -> RequestError {
+        if matches!(error, RequestError::Damaged { .. }) {
+            self.coordinator.mend_here(address.namespace, address.key.clone());
+        }
+        error
+    }
+
     /// What `owner` says of frontiers of this node.
     pub(super) async fn compare(
         &self,
@@ -195,7 +209,7 @@ impl Reach<'_> {
         request: Request,
         what: &str,
     ) -> Result<Reply, RequestError> {
-        match self.peers.request(node, request, PAGE_TIMEOUT).await {
+        match self.coordinator.peers().request(node, request, PAGE_TIMEOUT).await {
             Ok(Reply::Failed(error)) => Err(self.failed(node, what, error)),
             Ok(reply) => Ok(reply),
             Err(error) => Err(self.failed(node, what, error)),
@@ -219,7 +233,8 @@ impl Reach<'_> {
         items: impl Iterator<Item = (Address, EncodedObject)>,
     ) -> Result<(), RequestError> {
         let merges = items.map(|(address, object)| {
-            Ok(merge_patiently(self.shards, Merge::of_hint(address, object)))
+            let merged = merge_patiently(self.shards(), Merge::of_hint(address.clone(), object));
+            Ok(merged.map_err(move |error| self.mending(&address, error)))
         });
         stream::iter(merges).try_buffer_unordered(MERGES).try_collect().await
     }

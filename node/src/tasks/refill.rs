@@ -24,16 +24,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::pull::{Pull, Pulled, Reach};
 use super::{Step, Worker};
-use crate::cluster::Cluster;
 use crate::cluster::view::View;
+use crate::coordinator::Coordinator;
 use crate::dynamo::key::{NodeId, VnodeId};
 use crate::dynamo::standing::unheard;
 use crate::env::Env;
 use crate::error::RequestError;
-use crate::shard::Shards;
-use crate::standing::{Heard, Standings};
+use crate::standing::Heard;
 use crate::telemetry::Metrics;
-use crate::transport::Peers;
 
 /// The shortest pause between two pages.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -46,16 +44,8 @@ const REFRESH: Duration = Duration::from_secs(2);
 
 /// What the refill works with.
 pub struct RefillParts {
-    /// This node.
-    pub node: NodeId,
-    /// Who holds what.
-    pub cluster: Arc<Cluster>,
-    /// Where objects are merged.
-    pub shards: Shards,
-    /// The other owners.
-    pub peers: Arc<dyn Peers>,
-    /// What is known of this node's standing.
-    pub standings: Arc<Standings>,
+    /// This node's partitions, what is known of its standing, and its way to the other owners.
+    pub coordinator: Arc<Coordinator>,
     /// Where it runs.
     pub env: Env,
     /// Hears how far it got.
@@ -86,7 +76,7 @@ impl Refill {
     }
 
     async fn step(&mut self) -> Result<Duration, RequestError> {
-        let Some(view) = self.parts.cluster.view() else { return Ok(AGAIN) };
+        let Some(view) = self.parts.coordinator.cluster().view() else { return Ok(AGAIN) };
         self.warn_of_what_nobody_else_has(&view);
         let started = Instant::now();
         match self.current.take() {
@@ -114,7 +104,7 @@ impl Refill {
     async fn round(&mut self, view: &View) -> Result<VecDeque<(VnodeId, NodeId)>, RequestError> {
         let (mut queue, mut away) = (VecDeque::new(), BTreeSet::new());
         for vnode in self.owned(view) {
-            let heard = self.parts.standings.heard(vnode);
+            let heard = self.parts.coordinator.standings().heard(vnode);
             if heard.complete {
                 continue;
             }
@@ -123,7 +113,7 @@ impl Refill {
                 self.keep(vnode, Heard { complete: true, ..heard }).await?;
             }
             for owner in left {
-                if self.parts.peers.connected(owner) {
+                if self.parts.coordinator.peers().connected(owner) {
                     queue.push_back((vnode, owner));
                 } else {
                     away.insert(owner);
@@ -144,17 +134,18 @@ impl Refill {
     ) -> Result<(), RequestError> {
         let owners: BTreeSet<NodeId> = queue.iter().map(|(_, owner)| *owner).collect();
         for owner in owners {
-            self.parts.cluster.fetch_from(owner).await?;
+            self.parts.coordinator.cluster().fetch_from(owner).await?;
         }
         Ok(())
     }
 
     fn tell(&self, view: &View, away: &BTreeSet<NodeId>) {
         let owned = self.owned(view);
-        let complete = owned.iter().filter(|v| self.parts.standings.of(**v).is_good()).count();
+        let complete =
+            owned.iter().filter(|v| self.parts.coordinator.standings().of(**v).is_good()).count();
         let names: Vec<String> = away.iter().map(|node| view.name_of(*node)).collect();
         self.parts.metrics.rebuild_vnodes_left(owned.len() - complete);
-        self.parts.standings.tell(|progress| {
+        self.parts.coordinator.standings().tell(|progress| {
             progress.vnodes = owned.len();
             progress.complete = complete;
             progress.waiting_for = names.join(", ");
@@ -163,26 +154,26 @@ impl Refill {
 
     fn owned(&self, view: &View) -> Vec<VnodeId> {
         let mine = |vnode: &VnodeId| {
-            view.preference(*vnode).is_some_and(|list| list.is_owner(self.parts.node))
+            view.preference(*vnode).is_some_and(|list| list.is_owner(self.parts.coordinator.node()))
         };
         view.vnodes().filter(mine).collect()
     }
 
     fn left(&self, view: &View, vnode: VnodeId, heard: &Heard) -> Vec<NodeId> {
         let owners = view.preference(vnode).map(|list| list.owners()).unwrap_or_default();
-        unheard(owners, self.parts.node, &heard.told, &self.parts.excused).collect()
+        unheard(owners, self.parts.coordinator.node(), &heard.told, &self.parts.excused).collect()
     }
 
     /// One page of what the owner holds; none when it has told all.
     async fn advance(&mut self, view: &View, mut pull: Pull) -> Result<Option<Pull>, RequestError> {
-        let RefillParts { peers, shards, .. } = &self.parts;
-        let objects = match pull.step(&Reach { peers, shards, view }).await? {
+        let reach = Reach { coordinator: &self.parts.coordinator, view };
+        let objects = match pull.step(&reach).await? {
             Pulled::All => return self.told_all(view, pull).await.map(|()| None),
             Pulled::Page { objects, .. } => objects,
         };
         self.parts.metrics.rebuild_objects(objects);
         let failed = std::mem::take(&mut self.failing);
-        self.parts.standings.tell(|progress| {
+        self.parts.coordinator.standings().tell(|progress| {
             progress.objects += objects;
             if failed {
                 progress.waiting_for.clear();
@@ -193,13 +184,13 @@ impl Refill {
 
     /// The owner told all: keeps that, after what it told.
     async fn told_all(&mut self, view: &View, source: Pull) -> Result<(), RequestError> {
-        let mut heard = self.parts.standings.heard(source.vnode);
+        let mut heard = self.parts.coordinator.standings().heard(source.vnode);
         heard.told.insert(source.owner);
         heard.complete = self.left(view, source.vnode, &heard).is_empty();
         let complete = heard.complete;
         self.keep(source.vnode, heard).await?;
         if complete {
-            self.parts.standings.tell(|progress| {
+            self.parts.coordinator.standings().tell(|progress| {
                 progress.complete += 1;
                 let left = progress.vnodes.saturating_sub(progress.complete);
                 self.parts.metrics.rebuild_vnodes_left(left);
@@ -209,30 +200,32 @@ impl Refill {
     }
 
     async fn keep(&self, vnode: VnodeId, heard: Heard) -> Result<(), RequestError> {
-        let standings = self.parts.standings.clone();
+        let standings = self.parts.coordinator.standings().clone();
         let kept = self.parts.env.block(move || standings.keep(vnode, heard)).await;
         kept.map_err(RequestError::from)
     }
 
     /// Nobody can be asked any more: the store is whole, or somebody is waited for.
     async fn end_of_round(&mut self, view: &View) -> Result<Duration, RequestError> {
-        let good = |vnode: &VnodeId| self.parts.standings.heard(*vnode).complete;
+        let good = |vnode: &VnodeId| self.parts.coordinator.standings().heard(*vnode).complete;
         if !self.owned(view).iter().all(good) {
             return Ok(AGAIN);
         }
         // A namespace that this node never heard of may have a placement group of its own.
         let away: BTreeSet<NodeId> = view.document().members.iter().map(|m| m.node).collect();
         let away = away.into_iter().filter(|node| {
-            let asked = *node == self.parts.node || self.parts.peers.connected(*node);
+            let asked = *node == self.parts.coordinator.node()
+                || self.parts.coordinator.peers().connected(*node);
             !asked && !self.parts.excused.contains(node)
         });
         let away: BTreeSet<NodeId> = away.collect();
         self.tell(view, &away);
-        self.parts.cluster.refresh(REFRESH).await?;
-        if !away.is_empty() || self.parts.cluster.version() != view.document().version {
+        self.parts.coordinator.cluster().refresh(REFRESH).await?;
+        if !away.is_empty() || self.parts.coordinator.cluster().version() != view.document().version
+        {
             return Ok(AGAIN);
         }
-        let standings = self.parts.standings.clone();
+        let standings = self.parts.coordinator.standings().clone();
         let ended = self.parts.env.block(move || standings.end()).await;
         ended.map_err(RequestError::from)?;
         self.parts.metrics.rebuild_vnodes_left(0);
@@ -285,7 +278,7 @@ impl Worker for Refill {
 
     fn wait_for_work(&mut self) -> BoxFuture<'_, ()> {
         async {
-            let mut progress = self.parts.standings.progress();
+            let mut progress = self.parts.coordinator.standings().progress();
             if progress.wait_for(Option::is_some).await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -305,7 +298,10 @@ impl Worker for Refill {
                 }
                 Some(Err(error)) => {
                     (self.pause, self.failing) = (AGAIN, true);
-                    self.parts.standings.tell(|now| now.waiting_for = error.to_string());
+                    self.parts
+                        .coordinator
+                        .standings()
+                        .tell(|now| now.waiting_for = error.to_string());
                     Step::Failed(error)
                 }
             }

@@ -93,7 +93,7 @@ impl Fetch {
         // Nothing is held of a namespace that was dropped.
         let dropped: Frontier = dropped.into_iter().collect();
         if !dropped.is_empty() {
-            reach.shards.join(self.vnode, dropped, Instant::now() + PAGE_TIMEOUT).await?;
+            reach.shards().join(self.vnode, dropped, Instant::now() + PAGE_TIMEOUT).await?;
         }
         self.catch_up.on_seen(&told);
         Ok(Fetched::Some { objects, bytes, whole: false })
@@ -177,10 +177,10 @@ async fn see(sights: &[Sight], reach: &Reach<'_>) -> Result<Vec<Sight>, RequestE
     if sights.is_empty() {
         return Ok(Vec::new());
     }
-    let seen = reach.shards.see(sights.to_vec(), Instant::now() + PAGE_TIMEOUT).await;
+    let seen = reach.shards().see(sights.to_vec(), Instant::now() + PAGE_TIMEOUT).await;
     let mut uncovered = Vec::new();
     for (sight, seen) in sights.iter().zip(seen) {
-        if !seen? {
+        if !seen.map_err(|error| reach.mending(&sight.address, error))? {
             uncovered.push(Sight { object: None, ..sight.clone() });
         }
     }
