@@ -342,6 +342,9 @@ pub struct Snapshot {
     pub damaged_hints: Vec<(String, String)>,
     /// The frontiers of the partitions that it owns.
     pub frontiers: Vec<Seen>,
+    /// Partitions of whose frontiers a part is damaged on its disk.
+    #[serde(default)]
+    pub damaged_frontiers: Vec<String>,
 }
 
 /// An object as a node held it.

@@ -187,6 +187,7 @@ impl Story {
             damaged: Vec::new(),
             hints: Vec::new(),
             damaged_hints: Vec::new(),
+            damaged_frontiers: Vec::new(),
             frontiers: Vec::new(),
         });
         let last = self.history.snapshots.len() - 1;

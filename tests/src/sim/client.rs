@@ -216,7 +216,8 @@ impl<'a> Client<'a> {
             3 => (v1::level::Kind::Quorum, quorum),
             _ => return (quorum, None),
         };
-        (count, Some(v1::Level { kind: kind.into(), count: count as u32 }))
+        let told = if kind == v1::level::Kind::Count { count } else { 0 };
+        (count, Some(v1::Level { kind: kind.into(), count: told as u32 }))
     }
 
     async fn read(&mut self, key: u64) -> Option<Token> {

@@ -76,7 +76,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("delivered_hint_replaces_the_newer_object", Profile::SLOPPY, 10, "I17"),
     Defect::new("digest_mismatch_ignored", Profile::SIBLINGS, 5, "I10"),
     Defect::new("dots_counted_per_key", Profile::EVERYTHING, 10, "I4"),
-    Defect::new("dots_seen_without_their_object", Profile::EVERYTHING, 40, "I5"),
+    Defect::new("dots_seen_without_their_object", Profile::EVERYTHING, 40, "I7"),
     Defect::new("earlier_opening_taken_as_new", Profile::EVERYTHING, 40, "I6"),
     Defect::told(
         "fallback_actor_kept_after_its_hints_went_home",

@@ -77,6 +77,7 @@ impl SimCluster {
             damaged: Vec::new(),
             hints: Vec::new(),
             damaged_hints: Vec::new(),
+            damaged_frontiers: Vec::new(),
             frontiers: Vec::new(),
         };
         let owns =
@@ -270,7 +271,11 @@ fn add_frontiers(
         let (stored, sealed) = row?;
         let Some(vnode) = record::vnode_of(&stored).filter(|vnode| owns(*vnode)) else { continue };
         let Some(actor) = record::frontier_actor(&stored) else { continue };
-        let Ok(body) = record::open(&stored, &sealed) else { continue };
+        let Ok(body) = record::open(&stored, &sealed) else {
+            // The node itself notices when it opens the store again.
+            snapshot.damaged_frontiers.push(partition(vnode));
+            continue;
+        };
         let ranges = decode_intervals(body)?.ranges().to_vec();
         snapshot.frontiers.push(Seen { partition: partition(vnode), actor: actor.0, ranges });
     }

@@ -661,6 +661,7 @@ fn empty(at: Moment, node: u64, healed: bool) -> Snapshot {
         damaged: Vec::new(),
         hints: Vec::new(),
         damaged_hints: Vec::new(),
+        damaged_frontiers: Vec::new(),
         frontiers: Vec::new(),
     }
 }
