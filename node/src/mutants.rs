@@ -37,7 +37,7 @@ macro_rules! planted {
 
 /// Every planted defect.
 #[cfg(quorate_mutants)]
-pub const NAMES: [&str; 41] = [
+pub const NAMES: [&str; 39] = [
     "absence_counted_from_a_fallback",
     "acknowledged_before_the_batch",
     "actor_kept_over_a_rollback",
@@ -54,11 +54,9 @@ pub const NAMES: [&str; 41] = [
     "fallback_actor_kept_after_its_hints_went_home",
     "frontier_ahead_of_its_batch",
     "frontier_kept_over_damage",
-    "frontier_of_after_the_pages",
     "frontier_takes_versions_prefix",
     "hint_acknowledged_before_the_batch",
     "hint_deleted_on_a_buffered_ack",
-    "joined_before_the_last_page",
     "lookup_says_not_applied_for_another_node",
     "lww_clock_below_what_it_holds",
     "lww_clock_below_what_its_client_saw",

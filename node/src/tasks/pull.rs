@@ -87,7 +87,6 @@ impl Pull {
     pub(super) async fn step(&mut self, reach: &Reach<'_>) -> Result<Pulled, RequestError> {
         if self.before.is_none() {
             self.before = Some(self.what_was_seen(reach).await?);
-            planted!("joined_before_the_last_page", { self.end(reach).await? });
         }
         let mut untold =
             reach.view.document().namespaces.iter().filter(|namespace| {
@@ -121,12 +120,7 @@ impl Pull {
         if self.damaged || frontier.is_empty() {
             return Ok(());
         }
-        let now = self.what_was_seen(reach).await?;
-        planted!("frontier_of_after_the_pages", {
-            let deadline = Instant::now() + PAGE_TIMEOUT;
-            return reach.shards().join(self.vnode, now.frontier, deadline).await;
-        });
-        if now.generation != generation {
+        if self.what_was_seen(reach).await?.generation != generation {
             let name = reach.view.name_of(self.owner);
             let reason = format!("{name} was restarted meanwhile, or lost something; once more");
             return Err(RequestError::not_ready(reason));

@@ -191,6 +191,29 @@ mod tests {
     }
 
     #[test]
+    fn owners_have_seen_the_same() {
+        let mut story = story();
+        let seen = |story: &mut Story, of_third: &[(u64, u64)]| {
+            let _all = story.settle("k", "a1 b1", "a1=x b1=y").seen("a", &[(1, 1)]);
+            let third = &mut story.history.snapshots[2].frontiers[0];
+            third.ranges = of_third.to_vec();
+            for snapshot in &mut story.history.snapshots {
+                snapshot.frontiers[0].partition = "n3/1".to_owned();
+            }
+        };
+        let mut same = story.clone();
+        seen(&mut same, &[(1, 1)]);
+        assert_accepts(&same);
+        let mut nothing = same.clone();
+        nothing.history.snapshots[2].frontiers.clear();
+        assert_finds(check, &nothing, "the 3 owners of partition n3/1 have seen");
+        seen(&mut story, &[(1, 1), (3, 3)]);
+        assert_finds(check, &story, "the 3 owners of partition n3/1 have seen");
+        story.history.snapshots[2].damaged_frontiers.push("n3/1".to_owned());
+        assert!(check_frontiers(&Index::new(&story.history)).is_empty(), "nobody can tell");
+    }
+
+    #[test]
     fn no_hints_are_left() {
         let mut story = story();
         story.settle("k", "a1 b1", "a1=x b1=y").and_keeps("k", "a1", &[3]);

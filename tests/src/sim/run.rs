@@ -289,7 +289,7 @@ pub(super) async fn all_goes_home(world: &World, away: Option<usize>) -> Result<
 }
 
 /// Waits until the owners of each key hold the same, have seen the same, and no hint is left.
-async fn all_become_alike(world: &World) -> Result<()> {
+pub(super) async fn all_become_alike(world: &World) -> Result<()> {
     for _ in 0..ALIKE_AFTER_S {
         if world.disagreement()?.is_none() {
             return Ok(());

@@ -15,7 +15,7 @@ use tokio::time::{Duration, sleep};
 use super::client::Client;
 use super::faults::{Fault, Schedule};
 use super::inflict::Injuries;
-use super::run::{Report, Scenario, all_goes_home, set_right, settle};
+use super::run::{Report, Scenario, all_become_alike, all_goes_home, set_right, settle};
 use super::workload::{Mix, Workload};
 use super::world::World;
 
@@ -32,9 +32,11 @@ const NOTICED: Duration = Duration::from_secs(10);
 pub type Story = fn() -> Result<Report>;
 
 /// All of them, by name.
-pub const STORIES: [(&str, Story); 4] = [
+pub const STORIES: [(&str, Story); 6] = [
     ("a_fallback_writes_again_what_went_home", a_fallback_writes_again_what_went_home),
     ("a_hint_cannot_go_home_yet", a_hint_cannot_go_home_yet),
+    ("an_owner_forgot_what_it_had_seen", an_owner_forgot_what_it_had_seen),
+    ("nobody_owes_what_owners_missed", nobody_owes_what_owners_missed),
     ("the_one_that_knows_is_away", the_one_that_knows_is_away),
     ("others_are_asked_about_a_write", others_are_asked_about_a_write),
 ];
@@ -81,6 +83,32 @@ pub fn the_one_that_knows_is_away() -> Result<Report> {
     })
 }
 
+/// An owner has a write, by a level of one, and is killed before it could keep it for the others: they
+/// find out by themselves.
+pub fn nobody_owes_what_owners_missed() -> Result<Report> {
+    tell(3, async |stage| {
+        let alone = stage.one_writes_alone().await?;
+        stage.bring(Fault::Start(alone))?;
+        stage.bring(Fault::Admit(alone))?;
+        set_right(stage.world).await?;
+        all_become_alike(stage.world).await
+    })
+}
+
+/// The same; and when that owner opens its store again, a bit of its frontier has flipped: it is to
+/// tell the others of a write that it no longer knows to have seen.
+pub fn an_owner_forgot_what_it_had_seen() -> Result<Report> {
+    tell(3, async |stage| {
+        let alone = stage.one_writes_alone().await?;
+        // The first row of all frontiers.
+        stage.bring(Fault::Rot(alone, 0))?;
+        stage.bring(Fault::Start(alone))?;
+        stage.bring(Fault::Admit(alone))?;
+        set_right(stage.world).await?;
+        all_become_alike(stage.world).await
+    })
+}
+
 /// An owner that nobody hears has a write, and too few others for its level. Its client asks another
 /// owner what became of it, which cannot know.
 pub fn others_are_asked_about_a_write() -> Result<Report> {
@@ -106,6 +134,15 @@ struct Stage<'a> {
 impl Stage<'_> {
     fn bring(&mut self, fault: Fault) -> Result<()> {
         self.injuries.bring(fault)
+    }
+
+    /// An owner that nobody hears acknowledges a write, and is down.
+    async fn one_writes_alone(&mut self) -> Result<usize> {
+        let alone = self.owners[0];
+        self.bring(Fault::Isolate(alone))?;
+        self.client.write_blind(alone, 1).await;
+        self.bring(Fault::Kill(alone))?;
+        Ok(alone)
     }
 }
 
