@@ -192,6 +192,11 @@ impl Vnode {
         self.seen.join(frontier);
     }
 
+    /// What has left the dot log since every owner has it.
+    pub fn forgotten(&mut self) -> &mut log::Forgotten {
+        &mut self.seen.forgotten
+    }
+
     /// Behind which key the objects are to be recounted, if they are.
     pub fn recount(&self) -> Option<&Bytes> {
         self.seen.recount()

@@ -16,7 +16,8 @@ use crate::dynamo::key::{KeyHash, VnodeId};
 use crate::error::RequestError;
 use crate::storage::record;
 use crate::storage::{Batch, KeyRange, Space};
-use crate::vnode::{Address, Merge, log};
+use crate::vnode::log::{self, Forgotten};
+use crate::vnode::{Address, Merge};
 
 /// Writes of a key that another owner has seen, and its object if that was asked for.
 #[derive(Clone, Debug)]
@@ -164,16 +165,19 @@ impl Shard {
         Ok(logged.keys)
     }
 
-    fn forget_dots(&self, id: VnodeId, which: &Forgettable) -> Result<u64, RequestError> {
-        let engine = &*self.context.engine;
-        let batch = match which {
-            Forgettable::Common(bases) => log::forget_common(engine, id, bases)?,
-            Forgettable::Excess => log::forget_excess(engine, id)?,
+    fn forget_dots(&mut self, id: VnodeId, which: &Forgettable) -> Result<u64, RequestError> {
+        let engine = self.context.engine.clone();
+        let (batch, forgotten) = match which {
+            Forgettable::Common(bases) => {
+                self.vnode_of(id)?.forgotten().next(&*engine, id, bases)?
+            }
+            Forgettable::Excess => (log::forget_excess(&*engine, id)?, Forgotten::default()),
         };
         let rows = batch.len() as u64;
         if rows > 0 {
             self.apply_alone(batch)?;
         }
+        self.vnode_of(id)?.forgotten().advance(forgotten);
         Ok(rows)
     }
 

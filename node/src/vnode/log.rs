@@ -61,17 +61,46 @@ pub fn keys_of(engine: &dyn Engine, id: VnodeId, dots: &Frontier) -> Result<Logg
     Ok(Logged { keys: keys.into_iter().map(of_key).collect(), damaged })
 }
 
-/// The deletion of some of the rows up to these numbers, which every owner has on disk.
-pub fn forget_common(
-    engine: &dyn Engine,
-    id: VnodeId,
-    bases: &BTreeMap<Actor, u64>,
-) -> Result<Batch, EngineError> {
-    let row = |actor, n| record::log_key(id, Dot { actor, n });
-    let ranges =
-        bases.iter().map(|(&actor, &base)| KeyRange::new(row(actor, 1)..=row(actor, base)));
-    let rows = ranges.flat_map(|range| engine.scan(Space::Frontiers, range)).take(FORGET_MAX);
-    deletion(rows)
+/// Up to which numbers, by actor, the log has forgotten what all owners have: what lies below need not be
+/// looked through again.
+#[derive(Default, Debug)]
+pub struct Forgotten(BTreeMap<Actor, u64>);
+
+impl Forgotten {
+    /// The deletion of some of the rows up to these numbers, which every owner has on disk; and up to
+    /// where that goes.
+    pub fn next(
+        &self,
+        engine: &dyn Engine,
+        id: VnodeId,
+        bases: &BTreeMap<Actor, u64>,
+    ) -> Result<(Batch, Self), EngineError> {
+        let (mut batch, mut after) = (Batch::new(), Self::default());
+        for (&actor, &base) in bases {
+            let from = self.0.get(&actor).copied().unwrap_or(0);
+            if from >= base {
+                continue;
+            }
+            let row = |n| record::log_key(id, Dot { actor, n });
+            let rows = engine.scan(Space::Frontiers, KeyRange::new(row(from + 1)..=row(base)));
+            for stored in rows {
+                let stored = stored?.0;
+                if batch.len() == FORGET_MAX {
+                    return Ok((batch, after));
+                }
+                let n = record::logged_dot(&stored).map_or(from, |dot| dot.n);
+                after.0.insert(actor, n);
+                batch.delete(Space::Frontiers, stored);
+            }
+            after.0.insert(actor, base);
+        }
+        Ok((batch, after))
+    }
+
+    /// So much more is forgotten.
+    pub fn advance(&mut self, to: Self) {
+        self.0.extend(to.0);
+    }
 }
 
 /// The deletion of some of what is too much.

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
+use super::log::Forgotten;
 use super::objects::Beside;
 use super::turn::Turn;
 use crate::dynamo::clock::{Actor, Dot};
@@ -35,6 +36,8 @@ pub(super) struct Seen {
     recount_moved: bool,
     /// Damaged rows met at the opening, until a turn counts them.
     damaged_rows: u64,
+    /// What has left the log.
+    pub(super) forgotten: Forgotten,
 }
 
 impl Beside for Seen {
@@ -52,6 +55,8 @@ impl Beside for Seen {
         self.grown.extend(self.frontier.iter().map(|(actor, _)| actor));
         self.frontier = Frontier::new();
         self.generation = self.generation.wrapping_add(1);
+        // What is seen again is logged again.
+        self.forgotten = Forgotten::default();
         self.recount_from(Some(Bytes::new()));
     }
 }
@@ -80,8 +85,17 @@ impl Seen {
         // Where a damaged row pointed nobody knows: then from the first object on.
         let recount = recount.map(|sealed| record::open(&key, &sealed).unwrap_or_default());
         let (grown, recount_moved) = (BTreeSet::new(), false);
-        let mut seen =
-            Self { id, frontier, generation, grown, recount, recount_moved, damaged_rows };
+        let forgotten = Forgotten::default();
+        let mut seen = Self {
+            id,
+            frontier,
+            generation,
+            grown,
+            recount,
+            recount_moved,
+            damaged_rows,
+            forgotten,
+        };
         if damaged_rows > 0 {
             tracing::error!(?id, "the vnode's frontier is damaged; it is forgotten");
             seen.lost();

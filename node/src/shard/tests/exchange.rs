@@ -50,6 +50,12 @@ async fn the_log_knows_the_keys_of_dots_those_of_replaced_writes_too() {
     let excess = bench.shards.forget_dots(VNODE, Forgettable::Excess, late()).await;
     assert_eq!(excess.unwrap(), 0);
     assert_eq!(bench.told().await, seen, "what was seen is not forgotten");
+    // The third, too; and what is forgotten is not looked for again.
+    for rows in [1, 0] {
+        let which = Forgettable::Common(common_bases([&seen]));
+        assert_eq!(bench.shards.forget_dots(VNODE, which, late()).await.unwrap(), rows);
+    }
+    assert_eq!(bench.keys_of(&seen).await, []);
 }
 
 #[tokio::test]
