@@ -187,9 +187,19 @@ impl Vnode {
         Ok(covered)
     }
 
-    /// Another owner has told all that it held when it had seen this, and all of it is here.
-    pub fn join(&mut self, frontier: &Frontier) {
-        self.seen.join(frontier);
+    /// Another owner has told all that it held when it had seen this, and all of it is here. Whether this
+    /// vnode still is of that generation, without which it may have lost some of it.
+    pub fn join(&mut self, frontier: &Frontier, generation: u64) -> bool {
+        if self.seen.told().generation != generation {
+            return false;
+        }
+        // Whoever knows writes of this actor that it has not made would see them made a second time.
+        let new = frontier.minus(self.seen.frontier());
+        if self.objects.actor().is_some_and(|actor| new.of(actor).is_some()) {
+            self.objects.end_actor();
+        }
+        self.seen.join(&new);
+        true
     }
 
     /// What has left the dot log since every owner has it.
@@ -205,6 +215,12 @@ impl Vnode {
     /// Sees what an object shows that lies at `stored`, when objects are recounted.
     pub fn recount_object(&mut self, batch: &mut Batch, stored: &Bytes, object: &Object) {
         self.seen.see_object(batch, stored, object);
+    }
+
+    /// Whether so many records are damaged that further ones are not kept in mind: a recount goes on past
+    /// them, or it would begin anew for each, for ever.
+    pub fn has_much_damage(&self) -> bool {
+        self.objects.has_much_damage()
     }
 
     /// Objects are recounted up to this one; none: all are.

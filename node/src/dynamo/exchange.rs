@@ -17,15 +17,16 @@
 //! ```
 //!
 //! Invariant: a dot enters F_B in the batch after which B's object of its key holds or covers it, which
-//! is looked at and not believed. So A's word cannot make F_B lie, whatever A lost meanwhile; and an
-//! exchange that ends half-way has done half of the work. The dots of writes that were replaced
+//! is looked at and not believed. So by its log A cannot make F_B lie, whatever it lost meanwhile; and an
+//! exchange that ends half-way has done half of the work. What cannot be seen, since a record is damaged
+//! say, is set aside and holds up nothing. The dots of writes that were replaced
 //! on A before B heard of them close in the same way: the log keeps them, and what replaced them covers
 //! them.
 //!
 //! The log is bounded. Where it lacks dots that are left, B goes through the whole partition of A: every
-//! object is merged, and then F_A, as it was before the first of them, joins F_B, if A still stands by it:
-//! its *generation* is drawn anew whenever its vnode is opened, and whenever it comes to doubt its
-//! frontier. Dots are forgotten by the log once every owner has them on disk.
+//! object is merged, and then F_A, as it was before the first of them, joins F_B, if A still stands by it
+//! and B knew its objects all the while: the *generation* of either is drawn anew whenever its vnode is
+//! opened, and whenever it comes to doubt its frontier. Dots are forgotten by the log once every owner has them on disk.
 //!
 //! An owner that forgot its frontier *recounts*: it goes through its own objects and sees what they show.
 //! Else nobody would ever ask it for a write that it alone has.
@@ -123,6 +124,12 @@ impl CatchUp {
         let before = self.left.count();
         self.left = self.left.minus(&seen.into_iter().copied().collect());
         self.unlogged = self.left.count() == before;
+    }
+
+    /// These cannot be seen for now: they are left out.
+    pub fn set_aside<'a>(&mut self, dots: impl IntoIterator<Item = &'a Dot>) {
+        self.left = self.left.minus(&dots.into_iter().copied().collect());
+        self.unlogged = false;
     }
 
     /// How many dots are left.

@@ -16,7 +16,7 @@ use crate::dynamo::key::{KeyHash, VnodeId};
 use crate::error::RequestError;
 use crate::storage::record;
 use crate::storage::{Batch, KeyRange, Space};
-use crate::vnode::log::{self, Forgotten};
+use crate::vnode::log;
 use crate::vnode::{Address, Merge};
 
 /// Writes of a key that another owner has seen, and its object if that was asked for.
@@ -58,6 +58,7 @@ pub(super) enum ExchangeJob {
     Join {
         vnode: VnodeId,
         frontier: Frontier,
+        generation: u64,
         answer: oneshot::Sender<Result<(), RequestError>>,
     },
     Recount {
@@ -67,7 +68,7 @@ pub(super) enum ExchangeJob {
     Forget {
         vnode: VnodeId,
         which: Forgettable,
-        answer: oneshot::Sender<Result<u64, RequestError>>,
+        answer: oneshot::Sender<Result<Option<Forgettable>, RequestError>>,
     },
 }
 
@@ -76,16 +77,17 @@ pub(super) enum ExchangeJob {
 pub enum Forgettable {
     /// What every owner has on disk: per actor, up to this number.
     Common(BTreeMap<Actor, u64>),
-    /// What is too much.
-    Excess,
+    /// What is too much, once that is known.
+    Excess(Option<usize>),
 }
 
 impl ExchangeJob {
+    /// How many requests it is: objects that are merged or looked at. The rest is looked up in memory, or
+    /// is little, and is done between turns.
     pub(super) fn requests(&self) -> usize {
         match self {
             Self::See { sights, .. } => sights.len(),
-            Self::Account { vnodes, .. } => vnodes.len(),
-            _ => 1,
+            _ => 0,
         }
     }
 
@@ -109,13 +111,15 @@ impl Staging<'_> {
                 let seen = sights.into_iter().map(|sight| self.stage_sight(sight)).collect();
                 self.answers.push(Answer::Seen(answer, seen));
             }
-            ExchangeJob::Join { vnode, frontier, answer } => {
+            ExchangeJob::Join { vnode, frontier, generation, answer } => {
                 self.touched.insert(vnode);
                 match Self::vnode(self.vnodes, &mut self.turn, vnode) {
-                    Ok(vnode) => {
-                        vnode.join(&frontier);
-                        self.answers.push(Answer::Merged(answer));
-                    }
+                    Ok(vnode) => match vnode.join(&frontier, generation) {
+                        true => self.answers.push(Answer::Merged(answer)),
+                        false => drop(answer.send(Err(RequestError::not_ready(
+                            "this node lost an object meanwhile, and asks for all of them again",
+                        )))),
+                    },
                     Err(error) => drop(answer.send(Err(error.into()))),
                 }
             }
@@ -145,7 +149,7 @@ impl Shard {
             }
             ExchangeJob::Recount { vnode, answer } => drop(answer.send(self.recount(vnode))),
             ExchangeJob::Forget { vnode, which, answer } => {
-                drop(answer.send(self.forget_dots(vnode, &which)));
+                drop(answer.send(self.forget_dots(vnode, which)));
             }
             ExchangeJob::See { .. } | ExchangeJob::Join { .. } => unreachable!("they are staged"),
         }
@@ -165,20 +169,34 @@ impl Shard {
         Ok(logged.keys)
     }
 
-    fn forget_dots(&mut self, id: VnodeId, which: &Forgettable) -> Result<u64, RequestError> {
+    /// What is left to be forgotten then.
+    fn forget_dots(
+        &mut self,
+        id: VnodeId,
+        which: Forgettable,
+    ) -> Result<Option<Forgettable>, RequestError> {
         let engine = self.context.engine.clone();
-        let (batch, forgotten) = match which {
-            Forgettable::Common(bases) => {
-                self.vnode_of(id)?.forgotten().next(&*engine, id, bases)?
+        let bases = match which {
+            Forgettable::Common(bases) => bases,
+            Forgettable::Excess(None) => {
+                let excess = log::excess(&*engine, id)?;
+                return Ok((excess > 0).then_some(Forgettable::Excess(Some(excess))));
             }
-            Forgettable::Excess => (log::forget_excess(&*engine, id)?, Forgotten::default()),
+            Forgettable::Excess(Some(excess)) => {
+                let (batch, bytes) = log::forget_bytes(&*engine, id, excess)?;
+                self.apply_alone(batch)?;
+                let left = excess.saturating_sub(bytes);
+                let more = left > 0 && bytes > 0;
+                return Ok(more.then_some(Forgettable::Excess(Some(left))));
+            }
         };
-        let rows = batch.len() as u64;
-        if rows > 0 {
+        let (batch, forgotten) = self.vnode_of(id)?.forgotten().next(&*engine, id, &bases)?;
+        let more = !batch.is_empty();
+        if more {
             self.apply_alone(batch)?;
         }
         self.vnode_of(id)?.forgotten().advance(forgotten);
-        Ok(rows)
+        Ok(more.then_some(Forgettable::Common(bases)))
     }
 
     /// Some of the objects of a vnode that doubted its frontier; whether more are to follow.
@@ -204,7 +222,9 @@ impl Shard {
                 }
             }
         }
-        self.distrust(id, &damaged)?;
+        if !self.vnode_of(id)?.has_much_damage() {
+            self.distrust(id, &damaged)?;
+        }
         let vnode = self.vnode_of(id)?;
         if vnode.recount() != Some(&after) {
             // What was found damaged for the first time begins it anew.
@@ -216,29 +236,36 @@ impl Shard {
         }
         let more = last.is_some();
         vnode.recounted(last);
-        vnode.stage_frontier(&mut batch);
+        let damaged_rows = vnode.stage_frontier(&mut batch);
+        self.context.observer.corrupt(Space::Frontiers, damaged_rows);
         self.apply_alone(batch).inspect_err(|_| drop(self.vnodes.remove(&id)))?;
         Ok(more)
     }
 }
 
 impl Shards {
-    /// What vnodes have seen: of each in its order.
+    /// What vnodes have seen: of each in its order, or why it cannot be told.
     pub async fn told(
         &self,
         vnodes: &[VnodeId],
         deadline: Instant,
-    ) -> Result<Vec<Told>, RequestError> {
-        let accounts = self.accounts(vnodes, deadline).await?;
-        Ok(accounts.into_iter().map(|account| account.told).collect())
+    ) -> Result<Vec<Result<Told, RequestError>>, RequestError> {
+        let accounts = self.accounts(vnodes, deadline).await?.into_iter();
+        Ok(accounts.map(|account| Ok(account?.told)).collect())
     }
 
-    /// The same, once all of it is on disk.
+    /// The same, of one.
+    pub async fn told_of(&self, vnode: VnodeId, deadline: Instant) -> Result<Told, RequestError> {
+        let told = self.told(&[vnode], deadline).await?;
+        told.into_iter().next().expect("one was asked for")
+    }
+
+    /// The same as [`Self::told`], once all of it is on disk.
     pub async fn told_on_disk(
         &self,
         vnodes: &[VnodeId],
         deadline: Instant,
-    ) -> Result<Vec<Told>, RequestError> {
+    ) -> Result<Vec<Result<Told, RequestError>>, RequestError> {
         let told = self.told(vnodes, deadline).await?;
         self.sync().await?;
         Ok(told)
@@ -251,7 +278,8 @@ impl Shards {
         deadline: Instant,
     ) -> Result<Vec<VnodeId>, RequestError> {
         let accounts = self.accounts(vnodes, deadline).await?;
-        let doubting = vnodes.iter().zip(accounts).filter(|(_, account)| account.recounts);
+        let doubts = |account: &Result<Account, _>| account.as_ref().is_ok_and(|of| of.recounts);
+        let doubting = vnodes.iter().zip(accounts).filter(|(_, account)| doubts(account));
         Ok(doubting.map(|(vnode, _)| *vnode).collect())
     }
 
@@ -259,9 +287,9 @@ impl Shards {
         &self,
         vnodes: &[VnodeId],
         deadline: Instant,
-    ) -> Result<Vec<Account>, RequestError> {
+    ) -> Result<Vec<Result<Account, RequestError>>, RequestError> {
         let count = self.queues.len();
-        let mut accounts: Vec<(usize, Account)> = Vec::with_capacity(vnodes.len());
+        let mut accounts = Vec::with_capacity(vnodes.len());
         for shard in 0..count {
             let of_shard = |id: &VnodeId| shard_of(id.partition, count) == shard;
             let places = (0..vnodes.len()).filter(|&at| of_shard(&vnodes[at]));
@@ -272,9 +300,7 @@ impl Shards {
                 let job = Job::Exchange(ExchangeJob::Account { vnodes: of_these, answer });
                 self.queue(vnodes[places[0]].partition, job, deadline)?;
                 let answers = wait.await.map_err(|_| gone())?;
-                for (&at, answer) in places.iter().zip(answers) {
-                    accounts.push((at, answer?));
-                }
+                accounts.extend(places.iter().copied().zip(answers));
             }
         }
         accounts.sort_unstable_by_key(|(at, _)| *at);
@@ -311,16 +337,17 @@ impl Shards {
         wait.await.unwrap_or_else(|_| vec![Err(gone()); count])
     }
 
-    /// Has seen what another owner had seen before it told all that it holds, which is merged.
+    /// Has seen what another owner had seen before it told all that it holds, which is merged; or why
+    /// not, if this node's vnode is not of that generation any more.
     pub async fn join(
         &self,
         vnode: VnodeId,
-        frontier: Frontier,
+        (frontier, generation): (Frontier, u64),
         deadline: Instant,
     ) -> Result<(), RequestError> {
         self.take_writes()?;
         let (answer, wait) = oneshot::channel();
-        let job = ExchangeJob::Join { vnode, frontier, answer };
+        let job = ExchangeJob::Join { vnode, frontier, generation, answer };
         self.queue(vnode.partition, Job::Exchange(job), deadline)?;
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
@@ -335,13 +362,13 @@ impl Shards {
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    /// Shortens the dot log of a vnode; by how many rows.
+    /// Shortens the dot log of a vnode, by some rows at a time; what is left to be forgotten.
     pub async fn forget_dots(
         &self,
         vnode: VnodeId,
         which: Forgettable,
         deadline: Instant,
-    ) -> Result<u64, RequestError> {
+    ) -> Result<Option<Forgettable>, RequestError> {
         self.take_writes()?;
         let (answer, wait) = oneshot::channel();
         let job = ExchangeJob::Forget { vnode, which, answer };

@@ -58,6 +58,16 @@ const COMPARED_MAX: usize = 256;
 /// The pause after a step.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
 
+/// Steps of recounting in one round: the rest is for the next.
+const RECOUNTS_MAX: u32 = 256;
+
+/// How often a step of a fetch is tried, one after the other, before the next round begins it anew.
+const TRIES: u32 = 5;
+
+/// Rounds in which a partition is not fetched as a whole again from the same owner: what could not be
+/// read then cannot be now, and it costs as much as the partition.
+const WHOLE_ROUNDS: u64 = 8;
+
 /// In which part of its rounds a node looks whether a log is too long, which reads all of it.
 const EXCESS_ROUNDS: u64 = 16;
 
@@ -79,6 +89,8 @@ pub struct Exchange {
     rng: ChaCha8Rng,
     round: Round,
     rounds: u64,
+    /// In which round partitions were last fetched as a whole, and from whom.
+    whole: BTreeMap<(VnodeId, NodeId), u64>,
     wakes: Instant,
 }
 
@@ -87,6 +99,8 @@ pub struct Exchange {
 struct Round {
     began: Option<Instant>,
     recount: VecDeque<VnodeId>,
+    /// How many steps of that were made.
+    recounted: u32,
     compare: VecDeque<(NodeId, Vec<VnodeId>)>,
     /// When what was found missing is still missing.
     confirmed: Option<Instant>,
@@ -95,7 +109,9 @@ struct Round {
     missing: u64,
     fetch: Option<Fetch>,
     /// What others have on disk.
-    on_disk: BTreeMap<VnodeId, Vec<Frontier>>,
+    on_disk: BTreeMap<VnodeId, BTreeMap<NodeId, Frontier>>,
+    /// All that this node owns, until it is known what of its logs can go.
+    owned: Option<Vec<VnodeId>>,
     forget: VecDeque<(VnodeId, Forgettable)>,
 }
 
@@ -103,8 +119,8 @@ impl Exchange {
     /// Of a node that begins now.
     pub fn new(parts: ExchangeParts) -> Self {
         let rng = parts.env.rng();
-        let mut exchange =
-            Self { parts, rng, round: Round::default(), rounds: 0, wakes: Instant::now() };
+        let (round, whole, wakes) = (Round::default(), BTreeMap::new(), Instant::now());
+        let mut exchange = Self { parts, rng, round, rounds: 0, whole, wakes };
         // Its peers are to be there first.
         exchange.wakes = exchange.next_round();
         exchange
@@ -124,7 +140,9 @@ impl Exchange {
         if self.round.began.is_none() {
             self.begin(&view, now).await?;
         } else if let Some(vnode) = self.round.recount.pop_front() {
-            if self.parts.coordinator.shards().recount(vnode, deadline).await? {
+            let more = self.parts.coordinator.shards().recount(vnode, deadline).await?;
+            self.round.recounted += 1;
+            if more && self.round.recounted < RECOUNTS_MAX {
                 self.round.recount.push_front(vnode);
             }
         } else if let Some((owner, vnodes)) = self.round.compare.pop_front() {
@@ -136,17 +154,14 @@ impl Exchange {
             self.fetch(&view, fetch).await?;
         } else if let Some((vnode, owner, told)) = self.round.behind.pop_front() {
             let fetch = self.confirm(vnode, owner, told).await?;
-            self.round.missing += fetch.left();
+            self.round.missing = self.round.missing.saturating_add(fetch.left());
             self.round.fetch = Some(fetch);
-        } else if !self.round.on_disk.is_empty() {
+        } else if let Some(owned) = self.round.owned.take() {
             self.parts.metrics.exchange().ended(self.round.missing);
-            self.look_what_to_forget(&view).await?;
+            self.look_what_to_forget(&view, &owned).await?;
         } else if let Some((vnode, which)) = self.round.forget.pop_front() {
-            if self.parts.coordinator.shards().forget_dots(vnode, which.clone(), deadline).await?
-                > 0
-            {
-                self.round.forget.push_front((vnode, which));
-            }
+            let left = self.parts.coordinator.shards().forget_dots(vnode, which, deadline).await?;
+            self.round.forget.extend(left.map(|left| (vnode, left)));
         } else {
             return Ok(self.next_round());
         }
@@ -172,7 +187,11 @@ impl Exchange {
             others.for_each(|owner| shared.entry(owner).or_default().push(vnode));
         }
         shared.retain(|&owner, _| self.is_there(owner));
-        let chunks = |(owner, vnodes): (NodeId, Vec<VnodeId>)| {
+        // What an answer has no room for must not be the same each time.
+        let turn = self.rng.next_u64() as usize;
+        let chunks = |(owner, mut vnodes): (NodeId, Vec<VnodeId>)| {
+            let first = turn % vnodes.len().max(1);
+            vnodes.rotate_left(first);
             let chunks: Vec<_> =
                 vnodes.chunks(COMPARED_MAX).map(|chunk| (owner, chunk.to_vec())).collect();
             chunks
@@ -182,6 +201,7 @@ impl Exchange {
             began: Some(now),
             recount: self.parts.coordinator.shards().doubting(&owned, deadline).await?.into(),
             compare: shared.into_iter().flat_map(chunks).collect(),
+            owned: Some(owned),
             ..Round::default()
         };
         self.rounds += 1;
@@ -203,12 +223,14 @@ impl Exchange {
         owner: NodeId,
         vnodes: &[VnodeId],
     ) -> Result<(), RequestError> {
-        let ours =
-            self.parts.coordinator.shards().told(vnodes, Instant::now() + PAGE_TIMEOUT).await?;
-        let seen: Vec<_> =
-            vnodes.iter().copied().zip(ours.iter().map(|told| &told.frontier)).collect();
+        let told = self.parts.coordinator.shards().told(vnodes, Instant::now() + PAGE_TIMEOUT);
+        let told = vnodes.iter().copied().zip(told.await?);
+        // What cannot be read here is no reason to leave the rest.
+        let ours = told.filter_map(|(vnode, told)| Some((vnode, told.ok()?)));
+        let ours: Vec<(VnodeId, Told)> = ours.collect();
+        let seen: Vec<_> = ours.iter().map(|(vnode, told)| (*vnode, &told.frontier)).collect();
         let compared = self.reach(view).compare(owner, &seen).await?;
-        for ((&vnode, ours), compared) in vnodes.iter().zip(ours).zip(compared) {
+        for ((vnode, ours), compared) in ours.into_iter().zip(compared) {
             let theirs = match compared {
                 Compared::Unsaid => continue,
                 Compared::Same => ours.frontier,
@@ -220,7 +242,7 @@ impl Exchange {
                     theirs
                 }
             };
-            self.round.on_disk.entry(vnode).or_default().push(theirs);
+            self.round.on_disk.entry(vnode).or_default().insert(owner, theirs);
         }
         Ok(())
     }
@@ -232,49 +254,65 @@ impl Exchange {
         owner: NodeId,
         told: Told,
     ) -> Result<Fetch, RequestError> {
-        let ours =
-            self.parts.coordinator.shards().told(&[vnode], Instant::now() + PAGE_TIMEOUT).await?;
-        let ours = ours.into_iter().next().expect("one was asked for");
-        Ok(Fetch::new(vnode, owner, &told.frontier, &ours.frontier))
+        let deadline = Instant::now() + PAGE_TIMEOUT;
+        let ours = self.parts.coordinator.shards().told_of(vnode, deadline).await?;
+        Ok(Fetch::new((vnode, owner), &told.frontier, &ours))
     }
 
     async fn fetch(&mut self, view: &View, mut fetch: Fetch) -> Result<(), RequestError> {
-        let metrics = self.parts.metrics.exchange();
+        let metrics = self.parts.metrics.clone();
         match fetch.step(&self.reach(view)).await {
-            Ok(Fetched::All) => {}
-            Ok(Fetched::Some { objects, bytes, whole }) => {
-                metrics.fetched(objects, bytes);
-                if whole {
-                    metrics.whole();
+            Ok(Fetched::All) => return Ok(()),
+            Ok(Fetched::Some { objects, bytes }) => {
+                metrics.exchange().fetched(objects, bytes);
+                fetch.failures = 0;
+            }
+            Ok(Fetched::Unlogged) => {
+                let pair = (fetch.vnode, fetch.owner);
+                let rounds = self.rounds;
+                let lately = |last: &u64| rounds - last < WHOLE_ROUNDS;
+                if self.whole.get(&pair).is_some_and(lately) {
+                    return Ok(());
                 }
-                self.round.fetch = Some(fetch);
+                self.whole.retain(|_, last| lately(last));
+                self.whole.insert(pair, rounds);
+                metrics.exchange().whole();
+                fetch.go_through();
             }
             Err(error) => {
-                metrics.failed();
+                metrics.exchange().failed();
+                fetch.failures += 1;
+                if fetch.failures < TRIES {
+                    self.round.fetch = Some(fetch);
+                }
                 return Err(error);
             }
         }
+        self.round.fetch = Some(fetch);
         Ok(())
     }
 
     /// The dots that all owners of a partition have on disk; and, now and then, what is too much.
-    async fn look_what_to_forget(&mut self, view: &View) -> Result<(), RequestError> {
-        let on_disk = std::mem::take(&mut self.round.on_disk);
-        let vnodes: Vec<VnodeId> = on_disk.keys().copied().collect();
-        let ours = self
-            .parts
-            .coordinator
-            .shards()
-            .told_on_disk(&vnodes, Instant::now() + PAGE_TIMEOUT)
-            .await?;
-        for ((vnode, mut seen), ours) in on_disk.into_iter().zip(ours) {
-            let owners = view.preference(vnode).map_or(0, |list| list.owners().len());
-            seen.push(ours.frontier);
-            if seen.len() == owners {
-                let bases = common_bases(&seen);
+    async fn look_what_to_forget(
+        &mut self,
+        view: &View,
+        owned: &[VnodeId],
+    ) -> Result<(), RequestError> {
+        let mut on_disk = std::mem::take(&mut self.round.on_disk);
+        let deadline = Instant::now() + PAGE_TIMEOUT;
+        let ours = self.parts.coordinator.shards().told_on_disk(owned, deadline).await?;
+        let me = self.parts.coordinator.node();
+        for (&vnode, ours) in owned.iter().zip(ours) {
+            let Ok(ours) = ours else { continue };
+            let mut seen = on_disk.remove(&vnode).unwrap_or_default();
+            seen.insert(me, ours.frontier);
+            let owners = view.preference(vnode).map(|list| list.owners()).unwrap_or_default();
+            if owners.iter().all(|owner| seen.contains_key(owner)) {
+                let bases = common_bases(seen.values());
                 self.round.forget.push_back((vnode, Forgettable::Common(bases)));
-            } else if (u64::from(vnode.partition.0) + self.rounds).is_multiple_of(EXCESS_ROUNDS) {
-                self.round.forget.push_back((vnode, Forgettable::Excess));
+            }
+            if (u64::from(vnode.partition.0) + self.rounds).is_multiple_of(EXCESS_ROUNDS) {
+                self.round.forget.push_back((vnode, Forgettable::Excess(None)));
             }
         }
         Ok(())

@@ -6,14 +6,13 @@
 //!
 //! What the owner had seen is asked for before the first page: its objects may be of later, never of
 //! earlier. What it held meanwhile and lost again, by a crash say, it does not stand by any more; then
-//! everything is asked anew. A key whose record is damaged there is named and skipped, and nothing
-//! follows from the rest then.
+//! everything is asked anew. A key whose record is damaged, there or here, is left out, and nothing follows
+//! from the rest then.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::TryFutureExt as _;
 use futures::stream::{self, TryStreamExt as _};
 use tokio::time::{Instant, sleep};
 
@@ -46,14 +45,15 @@ const MERGE_TRIES: u32 = 50;
 pub(super) struct Pull {
     pub(super) vnode: VnodeId,
     pub(super) owner: NodeId,
-    /// What the owner had seen before the first page, if that was asked.
-    before: Option<Told>,
+    /// What the owner had seen before the first page, and of which generation this node's own vnode was
+    /// then; none before that is known.
+    before: Option<(Told, u64)>,
     /// The namespaces that it told to the end.
     told: BTreeSet<NamespaceId>,
     /// The last key of the namespace that it is telling.
     after: Option<Key>,
-    /// Whether it could not read all that it holds.
-    damaged: bool,
+    /// Whether some of it cannot be read there, or merged here.
+    partial: bool,
 }
 
 /// What a step of a pull came to.
@@ -80,13 +80,15 @@ impl Pull {
     /// One that has not begun.
     pub(super) fn new(vnode: VnodeId, owner: NodeId) -> Self {
         let (told, after) = (BTreeSet::new(), None);
-        Self { vnode, owner, before: None, told, after, damaged: false }
+        Self { vnode, owner, before: None, told, after, partial: false }
     }
 
     /// One step of it: a page at most.
     pub(super) async fn step(&mut self, reach: &Reach<'_>) -> Result<Pulled, RequestError> {
         if self.before.is_none() {
-            self.before = Some(self.what_was_seen(reach).await?);
+            self.begin(reach).await?;
+            // The next step sees the namespaces that this one has learnt of.
+            return Ok(Pulled::Page { objects: 0, bytes: 0 });
         }
         let mut untold =
             reach.view.document().namespaces.iter().filter(|namespace| {
@@ -103,8 +105,8 @@ impl Pull {
         let items = page.items.into_iter();
         let items =
             items.map(|(key, object)| (Address { vnode, namespace, key, conflict }, object));
-        reach.merge(items).await?;
-        self.damaged |= !page.damaged.is_empty();
+        let all = reach.merge(items).await?;
+        self.partial |= !all || !page.damaged.is_empty();
         if page.complete {
             self.told.insert(namespace);
             self.after = None;
@@ -114,18 +116,29 @@ impl Pull {
         Ok(Pulled::Page { objects, bytes })
     }
 
+    /// What the owner has seen is told first; then its newest metadata, since it may have seen writes of a
+    /// namespace that this node has not heard of.
+    async fn begin(&mut self, reach: &Reach<'_>) -> Result<(), RequestError> {
+        let ours = reach.shards().told_of(self.vnode, Instant::now() + PAGE_TIMEOUT).await?;
+        let theirs = self.what_was_seen(reach).await?;
+        reach.coordinator.cluster().fetch_from(self.owner).await?;
+        self.before = Some((theirs, ours.generation));
+        Ok(())
+    }
+
     /// All is merged: what the owner had seen is seen here, if the owner stands by it.
     async fn end(&mut self, reach: &Reach<'_>) -> Result<(), RequestError> {
-        let Some(Told { generation, frontier }) = self.before.take() else { return Ok(()) };
-        if self.damaged || frontier.is_empty() {
+        let Some((theirs, ours)) = self.before.take() else { return Ok(()) };
+        if self.partial || theirs.frontier.is_empty() {
             return Ok(());
         }
-        if self.what_was_seen(reach).await?.generation != generation {
+        if self.what_was_seen(reach).await?.generation != theirs.generation {
             let name = reach.view.name_of(self.owner);
             let reason = format!("{name} was restarted meanwhile, or lost something; once more");
             return Err(RequestError::not_ready(reason));
         }
-        reach.shards().join(self.vnode, frontier, Instant::now() + PAGE_TIMEOUT).await
+        let seen = (theirs.frontier, ours);
+        reach.shards().join(self.vnode, seen, Instant::now() + PAGE_TIMEOUT).await
     }
 
     async fn what_was_seen(&self, reach: &Reach<'_>) -> Result<Told, RequestError> {
@@ -173,13 +186,9 @@ impl Reach<'_> {
         self.coordinator.shards()
     }
 
-    /// Passes on why an object is not merged. Where the record here is damaged it never would be: that
-    /// is mended meanwhile.
-    pub(super) fn mending(&self, address: &Address, error: RequestError) -> RequestError {
-        if matches!(error, RequestError::Damaged { .. }) {
-            self.coordinator.mend_here(address.namespace, address.key.clone());
-        }
-        error
+    /// The record here is damaged: nothing can be merged with it before it is mended, which begins.
+    pub(super) fn mend(&self, address: &Address) {
+        self.coordinator.mend_here(address.namespace, address.key.clone());
     }
 
     /// What `owner` says of frontiers of this node.
@@ -222,15 +231,29 @@ impl Reach<'_> {
         ))
     }
 
+    /// Merges objects; whether all of them. One whose record here is damaged is left out.
     async fn merge(
         &self,
         items: impl Iterator<Item = (Address, EncodedObject)>,
-    ) -> Result<(), RequestError> {
-        let merges = items.map(|(address, object)| {
-            let merged = merge_patiently(self.shards(), Merge::of_hint(address.clone(), object));
-            Ok(merged.map_err(move |error| self.mending(&address, error)))
-        });
-        stream::iter(merges).try_buffer_unordered(MERGES).try_collect().await
+    ) -> Result<bool, RequestError> {
+        let merges = items.map(|(address, object)| Ok(self.merge_or_mend(address, object)));
+        let merged = stream::iter(merges).try_buffer_unordered(MERGES);
+        merged.try_fold(true, |all, one| std::future::ready(Ok(all && one))).await
+    }
+
+    async fn merge_or_mend(
+        &self,
+        address: Address,
+        object: EncodedObject,
+    ) -> Result<bool, RequestError> {
+        let merge = Merge::of_hint(address.clone(), object);
+        match merge_patiently(self.shards(), merge).await {
+            Err(RequestError::Damaged { .. }) => {
+                self.mend(&address);
+                Ok(false)
+            }
+            merged => merged.map(|()| true),
+        }
     }
 }
 

@@ -7,8 +7,6 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-
 use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::exchange::{DOTS_MAX, KeyDots};
 use crate::dynamo::frontier::Frontier;
@@ -44,7 +42,14 @@ pub fn keys_of(engine: &dyn Engine, id: VnodeId, dots: &Frontier) -> Result<Logg
         seen.ranges().iter().map(move |&(first, last)| KeyRange::new(row(first)..=row(last)))
     });
     for row in ranges.flat_map(|range| engine.scan(Space::Frontiers, range)) {
-        let (stored, sealed) = row?;
+        let (stored, sealed) = match row {
+            Ok(row) => row,
+            Err(EngineError::Corrupt { .. }) => {
+                damaged += 1;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         if found == DOTS_MAX || bytes >= KEYS_BYTES {
             break;
         }
@@ -103,30 +108,30 @@ impl Forgotten {
     }
 }
 
-/// The deletion of some of what is too much.
-pub fn forget_excess(engine: &dyn Engine, id: VnodeId) -> Result<Batch, EngineError> {
-    let all = || engine.scan(Space::Frontiers, KeyRange::prefix(&record::log_prefix(id)));
+/// By how many bytes the log is too long: reads all of it.
+pub fn excess(engine: &dyn Engine, id: VnodeId) -> Result<usize, EngineError> {
     let mut bytes = 0;
-    for row in all() {
+    for row in engine.scan(Space::Frontiers, KeyRange::prefix(&record::log_prefix(id))) {
         let (stored, sealed) = row?;
         bytes += stored.len() + sealed.len();
     }
-    let mut excess = bytes.saturating_sub(LOG_MAX_BYTES);
-    let rows = all().take(FORGET_MAX).take_while(|row| {
-        let goes = excess > 0;
-        let bytes = row.as_ref().map_or(0, |(stored, sealed)| stored.len() + sealed.len());
-        excess = excess.saturating_sub(bytes);
-        goes
-    });
-    deletion(rows)
+    Ok(bytes.saturating_sub(LOG_MAX_BYTES))
 }
 
-fn deletion(
-    rows: impl Iterator<Item = Result<(Bytes, Bytes), EngineError>>,
-) -> Result<Batch, EngineError> {
-    let mut batch = Batch::new();
-    for row in rows {
-        batch.delete(Space::Frontiers, row?.0);
+/// The deletion of some rows, of so many bytes at most; and how many bytes they have.
+pub fn forget_bytes(
+    engine: &dyn Engine,
+    id: VnodeId,
+    most: usize,
+) -> Result<(Batch, usize), EngineError> {
+    let (mut batch, mut bytes) = (Batch::new(), 0);
+    for row in engine.scan(Space::Frontiers, KeyRange::prefix(&record::log_prefix(id))) {
+        if bytes >= most || batch.len() == FORGET_MAX {
+            break;
+        }
+        let (stored, sealed) = row?;
+        bytes += stored.len() + sealed.len();
+        batch.delete(Space::Frontiers, stored);
     }
-    Ok(batch)
+    Ok((batch, bytes))
 }

@@ -291,6 +291,11 @@ impl Objects {
         self.issued = None;
     }
 
+    /// Whether so many records are damaged that further ones are not kept in mind.
+    pub(super) fn has_much_damage(&self) -> bool {
+        self.damaged.len() >= DAMAGED_MAX
+    }
+
     /// The record at `stored` is damaged: the actor ends, since an object was lost. The data stays.
     /// False if that was known.
     pub(super) fn distrust(
@@ -302,7 +307,7 @@ impl Objects {
         if self.damaged.contains(stored) {
             return false;
         }
-        if self.damaged.len() < DAMAGED_MAX {
+        if !self.has_much_damage() {
             self.damaged.insert(stored.clone());
         }
         let advice = match self.space {

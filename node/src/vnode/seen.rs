@@ -71,7 +71,15 @@ impl Seen {
     ) -> Result<Self, EngineError> {
         let (mut frontier, mut actors, mut damaged_rows) = (Frontier::new(), BTreeSet::new(), 0);
         for row in engine.scan(Space::Frontiers, KeyRange::prefix(&record::frontier_prefix(id))) {
-            let (key, sealed) = row?;
+            let (key, sealed) = match row {
+                Ok(row) => row,
+                // Whose rows lie there, nobody knows.
+                Err(EngineError::Corrupt { .. }) => {
+                    damaged_rows += 1;
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
             let Some(actor) = record::frontier_actor(&key) else { continue };
             actors.insert(actor);
             let body = record::open(&key, &sealed).ok();
@@ -81,9 +89,12 @@ impl Seen {
             }
         }
         let key = record::recount_key(id);
-        let recount = engine.get(Space::Frontiers, &key)?;
         // Where a damaged row pointed nobody knows: then from the first object on.
-        let recount = recount.map(|sealed| record::open(&key, &sealed).unwrap_or_default());
+        let recount = match engine.get(Space::Frontiers, &key) {
+            Ok(row) => row.map(|sealed| record::open(&key, &sealed).unwrap_or_default()),
+            Err(EngineError::Corrupt { .. }) => Some(Bytes::new()),
+            Err(error) => return Err(error),
+        };
         let (grown, recount_moved) = (BTreeSet::new(), false);
         let forgotten = Forgotten::default();
         let mut seen = Self {
@@ -133,11 +144,10 @@ impl Seen {
         }
     }
 
-    /// Whoever saw `frontier` has told all that it held, and all of it is here.
-    pub(super) fn join(&mut self, frontier: &Frontier) {
-        let new = frontier.minus(&self.frontier);
+    /// Sees what was not seen before, of which the objects are here.
+    pub(super) fn join(&mut self, new: &Frontier) {
         self.grown.extend(new.iter().map(|(actor, _)| actor));
-        self.frontier.join(&new);
+        self.frontier.join(new);
     }
 
     /// Behind which key the objects are to be recounted, if they are.

@@ -28,7 +28,7 @@ impl Shared {
         let mut told = vnodes.into_iter().zip(told).peekable();
         let mut room = RANGES_MAX;
         let compared = asked.into_iter().map(|(vnode, theirs)| {
-            let Some((_, told)) = told.next_if(|(id, _)| *id == vnode) else {
+            let Some((_, Ok(told))) = told.next_if(|(id, _)| *id == vnode) else {
                 return Compared::Unsaid;
             };
             if fingerprint(&told.frontier) == theirs {

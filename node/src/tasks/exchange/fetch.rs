@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use crate::dynamo::clock::Dot;
-use crate::dynamo::exchange::{CatchUp, KeyDots, Next};
+use crate::dynamo::exchange::{CatchUp, KeyDots, Next, Told};
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{NodeId, VnodeId};
@@ -19,26 +19,36 @@ const KEYS_MAX: usize = 32;
 /// What is fetched from one owner of one partition.
 #[derive(Debug)]
 pub(super) struct Fetch {
-    vnode: VnodeId,
-    owner: NodeId,
+    pub(super) vnode: VnodeId,
+    pub(super) owner: NodeId,
     catch_up: CatchUp,
+    /// Of which generation this node's own vnode was when it began.
+    generation: u64,
     /// All that the owner holds, since its log does not say what is missing.
     whole: Option<Pull>,
+    /// Why the first of those could not be seen that were set aside.
+    failed: Option<RequestError>,
+    /// How many steps failed, one after the other.
+    pub(super) failures: u32,
 }
 
 /// What a step came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fetched {
-    /// So many objects, of so many bytes; `whole`: all of the partition is fetched from now on.
-    Some { objects: u64, bytes: u64, whole: bool },
+    /// So many objects, of so many bytes.
+    Some { objects: u64, bytes: u64 },
+    /// Nothing can be fetched but the whole partition: [`Fetch::go_through`].
+    Unlogged,
     /// Nothing is left.
     All,
 }
 
 impl Fetch {
     /// What an owner had seen when it had seen `theirs`, and this node has not.
-    pub(super) fn new(vnode: VnodeId, owner: NodeId, theirs: &Frontier, ours: &Frontier) -> Self {
-        Self { vnode, owner, catch_up: CatchUp::new(theirs, ours), whole: None }
+    pub(super) fn new((vnode, owner): (VnodeId, NodeId), theirs: &Frontier, ours: &Told) -> Self {
+        let catch_up = CatchUp::new(theirs, &ours.frontier);
+        let generation = ours.generation;
+        Self { vnode, owner, catch_up, generation, whole: None, failed: None, failures: 0 }
     }
 
     /// How many writes are left.
@@ -46,20 +56,23 @@ impl Fetch {
         self.catch_up.left()
     }
 
-    /// One message, or a few, with what follows from the answers.
+    /// Goes through all that the owner holds, from now on.
+    pub(super) fn go_through(&mut self) {
+        self.whole = Some(Pull::new(self.vnode, self.owner));
+    }
+
+    /// One message, or a few, with what follows from the answers. After an error the same step may be
+    /// tried again; once all is tried, the error of what could not be seen.
     pub(super) async fn step(&mut self, reach: &Reach<'_>) -> Result<Fetched, RequestError> {
         if let Some(pull) = &mut self.whole {
             return Ok(match pull.step(reach).await? {
                 Pulled::All => Fetched::All,
-                Pulled::Page { objects, bytes } => Fetched::Some { objects, bytes, whole: false },
+                Pulled::Page { objects, bytes } => Fetched::Some { objects, bytes },
             });
         }
         match self.catch_up.next() {
-            Next::Nothing => Ok(Fetched::All),
-            Next::Whole => {
-                self.whole = Some(Pull::new(self.vnode, self.owner));
-                Ok(Fetched::Some { objects: 0, bytes: 0, whole: true })
-            }
+            Next::Nothing => self.failed.take().map_or(Ok(Fetched::All), Err),
+            Next::Whole => Ok(Fetched::Unlogged),
             Next::Ask(dots) => self.by_their_keys(dots, reach).await,
         }
     }
@@ -77,38 +90,46 @@ impl Fetch {
         let told: Vec<Dot> = keys.iter().flat_map(|key| key.dots.iter().copied()).collect();
         let (mut sights, mut dropped) = (Vec::new(), Vec::new());
         for key in keys {
-            match self.sight(key, reach)? {
-                Ok(sight) => sights.push(sight),
-                Err(dots) => dropped.extend(dots),
+            let dots = key.dots.clone();
+            match self.sight(key, reach) {
+                Ok(Some(sight)) => sights.push(sight),
+                Ok(None) => dropped.extend(dots),
+                Err(error) => self.set_aside(&dots, error),
             }
         }
         let (mut objects, mut bytes) = (0, 0);
         for sights in sights.chunks(KEYS_MAX) {
-            let sights = see(sights, reach).await?;
-            let held = self.read(&sights, reach).await?;
-            objects += held.len() as u64;
-            bytes += held.iter().map(|object| object.0.len() as u64).sum::<u64>();
-            self.see_fetched(sights, held, reach).await?;
+            let mut left = self.see(sights.to_vec(), reach).await?;
+            while !left.is_empty() {
+                let held = self.read(&left, reach).await?;
+                let rest = left.split_off(held.len());
+                (objects, bytes) = self.see_fetched((left, held), (objects, bytes), reach).await?;
+                left = rest;
+            }
         }
-        // Nothing is held of a namespace that was dropped.
-        let dropped: Frontier = dropped.into_iter().collect();
         if !dropped.is_empty() {
-            reach.shards().join(self.vnode, dropped, Instant::now() + PAGE_TIMEOUT).await?;
+            // Nothing is held of a namespace that was dropped.
+            let seen = (dropped.into_iter().collect(), self.generation);
+            reach.shards().join(self.vnode, seen, Instant::now() + PAGE_TIMEOUT).await?;
         }
         self.catch_up.on_seen(&told);
-        Ok(Fetched::Some { objects, bytes, whole: false })
+        Ok(Fetched::Some { objects, bytes })
     }
 
-    /// Where a key is; or its dots, if its namespace was dropped.
+    fn set_aside(&mut self, dots: &[Dot], error: RequestError) {
+        self.catch_up.set_aside(dots);
+        self.failed.get_or_insert(error);
+    }
+
+    /// Where a key is; nowhere, if its namespace was dropped.
     fn sight(
         &self,
         KeyDots { namespace, key, dots }: KeyDots,
         reach: &Reach<'_>,
-    ) -> Result<Result<Sight, Vec<Dot>>, RequestError> {
-        let document = reach.view.document();
+    ) -> Result<Option<Sight>, RequestError> {
         let Some(known) = reach.view.namespace(namespace) else {
-            if namespace.0 < document.next_namespace {
-                return Ok(Err(dots));
+            if namespace.0 < reach.view.document().next_namespace {
+                return Ok(None);
             }
             let reason = format!("namespace {} is not known here yet", namespace.0);
             return Err(RequestError::not_ready(reason));
@@ -118,71 +139,85 @@ impl Fetch {
             return Err(reach.failed(self.owner, "keys of writes", wrong));
         }
         let address = Address { vnode: self.vnode, namespace, key, conflict: known.conflict };
-        Ok(Ok(Sight { address, object: None, dots }))
+        Ok(Some(Sight { address, object: None, dots }))
     }
 
-    /// What the owner holds of these keys.
+    /// What the owner holds of the first of these keys, at least of one.
     async fn read(
         &self,
         sights: &[Sight],
         reach: &Reach<'_>,
-    ) -> Result<Vec<EncodedObject>, RequestError> {
+    ) -> Result<Vec<Result<EncodedObject, RequestError>>, RequestError> {
         let what = "objects";
-        let mut objects = Vec::with_capacity(sights.len());
-        while objects.len() < sights.len() {
-            let reads = sights[objects.len()..].iter().map(|Sight { address, .. }| Read {
-                namespace: address.namespace,
-                key: address.key.clone(),
-                digest: false,
-                hint: false,
-            });
-            let request = Request::ReadBatch(reads.collect());
-            let Reply::HeldBatch(held) = reach.ask(self.owner, request, what).await? else {
-                return Err(reach.failed(self.owner, what, "the answer made no sense"));
-            };
-            if held.is_empty() || held.len() > sights.len() - objects.len() {
-                return Err(reach.failed(self.owner, what, "not as many as asked for"));
-            }
-            for held in held {
-                match held {
-                    Ok((Held::Object(object), _)) => objects.push(object),
-                    Ok(_) => return Err(reach.failed(self.owner, what, "a digest came")),
-                    Err(error) => return Err(reach.failed(self.owner, what, error)),
-                }
-            }
-        }
-        Ok(objects)
+        let reads = sights.iter().map(|Sight { address, .. }| Read {
+            namespace: address.namespace,
+            key: address.key.clone(),
+            digest: false,
+            hint: false,
+        });
+        let request = Request::ReadBatch(reads.collect());
+        let held = match reach.ask(self.owner, request, what).await? {
+            Reply::HeldBatch(held) if (1..=sights.len()).contains(&held.len()) => held,
+            _ => return Err(reach.failed(self.owner, what, "the answer made no sense")),
+        };
+        let object = |held| match held {
+            Ok((Held::Object(object), _)) => Ok(object),
+            Ok(_) => Err(reach.failed(self.owner, what, "a digest came")),
+            Err(error) => Err(reach.failed(self.owner, what, error)),
+        };
+        Ok(held.into_iter().map(object).collect())
     }
 
-    /// Merges them; what does not cover the writes that it should was lost there meanwhile.
+    /// Merges what was fetched; what does not cover the writes that it should was lost there meanwhile.
+    /// How many objects there are by then, and of how many bytes.
     async fn see_fetched(
-        &self,
-        sights: Vec<Sight>,
-        objects: Vec<EncodedObject>,
+        &mut self,
+        (sights, held): (Vec<Sight>, Vec<Result<EncodedObject, RequestError>>),
+        (mut objects, mut bytes): (u64, u64),
         reach: &Reach<'_>,
-    ) -> Result<(), RequestError> {
-        let with = |(sight, object)| Sight { object: Some(object), ..sight };
-        let fetched: Vec<Sight> = sights.into_iter().zip(objects).map(with).collect();
-        if see(&fetched, reach).await?.is_empty() {
-            return Ok(());
+    ) -> Result<(u64, u64), RequestError> {
+        let mut fetched = Vec::with_capacity(sights.len());
+        for (sight, held) in sights.into_iter().zip(held) {
+            match held {
+                Ok(object) => {
+                    (objects, bytes) = (objects + 1, bytes + object.0.len() as u64);
+                    fetched.push(Sight { object: Some(object), ..sight });
+                }
+                Err(error) => self.set_aside(&sight.dots, error),
+            }
         }
-        let lost = "it lost what it said that it had seen";
-        Err(reach.failed(self.owner, "objects", lost))
+        for Sight { dots, .. } in self.see(fetched, reach).await? {
+            let lost = "it lost what it said that it had seen";
+            self.set_aside(&dots, reach.failed(self.owner, "objects", lost));
+        }
+        Ok((objects, bytes))
     }
-}
 
-/// Sees writes of keys of one partition; those whose objects here do not cover them, without what was
-/// merged for them.
-async fn see(sights: &[Sight], reach: &Reach<'_>) -> Result<Vec<Sight>, RequestError> {
-    if sights.is_empty() {
-        return Ok(Vec::new());
-    }
-    let seen = reach.shards().see(sights.to_vec(), Instant::now() + PAGE_TIMEOUT).await;
-    let mut uncovered = Vec::new();
-    for (sight, seen) in sights.iter().zip(seen) {
-        if !seen.map_err(|error| reach.mending(&sight.address, error))? {
-            uncovered.push(Sight { object: None, ..sight.clone() });
+    /// Sees writes of keys of one partition; those whose objects here do not cover them, without what
+    /// was merged for them.
+    async fn see(
+        &mut self,
+        sights: Vec<Sight>,
+        reach: &Reach<'_>,
+    ) -> Result<Vec<Sight>, RequestError> {
+        if sights.is_empty() {
+            return Ok(Vec::new());
         }
+        let bare = sights.iter().map(|sight| Sight { object: None, ..sight.clone() });
+        let bare: Vec<Sight> = bare.collect();
+        let seen = reach.shards().see(sights, Instant::now() + PAGE_TIMEOUT).await;
+        let mut uncovered = Vec::new();
+        for (sight, seen) in bare.into_iter().zip(seen) {
+            match seen {
+                Ok(true) => {}
+                Ok(false) => uncovered.push(sight),
+                Err(error @ RequestError::Damaged { .. }) => {
+                    reach.mend(&sight.address);
+                    self.set_aside(&sight.dots, error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(uncovered)
     }
-    Ok(uncovered)
 }
