@@ -162,7 +162,9 @@ fn with_most_owners_away_rows_are_refused_unless_one_replica_suffices() {
     until("a row is stored", || (cli.line(&format!("{import} -r one")).code == 0).then_some(()));
     owners[..2].iter().for_each(|name| cluster.named(name).start());
     cluster.wait_ready();
-    cli.line("hints await --timeout 1m").ok();
+    // Others need not have found them again yet.
+    let home = || (cli.line("hints await --timeout 1m").code == 0).then_some(());
+    until("the hints are home", home);
     cli.line(&import).ok();
     assert_eq!(cli.line("get users alice -r all").ok().text(), "new\n");
 }
