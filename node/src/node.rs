@@ -55,6 +55,7 @@ use crate::standing::Progress;
 use crate::storage::EngineError;
 use crate::storage::data_dir::{DataDir, DataDirError, EngineKind};
 use crate::storage::disk::{DiskProbe, DiskState};
+use crate::tasks::EXCHANGE_EVERY;
 use crate::telemetry::Metrics;
 use crate::transport::capped::{
     self, Attended, Capped, ConnectionLimit, ConnectionObserver, Greeted,
@@ -356,6 +357,7 @@ fn size_of(config: &Config) -> ReplicaSize {
         sync_every: Duration::from_millis(config.sync_interval_ms),
         clock_skew_max: Duration::from_millis(config.clock_skew_max_ms),
         hints_max_bytes: config.hints_max_bytes,
+        exchange_every: EXCHANGE_EVERY,
     }
 }
 

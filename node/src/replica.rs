@@ -76,6 +76,8 @@ pub struct ReplicaSize {
     pub clock_skew_max: Duration,
     /// What is kept at most for owners that are away, in bytes of keys and objects.
     pub hints_max_bytes: u64,
+    /// How long a round of exchanges with other owners begins after the last one, at least.
+    pub exchange_every: Duration,
 }
 
 /// A running replica.
@@ -186,7 +188,7 @@ impl Replica {
         replica.spawn(Sweep::new(cluster.clone(), shards.clone()));
         replica.spawn_listeners(inbox, &metrics);
         replica.spawn_handoff(&metrics);
-        replica.spawn_exchange(&metrics);
+        replica.spawn_exchange(size.exchange_every, &metrics);
         replica.spawn_refill(excused, &metrics);
         let observed = Observed { coordinator: replica.coordinator.clone(), engine, capacity };
         replica.spawn(Observe::new(observed, metrics));
@@ -265,11 +267,12 @@ impl Replica {
     }
 
     /// What fetches writes that this node missed.
-    fn spawn_exchange(&self, metrics: &Arc<Metrics>) {
+    fn spawn_exchange(&self, every: Duration, metrics: &Arc<Metrics>) {
         self.spawn(Exchange::new(ExchangeParts {
             coordinator: self.coordinator.clone(),
             env: self.env.clone(),
             metrics: metrics.clone(),
+            every,
             stop: self.stop.clone(),
         }));
     }

@@ -52,6 +52,7 @@ use quorate_node::service::kv::{KvService, NodeParts};
 use quorate_node::standing::{self, Progress};
 use quorate_node::storage::memory::MemoryEngine;
 use quorate_node::storage::{Batch, Engine as _, Space, record};
+use quorate_node::tasks::EXCHANGE_EVERY;
 use quorate_node::telemetry::Metrics;
 use quorate_node::transport::memory::{Delivery, Faults, MemoryNetwork, MemoryPeers};
 use rand::SeedableRng as _;
@@ -121,6 +122,8 @@ pub struct SimSize {
     pub memory: u64,
     /// What each node keeps at most for the others, in bytes.
     pub hints: u64,
+    /// How often owners look what they missed.
+    pub exchange_every: Duration,
     /// The first so many nodes vote on metadata.
     pub voters: usize,
     /// How many partitions there are.
@@ -140,6 +143,7 @@ impl Default for SimSize {
             timeout,
             memory: 1 << 30,
             hints: 1 << 30,
+            exchange_every: EXCHANGE_EVERY,
             voters: usize::MAX,
             partitions: 16,
             notice: Faults::default().notice,
@@ -517,6 +521,7 @@ impl SimCluster {
             sync_every: SYNC_EVERY,
             clock_skew_max,
             hints_max_bytes: self.size.hints,
+            exchange_every: self.size.exchange_every,
         };
         let stop = CancellationToken::new();
         let replica = Replica::start(parts, size, stop.clone())?;

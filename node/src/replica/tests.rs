@@ -113,6 +113,7 @@ fn start_with(
         sync_every: Duration::from_millis(100),
         clock_skew_max: Duration::from_millis(500),
         hints_max_bytes: 1 << 30,
+        exchange_every: tasks::EXCHANGE_EVERY,
     };
     Replica::start(parts, size, stop.clone()).unwrap()
 }

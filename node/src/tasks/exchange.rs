@@ -44,10 +44,10 @@ use crate::liveness::Health;
 use crate::shard::Forgettable;
 use crate::telemetry::Metrics;
 
-/// How long a round begins after the last one began, at least, and how much of that is left to chance:
-/// rounds of nodes that started together must not stay together.
-const ROUND_EVERY: Duration = Duration::from_secs(4);
-const ROUND_JITTER_MS: u64 = 2000;
+/// How long a round begins after the last one began, at least: soon beside what a node is away for, and
+/// seldom beside requests. Half as much again is left to chance, since rounds of nodes that started
+/// together must not stay together.
+pub const EXCHANGE_EVERY: Duration = Duration::from_secs(4);
 
 /// How long what was found missing is waited for.
 const CONFIRM_AFTER: Duration = Duration::from_secs(1);
@@ -79,6 +79,8 @@ pub struct ExchangeParts {
     pub env: Env,
     /// Where it is measured.
     pub metrics: Arc<Metrics>,
+    /// How long a round begins after the last one, at least.
+    pub every: Duration,
     /// Ends a step that waits.
     pub stop: CancellationToken,
 }
@@ -127,7 +129,9 @@ impl Exchange {
     }
 
     fn jittered(&mut self) -> Duration {
-        ROUND_EVERY + Duration::from_millis(self.rng.next_u64() % ROUND_JITTER_MS)
+        let every = self.parts.every;
+        let jitter_ms = (every.as_millis() as u64 / 2).max(1);
+        every + Duration::from_millis(self.rng.next_u64() % jitter_ms)
     }
 
     /// One step; when the next one is due.

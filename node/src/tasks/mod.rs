@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::clocks::CompareClocks;
 pub use self::disk::WatchDisk;
-pub use self::exchange::{Exchange, ExchangeParts};
+pub use self::exchange::{EXCHANGE_EVERY, Exchange, ExchangeParts};
 pub use self::flush::Flush;
 pub use self::forget::ForgetOperations;
 pub use self::gossip::{Gossip, GossipParts};
