@@ -46,7 +46,7 @@ use crate::http::Readiness;
 use crate::limits::Capacity;
 use crate::limits::budget::Budget;
 use crate::limits::concurrency::Concurrency;
-use crate::replica::{Ended, Replica, ReplicaParts, ReplicaSize};
+use crate::replica::{EXCHANGE_EVERY, Ended, Replica, ReplicaParts, ReplicaSize};
 use crate::service::cluster::ClusterService;
 use crate::service::deadline::Timeouts;
 use crate::service::kv::{KvService, NodeParts};
@@ -55,7 +55,6 @@ use crate::standing::Progress;
 use crate::storage::EngineError;
 use crate::storage::data_dir::{DataDir, DataDirError, EngineKind};
 use crate::storage::disk::{DiskProbe, DiskState};
-use crate::tasks::EXCHANGE_EVERY;
 use crate::telemetry::Metrics;
 use crate::transport::capped::{
     self, Attended, Capped, ConnectionLimit, ConnectionObserver, Greeted,

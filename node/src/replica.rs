@@ -32,6 +32,7 @@ use crate::standing::Standings;
 use crate::storage::disk::{Disk, DiskProbe};
 use crate::storage::watched::Watched;
 use crate::storage::{Engine, Space};
+pub use crate::tasks::EXCHANGE_EVERY;
 use crate::tasks::{
     self, AskHints, AskHintsParts, CompareClocks, Exchange, ExchangeParts, Flush, ForgetOperations,
     Gossip, GossipParts, Handoff, HandoffParts, Observe, Observed, Refill, RefillParts, Sweep,
