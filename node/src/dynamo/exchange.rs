@@ -101,12 +101,14 @@ pub enum Next {
 pub struct CatchUp {
     left: Frontier,
     unlogged: bool,
+    /// Whether some of what was last asked about was set aside: the log knows that, too.
+    aside: bool,
 }
 
 impl CatchUp {
     /// With one that had seen `theirs`, by one that has seen `ours`.
     pub fn new(theirs: &Frontier, ours: &Frontier) -> Self {
-        Self { left: theirs.minus(ours), unlogged: false }
+        Self { left: theirs.minus(ours), unlogged: false, aside: false }
     }
 
     /// What comes next.
@@ -123,13 +125,14 @@ impl CatchUp {
     pub fn on_seen<'a>(&mut self, seen: impl IntoIterator<Item = &'a Dot>) {
         let before = self.left.count();
         self.left = self.left.minus(&seen.into_iter().copied().collect());
-        self.unlogged = self.left.count() == before;
+        self.unlogged = self.left.count() == before && !std::mem::take(&mut self.aside);
     }
 
     /// These cannot be seen for now: they are left out.
     pub fn set_aside<'a>(&mut self, dots: impl IntoIterator<Item = &'a Dot>) {
+        let before = self.left.count();
         self.left = self.left.minus(&dots.into_iter().copied().collect());
-        self.unlogged = false;
+        self.aside |= self.left.count() < before;
     }
 
     /// How many dots are left.

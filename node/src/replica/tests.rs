@@ -1,5 +1,7 @@
 //! A replica among others that a test plays.
 
+mod exchange;
+
 use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
@@ -92,11 +94,23 @@ fn start_with(
     stop: &CancellationToken,
     cost: Duration,
 ) -> Replica {
+    let (others, every) = (Arc::new(Others(Arc::new(document()))), tasks::EXCHANGE_EVERY);
+    start_among(others, engine, (cost, every), metrics, stop)
+}
+
+/// One among these others, which looks so often what it missed.
+fn start_among(
+    peers: Arc<dyn Peers>,
+    engine: MemoryEngine,
+    (cost, exchange_every): (Duration, Duration),
+    metrics: &Arc<Metrics>,
+    stop: &CancellationToken,
+) -> Replica {
     let parts = ReplicaParts {
         node: NodeId::of_name(NAMES[0]),
         store: StoreId(1),
         engine: Arc::new(engine),
-        peers: Arc::new(Others(Arc::new(document()))),
+        peers,
         env: Env::simulated(Arc::new(SystemClock), 1).with_request_cost(cost),
         metrics: metrics.clone(),
         capacity: Capacity {
@@ -113,7 +127,7 @@ fn start_with(
         sync_every: Duration::from_millis(100),
         clock_skew_max: Duration::from_millis(500),
         hints_max_bytes: 1 << 30,
-        exchange_every: tasks::EXCHANGE_EVERY,
+        exchange_every,
     };
     Replica::start(parts, size, stop.clone()).unwrap()
 }
@@ -139,7 +153,12 @@ async fn the_metric_of_a_rebuild_counts_down_as_the_page_does() {
 
 /// An object of another node's coordinator.
 fn object() -> EncodedObject {
-    let dot = Dot { actor: Actor(7), n: 1 };
+    object_of(1)
+}
+
+/// One whose only write is its `n`-th.
+fn object_of(n: u64) -> EncodedObject {
+    let dot = Dot { actor: Actor(7), n };
     let operation = OperationId {
         issued_ms: 1,
         coordinator: NodeId::of_name(NAMES[2]),

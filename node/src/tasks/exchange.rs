@@ -286,7 +286,10 @@ impl Exchange {
             Err(error) => {
                 metrics.exchange().failed();
                 fetch.failures += 1;
-                if fetch.failures < TRIES {
+                if !self.is_there(fetch.owner) {
+                    // Or each partition that it shares would be tried in vain, and others wait for it.
+                    self.round.behind.retain(|(_, owner, _)| *owner != fetch.owner);
+                } else if fetch.failures < TRIES {
                     self.round.fetch = Some(fetch);
                 }
                 return Err(error);

@@ -126,19 +126,26 @@ impl Pull {
         Ok(())
     }
 
-    /// All is merged: what the owner had seen is seen here, if the owner stands by it.
+    /// All is merged: what the owner had seen is seen here, if the owner stands by it, and nothing that was
+    /// merged is lost here. Else all is asked anew: what either has seen by now says nothing of pages that
+    /// were read before.
     async fn end(&mut self, reach: &Reach<'_>) -> Result<(), RequestError> {
-        let Some((theirs, ours)) = self.before.take() else { return Ok(()) };
+        let Some((theirs, ours)) = &self.before else { return Ok(()) };
         if self.partial || theirs.frontier.is_empty() {
             return Ok(());
         }
-        if self.what_was_seen(reach).await?.generation != theirs.generation {
+        let (generation, seen) = (theirs.generation, (theirs.frontier.clone(), *ours));
+        if self.what_was_seen(reach).await?.generation != generation {
+            *self = Self::new(self.vnode, self.owner);
             let name = reach.view.name_of(self.owner);
             let reason = format!("{name} was restarted meanwhile, or lost something; once more");
             return Err(RequestError::not_ready(reason));
         }
-        let seen = (theirs.frontier, ours);
-        reach.shards().join(self.vnode, seen, Instant::now() + PAGE_TIMEOUT).await
+        let joined = reach.shards().join(self.vnode, seen, Instant::now() + PAGE_TIMEOUT).await;
+        if matches!(joined, Err(RequestError::NotReady { .. })) {
+            *self = Self::new(self.vnode, self.owner);
+        }
+        joined
     }
 
     async fn what_was_seen(&self, reach: &Reach<'_>) -> Result<Told, RequestError> {
@@ -226,9 +233,7 @@ impl Reach<'_> {
         reason: impl std::fmt::Display,
     ) -> RequestError {
         let name = self.view.name_of(node);
-        RequestError::not_ready(format!(
-            "no answer from {name} to the question for {what}: {reason}"
-        ))
+        RequestError::not_ready(format!("{name} was asked for {what}: {reason}"))
     }
 
     /// Merges objects; whether all of them. One whose record here is damaged is left out.

@@ -262,10 +262,26 @@ fn who_learns_nothing_from_a_log_goes_through_the_whole_partition() {
     assert_eq!(asked.dots().collect::<Vec<_>>(), [dot(3)]);
     catch_up.on_seen(&[]);
     assert_eq!(catch_up.next(), Next::Whole);
-    catch_up.set_aside(&[dot(3)]);
-    assert_eq!(catch_up.next(), Next::Nothing, "what cannot be seen holds up nothing");
     let all_seen = CatchUp::new(&ours, &theirs);
     assert_eq!(all_seen.next(), Next::Nothing);
+}
+
+#[test]
+fn what_is_set_aside_holds_up_nothing_and_is_known_to_the_log() {
+    let dot = |n| Dot { actor: Actor(1), n };
+    let theirs: Frontier = (1..=3).map(dot).collect();
+    let mut catch_up = CatchUp::new(&theirs, &Frontier::new());
+    // All that one answer told: the rest may be told by the next.
+    catch_up.set_aside(&[dot(1)]);
+    catch_up.on_seen(&[dot(1)]);
+    let Next::Ask(asked) = catch_up.next() else { panic!("two are left") };
+    assert_eq!(asked.dots().collect::<Vec<_>>(), [2, 3].map(dot));
+    // Who tells what was not asked for tells nothing.
+    catch_up.set_aside(&[dot(9)]);
+    catch_up.on_seen(&[dot(9)]);
+    assert_eq!(catch_up.next(), Next::Whole);
+    catch_up.set_aside(&[dot(2), dot(3)]);
+    assert_eq!(catch_up.next(), Next::Nothing);
 }
 
 #[test]
