@@ -71,5 +71,6 @@ pub use outcome::{
 pub use tls::TlsConfig;
 pub use token::{Context, Cursor, ParseTokenError};
 pub use topology::{
-    ConflictRule, Member, MemberState, NamespaceDescription, Rebuild, Topology, Vote,
+    CatchingUp, ConflictRule, Doubt, Member, MemberState, NamespaceDescription, Rebuild, Topology,
+    Vote,
 };

@@ -204,6 +204,54 @@ impl From<v1::Rebuild> for Rebuild {
     }
 }
 
+/// Why a node that was started again may lack what it had acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Doubt {
+    /// No other owner has said yet that it knows of no more than the node holds.
+    Unasked,
+    /// It lost its power, and may lack what it acknowledged last.
+    LostTail,
+    /// Its store is older than what others remember of it.
+    RolledBack,
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unasked => "unasked",
+            Self::LostTail => "lost tail",
+            Self::RolledBack => "rolled back",
+        })
+    }
+}
+
+/// How far a node that was started again is from being believed. Until a partition is, the node's answers
+/// do not count in quorums there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CatchingUp {
+    /// How many partitions the node holds; 0 before it knows.
+    pub vnodes: u32,
+    /// For how many of them its answers do not count.
+    pub left: u32,
+    /// Why; `None` if it does not say.
+    pub doubt: Option<Doubt>,
+    /// The members that it waits for and cannot reach; empty if it reaches all.
+    pub waiting_for: String,
+}
+
+impl From<v1::CatchingUp> for CatchingUp {
+    fn from(wire: v1::CatchingUp) -> Self {
+        let doubt = match wire.doubt() {
+            v1::Doubt::Unknown => None,
+            v1::Doubt::Unasked => Some(Doubt::Unasked),
+            v1::Doubt::LostTail => Some(Doubt::LostTail),
+            v1::Doubt::RolledBack => Some(Doubt::RolledBack),
+        };
+        let v1::CatchingUp { vnodes, left, waiting_for, .. } = wire;
+        Self { vnodes, left, doubt, waiting_for }
+    }
+}
+
 /// The cluster, as one node knew it when it was asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Topology {
@@ -228,6 +276,8 @@ pub struct Topology {
     pub clock_ahead_ms: Option<i64>,
     /// Set while that node's store is being rebuilt.
     pub rebuild: Option<Rebuild>,
+    /// Set while that node, which was started again, is not believed.
+    pub catching_up: Option<CatchingUp>,
     /// What becomes of that node's vote on changes of the cluster; `None` if it does not say.
     pub vote: Option<Vote>,
     groups: Vec<v1::PlacementGroup>,
@@ -333,6 +383,7 @@ impl Topology {
             clock_ahead_ms: reply.clock_ahead_ms,
             vote,
             rebuild: reply.rebuild.map(Rebuild::from),
+            catching_up: reply.catching_up.map(CatchingUp::from),
             groups: reply.groups,
         })
     }

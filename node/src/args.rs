@@ -109,7 +109,8 @@ pub struct ServeArgs {
 
     /// Members that the rebuild does not wait for, since they are lost for good
     ///
-    /// Writes that only they and this node acknowledged are then no longer found.
+    /// Nor does a node that is to catch up with all other owners, after a power cut say. Writes that only
+    /// they and this node acknowledged are then no longer found.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     pub rebuild_without: Vec<String>,
 

@@ -4,12 +4,14 @@
 //! is one run. Timers are tokio's, which simulation pauses.
 
 use std::fmt;
+use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::signal::Signal;
 
@@ -55,6 +57,10 @@ impl Pause {
     }
 }
 
+/// Where Linux says which run of the machine this is: 36 characters that change with each start, of the
+/// host also for containers.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// The outside world of one node.
 #[derive(Clone)]
 pub struct Env {
@@ -63,17 +69,22 @@ pub struct Env {
     blocking: Blocking,
     request_cost: Duration,
     pause: Pause,
+    boot: u64,
 }
 
 impl Env {
     /// This machine.
     pub fn system() -> Self {
+        let mut rng = ChaCha8Rng::from_rng(&mut rand::rng());
+        // A machine that does not say may have been started anew each time.
+        let boot = fs::read(BOOT_ID).map_or_else(|_| rng.next_u64(), |id| xxh3_64(&id));
         Self {
             clock: Arc::new(SystemClock),
-            rng: Arc::new(Mutex::new(ChaCha8Rng::from_rng(&mut rand::rng()))),
+            rng: Arc::new(Mutex::new(rng)),
             blocking: Blocking::Threads,
             request_cost: Duration::ZERO,
             pause: Pause::default(),
+            boot,
         }
     }
 
@@ -81,7 +92,12 @@ impl Env {
     pub fn simulated(clock: Arc<dyn Clock>, seed: u64) -> Self {
         let rng = Arc::new(Mutex::new(ChaCha8Rng::seed_from_u64(seed)));
         let (blocking, request_cost) = (Blocking::Inline, Duration::ZERO);
-        Self { clock, rng, blocking, request_cost, pause: Pause::default() }
+        Self { clock, rng, blocking, request_cost, pause: Pause::default(), boot: 0 }
+    }
+
+    /// The same world, in that run of its machine.
+    pub fn with_boot(self, boot: u64) -> Self {
+        Self { boot, ..self }
     }
 
     /// The same world, where each request takes a shard so long: machines of simulations have no
@@ -99,6 +115,11 @@ impl Env {
     /// Whether the process stands still.
     pub fn pause(&self) -> &Pause {
         &self.pause
+    }
+
+    /// Which run of the machine it is: a power cut ends one, the end of a process does not.
+    pub fn boot(&self) -> u64 {
+        self.boot
     }
 
     /// How long a request takes a shard, beside what it really takes.

@@ -33,6 +33,8 @@ pub enum Readiness {
     Ready,
     /// It does, but its own answers do not count in quorums yet, for this reason.
     Rebuilding(String),
+    /// The same, since it was started again and is not believed yet.
+    CatchingUp(String),
     /// It does not, for this reason.
     NotReady(String),
 }
@@ -77,6 +79,9 @@ async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {
         Readiness::Ready => (StatusCode::OK, "ready\n".to_owned()),
         Readiness::Rebuilding(how_far) => {
             (StatusCode::OK, format!("ready, and being rebuilt: {how_far}\n"))
+        }
+        Readiness::CatchingUp(how_far) => {
+            (StatusCode::OK, format!("ready, and catching up: {how_far}\n"))
         }
         Readiness::NotReady(reason) => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n"))
@@ -123,6 +128,10 @@ mod tests {
         ready.send_replace(Readiness::Rebuilding("3 of 16 partitions".to_owned()));
         let answer = page(address, "/readyz").await;
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("3 of 16"), "{answer}");
+        ready.send_replace(Readiness::CatchingUp("3 of 256 partitions".to_owned()));
+        let answer = page(address, "/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.ends_with("ready, and catching up: 3 of 256 partitions\n"), "{answer}");
         ready.send_replace(Readiness::Ready);
         metrics.request(Operation::Get, OutcomeLabel::Ok, std::time::Duration::from_millis(1));
         assert!(page(address, "/readyz").await.starts_with("HTTP/1.1 200 "));

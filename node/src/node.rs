@@ -51,7 +51,7 @@ use crate::service::cluster::ClusterService;
 use crate::service::deadline::Timeouts;
 use crate::service::kv::{KvService, NodeParts};
 use crate::service::metered::{Meter, Metered};
-use crate::standing::Progress;
+use crate::standing::{CatchingUp, Progress};
 use crate::storage::EngineError;
 use crate::storage::data_dir::{DataDir, DataDirError, EngineKind};
 use crate::storage::disk::{DiskProbe, DiskState};
@@ -237,7 +237,8 @@ impl Node {
         let bootstrap = join::Joining::new(identity.clone(), replica.cluster().clone());
         let service = PeerService::new(Arc::new(bootstrap), limits.clone(), stop.clone());
         let (set_joined, joined) = watch::channel(Readiness::not_ready(join::WAITING));
-        let serving = with_progress(joined, replica.coordinator().standings().progress());
+        let standings = replica.coordinator().standings();
+        let serving = with_progress(joined, standings.progress(), standings.catching_up());
         let (set_ready, ready) = watch::channel(Readiness::not_ready(join::WAITING));
         tokio::spawn(tell_readiness(serving, replica.disk().changes(), set_ready));
 
@@ -322,22 +323,28 @@ async fn open_store(config: &Config, rebuild: bool, env: &Env) -> Result<Store, 
     env.block(move || store::open(&config, rebuild, random)).await
 }
 
-/// What a node says of itself: whether it serves and, while it does, how far its rebuilding is.
+/// What a node says of itself: whether it serves and, while it does, how far it is from counting.
 fn with_progress(
     mut joined: watch::Receiver<Readiness>,
     mut progress: watch::Receiver<Option<Progress>>,
+    mut catching: watch::Receiver<Option<CatchingUp>>,
 ) -> watch::Receiver<Readiness> {
     let (tell, told) = watch::channel(joined.borrow().clone());
     tokio::spawn(async move {
         loop {
-            let now = match (joined.borrow_and_update().clone(), &*progress.borrow_and_update()) {
-                (Readiness::Ready, Some(progress)) => Readiness::Rebuilding(progress.to_string()),
+            let rebuilding = progress.borrow_and_update().as_ref().map(Progress::to_string);
+            let rebuilding = rebuilding.map(Readiness::Rebuilding);
+            let catching_up = catching.borrow_and_update().as_ref().map(CatchingUp::to_string);
+            let lacks = rebuilding.or(catching_up.map(Readiness::CatchingUp));
+            let now = match (joined.borrow_and_update().clone(), lacks) {
+                (Readiness::Ready, Some(lacks)) => lacks,
                 (readiness, _) => readiness,
             };
             tell.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
             tokio::select! {
                 changed = joined.changed() => if changed.is_err() { return },
                 changed = progress.changed() => if changed.is_err() { return },
+                changed = catching.changed() => if changed.is_err() { return },
             }
         }
     });

@@ -23,6 +23,7 @@ use crate::coordinator::{Coordinator, CoordinatorParts};
 use crate::dynamo::key::NodeId;
 use crate::dynamo::metadata::document::{StoreId, Voter};
 use crate::dynamo::operation::Opening;
+use crate::dynamo::standing::Boot;
 use crate::env::Env;
 use crate::limits::Capacity;
 use crate::liveness::{Datagram, Inbox};
@@ -60,7 +61,7 @@ pub struct ReplicaParts {
     pub capacity: Capacity,
     /// How its disk is looked at; none if it has none.
     pub probe: Option<DiskProbe>,
-    /// Members that a rebuild does not wait for, by the operator's word.
+    /// Members that standing does not wait for, by the operator's word.
     pub excused: BTreeSet<NodeId>,
 }
 
@@ -133,7 +134,7 @@ impl Replica {
         let (capacity, excused, probe) = (parts.capacity, parts.excused, parts.probe);
         let disk = Arc::new(Disk::default());
         let engine: Arc<dyn Engine> = Arc::new(Watched::new(parts.engine, disk.clone()));
-        let standings = Arc::new(Standings::open(engine.clone())?);
+        let standings = Arc::new(Standings::open(engine.clone(), Boot(env.boot()))?);
         let hints = Arc::new(HintQueues::open(&*engine, size.hints_max_bytes)?);
         let cluster = Cluster::open(Voter { node, store }, engine.clone(), env.clone())?;
         cluster.connect(peers.clone());
@@ -189,7 +190,7 @@ impl Replica {
         replica.spawn(Sweep::new(cluster.clone(), shards.clone()));
         replica.spawn_listeners(inbox, &metrics);
         replica.spawn_handoff(&metrics);
-        replica.spawn_exchange(size.exchange_every, &metrics);
+        replica.spawn_exchange(size.exchange_every, excused.clone(), &metrics);
         replica.spawn_refill(excused, &metrics);
         let observed = Observed { coordinator: replica.coordinator.clone(), engine, capacity };
         replica.spawn(Observe::new(observed, metrics));
@@ -268,12 +269,13 @@ impl Replica {
     }
 
     /// What fetches writes that this node missed.
-    fn spawn_exchange(&self, every: Duration, metrics: &Arc<Metrics>) {
+    fn spawn_exchange(&self, every: Duration, excused: BTreeSet<NodeId>, metrics: &Arc<Metrics>) {
         self.spawn(Exchange::new(ExchangeParts {
             coordinator: self.coordinator.clone(),
             env: self.env.clone(),
             metrics: metrics.clone(),
             every,
+            excused,
             stop: self.stop.clone(),
         }));
     }
@@ -309,13 +311,14 @@ impl Replica {
         self.stop.cancelled().await;
         self.tasks.close();
         self.tasks.wait().await;
-        let (engine, env, failure) = (self.engine.clone(), self.env.clone(), self.failure.clone());
+        let standings = self.coordinator.standings().clone();
+        let (env, failure) = (self.env.clone(), self.failure.clone());
         let end = self.shards_end.take();
         drop(self);
         if let Some(end) = end {
             end.wait().await;
         }
-        if let Err(error) = env.block(move || engine.sync()).await {
+        if let Err(error) = env.block(move || standings.close()).await {
             failure.tell(error.to_string());
         }
         failure.reason.get().cloned()

@@ -10,6 +10,8 @@
 //! after a crash no row vouches for objects that are gone. A damaged row counts as none, and a
 //! damaged mark as a mark: both cost work, neither costs data. The marks end with the last vnode.
 
+mod catch_up;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,9 +20,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use self::catch_up::CatchUp;
+pub use self::catch_up::CatchingUp;
 use crate::dynamo::encoding::{DecodeError, Reader, Writer};
+use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{NodeId, VnodeId};
-use crate::dynamo::standing::Standing;
+use crate::dynamo::standing::{Boot, Standing};
 use crate::storage::record;
 use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
 
@@ -65,11 +70,14 @@ pub struct Standings {
     doubted: AtomicBool,
     vnodes: RwLock<BTreeMap<VnodeId, Heard>>,
     progress: watch::Sender<Option<Progress>>,
+    catch_up: CatchUp,
 }
 
 impl Standings {
-    /// Reads what the store says.
-    pub fn open(engine: Arc<dyn Engine>) -> Result<Self, EngineError> {
+    /// Reads what the store says, and marks it as open in this run of the machine; on disk when it
+    /// returns. Blocks.
+    pub fn open(engine: Arc<dyn Engine>, boot: Boot) -> Result<Self, EngineError> {
+        let catch_up = CatchUp::open(engine.clone(), boot)?;
         let doubted = engine.get(Space::Meta, MARK)?.is_some();
         let mut vnodes = BTreeMap::new();
         for row in engine.scan(Space::Meta, KeyRange::prefix(ROWS)) {
@@ -83,19 +91,23 @@ impl Standings {
         }
         let (progress, _) = watch::channel(doubted.then(Progress::default));
         let (doubted, vnodes) = (AtomicBool::new(doubted), RwLock::new(vnodes));
-        Ok(Self { engine, doubted, vnodes, progress })
+        Ok(Self { engine, doubted, vnodes, progress, catch_up })
     }
 
     /// Whether this node's silence about a key of `vnode` may be believed. Ask before reading.
     pub fn of(&self, vnode: VnodeId) -> Standing {
-        if !self.is_rebuilding() {
-            return Standing::Good;
+        if self.is_rebuilding() && !self.is_complete(vnode) {
+            return Standing::Rebuilding;
         }
-        let vnodes = self.vnodes.read().unwrap_or_else(PoisonError::into_inner);
-        match vnodes.get(&vnode).is_some_and(|heard| heard.complete) {
+        match self.catch_up.believes(vnode) {
             true => Standing::Good,
-            false => Standing::Rebuilding,
+            false => Standing::CatchingUp,
         }
+    }
+
+    fn is_complete(&self, vnode: VnodeId) -> bool {
+        let vnodes = self.vnodes.read().unwrap_or_else(PoisonError::into_inner);
+        vnodes.get(&vnode).is_some_and(|heard| heard.complete)
     }
 
     /// Whether the store is being rebuilt.
@@ -147,6 +159,84 @@ impl Standings {
         self.engine.apply(batch)?;
         self.vnodes.write().unwrap_or_else(PoisonError::into_inner).insert(vnode, heard);
         Ok(())
+    }
+
+    /// How far a store that was opened again is from being believed; none when it is.
+    pub fn catching_up(&self) -> watch::Receiver<Option<CatchingUp>> {
+        self.catch_up.told()
+    }
+
+    /// Whether the store says on disk that it is open: it could not, if there was no room.
+    pub fn is_marked(&self) -> bool {
+        self.catch_up.is_marked()
+    }
+
+    /// Says so. Blocks.
+    pub fn mark(&self) -> Result<(), EngineError> {
+        self.catch_up.mark()
+    }
+
+    /// Whether the store is new since this opening.
+    pub fn is_new(&self) -> bool {
+        self.catch_up.is_new()
+    }
+
+    /// Whether a vnode of a store that was opened again is believed.
+    pub fn believes(&self, vnode: VnodeId) -> bool {
+        self.catch_up.believes(vnode)
+    }
+
+    /// Whom of the `others`, its other owners that are waited for, a vnode is to hear since the store
+    /// was opened again; nobody: it is believed.
+    pub fn due(&self, vnode: VnodeId, others: &[NodeId]) -> Vec<NodeId> {
+        self.catch_up.due(vnode, others)
+    }
+
+    /// All that an owner had seen, at a moment after the opening, is seen here.
+    pub fn on_met(&self, vnode: VnodeId, owner: NodeId) {
+        self.catch_up.on_met(vnode, owner);
+    }
+
+    /// An owner said what it remembers of a vnode, and it is here, or [`Self::rolled_back`] was told.
+    pub fn on_remembered(&self, vnode: VnodeId, owner: NodeId) {
+        self.catch_up.on_remembered(vnode, owner);
+    }
+
+    /// Whether it did, since the store was opened.
+    pub fn is_remembered(&self, vnode: VnodeId, owner: NodeId) -> bool {
+        self.catch_up.is_remembered(vnode, owner)
+    }
+
+    /// Another owner remembers more of this store than it holds. On disk when it returns. Blocks.
+    pub fn rolled_back(&self) -> Result<(), EngineError> {
+        self.catch_up.rolled_back()
+    }
+
+    /// Looks which of this node's vnodes are believed, each with its other owners that are waited for;
+    /// whom the rest waits for. Blocks.
+    pub fn look(&self, owned: &[(VnodeId, Vec<NodeId>)]) -> Result<BTreeSet<NodeId>, EngineError> {
+        self.catch_up.look(owned)
+    }
+
+    /// Tells who is waited for and is not there.
+    pub fn tell_waiting_for(&self, names: &str) {
+        self.catch_up.tell_waiting_for(names);
+    }
+
+    /// Remembers what another owner says that it has seen, and whether it settled what it said before.
+    pub fn remember(&self, vnode: VnodeId, owner: NodeId, seen: &Frontier, settled: bool) {
+        self.catch_up.recall().on_told(vnode, owner, seen, settled);
+    }
+
+    /// What is remembered of that.
+    pub fn remembered(&self, vnode: VnodeId, owner: NodeId) -> Option<Frontier> {
+        self.catch_up.remembered(vnode, owner)
+    }
+
+    /// All that was acknowledged is applied, and nothing will be any more: puts it on disk, and says so
+    /// there. Blocks.
+    pub fn close(&self) -> Result<(), EngineError> {
+        self.catch_up.close()
     }
 
     /// Every vnode has standing: forgets that the store was rebuilt. Blocks.
@@ -206,7 +296,7 @@ mod tests {
     #[test]
     fn a_store_is_believed_unless_it_says_otherwise_and_after_it_was_refilled() {
         let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
-        let standings = Standings::open(engine.clone()).unwrap();
+        let standings = Standings::open(engine.clone(), Boot(1)).unwrap();
         assert_eq!(
             (standings.of(ONE), standings.progress().borrow().clone()),
             (Standing::Good, None)
@@ -222,21 +312,25 @@ mod tests {
         assert_eq!(standings.progress().borrow().as_ref().map(|p| p.complete), Some(1));
 
         // A restart goes on where it was.
-        let again = Standings::open(engine.clone()).unwrap();
-        assert_eq!((again.of(ONE), again.of(TWO)), (Standing::Good, Standing::Rebuilding));
+        let again = Standings::open(engine.clone(), Boot(1)).unwrap();
+        assert_eq!((again.of(ONE), again.of(TWO)), (Standing::CatchingUp, Standing::Rebuilding));
         assert_eq!(again.heard(ONE), heard(&[2, 3], true));
+        let others = [NodeId(2), NodeId(3)].to_vec();
+        [ONE, TWO].into_iter().for_each(|vnode| again.on_remembered(vnode, NodeId(2)));
+        again.look(&[(ONE, others.clone()), (TWO, others)]).unwrap();
+        assert_eq!((again.of(ONE), again.of(TWO)), (Standing::Good, Standing::Rebuilding));
 
         again.end().unwrap();
         assert_eq!((again.of(TWO), again.progress().borrow().clone()), (Standing::Good, None));
-        let whole = Standings::open(engine.clone()).unwrap();
-        assert_eq!((whole.of(ONE), whole.of(TWO)), (Standing::Good, Standing::Good));
-        assert_eq!(engine.scan(Space::Meta, KeyRange::all()).count(), 0);
+        let whole = Standings::open(engine.clone(), Boot(1)).unwrap();
+        assert_eq!((whole.of(ONE), whole.is_rebuilding()), (Standing::CatchingUp, false));
+        assert_eq!(engine.scan(Space::Meta, KeyRange::all()).count(), 1, "that it is open");
     }
 
     #[test]
     fn damage_costs_work_and_no_data() {
         let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
-        let standings = Standings::open(engine.clone()).unwrap();
+        let standings = Standings::open(engine.clone(), Boot(1)).unwrap();
         standings.begin().unwrap();
         standings.keep(ONE, heard(&[2, 3], true)).unwrap();
         for row in engine.scan(Space::Meta, KeyRange::all()) {
@@ -246,7 +340,7 @@ mod tests {
             rot.put(Space::Meta, key, sealed);
             engine.apply(rot).unwrap();
         }
-        let again = Standings::open(engine).unwrap();
+        let again = Standings::open(engine, Boot(1)).unwrap();
         assert_eq!(again.of(ONE), Standing::Rebuilding);
         assert_eq!(again.heard(ONE), Heard::default());
     }

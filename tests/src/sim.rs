@@ -49,7 +49,7 @@ use quorate_node::limits::concurrency::Concurrency;
 use quorate_node::replica::{Replica, ReplicaParts, ReplicaSize};
 use quorate_node::service::deadline::Timeouts;
 use quorate_node::service::kv::{KvService, NodeParts};
-use quorate_node::standing::{self, Progress};
+use quorate_node::standing::{self, CatchingUp, Progress};
 use quorate_node::storage::memory::MemoryEngine;
 use quorate_node::storage::{Batch, Engine as _, Space, record};
 use quorate_node::tasks::EXCHANGE_EVERY;
@@ -194,6 +194,8 @@ pub struct SimCluster {
     /// Second processes, started over such copies.
     twins: BTreeMap<usize, Running>,
     pauses: BTreeMap<usize, Pause>,
+    /// How often each machine was started anew.
+    boots: BTreeMap<usize, u64>,
     trace: Arc<Mutex<Trace>>,
 }
 
@@ -264,6 +266,7 @@ impl SimCluster {
             copies: BTreeMap::new(),
             twins: BTreeMap::new(),
             pauses: BTreeMap::new(),
+            boots: BTreeMap::new(),
             trace,
         };
         cluster.network.set_faults(cluster.calm());
@@ -474,6 +477,49 @@ impl SimCluster {
         running.replica.coordinator().standings().progress().borrow().clone()
     }
 
+    /// How far a running node, which was started again, is from being believed; none if it is.
+    pub fn catching_up(&self, index: usize) -> Option<CatchingUp> {
+        let running = self.running.get(&index)?;
+        running.replica.coordinator().standings().catching_up().borrow().clone()
+    }
+
+    /// How much a running node remembers that another one said it had seen of the partition of a key: how many
+    /// writes.
+    pub fn remembers(&self, index: usize, of: usize, namespace: &str, key: &Key) -> Result<u64> {
+        let view = self.view()?;
+        let namespace = view.namespace_named(namespace).context("there is no such namespace")?;
+        let running = self.running.get(&index).context("the node does not run")?;
+        let standings = running.replica.coordinator().standings();
+        let told = standings.remembered(view.vnode(namespace, key), node(of));
+        Ok(told.map_or(0, |told| told.count()))
+    }
+
+    /// Waits until a running node, which was started again, is believed: a few seconds at most.
+    pub async fn until_believed(&self, index: usize) -> Result<()> {
+        for _ in 0..100 {
+            if self.catching_up(index).is_none() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::bail!("node {index} is not believed: {:?}", self.catching_up(index))
+    }
+
+    /// Ends a node in order, as SIGTERM does: all that it holds is on disk, and it says so there. Nobody
+    /// may be a client of it any more.
+    pub async fn close(&mut self, index: usize) -> Result<()> {
+        let Running { replica, engine, peers, stop, service, .. } =
+            self.running.remove(&index).context("the node does not run")?;
+        self.network.detach(&peers);
+        drop(service);
+        stop.cancel();
+        if let Some(ended) = replica.stopped().await {
+            anyhow::bail!("node {index} did not end in order: {ended:?}");
+        }
+        self.stores.insert(index, Arc::new(engine.kill()));
+        Ok(())
+    }
+
     fn run(&mut self, index: usize, engine: Arc<MemoryEngine>) -> Result<()> {
         let store = self.store_id(index);
         let running = self.begin(index, engine, store)?;
@@ -502,7 +548,8 @@ impl SimCluster {
             engine_bytes: 0,
         };
         let pause = self.pauses.entry(index).or_default().clone();
-        let env = Env::simulated(self.clock(index), seed);
+        let boot = self.boots.get(&index).copied().unwrap_or_default();
+        let env = Env::simulated(self.clock(index), seed).with_boot(boot);
         let parts = ReplicaParts {
             node: node(index),
             store,

@@ -330,6 +330,7 @@ fn sim_a_batch_of_reads_repairs_what_differs() {
         let outcomes = coordinator.put_batch(put_batch(entries)).await?;
         assert!(outcomes.iter().all(Result::is_ok));
         cluster.restart(2)?;
+        cluster.until_believed(2).await?;
         let all = GetBatch { r: Some(Level::All), repair: Repair::Blocking, ..get_batch(0..60) };
         let reads = cluster.coordinator(2).unwrap().get_batch(all).await?;
         assert!(reads.iter().all(|read| values(read) == Ok(vec![Bytes::from_static(b"v")])));

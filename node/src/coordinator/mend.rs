@@ -10,7 +10,9 @@
 //!                             B: {b:1 → x}   C: no answer             A stays damaged, tried again
 //! ```
 //!
-//! An owner whose own record is damaged has nothing to tell, and is not waited for. Where no owner
+//! An owner whose own record is damaged has nothing to tell, and is not waited for. One that is to catch up
+//! with the others has: what it lost, nobody can tell, and two that wait for each other's mends would never
+//! catch up. Where no owner
 //! holds the key, a read leaves the record as it is, since *not found* would hide a loss; a write
 //! gives it up, which is counted, since the key could never be written again otherwise.
 
@@ -102,10 +104,14 @@ impl Coordinator {
         let mut merged = Object::default();
         while let Some((other, heard)) = asked.next().await {
             match heard {
-                Heard::Object(object, Standing::Good) => drop(merged.merge(&object)),
+                // What one that catches up has lost, it has lost for good: it tells all that it has.
+                Heard::Object(object, Standing::Good | Standing::CatchingUp) => {
+                    merged.merge(&object);
+                }
                 Heard::Failed(Cause::Damaged) => {}
-                Heard::Object(_, Standing::Rebuilding | Standing::Fallback) => {
-                    return Err(cannot_mend(target, node, other, Cause::Rebuilding));
+                Heard::Object(_, standing) => {
+                    let cause = standing.doubt().unwrap_or(Cause::Refused);
+                    return Err(cannot_mend(target, node, other, cause));
                 }
                 Heard::Failed(cause) => {
                     return Err(cannot_mend(target, node, other, cause));

@@ -543,8 +543,11 @@ fn as_hint(heard: Heard) -> Heard {
 
 fn tell(op: &mut ReadOp, node: NodeId, heard: Heard) -> Vec<Effect> {
     match heard {
-        Heard::Object(_, Standing::Rebuilding) | Heard::Digest(_, Standing::Rebuilding) => {
-            op.on_doubt(node);
+        Heard::Object(_, Standing::Fallback) | Heard::Digest(_, Standing::Fallback) => {}
+        Heard::Object(_, standing) | Heard::Digest(_, standing) => {
+            if let Some(cause) = standing.doubt() {
+                op.on_doubt(node, cause);
+            }
         }
         _ => {}
     }

@@ -199,17 +199,20 @@ impl Coordinator {
             tokio::select! {
                 biased;
                 Some((node, page)) = under_way.next() => match page {
-                    Ok((page, Standing::Good)) => {
-                        tally.ack();
-                        pages.push(page);
-                    }
-                    Ok((page, Standing::Rebuilding | Standing::Fallback)) => {
-                        // It gives values, and does not count.
-                        pages.push(page);
-                        tally.fail();
-                        failures.push(Failure { node, cause: Cause::Rebuilding });
-                        under_way.extend(unasked.next().map(|&n| self.page(range, n, deadline)));
-                    }
+                    Ok((page, standing)) => match standing.doubt() {
+                        None => {
+                            tally.ack();
+                            pages.push(page);
+                        }
+                        Some(cause) => {
+                            // It gives values, and does not count.
+                            pages.push(page);
+                            tally.fail();
+                            failures.push(Failure { node, cause });
+                            let next = unasked.next();
+                            under_way.extend(next.map(|&n| self.page(range, n, deadline)));
+                        }
+                    },
                     Err(cause) => {
                         tally.fail();
                         failures.push(Failure { node, cause });

@@ -56,17 +56,29 @@ pub struct Told {
     pub generation: u64,
     /// What it has seen, and has on disk.
     pub frontier: Frontier,
+    /// Whether it forgot some of that, and goes through its objects to see it again.
+    pub recounting: bool,
 }
 
 /// What an owner says when another one tells it what that one has seen.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Compared {
-    /// It has seen just the same, and has it on disk.
+    /// It has seen just the same, has it on disk, and forgot nothing.
     Same,
     /// It has seen this.
     Differs(Told),
     /// Nothing, for now.
     Unsaid,
+}
+
+/// What an owner answers about one partition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// What it has seen.
+    pub compared: Compared,
+    /// What it [remembers](super::recall) of the one that asks, if that was asked for and is something
+    /// else than that one has seen.
+    pub remembered: Option<Frontier>,
 }
 
 /// A hash of a frontier: who has the same has seen the same.

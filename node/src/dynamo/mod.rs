@@ -3,8 +3,8 @@
 //! Read it in this order: [`key`] and [`clock`] are the nouns, [`object`] is what a replica holds
 //! for a key, [`frontier`] what it has seen; [`ring`], [`placement`] and [`preference`] say who
 //! holds what; [`quorum`], [`write`](mod@write) and [`read`] run one request, [`resolve`] tells
-//! what became of one, [`standing`] says whose silence counts, [`skew`] whether a node's clock may
-//! order writes, [`hint`] what is kept for those that missed it, [`credit`] how fast that comes
+//! what became of one, [`standing`] says whose silence counts, with [`recall`] of what others said of
+//! themselves, [`skew`] whether a node's clock may order writes, [`hint`] what is kept for those that missed it, [`credit`] how fast that comes
 //! home, [`outstanding`] for whom it may be; [`metadata`] keeps the one document that all members
 //! agree on.
 //!
@@ -28,6 +28,7 @@ pub mod placement;
 pub mod preference;
 pub mod quorum;
 pub mod read;
+pub mod recall;
 pub mod resolve;
 pub mod ring;
 pub mod skew;

@@ -199,6 +199,9 @@ pub enum Cause {
     /// Its silence is not believed, since its store is being rebuilt; what it told was merged.
     #[error("does not count while it is being rebuilt")]
     Rebuilding,
+    /// The same, since its store was opened again and may lack what it acknowledged before.
+    #[error("does not count until it has caught up, since it was started again")]
+    CatchingUp,
 }
 
 impl Cause {

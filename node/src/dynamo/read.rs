@@ -172,8 +172,8 @@ struct Owner {
     late: bool,
     /// Whether it was late once: a fallback may count for it as long as it does not itself.
     missed: bool,
-    /// Whether its silence is: else it gives values, and fails when it does.
-    believed: bool,
+    /// Why its silence is not believed: then it gives values, and fails when it does.
+    doubted: Option<Cause>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -225,12 +225,14 @@ impl ReadOp {
         self.advance()
     }
 
-    /// What `node` is about to tell are values alone: it has no standing. Call it before the reply is
-    /// told.
-    pub fn on_doubt(&mut self, node: NodeId) {
+    /// What `node` is about to tell are values alone: it has no standing, for this reason. Call it before
+    /// the reply is told.
+    pub fn on_doubt(&mut self, node: NodeId, cause: Cause) {
         let waiting = |owner: &&mut Owner| owner.node == node && owner.waits.is_some();
-        if let Some(owner) = self.owners.iter_mut().find(waiting) {
-            owner.believed &= owner.waits == Some(Request::Repair);
+        if let Some(owner) = self.owners.iter_mut().find(waiting)
+            && owner.waits != Some(Request::Repair)
+        {
+            owner.doubted.get_or_insert(cause);
         }
     }
 
@@ -240,7 +242,7 @@ impl ReadOp {
         let digest = self.digester.digest(&object);
         self.on_told(at, digest);
         // Nothing, from one that is not believed, would only make others' digests differ from it.
-        let says_something = self.owners[at].believed || !object.is_absent();
+        let says_something = self.owners[at].doubted.is_none() || !object.is_absent();
         if says_something && !self.answered {
             self.merge(object, digest);
         }
@@ -395,7 +397,7 @@ impl ReadOp {
         let fallbacks = self.count(None).acks() - replicas;
         let merged = self.merged.expect("owners count only once an object was received");
         let stale = |owner: &&Owner| owner.told.is_some_and(|told| told != merged.digest);
-        let reachable = |owner: &Owner| !owner.failed || !owner.believed;
+        let reachable = |owner: &Owner| !owner.failed || owner.doubted.is_some();
         let to_repair = |owner: &&Owner| !owner.holds && reachable(owner);
         let repairs = self.owners.iter().filter(stale).filter(to_repair);
         let repairs = repairs.map(|owner| owner.node).collect();
@@ -405,9 +407,9 @@ impl ReadOp {
     fn on_told(&mut self, at: usize, digest: Digest) {
         let owner = &mut self.owners[at];
         owner.told = Some(digest);
-        if !owner.believed {
+        if let Some(cause) = owner.doubted {
             owner.failed = true;
-            self.failures.push(Failure { node: owner.node, cause: Cause::Rebuilding });
+            self.failures.push(Failure { node: owner.node, cause });
         }
     }
 
@@ -441,7 +443,7 @@ impl ReadOp {
         for owner in &mut self.owners {
             let reflected =
                 |told| merged.reflected.contains(&told) || planted!("digest_mismatch_ignored");
-            owner.counted |= owner.believed && owner.told.is_some_and(reflected);
+            owner.counted |= owner.doubted.is_none() && owner.told.is_some_and(reflected);
         }
         let found = !merged.object.is_empty();
         self.answered = self.is_enough() && (found || self.is_certainly_nothing());
@@ -607,7 +609,7 @@ impl Owner {
             failed: false,
             late: away,
             missed: away,
-            believed: true,
+            doubted: None,
         }
     }
 

@@ -23,6 +23,7 @@ use crate::dynamo::key::NodeId;
 use crate::dynamo::metadata::Document;
 use crate::dynamo::metadata::document::StoreId;
 use crate::dynamo::operation::Opening;
+use crate::dynamo::standing::Doubt;
 use crate::env::Env;
 use crate::error::RequestError;
 use crate::http::Readiness;
@@ -310,10 +311,12 @@ impl Join {
     }
 
     fn warn_of_needless_excuses(&self) {
-        if self.excuses && !self.standings.is_rebuilding() {
+        let told = self.standings.catching_up();
+        let lost = told.borrow().as_ref().is_some_and(|told| told.doubt != Doubt::Unasked);
+        if self.excuses && !lost && !self.standings.is_rebuilding() {
             tracing::warn!(
-                "--rebuild-without: nothing is being rebuilt here, so it changes nothing; start \
-                 without the flag"
+                "--rebuild-without: nothing is being rebuilt here, nor has this node to catch up with \
+                 the others, so it changes nothing; start without the flag"
             );
         }
     }

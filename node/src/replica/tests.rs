@@ -24,7 +24,8 @@ use crate::limits::concurrency::Concurrency;
 use crate::standing;
 use crate::storage::memory::MemoryEngine;
 use crate::transport::{
-    self, Compared, ForwardWrite, Held, Hints, PeerError, Replicate, Reply, Request, ScanPageReply,
+    self, Answer, Compared, ForwardWrite, Held, Hints, PeerError, Replicate, Reply, Request,
+    ScanPageReply,
 };
 
 const NAMES: [&str; 3] = ["node-1", "node-2", "node-3"];
@@ -45,7 +46,10 @@ impl Peers for Others {
     ) -> BoxFuture<'static, Result<Reply, PeerError>> {
         let reply = match request {
             Request::Document => Reply::Document(Some(self.0.encode())),
-            Request::Frontiers(asked) => Reply::Frontiers(vec![Compared::Same; asked.len()]),
+            Request::Frontiers { asked, .. } => {
+                let same = Answer { compared: Compared::Same, remembered: None };
+                Reply::Frontiers { answers: vec![same; asked.len()], settled: true }
+            }
             Request::ScanPage(page) if page.partition.0 < TOLD => Reply::ScanPage(ScanPageReply {
                 items: Vec::new(),
                 damaged: Vec::new(),

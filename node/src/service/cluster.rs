@@ -15,9 +15,10 @@ use crate::dynamo::metadata::document::{
     Conflict, Durability, Member, Namespace, NamespaceUpdate, NewNamespace,
 };
 use crate::dynamo::preference::PreferenceList;
+use crate::dynamo::standing::Doubt;
 use crate::error::RequestError;
 use crate::liveness::Health;
-use crate::standing::Progress;
+use crate::standing::{CatchingUp, Progress};
 
 /// What a message holds beside the value, amply: a key, a context, names.
 const MESSAGE_BESIDE_VALUE_BYTES: usize = 32 << 10;
@@ -122,6 +123,7 @@ impl Cluster for ClusterService {
             clock_ahead_ms: coordinator.clocks().ahead_ms(),
             rebuild: coordinator.standings().progress().borrow().as_ref().map(rebuild_message),
             vote: vote_message(coordinator.cluster().vote()).into(),
+            catching_up: coordinator.standings().catching_up().borrow().as_ref().map(catching_up),
         }))
     }
 
@@ -237,6 +239,19 @@ fn rebuild_message(progress: &Progress) -> v1::Rebuild {
         complete: progress.complete as u32,
         objects: progress.objects,
         waiting_for: progress.waiting_for.clone(),
+    }
+}
+
+fn catching_up(told: &CatchingUp) -> v1::CatchingUp {
+    v1::CatchingUp {
+        vnodes: told.vnodes as u32,
+        left: told.left as u32,
+        doubt: match told.doubt {
+            Doubt::Unasked => v1::Doubt::Unasked.into(),
+            Doubt::LostTail => v1::Doubt::LostTail.into(),
+            Doubt::RolledBack => v1::Doubt::RolledBack.into(),
+        },
+        waiting_for: told.waiting_for.clone(),
     }
 }
 

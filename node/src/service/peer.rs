@@ -133,7 +133,9 @@ impl Shared {
                 return Reply::Heard;
             }
             Request::LookUp(asked) => self.look_up(&asked, wait).await,
-            Request::Frontiers(asked) => self.frontiers(asked, wait).await,
+            Request::Frontiers { asked, recall } => {
+                self.frontiers((from, recall), asked, wait).await
+            }
             Request::Keys(vnode, dots) => self.keys_of(vnode, dots, wait).await,
             Request::Hints => self.coordinator.shards().all_hints().map(Reply::Hints),
             Request::Handoff(items) => Ok(self.take_home(from, items, wait).await),

@@ -190,7 +190,7 @@ fn subject_of_peer(coordinator: &Coordinator, request: &transport::Request) -> S
         | R::Clock
         | R::Gossip(_)
         | R::Hints
-        | R::Frontiers(_)
+        | R::Frontiers { .. }
         | R::Keys(..) => Subject::default(),
     }
 }

@@ -14,12 +14,16 @@
 //! A step is one message with what follows from it, and the pause after it is as long as it took: on a
 //! busy node steps take longer, and so do pauses. What fails is left for the next round.
 //!
+//! A comparison also tells which partitions of a store that was opened again may be
+//! [believed](crate::dynamo::standing). While some are not, there are rounds of these alone in between.
+//!
 //! See [`exchange`](crate::dynamo::exchange) for why this is right. Left out: trees of hashes, which
 //! notice what frontiers cannot, bytes that changed by themselves.
 
+mod believe;
 mod fetch;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,12 +34,13 @@ use rand_core::Rng as _;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::believe::Waiting;
 use self::fetch::{Fetch, Fetched};
 use super::pull::{PAGE_TIMEOUT, Reach};
 use super::{Step, Worker};
 use crate::cluster::view::View;
 use crate::coordinator::Coordinator;
-use crate::dynamo::exchange::{Compared, Told, common_bases};
+use crate::dynamo::exchange::{Answer, Compared, Told, common_bases};
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{NodeId, VnodeId};
 use crate::env::Env;
@@ -51,6 +56,9 @@ pub const EXCHANGE_EVERY: Duration = Duration::from_secs(4);
 
 /// How long what was found missing is waited for.
 const CONFIRM_AFTER: Duration = Duration::from_secs(1);
+
+/// The same, where reads wait for it.
+const CONFIRM_EARLY_AFTER: Duration = Duration::from_millis(100);
 
 /// Partitions of one message.
 const COMPARED_MAX: usize = 256;
@@ -81,6 +89,8 @@ pub struct ExchangeParts {
     pub metrics: Arc<Metrics>,
     /// How long a round begins after the last one, at least.
     pub every: Duration,
+    /// Members that are not waited for, by the operator's word.
+    pub excused: BTreeSet<NodeId>,
     /// Ends a step that waits.
     pub stop: CancellationToken,
 }
@@ -91,6 +101,9 @@ pub struct Exchange {
     rng: ChaCha8Rng,
     round: Round,
     rounds: u64,
+    /// When the next round of all partitions is due.
+    due: Instant,
+    waiting: Waiting,
     /// In which round partitions were last fetched as a whole, and from whom.
     whole: BTreeMap<(VnodeId, NodeId), u64>,
     wakes: Instant,
@@ -100,6 +113,8 @@ pub struct Exchange {
 #[derive(Default)]
 struct Round {
     began: Option<Instant>,
+    /// Whether it is only of what is not believed.
+    early: bool,
     recount: VecDeque<VnodeId>,
     /// How many steps of that were made.
     recounted: u32,
@@ -117,14 +132,23 @@ struct Round {
     forget: VecDeque<(VnodeId, Forgettable)>,
 }
 
+impl Round {
+    fn confirm_after(&self) -> Duration {
+        if self.early { CONFIRM_EARLY_AFTER } else { CONFIRM_AFTER }
+    }
+}
+
 impl Exchange {
     /// Of a node that begins now.
     pub fn new(parts: ExchangeParts) -> Self {
         let rng = parts.env.rng();
-        let (round, whole, wakes) = (Round::default(), BTreeMap::new(), Instant::now());
-        let mut exchange = Self { parts, rng, round, rounds: 0, whole, wakes };
+        let (round, whole, now) = (Round::default(), BTreeMap::new(), Instant::now());
+        let waiting = Waiting::default();
+        let mut exchange =
+            Self { parts, rng, round, rounds: 0, due: now, waiting, whole, wakes: now };
         // Its peers are to be there first.
-        exchange.wakes = exchange.next_round();
+        exchange.due = now + exchange.jittered();
+        exchange.wakes = exchange.next_look();
         exchange
     }
 
@@ -137,12 +161,16 @@ impl Exchange {
     /// One step; when the next one is due.
     async fn step(&mut self) -> Result<Instant, RequestError> {
         let Some(view) = self.parts.coordinator.cluster().view() else {
-            return Ok(self.next_round());
+            return Ok(self.next_look());
         };
         let now = Instant::now();
         let deadline = now + PAGE_TIMEOUT;
-        if self.round.began.is_none() {
+        if self.round.began.is_none() && now >= self.due {
             self.begin(&view, now).await?;
+        } else if self.round.began.is_none() {
+            if !self.begin_early(&view, now).await? {
+                return Ok(self.next_look());
+            }
         } else if let Some(vnode) = self.round.recount.pop_front() {
             let more = self.parts.coordinator.shards().recount(vnode, deadline).await?;
             self.round.recounted += 1;
@@ -151,7 +179,7 @@ impl Exchange {
             }
         } else if let Some((owner, vnodes)) = self.round.compare.pop_front() {
             self.compare(&view, owner, &vnodes).await?;
-            self.round.confirmed = Some(Instant::now() + CONFIRM_AFTER);
+            self.round.confirmed = Some(Instant::now() + self.round.confirm_after());
         } else if let Some(confirmed) = self.round.confirmed.take_if(|at| *at > now) {
             return Ok(confirmed);
         } else if let Some(fetch) = self.round.fetch.take() {
@@ -173,8 +201,11 @@ impl Exchange {
     }
 
     fn next_round(&mut self) -> Instant {
-        let began = std::mem::take(&mut self.round).began.unwrap_or_else(Instant::now);
-        began + self.jittered()
+        let round = std::mem::take(&mut self.round);
+        if !round.early {
+            self.due = round.began.unwrap_or_else(Instant::now) + self.jittered();
+        }
+        self.next_look()
     }
 
     /// Whom to ask about what.
@@ -227,25 +258,32 @@ impl Exchange {
         owner: NodeId,
         vnodes: &[VnodeId],
     ) -> Result<(), RequestError> {
+        self.learn_of_namespaces(owner).await?;
         let told = self.parts.coordinator.shards().told(vnodes, Instant::now() + PAGE_TIMEOUT);
         let told = vnodes.iter().copied().zip(told.await?);
         // What cannot be read here is no reason to leave the rest.
         let ours = told.filter_map(|(vnode, told)| Some((vnode, told.ok()?)));
         let ours: Vec<(VnodeId, Told)> = ours.collect();
         let seen: Vec<_> = ours.iter().map(|(vnode, told)| (*vnode, &told.frontier)).collect();
-        let compared = self.reach(view).compare(owner, &seen).await?;
-        for ((vnode, ours), compared) in ours.into_iter().zip(compared) {
+        let recall = self.is_to_recall(owner, &seen);
+        let (answers, settled) = self.reach(view).compare(owner, &seen, recall).await?;
+        self.believe(owner, recall, &ours, &answers).await?;
+        for ((vnode, ours), Answer { compared, .. }) in ours.into_iter().zip(answers) {
             let theirs = match compared {
                 Compared::Unsaid => continue,
                 Compared::Same => ours.frontier,
                 Compared::Differs(told) => {
                     let theirs = told.frontier.clone();
-                    if !theirs.minus(&ours.frontier).is_empty() {
+                    // What is believed can wait for the rest.
+                    let early = self.round.early;
+                    let waits = early && self.parts.coordinator.standings().believes(vnode);
+                    if !waits && !theirs.minus(&ours.frontier).is_empty() {
                         self.round.behind.push_back((vnode, owner, told));
                     }
                     theirs
                 }
             };
+            self.parts.coordinator.standings().remember(vnode, owner, &theirs, settled);
             self.round.on_disk.entry(vnode).or_default().insert(owner, theirs);
         }
         Ok(())
@@ -260,13 +298,13 @@ impl Exchange {
     ) -> Result<Fetch, RequestError> {
         let deadline = Instant::now() + PAGE_TIMEOUT;
         let ours = self.parts.coordinator.shards().told_of(vnode, deadline).await?;
-        Ok(Fetch::new((vnode, owner), &told.frontier, &ours))
+        Ok(Fetch::new((vnode, owner), told, &ours))
     }
 
     async fn fetch(&mut self, view: &View, mut fetch: Fetch) -> Result<(), RequestError> {
         let metrics = self.parts.metrics.clone();
         match fetch.step(&self.reach(view)).await {
-            Ok(Fetched::All) => return Ok(()),
+            Ok(Fetched::All) => return self.fetched(&fetch).await,
             Ok(Fetched::Some { objects, bytes }) => {
                 metrics.exchange().fetched(objects, bytes);
                 fetch.failures = 0;
@@ -332,7 +370,23 @@ impl Worker for Exchange {
     }
 
     fn wait_for_work(&mut self) -> BoxFuture<'_, ()> {
-        sleep_until(self.wakes).boxed()
+        let mut changes = self.parts.coordinator.cluster().changes();
+        let looked = self.waiting.looked();
+        let between = self.round.began.is_none();
+        async move {
+            // A namespace may bring partitions of which nothing was asked yet.
+            let newer = async {
+                while !between || changes.see() == looked {
+                    changes.changed().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = sleep_until(self.wakes) => {}
+                () = newer => {}
+            }
+        }
+        .boxed()
     }
 
     fn work(&mut self) -> BoxFuture<'_, Step> {

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use super::{Step, Worker};
 use crate::cluster::Vote;
 use crate::coordinator::Coordinator;
+use crate::dynamo::standing::Doubt;
 use crate::error::RequestError;
 use crate::limits::Capacity;
 use crate::limits::budget::Kind;
@@ -81,6 +82,18 @@ impl Observe {
         self.unfollowed = unfollowed;
     }
 
+    fn tell_standing(&self) {
+        let standings = self.coordinator.standings();
+        let progress = standings.progress().borrow().clone().unwrap_or_default();
+        let left = progress.vnodes.saturating_sub(progress.complete);
+        self.metrics.lacking_standing("rebuilding", left);
+        let told = standings.catching_up().borrow().clone();
+        for doubt in Doubt::ALL {
+            let left = told.as_ref().filter(|told| told.doubt == doubt).map_or(0, |told| told.left);
+            self.metrics.lacking_standing(doubt.name(), left);
+        }
+    }
+
     fn others_connected(&self) -> usize {
         let Some(view) = self.coordinator.cluster().view() else { return 0 };
         let connected = |node| self.coordinator.peers().connected(node);
@@ -104,6 +117,7 @@ impl Worker for Observe {
             }
             self.tell_limits();
             self.tell_hints();
+            self.tell_standing();
             self.metrics.peers_connected(self.others_connected());
             let cluster = self.coordinator.cluster();
             self.metrics.metadata_version(cluster.version());

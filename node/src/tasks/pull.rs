@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::cluster::view::View;
 use crate::coordinator::Coordinator;
-use crate::dynamo::exchange::{Compared, Told, fingerprint};
+use crate::dynamo::exchange::{Answer, Compared, Told, fingerprint};
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
@@ -150,11 +150,13 @@ impl Pull {
 
     async fn what_was_seen(&self, reach: &Reach<'_>) -> Result<Told, RequestError> {
         let nothing = Frontier::new();
-        let compared = reach.compare(self.owner, &[(self.vnode, &nothing)]).await?;
-        match compared.into_iter().next() {
+        let (answers, _) = reach.compare(self.owner, &[(self.vnode, &nothing)], false).await?;
+        match answers.into_iter().next().map(|answer| answer.compared) {
             Some(Compared::Differs(told)) => Ok(told),
             // It has seen nothing, and has nothing to stand by.
-            Some(Compared::Same) => Ok(Told { generation: 0, frontier: nothing }),
+            Some(Compared::Same) => {
+                Ok(Told { generation: 0, frontier: nothing, recounting: false })
+            }
             Some(Compared::Unsaid) | None => {
                 let name = reach.view.name_of(self.owner);
                 Err(RequestError::not_ready(format!("{name} does not say what it has seen")))
@@ -198,16 +200,20 @@ impl Reach<'_> {
         self.coordinator.mend_here(address.namespace, address.key.clone());
     }
 
-    /// What `owner` says of frontiers of this node.
+    /// What `owner` says of frontiers of this node, and whether it settled what this node remembers of
+    /// it. It may be asked to recall what it remembers of this node.
     pub(super) async fn compare(
         &self,
         owner: NodeId,
         seen: &[(VnodeId, &Frontier)],
-    ) -> Result<Vec<Compared>, RequestError> {
+        recall: bool,
+    ) -> Result<(Vec<Answer>, bool), RequestError> {
         let asked = seen.iter().map(|(vnode, seen)| (*vnode, fingerprint(seen))).collect();
         let what = "what it has seen";
-        match self.ask(owner, Request::Frontiers(asked), what).await? {
-            Reply::Frontiers(compared) if compared.len() == seen.len() => Ok(compared),
+        match self.ask(owner, Request::Frontiers { asked, recall }, what).await? {
+            Reply::Frontiers { answers, settled } if answers.len() == seen.len() => {
+                Ok((answers, settled))
+            }
             _ => Err(self.failed(owner, what, "the answer made no sense")),
         }
     }

@@ -170,6 +170,11 @@ struct MemberLabels {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct SpaceLabels {
     space: &'static str,
 }
@@ -198,6 +203,7 @@ pub struct Metrics {
     batch_size: Histograms<ShardLabels>,
     clock_offsets: Family<PeerLabels, Fraction>,
     members: Family<MemberLabels, Gauge>,
+    lacking_standing: Family<ReasonLabels, Gauge>,
     limits: LimitMetrics,
     disk: DiskMetrics,
     handoff: HandoffMetrics,
@@ -335,6 +341,9 @@ impl Metrics {
         let members = Family::default();
         let help = "Members of the cluster by what this node has heard of them";
         registry.register("members", help, Family::clone(&members));
+        let lacking_standing = Family::default();
+        let help = "Partitions of this node that do not count in quorums, by why they do not";
+        registry.register("vnodes_lacking_standing", help, Family::clone(&lacking_standing));
         let clock_offsets = Family::default();
         let help = "How far the other member's clock is ahead of this node's";
         registry.register_with_unit("clock_offset", help, Unit::Seconds, clock_offsets.clone());
@@ -355,6 +364,7 @@ impl Metrics {
             batch_size,
             clock_offsets,
             members,
+            lacking_standing,
             limits,
             disk,
             handoff,
@@ -515,6 +525,13 @@ impl Metrics {
         self.single.lost_records.inc_by(records);
     }
 
+    /// How many partitions do not count in quorums, for this reason.
+    pub fn lacking_standing(&self, reason: &'static str, vnodes: usize) {
+        self.lacking_standing
+            .get_or_create_owned(&ReasonLabels { reason })
+            .set(gauge(vnodes as u64));
+    }
+
     /// How many partitions of a store being rebuilt are not complete.
     pub fn rebuild_vnodes_left(&self, vnodes: usize) {
         self.single.rebuild_vnodes_left.set(gauge(vnodes as u64));
@@ -656,6 +673,7 @@ mod tests {
         metrics.corrupt_records("objects", 3);
         metrics.mended_records(2);
         metrics.lost_records(1);
+        metrics.lacking_standing("lost_tail", 3);
         metrics.rebuild_vnodes_left(12);
         metrics.rebuild_objects(5);
         metrics.tls().started("peer", 10);
@@ -685,6 +703,7 @@ mod tests {
             r#"quorate_corrupt_records_total{space="objects"} 3"#,
             "quorate_mended_records_total 2",
             "quorate_lost_records_total 1",
+            r#"quorate_vnodes_lacking_standing{reason="lost_tail"} 3"#,
             "quorate_rebuild_vnodes_left 12",
             "quorate_rebuild_objects_total 5",
             r#"quorate_tls_certificate_expiry_timestamp_seconds{port="peer"} 20"#,

@@ -23,7 +23,7 @@ use thiserror::Error;
 
 use crate::dynamo::clock::Dot;
 use crate::dynamo::credit::Credit;
-pub use crate::dynamo::exchange::{Compared, KeyDots, Told};
+pub use crate::dynamo::exchange::{Answer, Compared, KeyDots, Told};
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::frontier::Frontier;
 pub use crate::dynamo::hint::{HintQueue, Hints};
@@ -75,7 +75,12 @@ pub enum Request {
     LookUp(LookUp),
     /// Tell what you have seen of these partitions, of which we both are owners; with each goes a
     /// [fingerprint](crate::dynamo::exchange::fingerprint) of what I have seen.
-    Frontiers(Vec<(VnodeId, u64)>),
+    Frontiers {
+        /// The partitions, with the fingerprints.
+        asked: Vec<(VnodeId, u64)>,
+        /// Tell also what you remember of what I told you.
+        recall: bool,
+    },
     /// Tell of which keys of this partition these writes are.
     Keys(VnodeId, Frontier),
 }
@@ -137,8 +142,13 @@ pub enum Reply {
     Hints(Hints),
     /// What is known of an operation.
     LookedUp(LookedUp),
-    /// For each partition in its order.
-    Frontiers(Vec<Compared>),
+    /// What was seen.
+    Frontiers {
+        /// For each partition in its order.
+        answers: Vec<Answer>,
+        /// Whether all that the asker remembers of these partitions is settled.
+        settled: bool,
+    },
     /// Keys with their writes, as far as they are known, and as many as one message should hold.
     Keys(Vec<KeyDots>),
     /// The request failed; it was no write.

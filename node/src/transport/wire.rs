@@ -40,7 +40,7 @@ mod tests;
 pub use failure::{decode_failure, encode_failure};
 
 /// The version of the peer protocol. It changes with the meaning of any message.
-pub const PROTOCOL: u32 = 8;
+pub const PROTOCOL: u32 = 9;
 
 /// Why a peer's bytes are no message. Nothing was done with them.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -224,7 +224,9 @@ pub fn encode_request(request: Request) -> Body {
         }
         Request::Hints => Body::HintsRequest(proto::HintsRequest {}),
         Request::LookUp(m) => Body::LookUp(request::encode_look_up(m)),
-        Request::Frontiers(asked) => Body::Frontiers(exchange::encode_frontiers(asked)),
+        Request::Frontiers { asked, recall } => {
+            Body::Frontiers(exchange::encode_frontiers(asked, recall))
+        }
         Request::Keys(vnode, dots) => Body::Keys(exchange::encode_keys(vnode, &dots)),
     }
 }
@@ -255,7 +257,10 @@ pub fn decode_request(body: Option<Body>) -> Result<Request, WireError> {
         Some(Body::Handoff(m)) => Request::Handoff(all(m.items, request::decode_replicate)?),
         Some(Body::HintsRequest(_)) => Request::Hints,
         Some(Body::LookUp(m)) => Request::LookUp(request::decode_look_up(m)?),
-        Some(Body::Frontiers(m)) => Request::Frontiers(exchange::decode_frontiers(m)?),
+        Some(Body::Frontiers(m)) => {
+            let recall = m.recall;
+            Request::Frontiers { asked: exchange::decode_frontiers(m)?, recall }
+        }
         Some(Body::Keys(m)) => {
             let (vnode, dots) = exchange::decode_keys(m)?;
             Request::Keys(vnode, dots)
@@ -294,7 +299,9 @@ pub fn encode_reply(reply: Reply) -> Body {
         }
         Reply::Hints(hints) => Body::HintsReply(reply::encode_hints(hints)),
         Reply::LookedUp(m) => Body::LookedUp(reply::encode_looked_up(m)),
-        Reply::Frontiers(m) => Body::FrontiersReply(exchange::encode_compared(m)),
+        Reply::Frontiers { answers, settled } => {
+            Body::FrontiersReply(exchange::encode_answers(answers, settled))
+        }
         Reply::Keys(m) => Body::KeysReply(exchange::encode_key_dots(m)),
         Reply::Failed(error) => Body::Failure(encode_failure(error, None)),
         Reply::WriteFailed(error) => {
@@ -326,7 +333,10 @@ pub fn decode_reply(body: Option<Body>) -> Result<Reply, WireError> {
         Some(Body::HandoffReply(m)) => batch::decode_handoff(m)?,
         Some(Body::HintsReply(m)) => Reply::Hints(reply::decode_hints(m)),
         Some(Body::LookedUp(m)) => Reply::LookedUp(reply::decode_looked_up(m)?),
-        Some(Body::FrontiersReply(m)) => Reply::Frontiers(exchange::decode_compared(m)?),
+        Some(Body::FrontiersReply(m)) => {
+            let settled = m.settled;
+            Reply::Frontiers { answers: exchange::decode_answers(m)?, settled }
+        }
         Some(Body::KeysReply(m)) => Reply::Keys(exchange::decode_key_dots(m)?),
         Some(Body::Failure(m)) => failure::decode_failed(m)?,
         other => return Err(unexpected(other.as_ref(), "reply")),

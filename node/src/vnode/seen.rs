@@ -122,7 +122,8 @@ impl Seen {
 
     /// What it says of that to others.
     pub(super) fn told(&self) -> Told {
-        Told { generation: self.generation, frontier: self.frontier.clone() }
+        let recounting = self.recount.is_some();
+        Told { generation: self.generation, frontier: self.frontier.clone(), recounting }
     }
 
     /// The object at `stored` is in the batch, or in the store before it: sees what it shows.

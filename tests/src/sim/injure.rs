@@ -7,6 +7,7 @@ use quorate_node::cluster::view::View;
 use quorate_node::dynamo::metadata::document::StoreId;
 use quorate_node::liveness::Health;
 use quorate_node::replica::Ended;
+use quorate_node::standing;
 use quorate_node::storage::memory::MemoryEngine;
 use quorate_node::storage::{Engine as _, KeyRange, Space, record};
 use quorate_node::transport::memory::Faults;
@@ -65,6 +66,7 @@ impl SimCluster {
     /// stays.
     pub fn cut_power(&mut self, index: usize, rng: &mut ChaCha8Rng) {
         self.kill(index);
+        *self.boots.entry(index).or_default() += 1;
         if let Some(store) = self.stores.get_mut(&index) {
             *store = Arc::new(store.crash(rng));
         }
@@ -95,11 +97,13 @@ impl SimCluster {
     }
 
     /// Ends a node, and starts it with an empty data directory: it has a new store id, and hears of
-    /// the cluster from the others.
+    /// the cluster from the others, and that the cluster was there before its store.
     pub fn wipe(&mut self, index: usize) -> Result<()> {
         self.kill(index);
         self.store_ids.insert(index, StoreId(1_000 + self.openings));
-        self.stores.insert(index, Arc::new(MemoryEngine::new()));
+        let engine = MemoryEngine::new();
+        standing::mark(&engine)?;
+        self.stores.insert(index, Arc::new(engine));
         self.restart(index)
     }
 
@@ -258,8 +262,9 @@ impl SimCluster {
         self.nodes().flat_map(|one| self.nodes().map(move |other| (one, other))).find_map(seen)
     }
 
-    /// Whether a node runs and its store is whole.
+    /// Whether a node runs, its store is whole, and it is believed.
     pub fn is_whole(&self, index: usize) -> bool {
-        self.running.contains_key(&index) && self.rebuilding(index).is_none()
+        let runs = self.running.contains_key(&index);
+        runs && self.rebuilding(index).is_none() && self.catching_up(index).is_none()
     }
 }

@@ -65,7 +65,7 @@ fn a_directory_of_another_format_node_or_engine_is_left_alone() {
     other.args(["--engine", "sled"]).stdin(Stdio::null());
     says(&Ran::of(other, None), &["made with the engine \"fjall\", not sled"]);
     for (format, advice) in [(1, "until 0.1 the format may change"), (99, "newer version")] {
-        let other = good.replace("format = 6", &format!("format = {format}"));
+        let other = good.replace("format = 7", &format!("format = {format}"));
         assert_ne!(other, good);
         fs::write(&file, other).expect("the file is ours");
         says(&refused(&cluster.nodes()[0]), &[&format!("format {format}"), advice]);

@@ -100,7 +100,8 @@ fn exchange(
             owners[a] = Owner { generation: drawn(), ..before.clone() };
         }
     };
-    let told = Told { generation: owners[a].generation, frontier: owners[a].frontier.clone() };
+    let (generation, frontier) = (owners[a].generation, owners[a].frontier.clone());
+    let told = Told { generation, frontier, recounting: false };
     let mut catch_up = CatchUp::new(&told.frontier, &owners[b].frontier);
     hears(owners);
     loop {

@@ -210,7 +210,7 @@ impl Cluster {
         }
         let (answered, awaited) = (self.read.answered, self.read.owner(at).waits);
         if self.doubted.contains(&at) && !matches!(effect, Effect::Repair(_)) {
-            self.read.on_doubt(NodeId(at as u64));
+            self.read.on_doubt(NodeId(at as u64), Cause::CatchingUp);
         }
         let effects = match effect {
             Effect::AskObject(node) => self.read.on_object(node, self.objects[at].clone()),
@@ -493,7 +493,7 @@ fn a_new_store_is_merged_repaired_and_not_counted() {
     // Nobody else is left: no "not found" by its silence.
     let mut read = ReadOp::new(plan(1));
     read.start();
-    read.on_doubt(NodeId(0));
+    read.on_doubt(NodeId(0), Cause::Rebuilding);
     assert_eq!(read.on_object(NodeId(0), Object::default()), [Effect::AskObject(NodeId(1))]);
     read.on_failure(NodeId(1), Cause::Disconnected);
     read.on_failure(NodeId(2), Cause::Disconnected);
@@ -504,7 +504,7 @@ fn a_new_store_is_merged_repaired_and_not_counted() {
     let mut read = ReadOp::new(plan(2));
     assert_eq!(read.start(), [Effect::AskObject(NodeId(0)), Effect::AskDigest(NodeId(1))]);
     read.on_object(NodeId(0), value.clone());
-    read.on_doubt(NodeId(1));
+    read.on_doubt(NodeId(1), Cause::Rebuilding);
     let nothing = digester().digest(&Object::default());
     assert_eq!(read.on_digest(NodeId(1), nothing), [Effect::AskDigest(NodeId(2))]);
     read.on_digest(NodeId(2), digester().digest(&value));

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::dynamo::exchange::{Told, fingerprint};
+use crate::dynamo::exchange::{Answer, Told, fingerprint};
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::VnodeId;
 
@@ -38,19 +38,20 @@ impl Restarting {
         self.told.load(Ordering::Relaxed).min(1) + 1
     }
 
-    fn compare(&self, (asked, theirs): (VnodeId, u64)) -> Compared {
+    fn compare(&self, (asked, theirs): (VnodeId, u64)) -> Answer {
         let (generation, frontier) = (self.holds(), seen(self.holds()));
-        match asked == vnode() && theirs != fingerprint(&frontier) {
-            true => Compared::Differs(Told { generation, frontier }),
+        let compared = match asked == vnode() && theirs != fingerprint(&frontier) {
+            true => Compared::Differs(Told { generation, frontier, recounting: false }),
             false => Compared::Same,
-        }
+        };
+        Answer { compared, remembered: None }
     }
 
     fn answer(&self, request: Request) -> Option<Reply> {
         match request {
-            Request::Frontiers(asked) => {
-                let compared = asked.into_iter().map(|asked| self.compare(asked));
-                Some(Reply::Frontiers(compared.collect()))
+            Request::Frontiers { asked, .. } => {
+                let answers = asked.into_iter().map(|asked| self.compare(asked)).collect();
+                Some(Reply::Frontiers { answers, settled: true })
             }
             Request::Keys(..) => Some(Reply::Keys(Vec::new())),
             Request::ScanPage(_) => {
@@ -100,7 +101,9 @@ async fn who_is_restarted_while_it_tells_a_partition_is_asked_for_all_of_it_agai
     };
     let has_seen_both = async || {
         let asked = vec![(vnode(), fingerprint(&seen(2)))];
-        ask(Request::Frontiers(asked)).await == Reply::Frontiers(vec![Compared::Same])
+        let told = ask(Request::Frontiers { asked, recall: false }).await;
+        let same = Answer { compared: Compared::Same, remembered: None };
+        matches!(told, Reply::Frontiers { answers, .. } if answers == [same])
     };
     for _ in 0..120 {
         if has_seen_both().await {

@@ -130,21 +130,21 @@ fn a_directory_of_another_node_or_engine_is_refused() {
 
 #[test]
 fn another_format_is_told_from_a_damaged_file() {
-    let newer = with_store_file("format = 7\nanything = [1]\n");
+    let newer = with_store_file("format = 8\nanything = [1]\n");
     let error = open(newer.path()).unwrap_err();
-    assert!(matches!(error, DataDirError::NewerFormat { found: 7, .. }), "{error}");
-    let older = with_store_file("format = 5\nanything = [1]\n");
+    assert!(matches!(error, DataDirError::NewerFormat { found: 8, .. }), "{error}");
+    let older = with_store_file("format = 6\nanything = [1]\n");
     let error = open(older.path()).unwrap_err();
-    assert!(matches!(error, DataDirError::OlderFormat { found: 5, .. }), "{error}");
+    assert!(matches!(error, DataDirError::OlderFormat { found: 6, .. }), "{error}");
     assert!(!error.is_damage(), "no rebuild may set it aside");
-    let whole = "format = 6\nnode = \"node-1\"\nstore_id = \"0123456789abcdef\"\n\
+    let whole = "format = 7\nnode = \"node-1\"\nstore_id = \"0123456789abcdef\"\n\
                  engine = \"fjall\"\nstate = \"ready\"\n";
     assert!(open(with_store_file(whole).path()).is_ok());
     let damaged = [
         String::new(),
         "format".to_owned(),
-        "format = 6".to_owned(),
-        whole.replace("= 6", "= 0"),
+        "format = 7".to_owned(),
+        whole.replace("= 7", "= 0"),
         whole.replace("0123456789abcdef", "+123456789abcdef"),
         whole.replace("ready", "half"),
         format!("{whole}more = 1\n"),

@@ -21,6 +21,8 @@ const KEYS_MAX: usize = 32;
 pub(super) struct Fetch {
     pub(super) vnode: VnodeId,
     pub(super) owner: NodeId,
+    /// What the owner said that it had seen.
+    pub(super) told: Told,
     catch_up: CatchUp,
     /// Of which generation this node's own vnode was when it began.
     generation: u64,
@@ -44,11 +46,11 @@ pub(super) enum Fetched {
 }
 
 impl Fetch {
-    /// What an owner had seen when it had seen `theirs`, and this node has not.
-    pub(super) fn new((vnode, owner): (VnodeId, NodeId), theirs: &Frontier, ours: &Told) -> Self {
-        let catch_up = CatchUp::new(theirs, &ours.frontier);
+    /// What an owner had seen when it told that, and this node has not.
+    pub(super) fn new((vnode, owner): (VnodeId, NodeId), told: Told, ours: &Told) -> Self {
+        let catch_up = CatchUp::new(&told.frontier, &ours.frontier);
         let generation = ours.generation;
-        Self { vnode, owner, catch_up, generation, whole: None, failed: None, failures: 0 }
+        Self { vnode, owner, told, catch_up, generation, whole: None, failed: None, failures: 0 }
     }
 
     /// How many writes are left.

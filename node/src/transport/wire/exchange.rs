@@ -3,18 +3,18 @@
 use quorate_proto::peer as proto;
 
 use super::WireError;
-use crate::dynamo::exchange::{Compared, DOTS_MAX, KeyDots, Told};
+use crate::dynamo::exchange::{Answer, Compared, DOTS_MAX, KeyDots, Told};
 use crate::dynamo::format::{decode_frontier, encode_frontier};
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{Key, NamespaceId, PartitionId, VnodeId};
 
-pub(super) fn encode_frontiers(asked: Vec<(VnodeId, u64)>) -> proto::Frontiers {
+pub(super) fn encode_frontiers(asked: Vec<(VnodeId, u64)>, recall: bool) -> proto::Frontiers {
     let asked = asked.into_iter().map(|(vnode, fingerprint)| proto::Fingerprint {
         n: vnode.n.into(),
         partition: vnode.partition.0.into(),
         fingerprint,
     });
-    proto::Frontiers { asked: asked.collect() }
+    proto::Frontiers { asked: asked.collect(), recall }
 }
 
 pub(super) fn decode_frontiers(m: proto::Frontiers) -> Result<Vec<(VnodeId, u64)>, WireError> {
@@ -22,32 +22,35 @@ pub(super) fn decode_frontiers(m: proto::Frontiers) -> Result<Vec<(VnodeId, u64)
     m.asked.into_iter().map(one).collect()
 }
 
-pub(super) fn encode_compared(compared: Vec<Compared>) -> proto::FrontiersReply {
+pub(super) fn encode_answers(answers: Vec<Answer>, settled: bool) -> proto::FrontiersReply {
     use proto::compared::Compared as Wire;
-    let compared = compared.into_iter().map(|compared| proto::Compared {
+    let compared = answers.into_iter().map(|Answer { compared, remembered }| proto::Compared {
         compared: match compared {
             Compared::Same => Some(Wire::Same(true)),
-            Compared::Differs(Told { generation, frontier }) => {
+            Compared::Differs(Told { generation, frontier, recounting }) => {
                 let frontier = encode_frontier(&frontier);
-                Some(Wire::Told(proto::Told { generation, frontier }))
+                Some(Wire::Told(proto::Told { generation, frontier, recounting }))
             }
             Compared::Unsaid => None,
         },
+        remembered: remembered.as_ref().map(encode_frontier),
     });
-    proto::FrontiersReply { compared: compared.collect() }
+    proto::FrontiersReply { compared: compared.collect(), settled }
 }
 
-pub(super) fn decode_compared(m: proto::FrontiersReply) -> Result<Vec<Compared>, WireError> {
+pub(super) fn decode_answers(m: proto::FrontiersReply) -> Result<Vec<Answer>, WireError> {
     use proto::compared::Compared as Wire;
     let one = |m: proto::Compared| {
-        Ok(match m.compared {
+        let compared = match m.compared {
             Some(Wire::Same(true)) => Compared::Same,
-            Some(Wire::Told(proto::Told { generation, frontier })) => {
+            Some(Wire::Told(proto::Told { generation, frontier, recounting })) => {
                 let frontier = decode_frontier(frontier)?;
-                Compared::Differs(Told { generation, frontier })
+                Compared::Differs(Told { generation, frontier, recounting })
             }
             Some(Wire::Same(false)) | None => Compared::Unsaid,
-        })
+        };
+        let remembered = m.remembered.map(decode_frontier).transpose()?;
+        Ok(Answer { compared, remembered })
     };
     m.compared.into_iter().map(one).collect()
 }

@@ -169,6 +169,7 @@ fn encode_standing(standing: Standing) -> i32 {
         Standing::Good => proto::Standing::Good,
         Standing::Rebuilding => proto::Standing::Rebuilding,
         Standing::Fallback => proto::Standing::Fallback,
+        Standing::CatchingUp => proto::Standing::CatchingUp,
     };
     standing.into()
 }
@@ -178,6 +179,7 @@ fn decode_standing(value: i32) -> Result<Standing, WireError> {
         Ok(proto::Standing::Good) => Ok(Standing::Good),
         Ok(proto::Standing::Rebuilding) => Ok(Standing::Rebuilding),
         Ok(proto::Standing::Fallback) => Ok(Standing::Fallback),
+        Ok(proto::Standing::CatchingUp) => Ok(Standing::CatchingUp),
         Err(_) => {
             Err(WireError::Value { field: "standing", value: u64::from(value.cast_unsigned()) })
         }

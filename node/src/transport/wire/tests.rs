@@ -12,8 +12,8 @@ use crate::dynamo::operation::{Done, Opening, PayloadHash};
 use crate::dynamo::standing::Standing;
 use crate::error::{Outcome, RequestError, WriteError};
 use crate::transport::{
-    Compared, Credit, ForwardGet, ForwardWrite, GetResult, Held, HintQueue, Hints, KeyDots, Known,
-    LookUp, LookedUp, Read, Replicate, ScanPage, ScanPageReply, StandIn, Told, WriteResult,
+    Answer, Compared, Credit, ForwardGet, ForwardWrite, GetResult, Held, HintQueue, Hints, KeyDots,
+    Known, LookUp, LookedUp, Read, Replicate, ScanPage, ScanPageReply, StandIn, Told, WriteResult,
 };
 
 fn bytes() -> impl Strategy<Value = Bytes> + Clone {
@@ -147,24 +147,31 @@ fn frontier() -> impl Strategy<Value = Frontier> {
 
 fn exchange_requests() -> impl Strategy<Value = Request> {
     prop_oneof![
-        few((vnode(), any::<u64>())).prop_map(Request::Frontiers),
+        (few((vnode(), any::<u64>())), any::<bool>())
+            .prop_map(|(asked, recall)| Request::Frontiers { asked, recall }),
         (vnode(), frontier()).prop_map(|(vnode, dots)| Request::Keys(vnode, dots)),
     ]
 }
 
 fn exchange_replies() -> impl Strategy<Value = Reply> {
-    let told = |(generation, frontier)| Compared::Differs(Told { generation, frontier });
+    let told = |(generation, frontier, recounting)| {
+        Compared::Differs(Told { generation, frontier, recounting })
+    };
     let compared = prop_oneof![
         Just(Compared::Same),
         Just(Compared::Unsaid),
-        (any::<u64>(), frontier()).prop_map(told),
+        (any::<u64>(), frontier(), any::<bool>()).prop_map(told),
     ];
+    let answer = (compared, prop::option::of(frontier()))
+        .prop_map(|(compared, remembered)| Answer { compared, remembered });
+    let answers = (few(answer), any::<bool>())
+        .prop_map(|(answers, settled)| Reply::Frontiers { answers, settled });
     let key = (any::<u64>(), key(), frontier()).prop_map(|(namespace, key, dots)| KeyDots {
         namespace: NamespaceId(namespace),
         key,
         dots: dots.dots().collect(),
     });
-    prop_oneof![few(compared).prop_map(Reply::Frontiers), few(key).prop_map(Reply::Keys)]
+    prop_oneof![answers, few(key).prop_map(Reply::Keys)]
 }
 
 fn requests() -> impl Strategy<Value = Request> {
@@ -236,7 +243,12 @@ fn failures() -> impl Strategy<Value = Reply> {
 }
 
 fn standing() -> impl Strategy<Value = Standing> {
-    prop_oneof![Just(Standing::Good), Just(Standing::Rebuilding), Just(Standing::Fallback)]
+    prop_oneof![
+        Just(Standing::Good),
+        Just(Standing::Rebuilding),
+        Just(Standing::Fallback),
+        Just(Standing::CatchingUp)
+    ]
 }
 
 fn held() -> impl Strategy<Value = Held> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use futures::future::join_all;
-use quorate_client::{Member, MemberState, Rebuild, Topology, Vote};
+use quorate_client::{CatchingUp, Doubt, Member, MemberState, Rebuild, Topology, Vote};
 use serde::Serialize;
 
 use super::Session;
@@ -68,6 +68,8 @@ struct MemberJson<'a> {
     clock_ahead_ms: Option<i64>,
     /// While its store is being rebuilt.
     rebuild: Option<RebuildJson>,
+    /// While it was started again and is not believed.
+    catching_up: Option<CatchingUpJson>,
     error: Option<String>,
 }
 
@@ -92,6 +94,31 @@ impl From<Rebuild> for RebuildJson {
     fn from(rebuild: Rebuild) -> Self {
         let Rebuild { vnodes, complete, objects, waiting_for } = rebuild;
         Self { vnodes, complete, objects, waiting_for }
+    }
+}
+
+#[derive(Serialize)]
+struct CatchingUpJson {
+    /// Partitions that the member holds, and for how many of them it does not count.
+    vnodes: u32,
+    left: u32,
+    /// "unasked", "lost tail" or "rolled back".
+    doubt: Option<String>,
+    waiting_for: String,
+    #[serde(skip)]
+    why: &'static str,
+}
+
+impl From<CatchingUp> for CatchingUpJson {
+    fn from(told: CatchingUp) -> Self {
+        let why = match told.doubt {
+            Some(Doubt::Unasked) => "no other owner has confirmed yet that its store is its latest",
+            Some(Doubt::LostTail) => "its last writes before a power cut may be missing",
+            Some(Doubt::RolledBack) => "its store is older than what others remember of it",
+            None => "it may lack what it had acknowledged",
+        };
+        let CatchingUp { vnodes, left, doubt, waiting_for } = told;
+        Self { vnodes, left, doubt: doubt.map(|doubt| doubt.to_string()), waiting_for, why }
     }
 }
 
@@ -154,6 +181,7 @@ async fn probe<'a>(session: &Session, member: &'a Member) -> (MemberJson<'a>, Op
         version,
         clock_ahead_ms: topology.as_ref().and_then(|topology| topology.clock_ahead_ms),
         rebuild: topology.as_ref().and_then(|t| t.rebuild.clone()).map(Into::into),
+        catching_up: topology.as_ref().and_then(|t| t.catching_up.clone()).map(Into::into),
         error,
     };
     (json, topology)
@@ -198,6 +226,7 @@ fn status_text(output: Output, status: &StatusJson<'_>) -> String {
     for member in &status.members {
         lines.extend(member.error.as_ref().map(|error| format!("{}: {error}", member.name)));
         lines.extend(member.rebuild.as_ref().map(|rebuild| rebuild_text(member.name, rebuild)));
+        lines.extend(member.catching_up.as_ref().map(|told| catching_up_text(member.name, told)));
     }
     lines.extend(status.members.iter().filter_map(otherwise_text));
     lines.extend(votes_text(&status.members));
@@ -279,6 +308,18 @@ fn rebuild_text(name: &str, rebuild: &RebuildJson) -> String {
         "{name}: its store is being rebuilt: {} of {} partitions complete, {} objects received{waits}; \
          until then it does not count in their quorums",
         rebuild.complete, rebuild.vnodes, rebuild.objects
+    )
+}
+
+fn catching_up_text(name: &str, told: &CatchingUpJson) -> String {
+    let waits = match &*told.waiting_for {
+        "" => String::new(),
+        who => format!("; waits for {who}"),
+    };
+    let CatchingUpJson { vnodes, left, why, .. } = told;
+    format!(
+        "{name}: it was started again, and does not count in quorums of {left} of its {vnodes} partitions \
+         yet: {why}{waits}"
     )
 }
 
