@@ -37,7 +37,7 @@ macro_rules! planted {
 
 /// Every planted defect.
 #[cfg(quorate_mutants)]
-pub const NAMES: [&str; 39] = [
+pub const NAMES: [&str; 42] = [
     "absence_counted_from_a_fallback",
     "acknowledged_before_the_batch",
     "actor_kept_over_a_rollback",
@@ -73,6 +73,9 @@ pub const NAMES: [&str; 39] = [
     "replicated_before_the_batch",
     "retry_elsewhere_applied_twice",
     "retry_taken_as_new",
+    "rolled_back_store_believed",
+    "standing_after_one_exchange_of_two",
+    "standing_from_opening_after_a_power_cut",
     "synced_before_the_sync",
     "token_covers_a_sibling_never_shown",
     "vnode_kept_over_a_failed_batch",

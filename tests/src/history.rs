@@ -273,6 +273,8 @@ pub enum LossKind {
     Wiped,
     /// What came after this moment: an older copy of its disk was put in its place.
     RolledBack(Moment),
+    /// The same, where every other owner remembers more of the node than the copy holds, and says so.
+    FoundOut(Moment),
     /// Nothing yet; but from now on two processes have its name, and which one answers is open.
     Doubled,
     /// One record, whose damage shows.

@@ -25,32 +25,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::index::Written;
-use crate::history::{
-    Handoff, History, Loss, LossKind, Moment, Node, Operation, Outcome, Receipt, StandIn,
-};
+use crate::history::{Handoff, History, Loss, LossKind, Moment, Node, Receipt, StandIn};
 
-/// Until when reads must show what was acknowledged before them, R + W > N given.
+/// Until when reads must show what was acknowledged before them, R + W > N given, and unless all who had it
+/// lost it.
 ///
-/// Today an owner that lost something answers as if it had not, and counts toward R: it will not
-/// once owners know whether their silence may be believed. So reads that were answered after a loss,
-/// which may have made any of them miss something, are not held to it. A damaged record alone is no
-/// such loss: its owner says that it cannot read the key, until all other owners were asked. Nor is a
-/// power cut where every node had on disk what it had acknowledged.
+/// An owner that was wiped or lost its power counts toward R only once it has what every other owner has, and
+/// one whose record is damaged says that it cannot read the key. Of one that was put back from an older copy
+/// the others need not know so much that it is found out; and one of two processes under one name may answer
+/// for what the other one acknowledged. Reads that were answered after such a loss are not held to it.
 pub fn reads_are_believed_until(history: &History) -> Moment {
-    let buffered = |operation: &Operation, at: Moment, since: Moment| match &operation.outcome {
-        Outcome::Written(receipt) => {
-            let late = operation.returned.is_none_or(|returned| returned >= since);
-            let acked = receipt.acked.len() + receipt.fallbacks.len();
-            receipt.synced < acked && operation.invoked < at && late
-        }
-        _ => false,
-    };
     let hurts = |loss: &&Loss| match loss.kind {
-        LossKind::Rotten { .. } => false,
-        LossKind::PowerCut(since) => {
-            history.operations.iter().any(|operation| buffered(operation, loss.at, since))
-        }
-        _ => true,
+        LossKind::Wiped | LossKind::Rotten { .. } => false,
+        LossKind::PowerCut(_) | LossKind::FoundOut(_) => false,
+        LossKind::RolledBack(_) | LossKind::Doubled => true,
     };
     history.losses.iter().filter(hurts).map(|loss| loss.at).min().unwrap_or(Moment::MAX)
 }
@@ -187,14 +175,14 @@ fn effect(loss: &Loss, write: &Written<'_>) -> Effect {
     }
     match &loss.kind {
         LossKind::Doubled => Effect::None,
-        LossKind::PowerCut(since) | LossKind::RolledBack(since)
+        LossKind::PowerCut(since) | LossKind::RolledBack(since) | LossKind::FoundOut(since)
             if operation.returned.is_some_and(|at| at < *since) =>
         {
             Effect::None
         }
         LossKind::PowerCut(_) => Effect::IfBuffered,
         LossKind::Wiped => Effect::Gone,
-        LossKind::RolledBack(_) => Effect::Gone,
+        LossKind::RolledBack(_) | LossKind::FoundOut(_) => Effect::Gone,
         LossKind::Rotten { namespace, key }
             if (namespace, key) != (&operation.namespace, &operation.key) =>
         {
@@ -209,7 +197,11 @@ fn effect_on_disk(loss: &Loss, write: &Written<'_>, since: Moment) -> Effect {
     match &loss.kind {
         _ if loss.at < since => Effect::None,
         LossKind::PowerCut(_) => Effect::None,
-        LossKind::RolledBack(copied) if *copied > since => Effect::None,
+        LossKind::RolledBack(copied) | LossKind::FoundOut(copied) => match *copied > since {
+            true => Effect::None,
+            // It came to this owner after the copy, though it was acknowledged before.
+            false => Effect::Gone,
+        },
         _ => effect(loss, write),
     }
 }
@@ -277,6 +269,8 @@ mod tests {
         assert!(!excused(true, &[wiped(1), wiped(4)]));
         assert!(excused(true, &[wiped(1), wiped(2)]));
         assert!(!excused(true, &[wiped(1), (2, LossKind::PowerCut(0))]), "it is on disk there");
+        // The write was acknowledged before the copy was made, and handed over after that.
+        assert!(excused(true, &[wiped(1), (2, LossKind::RolledBack(21))]));
     }
 
     #[test]
@@ -286,24 +280,23 @@ mod tests {
         story.put("k", "x", "", "a1");
         let index = Index::new(&story.history);
         assert!(index.keys.values().all(|of| of.writes[0].lost_from.is_none()));
-        assert_ne!(reads_are_believed_until(&story.history), Moment::MAX);
     }
 
     #[test]
-    fn reads_are_believed_until_more_than_a_record_is_lost() {
+    fn reads_are_believed_until_an_owner_may_not_know_that_it_lost_something() {
         let mut story = Story::siblings();
         let (namespace, key) = ("things".to_owned(), "k".to_owned());
         story.loses(1, LossKind::Rotten { namespace, key });
-        story.loses(1, LossKind::PowerCut(0));
         story.put("k", "x", "", "a1");
-        let returned = story.history.operations[0].returned.expect("it was acknowledged");
-        story.loses(2, LossKind::PowerCut(returned + 1));
+        story.loses(2, LossKind::PowerCut(0));
         let believed = |story: &Story| reads_are_believed_until(&story.history);
-        assert_eq!(believed(&story), Moment::MAX, "all that there was then was on disk");
-        let mut wiped = story.clone();
-        wiped.loses(2, LossKind::Wiped);
-        assert_eq!(believed(&wiped), wiped.history.losses[3].at);
-        story.loses(2, LossKind::PowerCut(returned));
-        assert_eq!(believed(&story), story.history.losses[3].at);
+        assert_eq!(believed(&story), Moment::MAX);
+        story.loses(2, LossKind::Wiped);
+        assert_eq!(believed(&story), Moment::MAX);
+        for kind in [LossKind::RolledBack(0), LossKind::Doubled] {
+            let mut lost = story.clone();
+            lost.loses(2, kind);
+            assert_eq!(believed(&lost), lost.history.losses[3].at);
+        }
     }
 }

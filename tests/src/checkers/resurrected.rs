@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn reads_after_a_loss_may_show_it_but_the_end_may_not() {
         let mut story = deleted();
-        story.loses(1, LossKind::Wiped);
+        story.loses(1, LossKind::RolledBack(0));
         story.read("k", "x", Some("a1"));
         let mut back = story.clone();
         story.settle("k", "a1 b1", "");

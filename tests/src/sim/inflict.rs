@@ -92,13 +92,29 @@ pub(super) struct Injuries<'a> {
     unsynced: BTreeMap<usize, Unsynced>,
     /// Whether any node may have lost something.
     lossy: bool,
+    /// Whether all others remember more of a node than its copy holds.
+    found_out: bool,
 }
 
 impl<'a> Injuries<'a> {
     pub(super) fn new(world: &'a World, seed: u64) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(seed ^ 0xfa17);
         let (copied, twins, unsynced) = <(_, _, _)>::default();
-        Self { world, rng, copied, twins, rotten: Vec::new(), unsynced, lossy: false }
+        Self {
+            world,
+            rng,
+            copied,
+            twins,
+            rotten: Vec::new(),
+            unsynced,
+            lossy: false,
+            found_out: false,
+        }
+    }
+
+    /// From now on all others remember more of a node than its copy holds, and stay: whoever is asked tells.
+    pub(super) fn copies_are_found_out(&mut self) {
+        self.found_out = true;
     }
 
     pub(super) fn bring(&mut self, fault: Fault) -> Result<()> {
@@ -142,7 +158,12 @@ impl<'a> Injuries<'a> {
             Fault::RollBack(at) => {
                 if cluster.roll_back(at)? {
                     self.opened(at);
-                    self.lost(&cluster, at, LossKind::RolledBack(self.copied[&at]))?;
+                    let since = self.copied[&at];
+                    let kind = match self.found_out {
+                        true => LossKind::FoundOut(since),
+                        false => LossKind::RolledBack(since),
+                    };
+                    self.lost(&cluster, at, kind)?;
                 }
             }
             Fault::Twin(at) if cluster.start_twin(at)? => {

@@ -112,6 +112,21 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("replicated_before_the_batch", Profile::SQUEEZED, 40, "I6"),
     Defect::new("retry_elsewhere_applied_twice", Profile::SLOPPY, 40, "I4"),
     Defect::new("retry_taken_as_new", Profile::EVERYTHING, 10, "I4"),
+    Defect::told(
+        "rolled_back_store_believed",
+        stories::a_copy_is_put_in_the_place_of_a_store,
+        "I10",
+    ),
+    Defect::told(
+        "standing_after_one_exchange_of_two",
+        stories::an_owner_comes_back_from_a_power_cut,
+        "I10",
+    ),
+    Defect::told(
+        "standing_from_opening_after_a_power_cut",
+        stories::an_owner_comes_back_from_a_power_cut,
+        "I10",
+    ),
     Defect::new("synced_before_the_sync", Profile::EVERYTHING, 20, "I17"),
     Defect::new("token_covers_a_sibling_never_shown", Profile::SIBLINGS, 5, "I6"),
     Defect::new("vnode_kept_over_a_failed_batch", Profile::SQUEEZED, 100, "I5"),

@@ -9,7 +9,8 @@
 //!
 //! [`mutants`]: super::mutants
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use quorate_node::dynamo::key::Key;
 use tokio::time::{Duration, sleep};
 
 use super::client::Client;
@@ -17,7 +18,7 @@ use super::faults::{Fault, Schedule};
 use super::inflict::Injuries;
 use super::run::{Report, Scenario, all_become_alike, all_goes_home, set_right, settle};
 use super::workload::{Mix, Workload};
-use super::world::World;
+use super::world::{NAMESPACE, World, key_name};
 
 /// What latencies and actors are drawn from.
 const SEED: u64 = 1;
@@ -32,14 +33,58 @@ const NOTICED: Duration = Duration::from_secs(10);
 pub type Story = fn() -> Result<Report>;
 
 /// All of them, by name.
-pub const STORIES: [(&str, Story); 6] = [
+pub const STORIES: [(&str, Story); 8] = [
+    ("a_copy_is_put_in_the_place_of_a_store", a_copy_is_put_in_the_place_of_a_store),
     ("a_fallback_writes_again_what_went_home", a_fallback_writes_again_what_went_home),
     ("a_hint_cannot_go_home_yet", a_hint_cannot_go_home_yet),
+    ("an_owner_comes_back_from_a_power_cut", an_owner_comes_back_from_a_power_cut),
     ("an_owner_forgot_what_it_had_seen", an_owner_forgot_what_it_had_seen),
     ("nobody_owes_what_owners_missed", nobody_owes_what_owners_missed),
     ("the_one_that_knows_is_away", the_one_that_knows_is_away),
     ("others_are_asked_about_a_write", others_are_asked_about_a_write),
 ];
+
+/// Two of three owners acknowledge a write, and one of these is started again from an older copy, beside the
+/// third one, which heard of the write and could not take it.
+pub fn a_copy_is_put_in_the_place_of_a_store() -> Result<Report> {
+    tell_strict(async |stage| {
+        let [copied, other, full] = stage.three();
+        stage.bring(Fault::Copy(copied))?;
+        stage.bring(Fault::Squeeze(full))?;
+        stage.client.write_blind(copied, 2).await;
+        stage.until_remembered(copied).await?;
+        stage.injuries.copies_are_found_out();
+        stage.bring(Fault::Isolate(other))?;
+        stage.bring(Fault::RollBack(copied))?;
+        // As long as no owner looks what it missed.
+        sleep(Duration::from_secs(3)).await;
+        stage.client.read_told(copied, 2).await;
+        stage.bring(Fault::Admit(other))?;
+        stage.bring(Fault::Relieve(full))
+    })
+}
+
+/// Again and again two of three owners acknowledge a write, and one of these loses its power, and with it
+/// the write, mostly. It comes back beside the third one, which missed it.
+pub fn an_owner_comes_back_from_a_power_cut() -> Result<Report> {
+    tell_strict(async |stage| {
+        let [cut, other, missed] = stage.three();
+        for _ in 0..4 {
+            stage.bring(Fault::Isolate(missed))?;
+            stage.client.write_blind(other, 2).await;
+            stage.bring(Fault::CutPower(cut))?;
+            stage.bring(Fault::Isolate(other))?;
+            stage.bring(Fault::Join(cut, missed))?;
+            stage.bring(Fault::Start(cut))?;
+            sleep(Duration::from_secs(3)).await;
+            stage.client.read_told(cut, 2).await;
+            stage.bring(Fault::Admit(missed))?;
+            stage.bring(Fault::Admit(other))?;
+            sleep(NOTICED).await;
+        }
+        Ok(())
+    })
+}
 
 /// Twice the only owner is away, and the same fallback writes for it, blind: what it wrote first has
 /// gone home meanwhile, and it keeps nothing of it.
@@ -136,6 +181,28 @@ impl Stage<'_> {
         self.injuries.bring(fault)
     }
 
+    /// The owners of a key that has three.
+    fn three(&self) -> [usize; 3] {
+        [self.owners[0], self.owners[1], self.owners[2]]
+    }
+
+    /// Waits until all other owners remember a write that an owner said it had seen.
+    async fn until_remembered(&self, of: usize) -> Result<()> {
+        let key = Key::new(key_name(0))?;
+        for _ in 0..300 {
+            sleep(Duration::from_millis(100)).await;
+            let cluster = self.world.cluster.borrow();
+            let mut others = self.owners.iter().filter(|&&by| by != of);
+            let all = others.try_fold(true, |all, &by| {
+                cluster.remembers(by, of, NAMESPACE, &key).map(|writes| all && writes > 0)
+            })?;
+            if all {
+                return Ok(());
+            }
+        }
+        bail!("nobody compared what the owners have seen")
+    }
+
     /// An owner that nobody hears acknowledges a write, and is down.
     async fn one_writes_alone(&mut self) -> Result<usize> {
         let alone = self.owners[0];
@@ -148,7 +215,16 @@ impl Stage<'_> {
 
 /// The story of a key with so many owners, by sloppy quorums, of which one at most fails at a time.
 fn tell(n: usize, story: impl AsyncFnOnce(&mut Stage<'_>) -> Result<()>) -> Result<Report> {
-    let workload = Workload {
+    tell_of(workload(n), story)
+}
+
+/// The story of a key with three owners, by strict quorums.
+fn tell_strict(story: impl AsyncFnOnce(&mut Stage<'_>) -> Result<()>) -> Result<Report> {
+    tell_of(Workload { sloppy: false, steady: false, ..workload(3) }, story)
+}
+
+fn workload(n: usize) -> Workload {
+    Workload {
         clients: 1,
         keys: 1,
         pause_ms: 0,
@@ -163,7 +239,13 @@ fn tell(n: usize, story: impl AsyncFnOnce(&mut Stage<'_>) -> Result<()>) -> Resu
         extra_n: [n; 2],
         sloppy: true,
         steady: true,
-    };
+    }
+}
+
+fn tell_of(
+    workload: Workload,
+    story: impl AsyncFnOnce(&mut Stage<'_>) -> Result<()>,
+) -> Result<Report> {
     let (length_ms, notice_ms, faults) = (0, 5_000, Schedule::default());
     let scenario = Scenario { seed: SEED, nodes: NODES, length_ms, notice_ms, workload, faults };
     scenario.run_as(false, async |world| {

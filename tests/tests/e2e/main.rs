@@ -20,5 +20,6 @@ mod resolve;
 mod resume;
 mod shell;
 mod shutdown;
+mod standing;
 mod tls;
 mod trace;

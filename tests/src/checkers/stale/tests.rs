@@ -80,11 +80,27 @@ fn what_a_scan_does_not_list_was_deleted() {
 }
 
 #[test]
-fn losses_excuse_reads() {
-    let mut story = two();
-    story.loses(1, LossKind::PowerCut(0));
-    story.read("k", "x", Some("a1"));
-    assert_accepts(&story);
+fn losses_that_their_owner_may_not_know_of_excuse_reads() {
+    for kind in [LossKind::RolledBack(0), LossKind::Doubled] {
+        let mut story = two();
+        story.loses(1, kind);
+        story.read("k", "x", Some("a1"));
+        assert_accepts(&story);
+    }
+}
+
+#[test]
+fn power_cuts_and_lost_stores_excuse_what_nobody_has_and_no_more() {
+    for kind in [LossKind::PowerCut(0), LossKind::Wiped] {
+        let mut story = two();
+        story.loses(1, kind.clone());
+        let mut once = story.clone();
+        once.read("k", "x", Some("a1"));
+        assert_finds(check, &once, "misses \"y\"");
+        story.loses(2, kind);
+        story.read("k", "x", Some("a1"));
+        assert_accepts(&story);
+    }
 }
 
 #[test]

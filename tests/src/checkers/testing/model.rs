@@ -528,10 +528,12 @@ impl Run<'_> {
         let kind = match self.rng.random_range(0..8) {
             0 => {
                 (node.state, node.disk, node.copy) = (State::default(), State::default(), None);
+                self.catch_up(at);
                 LossKind::Wiped
             }
             1..3 => {
                 node.state = node.disk.clone();
+                self.catch_up(at);
                 LossKind::PowerCut(0)
             }
             3 => {
@@ -548,6 +550,15 @@ impl Run<'_> {
             }
         };
         self.lost(at, kind, |_, _| true);
+    }
+
+    /// It counts only once it has seen what every other owner has: here, at once.
+    fn catch_up(&mut self, at: usize) {
+        for other in (0..NODES).filter(|other| *other != at) {
+            for (key, object) in self.nodes[other].state.objects.clone() {
+                self.receive(at, key, &object);
+            }
+        }
     }
 
     /// A record is damaged, and replaced by what all others hold.
