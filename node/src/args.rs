@@ -221,6 +221,12 @@ pub struct Overrides {
     /// How long a buffered write may wait for the disk, 1..=100
     #[arg(long, value_name = "MS")]
     sync_interval_ms: Option<u64>,
+    /// How often values are compared with the other owners', by trees of hashes, 1000..=86400000
+    #[arg(long, value_name = "MS")]
+    trees_interval_ms: Option<u64>,
+    /// How long after all records were read again that begins anew, 1000..=2592000000
+    #[arg(long, value_name = "MS")]
+    scrub_interval_ms: Option<u64>,
     /// How far the clock may be off for this node to order writes in lww namespaces
     #[arg(long, value_name = "MS")]
     clock_skew_max_ms: Option<u64>,

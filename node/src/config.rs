@@ -113,6 +113,11 @@ pub struct Config {
     pub shard_queue: u32,
     /// How long a buffered write may wait for the disk, in milliseconds, 1..=100. Default 100.
     pub sync_interval_ms: u64,
+    /// How often values are compared with those of the other owners, by trees of hashes, in milliseconds.
+    /// Default 60000.
+    pub trees_interval_ms: u64,
+    /// How long after all records were read again that begins anew, in milliseconds. Default 86400000.
+    pub scrub_interval_ms: u64,
     /// How far this node's clock may be off from the others' for it to order writes in `lww`
     /// namespaces, in milliseconds. Default 500.
     pub clock_skew_max_ms: u64,
@@ -165,6 +170,8 @@ impl Default for Config {
             shards: 0,
             shard_queue: 1024,
             sync_interval_ms: 100,
+            trees_interval_ms: 60_000,
+            scrub_interval_ms: 86_400_000,
             clock_skew_max_ms: 500,
             request_timeout_ms: 5000,
             request_timeout_max_ms: 60_000,
@@ -226,7 +233,7 @@ impl Config {
     }
 
     fn validate_numbers(&self, found: &mut Vec<(&'static str, String)>) {
-        let ranges: [(&'static str, u64, RangeInclusive<u64>); 14] = [
+        let ranges: [(&'static str, u64, RangeInclusive<u64>); 16] = [
             ("weight", self.weight.into(), 1..=100),
             ("cache_bytes", self.cache_bytes, 1 << 20..=1 << 40),
             ("disk_reserve_bytes", self.disk_reserve_bytes, 0..=1 << 50),
@@ -234,6 +241,8 @@ impl Config {
             ("shards", self.shards.into(), 0..=64),
             ("shard_queue", self.shard_queue.into(), 1..=65_536),
             ("sync_interval_ms", self.sync_interval_ms, 1..=100),
+            ("trees_interval_ms", self.trees_interval_ms, 1_000..=86_400_000),
+            ("scrub_interval_ms", self.scrub_interval_ms, 1_000..=2_592_000_000),
             ("clock_skew_max_ms", self.clock_skew_max_ms, 1..=60_000),
             ("request_timeout_ms", self.request_timeout_ms, 1..=600_000),
             ("request_timeout_max_ms", self.request_timeout_max_ms, 1..=3_600_000),

@@ -364,6 +364,8 @@ fn size_of(config: &Config) -> ReplicaSize {
         clock_skew_max: Duration::from_millis(config.clock_skew_max_ms),
         hints_max_bytes: config.hints_max_bytes,
         exchange_every: EXCHANGE_EVERY,
+        trees_every: Duration::from_millis(config.trees_interval_ms),
+        scrub_every: Duration::from_millis(config.scrub_interval_ms),
     }
 }
 

@@ -35,9 +35,9 @@ use crate::storage::watched::Watched;
 use crate::storage::{Engine, Space};
 pub use crate::tasks::EXCHANGE_EVERY;
 use crate::tasks::{
-    self, AskHints, AskHintsParts, CompareClocks, Exchange, ExchangeParts, Flush, ForgetOperations,
-    Gossip, GossipParts, Handoff, HandoffParts, Observe, Observed, Refill, RefillParts, Sweep,
-    WatchDisk, Worker,
+    self, AskHints, AskHintsParts, CompareClocks, CompareTrees, CompareTreesParts, Exchange,
+    ExchangeParts, Flush, ForgetOperations, Gossip, GossipParts, Handoff, HandoffParts, Observe,
+    Observed, Refill, RefillParts, Scrub, ScrubParts, Sweep, WatchDisk, Worker,
 };
 use crate::telemetry::{Metrics, ShardMetrics};
 use crate::transport::{Handler, Peers};
@@ -80,6 +80,10 @@ pub struct ReplicaSize {
     pub hints_max_bytes: u64,
     /// How long a round of exchanges with other owners begins after the last one, at least.
     pub exchange_every: Duration,
+    /// How long a round of comparing trees begins after the last one, at least.
+    pub trees_every: Duration,
+    /// How long a round of reading all again begins after the last one ended, at least.
+    pub scrub_every: Duration,
 }
 
 /// A running replica.
@@ -156,6 +160,7 @@ impl Replica {
             budget: capacity.budget.clone(),
             clocks: clocks.clone(),
             hints,
+            hash_key: cluster.key(),
             observer,
         };
         let (shards, shards_end) = Shards::start(context, size.shards, size.queue);
@@ -191,6 +196,7 @@ impl Replica {
         replica.spawn_listeners(inbox, &metrics);
         replica.spawn_handoff(&metrics);
         replica.spawn_exchange(size.exchange_every, excused.clone(), &metrics);
+        replica.spawn_trees((size.trees_every, size.scrub_every), &metrics);
         replica.spawn_refill(excused, &metrics);
         let observed = Observed { coordinator: replica.coordinator.clone(), engine, capacity };
         replica.spawn(Observe::new(observed, metrics));
@@ -276,6 +282,24 @@ impl Replica {
             metrics: metrics.clone(),
             every,
             excused,
+            stop: self.stop.clone(),
+        }));
+    }
+
+    /// What fetches values that differ from those of other owners, and what finds that some rotted here.
+    fn spawn_trees(&self, (every, scrub_every): (Duration, Duration), metrics: &Arc<Metrics>) {
+        self.spawn(Scrub::new(ScrubParts {
+            coordinator: self.coordinator.clone(),
+            env: self.env.clone(),
+            metrics: metrics.clone(),
+            every: scrub_every,
+            stop: self.stop.clone(),
+        }));
+        self.spawn(CompareTrees::new(CompareTreesParts {
+            coordinator: self.coordinator.clone(),
+            env: self.env.clone(),
+            metrics: metrics.clone(),
+            every,
             stop: self.stop.clone(),
         }));
     }
@@ -381,6 +405,14 @@ impl ShardObserver for Observer {
 
     fn corrupt(&self, space: Space, records: u64) {
         self.metrics.corrupt_records(space.name(), records);
+    }
+
+    fn lied(&self, frontiers: u64) {
+        self.metrics.trees().lied(frontiers);
+    }
+
+    fn mismatched(&self) {
+        self.metrics.trees().mismatched();
     }
 
     fn mended(&self, Mended { mended, lost }: Mended) {

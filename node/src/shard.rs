@@ -23,6 +23,7 @@ mod look_up;
 mod page;
 mod queue;
 mod sweep;
+mod trees;
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
@@ -42,6 +43,8 @@ pub use self::page::{Page, PageRange};
 use self::queue::{Queued, ShardQueue};
 pub use self::sweep::LiveNamespaces;
 use self::sweep::{Kept, Swept};
+use self::trees::TreeJob;
+pub use self::trees::{Leaves, Scrubbed};
 use crate::clocks::{Clocks, Others};
 use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::EncodedObject;
@@ -56,7 +59,7 @@ use crate::storage::hints::Place;
 use crate::storage::{Batch, Engine, EngineError, Space};
 use crate::vnode::look_up::Inquiry;
 use crate::vnode::{
-    Address, HintQueues, HintVnode, Hinted, Mended, Merge, Turn, Vnode, Write, Written,
+    Address, HashKey, HintQueues, HintVnode, Hinted, Mended, Merge, Turn, Vnode, Write, Written,
 };
 
 /// The most requests of one turn, keys of batches counted: bounds the engine's batch, and what a
@@ -102,6 +105,7 @@ enum Job {
     },
     Hints(HintJob),
     Exchange(ExchangeJob),
+    Trees(TreeJob),
     Page {
         range: PageRange,
         answer: oneshot::Sender<Result<Page, RequestError>>,
@@ -168,6 +172,16 @@ pub trait ShardObserver: Send + Sync + 'static {
     fn applied(&self);
     /// So many damaged records of a space were met.
     fn corrupt(&self, space: Space, records: u64);
+    /// So many damaged rows were met, by space.
+    fn found_damaged(&self, rows: [(Space, u64); 2]) {
+        rows.into_iter()
+            .filter(|(_, rows)| *rows > 0)
+            .for_each(|(space, rows)| self.corrupt(space, rows));
+    }
+    /// So many frontiers were found to vouch for what is not there.
+    fn lied(&self, frontiers: u64);
+    /// A leaf of a tree of hashes was not what its records come to.
+    fn mismatched(&self);
     /// Damaged records were replaced.
     fn mended(&self, mended: Mended);
     /// The operation index gained so many rows.
@@ -219,6 +233,8 @@ pub struct ShardContext {
     pub clocks: Arc<Clocks>,
     /// What it keeps for others.
     pub hints: Arc<HintQueues>,
+    /// Under which its objects are hashed.
+    pub hash_key: HashKey,
     /// Who hears of it.
     pub observer: Arc<dyn ShardObserver>,
 }
@@ -290,6 +306,8 @@ impl Shard {
                 skew_max_ms: clocks.max_ms(),
                 trust: clocks.trust_at(now, || Others::Connected),
                 future: 0,
+                lies: 0,
+                hash_key: &self.context.hash_key,
                 queues: &self.context.hints,
                 hinted: Hinted::default(),
             },
@@ -327,6 +345,7 @@ impl Shard {
             Job::Sweep { kept, after, answer } => drop(answer.send(self.sweep(&kept, after))),
             Job::Hints(job) => self.run_hints(job),
             Job::Exchange(job) => self.run_exchange(job),
+            Job::Trees(job) => self.run_trees(job),
             _ => unreachable!("requests of keys are staged"),
         }
     }
@@ -343,9 +362,9 @@ impl Shard {
             return Ok(());
         }
         let mut batch = Batch::new();
-        let rows = vnode.stage_frontier(&mut batch);
+        let rows = vnode.stage_beside(&mut batch);
         self.context.observer.corrupt(Space::Objects, new as u64);
-        self.context.observer.corrupt(Space::Frontiers, rows);
+        self.context.observer.found_damaged(rows);
         self.apply_alone(batch).inspect_err(|_| drop(self.vnodes.remove(&id)))
     }
 
@@ -355,7 +374,12 @@ impl Shard {
             Entry::Occupied(open) => Ok(open.into_mut()),
             Entry::Vacant(closed) => {
                 let generation = self.rng.next_u64();
-                Ok(closed.insert(Vnode::open(id, &*self.context.engine, generation)?))
+                Ok(closed.insert(Vnode::open(
+                    id,
+                    &*self.context.engine,
+                    generation,
+                    &self.context.hash_key,
+                )?))
             }
         }
     }
@@ -493,7 +517,7 @@ impl Staging<'_> {
             Entry::Occupied(open) => Ok(open.into_mut()),
             Entry::Vacant(closed) => {
                 let generation = turn.rng.next_u64();
-                Ok(closed.insert(Vnode::open(id, turn.engine, generation)?))
+                Ok(closed.insert(Vnode::open(id, turn.engine, generation, turn.hash_key)?))
             }
         }
     }
@@ -502,19 +526,19 @@ impl Staging<'_> {
     fn commit(mut self, context: &ShardContext) {
         planted!("frontier_ahead_of_its_batch", {
             let mut ahead = Batch::new();
-            let staged = self.vnodes.values_mut().map(|vnode| vnode.stage_frontier(&mut ahead));
-            let _ = (staged.sum::<u64>(), self.turn.engine.apply(ahead));
+            self.vnodes.values_mut().for_each(|vnode| drop(vnode.stage_beside(&mut ahead)));
+            let _ = self.turn.engine.apply(ahead);
         });
         for id in &self.touched {
             if let Some(vnode) = self.vnodes.get_mut(id) {
-                let damaged = vnode.stage_frontier(&mut self.turn.batch);
-                if damaged > 0 {
-                    context.observer.corrupt(Space::Frontiers, damaged);
-                }
+                context.observer.found_damaged(vnode.stage_beside(&mut self.turn.batch));
             }
         }
         for (space, records) in std::mem::take(&mut self.turn.corrupt) {
             context.observer.corrupt(space, records);
+        }
+        if self.turn.lies > 0 {
+            context.observer.lied(self.turn.lies);
         }
         if self.turn.future > 0 {
             context.observer.future(self.turn.future);

@@ -10,6 +10,7 @@ mod hints;
 mod limits;
 mod metrics;
 mod tls;
+mod trees;
 
 use std::io;
 

@@ -24,16 +24,23 @@ mod hints;
 pub mod log;
 pub mod look_up;
 mod objects;
+mod owned;
 mod queues;
 mod seen;
+mod tree;
 mod turn;
+
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
 pub use self::hints::{HintVnode, KeptHint};
 use self::objects::Objects;
+use self::owned::Owned;
 pub use self::queues::{HintQueues, Hinted};
 use self::seen::Seen;
+pub use self::tree::{HashKey, Listed};
+use self::tree::{Staged, Tree};
 pub use self::turn::{Mended, Turn};
 use crate::dynamo::clock::Dot;
 use crate::dynamo::context::Context;
@@ -41,6 +48,7 @@ use crate::dynamo::exchange::Told;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, VnodeId};
+use crate::dynamo::merkle::{Children, Leaf, Node, Place, Sum};
 use crate::dynamo::metadata::document::Conflict;
 use crate::dynamo::object::Object;
 use crate::dynamo::operation::{OperationId, PayloadHash};
@@ -147,26 +155,33 @@ impl Merge {
 #[derive(Debug)]
 pub struct Vnode {
     objects: Objects,
-    seen: Seen,
+    beside: Owned,
 }
 
 impl Vnode {
     /// Opens what the engine holds of `id`. A damaged row means that the frontier may lie: then it
     /// is forgotten as a whole, and the rows with it at the next turn. `generation` tells this opening
-    /// from others.
-    pub fn open(id: VnodeId, engine: &dyn Engine, generation: u64) -> Result<Self, EngineError> {
+    /// from others; objects are hashed under `key`.
+    pub fn open(
+        id: VnodeId,
+        engine: &dyn Engine,
+        generation: u64,
+        key: &HashKey,
+    ) -> Result<Self, EngineError> {
         let seen = Seen::open(id, engine, generation)?;
-        Ok(Self { objects: Objects::new(id, Space::Objects), seen })
+        let tree = Tree::open(id, engine, key.clone())?;
+        let beside = Owned { seen, tree };
+        Ok(Self { objects: Objects::new(id, Space::Objects), beside })
     }
 
     /// Which dots this vnode has seen.
     pub fn frontier(&self) -> &Frontier {
-        self.seen.frontier()
+        self.beside.seen.frontier()
     }
 
     /// What it says of that to others: true of what was applied, once all turns before were.
     pub fn told(&self) -> Told {
-        self.seen.told()
+        self.beside.seen.told()
     }
 
     /// Another owner says that these writes are of this key: sees them, if what is held here holds or
@@ -178,11 +193,11 @@ impl Vnode {
         dots: &[Dot],
     ) -> Result<bool, RequestError> {
         let stored = address.stored();
-        let object = self.objects.object(turn, address, &stored, &mut self.seen)?;
+        let object = self.objects.object(turn, address, &stored, &mut self.beside)?;
         let covered = dots.iter().all(|dot| object.version().covers(*dot))
             || planted!("dots_seen_without_their_object");
         if covered {
-            self.seen.see(&mut turn.batch, &stored, dots);
+            self.beside.seen.see(&mut turn.batch, &stored, dots);
         }
         Ok(covered)
     }
@@ -190,31 +205,31 @@ impl Vnode {
     /// Another owner has told all that it held when it had seen this, and all of it is here. Whether this
     /// vnode still is of that generation, without which it may have lost some of it.
     pub fn join(&mut self, frontier: &Frontier, generation: u64) -> bool {
-        if self.seen.told().generation != generation {
+        if self.beside.seen.told().generation != generation {
             return false;
         }
         // Whoever knows writes of this actor that it has not made would see them made a second time.
-        let new = frontier.minus(self.seen.frontier());
+        let new = frontier.minus(self.beside.seen.frontier());
         if self.objects.actor().is_some_and(|actor| new.of(actor).is_some()) {
             self.objects.end_actor();
         }
-        self.seen.join(&new);
+        self.beside.seen.join(&new);
         true
     }
 
     /// What has left the dot log since every owner has it.
     pub fn forgotten(&mut self) -> &mut log::Forgotten {
-        &mut self.seen.forgotten
+        &mut self.beside.seen.forgotten
     }
 
     /// Behind which key the objects are to be recounted, if they are.
     pub fn recount(&self) -> Option<&Bytes> {
-        self.seen.recount()
+        self.beside.seen.recount()
     }
 
     /// Sees what an object shows that lies at `stored`, when objects are recounted.
     pub fn recount_object(&mut self, batch: &mut Batch, stored: &Bytes, object: &Object) {
-        self.seen.see_object(batch, stored, object);
+        self.beside.seen.see_object(batch, stored, object);
     }
 
     /// Whether so many records are damaged that further ones are not kept in mind: a recount goes on past
@@ -225,7 +240,7 @@ impl Vnode {
 
     /// Objects are recounted up to this one; none: all are.
     pub fn recounted(&mut self, last: Option<Bytes>) {
-        self.seen.recount_from(last);
+        self.beside.seen.recount_from(last);
     }
 
     /// What is held under a key; the absent object if nothing is.
@@ -234,7 +249,7 @@ impl Vnode {
         turn: &mut Turn<'_>,
         address: &Address,
     ) -> Result<EncodedObject, RequestError> {
-        self.objects.read(turn, address, &mut self.seen)
+        self.objects.read(turn, address, &mut self.beside)
     }
 
     /// Gives a write its dot and stages what it leaves. An error leaves no dot; a refusal of this
@@ -242,7 +257,7 @@ impl Vnode {
     /// least once, cannot tell whether that one did, and may be asked again. [`RequestError::Damaged`]
     /// is no refusal yet: the caller mends the record and asks again, or gives it as the refusal.
     pub fn write(&mut self, turn: &mut Turn<'_>, write: Write) -> Result<Written, WriteError> {
-        self.objects.write(turn, write, &mut self.seen)
+        self.objects.write(turn, write, &mut self.beside)
     }
 
     /// Takes in another replica's object. Nothing is staged if it is malformed, or the record here
@@ -255,7 +270,7 @@ impl Vnode {
     /// still with all else on its machine, so that it could not notice: what it writes seems older
     /// than what was acknowledged before.
     pub fn merge(&mut self, turn: &mut Turn<'_>, merge: Merge) -> Result<(), RequestError> {
-        self.objects.merge(turn, merge, &mut self.seen)
+        self.objects.merge(turn, merge, &mut self.beside)
     }
 
     /// Ends the actor, since objects were dropped.
@@ -263,17 +278,74 @@ impl Vnode {
         self.objects.end_actor();
     }
 
-    /// Stages the frontier's rows that changed since the last time. How many of them were found
-    /// damaged when the vnode was opened, if that was not told yet.
-    pub fn stage_frontier(&mut self, batch: &mut Batch) -> u64 {
-        self.seen.stage(batch)
+    /// Stages the rows beside the objects that changed since the last time. How many of them were found
+    /// damaged, by space, if that was not told yet.
+    pub fn stage_beside(&mut self, batch: &mut Batch) -> [(Space, u64); 2] {
+        let trees = self.beside.tree.stage(batch);
+        [(Space::Frontiers, self.beside.seen.stage(batch)), (Space::Trees, trees)]
+    }
+
+    /// The root of the tree of hashes; none while it is not ready.
+    pub fn root(&self) -> Option<Sum> {
+        self.beside.tree.root()
+    }
+
+    /// Some of what is to be done before the tree is ready; it is as if the batch was applied.
+    pub fn ready_tree(&mut self, engine: &dyn Engine) -> Result<Batch, RequestError> {
+        self.beside.tree.step(engine)
+    }
+
+    /// The sums below a branch of the tree; none while it is not ready.
+    pub fn children(
+        &mut self,
+        engine: &dyn Engine,
+        branch: Node,
+    ) -> Result<Option<Children>, RequestError> {
+        self.beside.tree.children(engine, branch)
+    }
+
+    /// What is held in a leaf of the tree, read from the records. Where it is not what they come to, bytes
+    /// changed without a trace: the tree is made anew, and the frontier is forgotten.
+    pub fn list(&mut self, engine: &dyn Engine, leaf: Leaf) -> Result<Listed, RequestError> {
+        let listed = self.beside.tree.list(engine, leaf)?;
+        if listed.mismatch {
+            self.objects.end_actor();
+            self.beside.seen.lost();
+        }
+        Ok(listed)
+    }
+
+    /// Which of some leaves of the tree have objects, or should have.
+    pub fn occupied(
+        &self,
+        engine: &dyn Engine,
+        first: Leaf,
+        count: u16,
+    ) -> Result<BTreeSet<Leaf>, RequestError> {
+        self.beside.tree.occupied(engine, first, count)
+    }
+
+    /// Where the objects at some places of the tree lie.
+    pub fn at(&self, engine: &dyn Engine, places: &[Place]) -> Result<Vec<Bytes>, RequestError> {
+        self.beside.tree.at(engine, places)
+    }
+
+    /// A record is deleted in this batch, since its namespace was dropped.
+    pub fn drop_object(
+        &mut self,
+        engine: &dyn Engine,
+        batch: &mut Batch,
+        (stored, sealed): (&Bytes, &Bytes),
+    ) -> Result<(), RequestError> {
+        batch.delete(Space::Objects, stored.clone());
+        self.beside.tree.remove(&mut Staged { engine, batch }, stored, sealed)
     }
 
     /// The record at `stored` is damaged: the actor ends, since an object was lost, and the frontier
     /// is forgotten, since it vouches for it. The data stays. False if that was known: what the
     /// frontier learned since is true.
     pub fn distrust(&mut self, stored: &Bytes, hash: KeyHash) -> bool {
-        self.objects.distrust(stored, hash, &mut self.seen)
+        self.objects.distrust(stored, hash, &mut self.beside)
     }
 }
 

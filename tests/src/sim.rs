@@ -124,6 +124,10 @@ pub struct SimSize {
     pub hints: u64,
     /// How often owners look what they missed.
     pub exchange_every: Duration,
+    /// How often they compare their trees of hashes.
+    pub trees_every: Duration,
+    /// How often they read all again.
+    pub scrub_every: Duration,
     /// The first so many nodes vote on metadata.
     pub voters: usize,
     /// How many partitions there are.
@@ -144,6 +148,9 @@ impl Default for SimSize {
             memory: 1 << 30,
             hints: 1 << 30,
             exchange_every: EXCHANGE_EVERY,
+            // More often than by default, so that short runs have rounds.
+            trees_every: Duration::from_secs(8),
+            scrub_every: Duration::from_secs(16),
             voters: usize::MAX,
             partitions: 16,
             notice: Faults::default().notice,
@@ -377,6 +384,30 @@ impl SimCluster {
         Ok(true)
     }
 
+    /// What the `index`-th node has on record of a key, sealed; none if nothing.
+    pub fn sealed(&self, index: usize, namespace: &str, key: &Key) -> Result<Option<Bytes>> {
+        let (engine, stored) = self.record(index, namespace, key)?;
+        Ok(engine.get(Space::Objects, &stored)?)
+    }
+
+    /// Puts another record in the place of a node's record of a key, or none, behind its back: no checksum
+    /// tells.
+    pub fn replace(
+        &self,
+        index: usize,
+        namespace: &str,
+        key: &Key,
+        sealed: Option<Bytes>,
+    ) -> Result<()> {
+        let (engine, stored) = self.record(index, namespace, key)?;
+        let mut batch = Batch::new();
+        match sealed {
+            Some(sealed) => batch.put(Space::Objects, stored, sealed),
+            None => batch.delete(Space::Objects, stored),
+        }
+        Ok(engine.apply(batch)?)
+    }
+
     /// Whether what the `index`-th node holds of a key is not what was written.
     pub fn is_damaged(&self, index: usize, namespace: &str, key: &Key) -> Result<bool> {
         let (engine, stored) = self.record(index, namespace, key)?;
@@ -569,6 +600,8 @@ impl SimCluster {
             clock_skew_max,
             hints_max_bytes: self.size.hints,
             exchange_every: self.size.exchange_every,
+            trees_every: self.size.trees_every,
+            scrub_every: self.size.scrub_every,
         };
         let stop = CancellationToken::new();
         let replica = Replica::start(parts, size, stop.clone())?;

@@ -29,7 +29,13 @@ async fn started(seed: u64) -> Result<SimCluster> {
 /// that one missed is news to it.
 async fn without_repair(seed: u64) -> Result<SimCluster> {
     let never = Duration::from_secs(86_400);
-    let size = SimSize { hints: 0, exchange_every: never, ..SimSize::default() };
+    let size = SimSize {
+        hints: 0,
+        exchange_every: never,
+        trees_every: never,
+        scrub_every: never,
+        ..SimSize::default()
+    };
     let cluster = SimCluster::sized(NODES, seed, size).await?;
     prepare(&cluster, NODES).await?;
     Ok(cluster)

@@ -43,7 +43,7 @@ use self::rounds::Rounds;
 use self::view::View;
 use crate::dynamo::key::NodeId;
 use crate::dynamo::metadata::Document;
-use crate::dynamo::metadata::document::Voter;
+use crate::dynamo::metadata::document::{ClusterKey, Voter};
 use crate::dynamo::metadata::register::{Alarm, Reply, Request};
 use crate::env::Env;
 use crate::error::RequestError;
@@ -109,6 +109,11 @@ impl Cluster {
     /// The version of the newest document known; 0 without one.
     pub fn version(&self) -> u64 {
         self.published.version()
+    }
+
+    /// The cluster's key, once there is one: it is there before the first view.
+    pub fn key(&self) -> Arc<OnceLock<ClusterKey>> {
+        self.published.key()
     }
 
     /// Tells each new version, after its view can be read.

@@ -16,7 +16,7 @@ use super::view::View;
 use super::vote::Vote;
 use crate::dynamo::key::NodeId;
 use crate::dynamo::metadata::Document;
-use crate::dynamo::metadata::document::{DocumentError, Voter};
+use crate::dynamo::metadata::document::{ClusterKey, DocumentError, Voter};
 use crate::dynamo::metadata::register::{
     Acceptor, Alarm, Answer, Effect, Learned, Refusal, Reply, Request, Votes, VotesAhead,
 };
@@ -77,9 +77,14 @@ pub(super) struct Published {
     version: Arc<Signal<u64>>,
     alarm: OnceLock<Alarm>,
     vote: watch::Sender<Vote>,
+    key: Arc<OnceLock<ClusterKey>>,
 }
 
 impl Published {
+    pub(super) fn key(&self) -> Arc<OnceLock<ClusterKey>> {
+        self.key.clone()
+    }
+
     pub(super) fn view(&self) -> Option<Arc<View>> {
         self.view.load_full()
     }
@@ -103,6 +108,8 @@ impl Published {
     fn publish(&self, view: View) {
         let version = view.document().version;
         assert!(version > self.version(), "version {version} is published after a newer one");
+        // Before requests can see the view. All documents of a cluster have the same one.
+        let _ = self.key.set(view.document().cluster_key);
         self.view.store(Some(Arc::new(view)));
         self.version.set(version);
     }

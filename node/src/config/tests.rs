@@ -181,6 +181,7 @@ fn every_key_has_its_limits() {
         ("shards", 65, "must be in 0..=64"),
         ("shard_queue", 0, far),
         ("sync_interval_ms", 101, "must be in 1..=100"),
+        ("trees_interval_ms", 999, "must be in 1000..=86400000"),
         ("clock_skew_max_ms", 0, "must be in 1..=60000"),
         ("request_timeout_ms", 0, far),
         ("requests_max", 0, far),

@@ -20,6 +20,7 @@ pub mod format;
 pub mod frontier;
 pub mod hint;
 pub mod key;
+pub mod merkle;
 pub mod metadata;
 pub mod object;
 pub mod operation;

@@ -132,6 +132,8 @@ fn start_among(
         clock_skew_max: Duration::from_millis(500),
         hints_max_bytes: 1 << 30,
         exchange_every,
+        trees_every: Duration::from_secs(86_400),
+        scrub_every: Duration::from_secs(86_400),
     };
     Replica::start(parts, size, stop.clone()).unwrap()
 }

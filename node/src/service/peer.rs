@@ -2,6 +2,7 @@
 
 mod exchange;
 mod handoff;
+mod trees;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,6 +138,7 @@ impl Shared {
                 self.frontiers((from, recall), asked, wait).await
             }
             Request::Keys(vnode, dots) => self.keys_of(vnode, dots, wait).await,
+            Request::Trees(asked) => self.trees(asked, wait).await.map(Reply::Trees),
             Request::Hints => self.coordinator.shards().all_hints().map(Reply::Hints),
             Request::Handoff(items) => Ok(self.take_home(from, items, wait).await),
             Request::Register(message) => cluster.on_register(message).await.map(Reply::Register),

@@ -191,7 +191,8 @@ fn subject_of_peer(coordinator: &Coordinator, request: &transport::Request) -> S
         | R::Gossip(_)
         | R::Hints
         | R::Frontiers { .. }
-        | R::Keys(..) => Subject::default(),
+        | R::Keys(..)
+        | R::Trees(_) => Subject::default(),
     }
 }
 

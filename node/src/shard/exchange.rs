@@ -9,10 +9,11 @@ use tokio::time::Instant;
 use super::sweep::{SWEEP_BATCH, SWEEP_BYTES};
 use super::{Answer, Job, Shard, Shards, Staging, gone, shard_of};
 use crate::dynamo::clock::{Actor, Dot};
-use crate::dynamo::exchange::{KeyDots, Told};
+use crate::dynamo::exchange::{KeyDots, Told, fingerprint};
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{KeyHash, VnodeId};
+use crate::dynamo::merkle::{Sum, Summary};
 use crate::error::RequestError;
 use crate::storage::record;
 use crate::storage::{Batch, KeyRange, Space};
@@ -36,6 +37,8 @@ pub(super) struct Account {
     told: Told,
     /// Whether it has yet to recount its objects.
     recounts: bool,
+    /// The root of its tree; none while that is not ready.
+    root: Option<Sum>,
 }
 
 /// Vnodes of one job: each may have to be read from the disk first.
@@ -158,7 +161,7 @@ impl Shard {
     fn account(&mut self, id: VnodeId) -> Result<Account, RequestError> {
         let vnode = self.vnode_of(id)?;
         let recounts = vnode.recount().is_some() && !planted!("recount_left_out");
-        Ok(Account { told: vnode.told(), recounts })
+        Ok(Account { told: vnode.told(), recounts, root: vnode.root() })
     }
 
     fn keys_of(&self, id: VnodeId, dots: &Frontier) -> Result<Vec<KeyDots>, RequestError> {
@@ -236,8 +239,8 @@ impl Shard {
         }
         let more = last.is_some();
         vnode.recounted(last);
-        let damaged_rows = vnode.stage_frontier(&mut batch);
-        self.context.observer.corrupt(Space::Frontiers, damaged_rows);
+        let damaged = vnode.stage_beside(&mut batch);
+        self.context.observer.found_damaged(damaged);
         self.apply_alone(batch).inspect_err(|_| drop(self.vnodes.remove(&id)))?;
         Ok(more)
     }
@@ -254,7 +257,21 @@ impl Shards {
         Ok(accounts.map(|account| Ok(account?.told)).collect())
     }
 
-    /// The same, of one.
+    /// What vnodes say of all that they have seen and hold: of each in its order; none if it cannot be
+    /// told, or its tree is not ready.
+    pub async fn summaries(
+        &self,
+        vnodes: &[VnodeId],
+        deadline: Instant,
+    ) -> Result<Vec<Option<Summary>>, RequestError> {
+        let summary = |Account { told, root, .. }: Account| {
+            Some(Summary { fingerprint: fingerprint(&told.frontier), root: root? })
+        };
+        let accounts = self.accounts(vnodes, deadline).await?.into_iter();
+        Ok(accounts.map(|account| account.ok().and_then(summary)).collect())
+    }
+
+    /// The same as [`Self::told`], of one.
     pub async fn told_of(&self, vnode: VnodeId, deadline: Instant) -> Result<Told, RequestError> {
         let told = self.told(&[vnode], deadline).await?;
         told.into_iter().next().expect("one was asked for")

@@ -63,6 +63,7 @@ impl Job {
             Self::LookUp { answer, .. } => drop(answer.send(Err(error))),
             Self::Hints(job) => job.refuse(error),
             Self::Exchange(job) => job.refuse(error),
+            Self::Trees(job) => job.refuse(error),
             Self::Page { answer, .. } => drop(answer.send(Err(error))),
             Self::Sweep { answer, .. } => drop(answer.send(Err(error))),
         }

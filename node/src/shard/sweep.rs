@@ -15,7 +15,6 @@ use crate::dynamo::operation::Recorded;
 use crate::error::RequestError;
 use crate::storage::record;
 use crate::storage::{Batch, KeyRange, Space};
-use crate::vnode::Vnode;
 
 /// The most rows that one step looks at, and about how many bytes of them: requests wait for it.
 pub(super) const SWEEP_BATCH: usize = 1024;
@@ -118,24 +117,39 @@ impl Shard {
         if !live.dropped(namespace) {
             return Ok(Swept { rows: 0, next: Some(past(&prefix)) });
         }
-        let (batch, last) = self.objects(KeyRange::prefix(&prefix).after(after))?;
+        let (mut batch, rows, last) = self.objects(id, KeyRange::prefix(&prefix).after(after))?;
         // First, since a batch that fails may have dropped them.
-        self.vnodes.entry(id).and_modify(Vnode::end_actor);
-        self.delete(batch, last.or(Some(past(&prefix))))
+        let vnode = self.vnode_of(id)?;
+        vnode.end_actor();
+        let damaged = vnode.stage_beside(&mut batch);
+        self.context.observer.found_damaged(damaged);
+        self.apply_alone(batch).inspect_err(|_| drop(self.vnodes.remove(&id)))?;
+        Ok(Swept { rows, next: last.or(Some(past(&prefix))) })
     }
 
-    /// The deletion of the first objects in a range, and up to where it goes if there may be more.
-    fn objects(&self, range: KeyRange) -> Result<(Batch, Option<Bytes>), RequestError> {
-        let (mut batch, mut bytes) = (Batch::new(), 0);
-        for row in self.context.engine.scan(Space::Objects, range) {
+    /// The deletion of the first objects in a range, how many, and up to where it goes if there may be
+    /// more.
+    fn objects(
+        &mut self,
+        id: VnodeId,
+        range: KeyRange,
+    ) -> Result<(Batch, u64, Option<Bytes>), RequestError> {
+        let (mut batch, mut rows, mut bytes) = (Batch::new(), 0, 0);
+        let engine = self.context.engine.clone();
+        for row in engine.scan(Space::Objects, range) {
             let (stored, sealed) = row.map_err(RequestError::from)?;
-            bytes += sealed.len();
-            batch.delete(Space::Objects, stored.clone());
-            if batch.len() == SWEEP_BATCH || bytes >= SWEEP_BYTES {
-                return Ok((batch, Some(stored)));
+            (rows, bytes) = (rows + 1, bytes + sealed.len());
+            let vnode = self.vnode_of(id)?;
+            if let Err(error) = vnode.drop_object(&*engine, &mut batch, (&stored, &sealed)) {
+                // Its tree is ahead of a batch that is not applied.
+                self.vnodes.remove(&id);
+                return Err(error);
+            }
+            if rows == SWEEP_BATCH as u64 || bytes >= SWEEP_BYTES {
+                return Ok((batch, rows, Some(stored)));
             }
         }
-        Ok((batch, None))
+        Ok((batch, rows, None))
     }
 
     fn sweep_operations(

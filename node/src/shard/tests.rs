@@ -12,6 +12,7 @@ use super::*;
 use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NamespaceId};
+use crate::dynamo::metadata::ClusterKey;
 use crate::dynamo::metadata::document::Conflict;
 use crate::dynamo::operation::{OPERATION_KEPT_MS, PayloadHash};
 use crate::env::{Clock, Pause};
@@ -54,6 +55,8 @@ impl ShardObserver for Heard {
     fn corrupt(&self, _: Space, records: u64) {
         *self.corrupt.lock().unwrap() += records;
     }
+    fn lied(&self, _: u64) {}
+    fn mismatched(&self) {}
     fn mended(&self, _: Mended) {}
     fn recorded(&self, operations: u64) {
         *self.recorded.lock().unwrap() += operations;
@@ -122,6 +125,7 @@ fn with_hints((shards, queue): (usize, usize), cost: Duration, hints: HintQueues
         hints: Arc::new(hints),
         env,
         budget: Budget::unbounded(),
+        hash_key: Arc::new(ClusterKey([7; 32]).into()),
         observer: heard.clone(),
     };
     let (shards, _) = Shards::start(context, shards, queue);

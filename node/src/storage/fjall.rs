@@ -169,9 +169,9 @@ impl FjallEngine {
                 let options = KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes);
                 database.keyspace(name, || options).map_err(failed(OPENING))
             };
-            let [objects, frontiers, operations, hints, meta] =
+            let [objects, frontiers, trees, operations, hints, meta] =
                 Space::ALL.map(|space| open(space.name(), memtable_bytes(space)));
-            let keyspaces = [objects?, frontiers?, operations?, hints?, meta?];
+            let keyspaces = [objects?, frontiers?, trees?, operations?, hints?, meta?];
             let syncs = open(SYNCS, SYNCS_MEMTABLE_BYTES)?;
             Ok((database, keyspaces, syncs))
         });
@@ -387,7 +387,7 @@ fn contained<T>(
 const fn memtable_bytes(space: Space) -> u64 {
     match space {
         Space::Objects => OBJECTS_MEMTABLE_BYTES,
-        Space::Frontiers | Space::Operations | Space::Hints | Space::Meta => OTHER_MEMTABLE_BYTES,
+        _ => OTHER_MEMTABLE_BYTES,
     }
 }
 

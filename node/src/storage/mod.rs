@@ -54,6 +54,8 @@ pub enum Space {
     Objects,
     /// What each vnode has seen, and its dot log.
     Frontiers,
+    /// Trees of hashes of the objects.
+    Trees,
     /// Operation ids with their outcomes, for retries.
     Operations,
     /// What is kept for owners that missed it, and to whom it is owed.
@@ -64,14 +66,15 @@ pub enum Space {
 
 impl Space {
     /// Every space, in the order of their declaration.
-    pub const ALL: [Self; 5] =
-        [Self::Objects, Self::Frontiers, Self::Operations, Self::Hints, Self::Meta];
+    pub const ALL: [Self; 6] =
+        [Self::Objects, Self::Frontiers, Self::Trees, Self::Operations, Self::Hints, Self::Meta];
 
     /// The name on disk; changing one loses the space.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Objects => "objects",
             Self::Frontiers => "frontiers",
+            Self::Trees => "trees",
             Self::Operations => "operations",
             Self::Hints => "hints",
             Self::Meta => "meta",

@@ -6,6 +6,10 @@
 //!                n, partition, 1, actor, number   → the key of that dot: the dot log
 //!                n, partition, 2                  → the objects are to be recounted, from here on
 //!   Operations   n, partition, issued, id         → key hash and dot
+//!   Trees        n, partition, 0, leaf            → the sum of that leaf, if it is not 0
+//!                n, partition, 1, leaf, place,
+//!                   namespace, key                → nothing: the leaf has an object there
+//!                n, partition, 2                  → the tree is to be made anew, from here on
 //!   Hints        see [`hints`](super::hints)
 //!
 //!   a sealed value:   format (1 byte) │ body │ xxh3-64 of all before, seeded with the key's hash
@@ -23,6 +27,7 @@ use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::encoding::{Reader, Writer};
 use crate::dynamo::format::{EncodedObject, read_operation, write_object, write_operation};
 use crate::dynamo::key::{Key, NamespaceId, PartitionId, VnodeId};
+use crate::dynamo::merkle::{Leaf, Place};
 use crate::dynamo::object::Object;
 use crate::dynamo::operation::OperationId;
 
@@ -120,6 +125,52 @@ pub fn logged_dot(stored: &[u8]) -> Option<Dot> {
 /// Where it is kept that a vnode's objects are to be recounted.
 pub fn recount_key(vnode: VnodeId) -> Bytes {
     Bytes::copy_from_slice(&tagged(vnode, RECOUNT))
+}
+
+const LEAF: u8 = 0;
+const NAME: u8 = 1;
+const REBUILD: u8 = 2;
+
+/// Where the sum of a leaf lies.
+pub fn leaf_key(vnode: VnodeId, leaf: Leaf) -> Bytes {
+    [&tagged(vnode, LEAF)[..], &leaf.0.to_be_bytes()].concat().into()
+}
+
+/// Whose sum lies there: what [`leaf_key`] put behind the vnode.
+pub fn leaf_of(stored: &[u8]) -> Option<Leaf> {
+    let number: &[u8; 2] = stored.get(4..)?.try_into().ok()?;
+    (stored[3] == LEAF).then(|| Leaf(u16::from_be_bytes(*number)))
+}
+
+/// Where it is kept that the object at `stored` is in the tree.
+pub fn name_key(vnode: VnodeId, place: Place, stored: &Bytes) -> Bytes {
+    [&place_prefix(vnode, place)[..], &logged_key(stored)].concat().into()
+}
+
+/// Where the names at a place begin.
+pub fn place_prefix(vnode: VnodeId, place: Place) -> [u8; 14] {
+    let mut prefix = [0; 14];
+    prefix[..6].copy_from_slice(&names_prefix(vnode, place.leaf()));
+    prefix[6..].copy_from_slice(&place.0.to_be_bytes());
+    prefix
+}
+
+/// Where the names of a leaf's objects begin.
+pub fn names_prefix(vnode: VnodeId, leaf: Leaf) -> [u8; 6] {
+    let ([n, high, low, tag], [first, second]) = (tagged(vnode, NAME), leaf.0.to_be_bytes());
+    [n, high, low, tag, first, second]
+}
+
+/// Whose name lies there: the place, and where the object does.
+pub fn named(stored: &Bytes) -> Option<(Place, Bytes)> {
+    let place = u64::from_be_bytes(stored.get(6..14)?.try_into().ok()?);
+    let object = [&stored[..3], &stored[14..]].concat();
+    (stored[3] == NAME).then(|| (Place(place), object.into()))
+}
+
+/// Where it is kept that a vnode's tree is to be made anew.
+pub fn rebuild_key(vnode: VnodeId) -> Bytes {
+    Bytes::copy_from_slice(&tagged(vnode, REBUILD))
 }
 
 fn tagged(vnode: VnodeId, tag: u8) -> [u8; 4] {

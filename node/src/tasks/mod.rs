@@ -15,7 +15,9 @@ mod observe;
 mod outstanding;
 mod pull;
 mod refill;
+mod scrub;
 mod sweep;
+mod trees;
 
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +32,9 @@ pub use self::handoff::{Handoff, HandoffParts};
 pub use self::observe::{Observe, Observed};
 pub use self::outstanding::{AskHints, AskHintsParts};
 pub use self::refill::{Refill, RefillParts};
+pub use self::scrub::{Scrub, ScrubParts};
 pub use self::sweep::Sweep;
+pub use self::trees::{COMPARE_TREES_EVERY, CompareTrees, CompareTreesParts};
 use crate::error::RequestError;
 
 /// What a step came to.

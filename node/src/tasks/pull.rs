@@ -9,7 +9,7 @@
 //! everything is asked anew. A key whose record is damaged, there or here, is left out, and nothing follows
 //! from the rest then.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,8 +24,9 @@ use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
 use crate::dynamo::metadata::document::Namespace;
 use crate::error::RequestError;
+use crate::liveness::Health;
 use crate::shard::Shards;
-use crate::transport::{Reply, Request, ScanPage, ScanPageReply};
+use crate::transport::{Held, Read, Reply, Request, ScanPage, ScanPageReply};
 use crate::vnode::{Address, Merge};
 
 /// Keys per page, as for clients' scans.
@@ -195,6 +196,73 @@ impl Reach<'_> {
         self.coordinator.shards()
     }
 
+    /// The partitions that this node shares with each other owner that can be asked.
+    pub(super) fn shared(&self) -> BTreeMap<NodeId, Vec<VnodeId>> {
+        let me = self.coordinator.node();
+        let mut shared: BTreeMap<NodeId, Vec<VnodeId>> = BTreeMap::new();
+        for vnode in self.view.vnodes() {
+            let Some(list) = self.view.preference(vnode).filter(|list| list.is_owner(me)) else {
+                continue;
+            };
+            let others = list.owners().iter().copied().filter(|&owner| owner != me);
+            others.for_each(|owner| shared.entry(owner).or_default().push(vnode));
+        }
+        shared.retain(|&owner, _| self.is_there(owner));
+        shared
+    }
+
+    /// Whether a node can be asked.
+    pub(super) fn is_there(&self, node: NodeId) -> bool {
+        let seen = self.coordinator.liveness().of(node).and_then(|seen| seen.health);
+        self.coordinator.peers().connected(node) && seen != Some(Health::Down)
+    }
+
+    /// Where a key is that the owner of a partition named; nowhere, if its namespace was dropped.
+    pub(super) fn address(
+        &self,
+        (vnode, owner): (VnodeId, NodeId),
+        namespace: NamespaceId,
+        key: Key,
+    ) -> Result<Option<Address>, RequestError> {
+        let Some(known) = self.view.namespace(namespace) else {
+            if namespace.0 < self.view.document().next_namespace {
+                return Ok(None);
+            }
+            let reason = format!("namespace {} is not known here yet", namespace.0);
+            return Err(RequestError::not_ready(reason));
+        };
+        if self.view.vnode(known, &key) != vnode {
+            let wrong = "it names a key of another partition";
+            return Err(self.failed(owner, "keys", wrong));
+        }
+        Ok(Some(Address { vnode, namespace, key, conflict: known.conflict }))
+    }
+
+    /// What an owner holds of the first of these keys, at least of one.
+    pub(super) async fn read(
+        &self,
+        owner: NodeId,
+        addresses: &[Address],
+    ) -> Result<Vec<Result<EncodedObject, RequestError>>, RequestError> {
+        let what = "objects";
+        let reads = addresses.iter().map(|address| Read {
+            namespace: address.namespace,
+            key: address.key.clone(),
+            digest: false,
+            hint: false,
+        });
+        let held = match self.ask(owner, Request::ReadBatch(reads.collect()), what).await? {
+            Reply::HeldBatch(held) if (1..=addresses.len()).contains(&held.len()) => held,
+            _ => return Err(self.failed(owner, what, "the answer made no sense")),
+        };
+        let object = |held| match held {
+            Ok((Held::Object(object), _)) => Ok(object),
+            Ok(_) => Err(self.failed(owner, what, "a digest came")),
+            Err(error) => Err(self.failed(owner, what, error)),
+        };
+        Ok(held.into_iter().map(object).collect())
+    }
+
     /// The record here is damaged: nothing can be merged with it before it is mended, which begins.
     pub(super) fn mend(&self, address: &Address) {
         self.coordinator.mend_here(address.namespace, address.key.clone());
@@ -243,7 +311,7 @@ impl Reach<'_> {
     }
 
     /// Merges objects; whether all of them. One whose record here is damaged is left out.
-    async fn merge(
+    pub(super) async fn merge(
         &self,
         items: impl Iterator<Item = (Address, EncodedObject)>,
     ) -> Result<bool, RequestError> {

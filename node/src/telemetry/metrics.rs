@@ -26,6 +26,7 @@ use super::handoff::HandoffMetrics;
 use super::hints::HintMetrics;
 use super::limits::LimitMetrics;
 use super::tls::TlsMetrics;
+use super::trees::TreeMetrics;
 use crate::error::RequestError;
 
 /// What was done.
@@ -208,6 +209,7 @@ pub struct Metrics {
     disk: DiskMetrics,
     handoff: HandoffMetrics,
     exchange: ExchangeMetrics,
+    trees: TreeMetrics,
     hints: HintMetrics,
     single: Single,
     tls: TlsMetrics,
@@ -351,6 +353,7 @@ impl Metrics {
         let disk = DiskMetrics::register(&mut registry);
         let handoff = HandoffMetrics::register(&mut registry);
         let exchange = ExchangeMetrics::register(&mut registry);
+        let trees = TreeMetrics::register(&mut registry);
         let hints = HintMetrics::register(&mut registry);
         let single = Single::register(&mut registry);
         let tls = TlsMetrics::register(&mut registry);
@@ -369,6 +372,7 @@ impl Metrics {
             disk,
             handoff,
             exchange,
+            trees,
             hints,
             single,
             tls,
@@ -411,6 +415,11 @@ impl Metrics {
     /// Of what is fetched from other owners.
     pub fn exchange(&self) -> &ExchangeMetrics {
         &self.exchange
+    }
+
+    /// What trees of hashes told.
+    pub fn trees(&self) -> &TreeMetrics {
+        &self.trees
     }
 
     /// Hints going home.

@@ -13,6 +13,7 @@ pub mod grpc;
 pub mod listener;
 pub mod memory;
 pub mod tls;
+pub mod trees;
 pub mod wire;
 
 use std::time::Duration;
@@ -21,6 +22,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use thiserror::Error;
 
+pub use self::trees::{TreeReply, TreeRequest};
 use crate::dynamo::clock::Dot;
 use crate::dynamo::credit::Credit;
 pub use crate::dynamo::exchange::{Answer, Compared, KeyDots, Told};
@@ -83,6 +85,8 @@ pub enum Request {
     },
     /// Tell of which keys of this partition these writes are.
     Keys(VnodeId, Frontier),
+    /// Tell of your trees of hashes.
+    Trees(TreeRequest),
 }
 
 /// The answer to the [`Request`] of the same name.
@@ -151,6 +155,8 @@ pub enum Reply {
     },
     /// Keys with their writes, as far as they are known, and as many as one message should hold.
     Keys(Vec<KeyDots>),
+    /// What is told of trees.
+    Trees(TreeReply),
     /// The request failed; it was no write.
     Failed(RequestError),
     /// The write failed.

@@ -36,11 +36,12 @@ mod reply;
 mod request;
 #[cfg(test)]
 mod tests;
+mod trees;
 
 pub use failure::{decode_failure, encode_failure};
 
 /// The version of the peer protocol. It changes with the meaning of any message.
-pub const PROTOCOL: u32 = 9;
+pub const PROTOCOL: u32 = 10;
 
 /// Why a peer's bytes are no message. Nothing was done with them.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -133,6 +134,7 @@ pub fn kind(body: Option<&Body>) -> &'static str {
         Some(Body::LookUp(_)) => "look_up",
         Some(Body::Frontiers(_)) => "frontiers",
         Some(Body::Keys(_)) => "keys",
+        Some(Body::Trees(_)) => "trees",
         Some(Body::Replicated(_)) => "replicated",
         Some(Body::ReadReply(_)) => "read_reply",
         Some(Body::GetResult(_)) => "get_result",
@@ -152,6 +154,7 @@ pub fn kind(body: Option<&Body>) -> &'static str {
         Some(Body::LookedUp(_)) => "looked_up",
         Some(Body::FrontiersReply(_)) => "frontiers_reply",
         Some(Body::KeysReply(_)) => "keys_reply",
+        Some(Body::TreesReply(_)) => "trees_reply",
         Some(Body::Failure(_)) => "failure",
     }
 }
@@ -178,7 +181,8 @@ pub fn is_request(body: Option<&Body>) -> bool {
             | Body::HintsRequest(_)
             | Body::LookUp(_)
             | Body::Frontiers(_)
-            | Body::Keys(_),
+            | Body::Keys(_)
+            | Body::Trees(_),
         ) => true,
         None | Some(_) => false,
     }
@@ -228,6 +232,7 @@ pub fn encode_request(request: Request) -> Body {
             Body::Frontiers(exchange::encode_frontiers(asked, recall))
         }
         Request::Keys(vnode, dots) => Body::Keys(exchange::encode_keys(vnode, &dots)),
+        Request::Trees(asked) => Body::Trees(trees::encode_request(asked)),
     }
 }
 
@@ -265,6 +270,7 @@ pub fn decode_request(body: Option<Body>) -> Result<Request, WireError> {
             let (vnode, dots) = exchange::decode_keys(m)?;
             Request::Keys(vnode, dots)
         }
+        Some(Body::Trees(m)) => Request::Trees(trees::decode_request(m)?),
         other => return Err(unexpected(other.as_ref(), "request")),
     })
 }
@@ -303,6 +309,7 @@ pub fn encode_reply(reply: Reply) -> Body {
             Body::FrontiersReply(exchange::encode_answers(answers, settled))
         }
         Reply::Keys(m) => Body::KeysReply(exchange::encode_key_dots(m)),
+        Reply::Trees(m) => Body::TreesReply(trees::encode_reply(m)),
         Reply::Failed(error) => Body::Failure(encode_failure(error, None)),
         Reply::WriteFailed(error) => {
             Body::Failure(encode_failure(error.error, Some(error.outcome)))
@@ -338,6 +345,7 @@ pub fn decode_reply(body: Option<Body>) -> Result<Reply, WireError> {
             Reply::Frontiers { answers: exchange::decode_answers(m)?, settled }
         }
         Some(Body::KeysReply(m)) => Reply::Keys(exchange::decode_key_dots(m)?),
+        Some(Body::TreesReply(m)) => Reply::Trees(trees::decode_reply(m)?),
         Some(Body::Failure(m)) => failure::decode_failed(m)?,
         other => return Err(unexpected(other.as_ref(), "reply")),
     })

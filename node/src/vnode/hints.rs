@@ -30,7 +30,7 @@
 
 use bytes::Bytes;
 
-use super::objects::{Beside, Objects};
+use super::objects::{Beside, Objects, Put};
 use super::queues::{hint_bytes, owed_by_queues};
 use super::turn::Turn;
 use super::{Address, Merge, Write, Written};
@@ -196,9 +196,9 @@ impl Beside for Owing<'_> {
         room.inspect_err(|_| turn.hinted.refused += 1)
     }
 
-    fn kept(&mut self, turn: &mut Turn<'_>, stored: &Bytes, _: &Object, bytes: Option<usize>) {
+    fn kept(&mut self, turn: &mut Turn<'_>, stored: &Bytes, _: &Object, put: Option<Put>) {
         let mut after = self.before.clone();
-        after.bytes = bytes.map_or(after.bytes, |bytes| hint_bytes(stored, bytes));
+        after.bytes = put.map_or(after.bytes, |put| hint_bytes(stored, put.bytes));
         for &target in self.targets {
             if after.to(target).is_none() {
                 let debt = turn.queues.next_place(target, turn.admitting.now_ms);

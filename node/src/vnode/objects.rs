@@ -39,6 +39,24 @@ fn is_followed(object: &Object, dot: Dot) -> bool {
     object.last().is_some_and(|last| last.dot.actor == dot.actor && last.dot.n > dot.n)
 }
 
+/// What was known of an object before it changed.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Before {
+    /// The hash of its values; 0 if there were none.
+    pub(super) hash: u128,
+    /// Whether there was an object.
+    pub(super) is_there: bool,
+}
+
+/// An object that is put.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Put {
+    /// Its bytes.
+    pub(super) bytes: usize,
+    /// What was there.
+    pub(super) before: Before,
+}
+
 /// What is kept beside an object, and changes in its batch.
 pub(super) trait Beside {
     /// The dots that this vnode has seen, if it keeps account of them.
@@ -57,8 +75,25 @@ pub(super) trait Beside {
         Ok(())
     }
 
-    /// The batch leaves this object there, in so many bytes; none: as it was.
-    fn kept(&mut self, turn: &mut Turn<'_>, stored: &Bytes, object: &Object, bytes: Option<usize>);
+    /// What is to be known of an object before it changes.
+    fn before(&self, _stored: &Bytes, _object: &Object) -> Before {
+        Before::default()
+    }
+
+    /// The same as [`Self::prepare`], where what lies there cannot be read and is replaced.
+    fn prepare_anew(&mut self, _: &mut Turn<'_>, _stored: &Bytes) -> Result<(), RequestError> {
+        Ok(())
+    }
+
+    /// The batch leaves this object there; not put: as it was.
+    fn kept(&mut self, turn: &mut Turn<'_>, stored: &Bytes, object: &Object, put: Option<Put>);
+
+    /// The batch leaves nothing there.
+    fn dropped(&mut self, _turn: &mut Turn<'_>, _stored: &Bytes) {}
+
+    /// Another object brings values that this vnode has seen, and does not hold nor cover: its frontier
+    /// vouches for what it has not.
+    fn lied(&mut self, _turn: &mut Turn<'_>) {}
 
     /// An object was lost.
     fn lost(&mut self) {}
@@ -140,6 +175,7 @@ impl Objects {
         let unread = |error| WriteError::at_the_door(write.doubtful, error);
         let object = self.object_to_change(turn, &write.address, &stored, beside);
         let mut object = object.map_err(unread)?;
+        let before = beside.before(&stored, &object);
         let refused = refused_by(self.id.n, &object, &write, turn);
         let refused = refused.or_else(|| {
             let bytes = bytes_left(&object, &write);
@@ -157,7 +193,7 @@ impl Objects {
             Conflict::Lww => write_last(&mut object, turn, write, dot),
         }
         let (sealed, encoded) = record::seal_object(&stored, &object);
-        self.put(turn, stored, (sealed, &object), beside);
+        self.put(turn, stored, (sealed, &object, before), beside);
         let done = Done { dot, clock_ms: turn.admitting.now_ms, payload };
         turn.record(index, Recorded { key: hash, done: Some(done) }, true);
         Ok(written(done, &object, encoded, &operation))
@@ -248,11 +284,16 @@ impl Objects {
         let stored = merge.address.stored();
         let mut object = match self.object_to_change(turn, &merge.address, &stored, beside) {
             Err(RequestError::Damaged { .. }) if merge.mend => {
-                self.mend(turn, stored, &received, beside);
+                self.mend(turn, stored, &received, beside)?;
                 return Ok((received, true));
             }
             found => found?,
         };
+        let before = beside.before(&stored, &object);
+        if shows_a_lie(&object, &received, beside.frontier()) {
+            self.end_actor();
+            beside.lied(turn);
+        }
         let known = merge.operation.is_some_and(|(_, dot, _)| object.version().covers(dot));
         if planted!("repair_replaces_instead_of_merging") && merge.operation.is_none() {
             object = Object::default();
@@ -269,7 +310,7 @@ impl Objects {
         }
         let (sealed, encoded) = record::seal_object(&stored, &object);
         beside.prepare(turn, &stored, Some(encoded.0.len()))?;
-        self.put(turn, stored, (sealed, &object), beside);
+        self.put(turn, stored, (sealed, &object, before), beside);
         Ok((object, known))
     }
 
@@ -331,16 +372,16 @@ impl Objects {
         &mut self,
         turn: &mut Turn<'_>,
         stored: Bytes,
-        (sealed, object): (Bytes, &Object),
+        (sealed, object, before): (Bytes, &Object, Before),
         beside: &mut impl Beside,
     ) {
         if self.damaged.remove(&stored) {
             turn.mended.lost += 1;
             tracing::error!(vnode = ?self.id, "a damaged hint is given up for the next one of its key");
         }
-        let bytes = record::body_bytes(&sealed);
+        let put = Put { bytes: record::body_bytes(&sealed), before };
         turn.batch.put(self.space, stored.clone(), sealed);
-        beside.kept(turn, &stored, object, Some(bytes));
+        beside.kept(turn, &stored, object, Some(put));
     }
 
     /// Replaces a damaged record by what every other owner held.
@@ -350,17 +391,23 @@ impl Objects {
         stored: Bytes,
         object: &Object,
         beside: &mut impl Beside,
-    ) {
+    ) -> Result<(), RequestError> {
+        beside.prepare_anew(turn, &stored)?;
         self.damaged.remove(&stored);
         if object.is_absent() {
             turn.mended.lost += 1;
             tracing::error!(vnode = ?self.id, "a damaged record is given up: no other owner holds its key");
-            return turn.batch.delete(self.space, stored);
+            turn.batch.delete(self.space, stored.clone());
+            beside.dropped(turn, &stored);
+            return Ok(());
         }
         turn.mended.mended += 1;
         tracing::warn!(vnode = ?self.id, "a damaged record was replaced by what all other owners hold");
         let (sealed, _) = record::seal_object(&stored, object);
-        self.put(turn, stored, (sealed, object), beside);
+        // Its key was there before.
+        let before = Before { hash: 0, is_there: true };
+        self.put(turn, stored, (sealed, object, before), beside);
+        Ok(())
     }
 
     /// What a write or a merge begins with. A damaged hint is given up for the next one: what it held
@@ -445,6 +492,14 @@ impl Objects {
         self.issued = Some(dot);
         dot
     }
+}
+
+/// Whether another's object brings a value that is in the frontier here, and neither held nor covered: the
+/// frontier vouches for what was lost without a trace.
+fn shows_a_lie(object: &Object, received: &Object, frontier: Option<&Frontier>) -> bool {
+    let Some(frontier) = frontier else { return false };
+    let is_lost = |dot: Dot| frontier.contains(dot) && !object.version().covers(dot);
+    received.entries().iter().any(|(dot, _)| is_lost(*dot))
 }
 
 /// Refuses a new write; the node that its id names records that.

@@ -10,8 +10,6 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::log::Forgotten;
-use super::objects::Beside;
-use super::turn::Turn;
 use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::exchange::Told;
 use crate::dynamo::format::{decode_intervals, encode_intervals};
@@ -38,27 +36,6 @@ pub(super) struct Seen {
     damaged_rows: u64,
     /// What has left the log.
     pub(super) forgotten: Forgotten,
-}
-
-impl Beside for Seen {
-    fn frontier(&self) -> Option<&Frontier> {
-        Some(&self.frontier)
-    }
-
-    fn kept(&mut self, turn: &mut Turn<'_>, stored: &Bytes, object: &Object, _: Option<usize>) {
-        self.see_object(&mut turn.batch, stored, object);
-    }
-
-    /// The frontier vouches for what was lost. The data stays.
-    fn lost(&mut self) {
-        planted!("frontier_kept_over_damage", { return });
-        self.grown.extend(self.frontier.iter().map(|(actor, _)| actor));
-        self.frontier = Frontier::new();
-        self.generation = self.generation.wrapping_add(1);
-        // What is seen again is logged again.
-        self.forgotten = Forgotten::default();
-        self.recount_from(Some(Bytes::new()));
-    }
 }
 
 impl Seen {
@@ -113,6 +90,27 @@ impl Seen {
             seen.grown = actors;
         }
         Ok(seen)
+    }
+
+    /// The frontier vouches for what was lost. The data stays.
+    pub(super) fn lost(&mut self) {
+        planted!("frontier_kept_over_damage", { return });
+        self.grown.extend(self.frontier.iter().map(|(actor, _)| actor));
+        self.frontier = Frontier::new();
+        self.generation = self.generation.wrapping_add(1);
+        // What is seen again is logged again.
+        self.forgotten = Forgotten::default();
+        self.recount_from(Some(Bytes::new()));
+    }
+
+    /// It was found to vouch for what was lost before anybody noticed.
+    pub(super) fn lied(&mut self) {
+        tracing::error!(
+            id = ?self.id,
+            "the vnode has seen a value that another owner holds, and has lost it; it forgets what it \
+             has seen, and catches up"
+        );
+        self.lost();
     }
 
     /// Which dots were seen.

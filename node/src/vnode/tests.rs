@@ -12,6 +12,7 @@ use crate::dynamo::clock::Actor;
 use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::decode_recorded;
 use crate::dynamo::key::{NodeId, PartitionId};
+use crate::dynamo::metadata::ClusterKey;
 use crate::dynamo::object::{SIBLINGS_MAX, siblings_max_bytes};
 use crate::dynamo::operation::{Admitting, Opening};
 use crate::error::Outcome;
@@ -20,6 +21,7 @@ use crate::storage::memory::MemoryEngine;
 
 mod look_up;
 mod lww;
+mod tree;
 
 const ID: VnodeId = VnodeId { n: 3, partition: PartitionId(7) };
 const NAMESPACE: NamespaceId = NamespaceId(1);
@@ -32,6 +34,7 @@ struct Store {
     engine: MemoryEngine,
     vnode: Vnode,
     queues: HintQueues,
+    key: HashKey,
     rng: ChaCha8Rng,
     clock: Hlc,
     corrupt: u64,
@@ -74,12 +77,25 @@ impl Store {
     }
 
     fn open(engine: MemoryEngine, rng: ChaCha8Rng) -> Self {
-        let vnode = Vnode::open(ID, &engine, 1).unwrap();
+        let key = HashKey::new(ClusterKey([7; 32]).into());
+        let vnode = Vnode::open(ID, &engine, 1, &key).unwrap();
         let (clock, now_ms) = (Hlc::default(), ADMITTING.now_ms);
         let mended = Mended::default();
         let trust = Trust::Right;
         let queues = HintQueues::open(&engine, 0).unwrap();
-        Self { engine, vnode, queues, rng, clock, corrupt: 0, now_ms, trust, future: 0, mended }
+        Self {
+            engine,
+            vnode,
+            queues,
+            key,
+            rng,
+            clock,
+            corrupt: 0,
+            now_ms,
+            trust,
+            future: 0,
+            mended,
+        }
     }
 
     fn turn<T>(&mut self, work: impl FnOnce(&mut Vnode, &mut Turn<'_>) -> T) -> T {
@@ -95,11 +111,14 @@ impl Store {
             skew_max_ms: SKEW_MAX_MS,
             trust: self.trust,
             future: 0,
+            lies: 0,
+            hash_key: &self.key,
             queues: &self.queues,
             hinted: Hinted::default(),
         };
         let result = work(&mut self.vnode, &mut turn);
-        self.corrupt += self.vnode.stage_frontier(&mut turn.batch);
+        self.corrupt +=
+            self.vnode.stage_beside(&mut turn.batch).iter().map(|(_, rows)| rows).sum::<u64>();
         self.corrupt += turn.corrupt.values().sum::<u64>();
         self.future += turn.future;
         self.mended = turn.mended;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 
 use super::queues::{HintQueues, Hinted};
+use super::tree::HashKey;
 use crate::clocks::Trust;
 use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::encode_recorded;
@@ -43,6 +44,10 @@ pub struct Turn<'a> {
     pub trust: Trust,
     /// How many last writes were met that lie in the future by more than that.
     pub future: u64,
+    /// How many frontiers were found to vouch for what is not there.
+    pub lies: u64,
+    /// Under which objects are hashed.
+    pub hash_key: &'a HashKey,
     /// The queues of hints, of all shards.
     pub queues: &'a HintQueues,
     /// What becomes of hints.

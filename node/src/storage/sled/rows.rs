@@ -7,7 +7,9 @@
 //!   2 │ key   Frontiers              1 │ batch, place, parts, bytes, sum of the parts' hashes
 //!   3 │ key   Meta
 //!   4 │ key   Operations
-//!   5                                the census
+//!   5 │ key   Hints
+//!   6 │ key   Trees
+//!   7                                the census
 //! ```
 //!
 //! A page of sled has up to 16 rows, and one past 128 KiB becomes a file of its own in `blobs/`,
@@ -29,7 +31,7 @@ const WHOLE_MAX_BYTES: usize = 2 << 10;
 const PART_BYTES: usize = 2 << 10;
 
 /// Where the census lies: behind the rows of every space.
-pub(super) const CENSUS: [u8; 1] = [6];
+pub(super) const CENSUS: [u8; 1] = [7];
 
 const PARTS: u8 = 0;
 const WHOLE: u8 = 0;
@@ -45,6 +47,7 @@ const fn tag(space: Space) -> u8 {
         Space::Meta => 3,
         Space::Operations => 4,
         Space::Hints => 5,
+        Space::Trees => 6,
     }
 }
 

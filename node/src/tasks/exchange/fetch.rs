@@ -10,8 +10,7 @@ use crate::dynamo::key::{NodeId, VnodeId};
 use crate::error::RequestError;
 use crate::shard::Sight;
 use crate::tasks::pull::{PAGE_TIMEOUT, Pull, Pulled, Reach};
-use crate::transport::{Held, Read, Reply, Request};
-use crate::vnode::Address;
+use crate::transport::{Reply, Request};
 
 /// Keys whose objects are looked at, or asked for, at once: each may be large.
 const KEYS_MAX: usize = 32;
@@ -103,7 +102,8 @@ impl Fetch {
         for sights in sights.chunks(KEYS_MAX) {
             let mut left = self.see(sights.to_vec(), reach).await?;
             while !left.is_empty() {
-                let held = self.read(&left, reach).await?;
+                let addresses: Vec<_> = left.iter().map(|sight| sight.address.clone()).collect();
+                let held = reach.read(self.owner, &addresses).await?;
                 let rest = left.split_off(held.len());
                 (objects, bytes) = self.see_fetched((left, held), (objects, bytes), reach).await?;
                 left = rest;
@@ -129,45 +129,8 @@ impl Fetch {
         KeyDots { namespace, key, dots }: KeyDots,
         reach: &Reach<'_>,
     ) -> Result<Option<Sight>, RequestError> {
-        let Some(known) = reach.view.namespace(namespace) else {
-            if namespace.0 < reach.view.document().next_namespace {
-                return Ok(None);
-            }
-            let reason = format!("namespace {} is not known here yet", namespace.0);
-            return Err(RequestError::not_ready(reason));
-        };
-        if reach.view.vnode(known, &key) != self.vnode {
-            let wrong = "it names a key of another partition";
-            return Err(reach.failed(self.owner, "keys of writes", wrong));
-        }
-        let address = Address { vnode: self.vnode, namespace, key, conflict: known.conflict };
-        Ok(Some(Sight { address, object: None, dots }))
-    }
-
-    /// What the owner holds of the first of these keys, at least of one.
-    async fn read(
-        &self,
-        sights: &[Sight],
-        reach: &Reach<'_>,
-    ) -> Result<Vec<Result<EncodedObject, RequestError>>, RequestError> {
-        let what = "objects";
-        let reads = sights.iter().map(|Sight { address, .. }| Read {
-            namespace: address.namespace,
-            key: address.key.clone(),
-            digest: false,
-            hint: false,
-        });
-        let request = Request::ReadBatch(reads.collect());
-        let held = match reach.ask(self.owner, request, what).await? {
-            Reply::HeldBatch(held) if (1..=sights.len()).contains(&held.len()) => held,
-            _ => return Err(reach.failed(self.owner, what, "the answer made no sense")),
-        };
-        let object = |held| match held {
-            Ok((Held::Object(object), _)) => Ok(object),
-            Ok(_) => Err(reach.failed(self.owner, what, "a digest came")),
-            Err(error) => Err(reach.failed(self.owner, what, error)),
-        };
-        Ok(held.into_iter().map(object).collect())
+        let address = reach.address((self.vnode, self.owner), namespace, key)?;
+        Ok(address.map(|address| Sight { address, object: None, dots }))
     }
 
     /// Merges what was fetched; what does not cover the writes that it should was lost there meanwhile.

@@ -90,7 +90,7 @@ pub(super) fn decode_key_dots(m: proto::KeysReply) -> Result<Vec<KeyDots>, WireE
     m.keys.into_iter().map(one).collect()
 }
 
-fn vnode(n: u32, partition: u32) -> Result<VnodeId, WireError> {
+pub(super) fn vnode(n: u32, partition: u32) -> Result<VnodeId, WireError> {
     let too_large = |field, value: u32| WireError::Value { field, value: value.into() };
     let partition = u16::try_from(partition).map_err(|_| too_large("partition", partition))?;
     let n = u8::try_from(n).map_err(|_| too_large("n", n))?;

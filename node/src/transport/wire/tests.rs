@@ -7,13 +7,15 @@ use crate::dynamo::context::ContextError;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId, VnodeId};
+use crate::dynamo::merkle::{Leaf, Node, Place, Sum, Summary};
 use crate::dynamo::object::Digest;
 use crate::dynamo::operation::{Done, Opening, PayloadHash};
 use crate::dynamo::standing::Standing;
 use crate::error::{Outcome, RequestError, WriteError};
 use crate::transport::{
     Answer, Compared, Credit, ForwardGet, ForwardWrite, GetResult, Held, HintQueue, Hints, KeyDots,
-    Known, LookUp, LookedUp, Read, Replicate, ScanPage, ScanPageReply, StandIn, Told, WriteResult,
+    Known, LookUp, LookedUp, Read, Replicate, ScanPage, ScanPageReply, StandIn, Told, TreeReply,
+    TreeRequest, WriteResult,
 };
 
 fn bytes() -> impl Strategy<Value = Bytes> + Clone {
@@ -174,6 +176,35 @@ fn exchange_replies() -> impl Strategy<Value = Reply> {
     prop_oneof![answers, few(key).prop_map(Reply::Keys)]
 }
 
+fn tree_requests() -> impl Strategy<Value = TreeRequest> {
+    let node = (0..=2_u8).prop_flat_map(|level| {
+        (0..16_u16.pow(level.into())).prop_map(move |index| Node { level, index })
+    });
+    let leaf = (0..4096_u16).prop_map(Leaf);
+    prop_oneof![
+        few(vnode()).prop_map(TreeRequest::Summaries),
+        (vnode(), few(node)).prop_map(|(of, nodes)| TreeRequest::Branches(of, nodes)),
+        (vnode(), few(leaf)).prop_map(|(of, leaves)| TreeRequest::Leaves(of, leaves)),
+        (vnode(), few(any::<u64>().prop_map(Place)))
+            .prop_map(|(of, places)| TreeRequest::Names(of, places)),
+    ]
+}
+
+fn tree_replies() -> impl Strategy<Value = TreeReply> {
+    let summary = (any::<u64>(), any::<u128>())
+        .prop_map(|(fingerprint, root)| Summary { fingerprint, root: Sum(root) });
+    let children = any::<[u128; 16]>().prop_map(|sums| sums.map(Sum));
+    let listing = few((any::<u64>().prop_map(Place), any::<u128>()));
+    let name = (any::<u64>().prop_map(NamespaceId), key());
+    prop_oneof![
+        few(option::of(summary)).prop_map(TreeReply::Summaries),
+        prop::collection::vec(children, 1..3).prop_map(|all| TreeReply::Branches(Some(all))),
+        Just(TreeReply::Branches(None)),
+        few(option::of(listing)).prop_map(TreeReply::Leaves),
+        few(name).prop_map(TreeReply::Names),
+    ]
+}
+
 fn requests() -> impl Strategy<Value = Request> {
     let scan = (any::<u64>(), any::<u16>(), bytes(), option::of(key()), any::<u32>());
     prop_oneof![
@@ -191,6 +222,7 @@ fn requests() -> impl Strategy<Value = Request> {
         1 => Just(Request::Hints),
         1 => look_up().prop_map(Request::LookUp),
         2 => exchange_requests(),
+        2 => tree_requests().prop_map(Request::Trees),
     ]
 }
 
@@ -331,6 +363,7 @@ fn batch_replies() -> impl Strategy<Value = Reply> {
             .prop_map(|(queues, full)| Reply::Hints(Hints { queues, full })),
         looked_up().prop_map(Reply::LookedUp),
         exchange_replies(),
+        tree_replies().prop_map(Reply::Trees),
     ]
 }
 

@@ -16,6 +16,7 @@ use crate::dynamo::metadata::document::Conflict;
 use crate::dynamo::operation::{Admitting, Opening, OperationId};
 use crate::storage::memory::MemoryEngine;
 use crate::storage::{Batch, Engine, KeyRange, record};
+use crate::vnode::HashKey;
 
 const ID: VnodeId = VnodeId { n: 3, partition: PartitionId(7) };
 const ADMITTING: Admitting = Admitting { node: NodeId(9), opening: Opening(1), now_ms: 1_000 };
@@ -94,6 +95,8 @@ impl Store {
             skew_max_ms: 500,
             trust: Trust::Right,
             future: 0,
+            lies: 0,
+            hash_key: &HashKey::default(),
             queues: &self.queues,
             hinted: Hinted::default(),
         };
