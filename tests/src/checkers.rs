@@ -12,6 +12,7 @@
 //! | I5 | a node claims to have seen what its object does not reflect | `frontiers` |
 //! | I6 | too many siblings, or a context that covers what was not shown | `siblings` |
 //! | I7 | owners differ after all was repaired, or metadata forked | `agreement` |
+//! | I7 | a tree of hashes is not that of its objects, at any time | `trees` |
 //! | I8 | merging is not commutative, associative or idempotent | `merging` |
 //! | I10 | a read misses what was acknowledged before it began | `stale` |
 //! | I17 | a receipt names a node that does not have the write | `receipts` |
@@ -50,6 +51,7 @@ mod siblings;
 mod stale;
 #[cfg(test)]
 mod testing;
+mod trees;
 
 pub(crate) use self::causality::join;
 pub use self::index::Index;
@@ -114,7 +116,7 @@ impl fmt::Display for Verdict {
 type Checker = fn(&Index<'_>) -> Vec<Violation>;
 
 /// In the order in which their findings help most: what makes other findings doubtful comes first.
-const CHECKERS: [Checker; 12] = [
+const CHECKERS: [Checker; 13] = [
     form::check,
     dots::check,
     invented::check,
@@ -123,6 +125,7 @@ const CHECKERS: [Checker; 12] = [
     frontiers::check,
     siblings::check,
     agreement::check,
+    trees::check,
     stale::check,
     receipts::check,
     hints::check,

@@ -347,6 +347,9 @@ pub struct Snapshot {
     /// Partitions of whose frontiers a part is damaged on its disk.
     #[serde(default)]
     pub damaged_frontiers: Vec<String>,
+    /// The trees of hashes of the partitions that it owns, where all of their rows and records can be read.
+    #[serde(default)]
+    pub trees: Vec<Tree>,
 }
 
 /// An object as a node held it.
@@ -377,6 +380,17 @@ pub struct Hint {
     pub version: Version,
     /// The owners that are owed it.
     pub targets: Vec<Node>,
+}
+
+/// A tree of hashes of a partition.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Tree {
+    /// The partition.
+    pub partition: String,
+    /// The sum of its leaves, in hexadecimal digits.
+    pub leaves: String,
+    /// What the records come to.
+    pub records: String,
 }
 
 /// What a partition had seen of one actor.

@@ -188,6 +188,7 @@ impl Story {
             hints: Vec::new(),
             damaged_hints: Vec::new(),
             damaged_frontiers: Vec::new(),
+            trees: Vec::new(),
             frontiers: Vec::new(),
         });
         let last = self.history.snapshots.len() - 1;

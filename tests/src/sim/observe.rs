@@ -9,14 +9,15 @@ use quorate_node::cluster::view::View;
 use quorate_node::dynamo::clock::{self, VersionVector};
 use quorate_node::dynamo::format::{EncodedObject, decode_intervals};
 use quorate_node::dynamo::key::{Key, NodeId, VnodeId};
-use quorate_node::dynamo::metadata::document::{Conflict, DocumentHash};
+use quorate_node::dynamo::merkle::Sum;
+use quorate_node::dynamo::metadata::document::{ClusterKey, Conflict, DocumentHash};
 use quorate_node::dynamo::object::Object;
 use quorate_node::storage::memory::MemoryEngine;
 use quorate_node::storage::{Engine as _, KeyRange, Space, hints, record};
 
 use super::{Running, SimCluster, node};
 use crate::checkers::{Violation, join, merging};
-use crate::history::{Dot, Held, Hint, Metadata, Moment, Seen, Snapshot, Version};
+use crate::history::{Dot, Held, Hint, Metadata, Moment, Seen, Snapshot, Tree, Version};
 
 /// Namespaces and keys whose records cannot be read.
 type Damaged = Vec<(String, String)>;
@@ -79,12 +80,14 @@ impl SimCluster {
             damaged_hints: Vec::new(),
             damaged_frontiers: Vec::new(),
             frontiers: Vec::new(),
+            trees: Vec::new(),
         };
         let owns =
             |vnode| view.preference(vnode).is_some_and(|list| list.owners().contains(&node(index)));
         add_objects(&mut snapshot, engine, view, &owns)?;
         (snapshot.hints, snapshot.damaged_hints) = self.hints(view, index)?;
         add_frontiers(&mut snapshot, engine, &owns)?;
+        add_trees(&mut snapshot, engine, &view.document().cluster_key, &owns)?;
         Ok(snapshot)
     }
 
@@ -279,5 +282,54 @@ fn add_frontiers(
         let ranges = decode_intervals(body)?.ranges().to_vec();
         snapshot.frontiers.push(Seen { partition: partition(vnode), actor: actor.0, ranges });
     }
+    Ok(())
+}
+
+/// The sums of a tree's leaves and of its records; none if not all of them can be read.
+type Sums = Option<[Sum; 2]>;
+
+fn add_trees(
+    snapshot: &mut Snapshot,
+    engine: &MemoryEngine,
+    cluster: &ClusterKey,
+    owns: &impl Fn(VnodeId) -> bool,
+) -> Result<()> {
+    let mut trees: BTreeMap<VnodeId, Sums> = BTreeMap::new();
+    let mut add = |vnode, of: usize, sum: Option<Sum>| {
+        let sums = trees.entry(vnode).or_insert(Some([Sum::default(); 2]));
+        match (&mut *sums, sum) {
+            (Some(sums), Some(sum)) => sums[of] = Sum::of([sums[of], sum]),
+            _ => *sums = None,
+        }
+    };
+    for row in engine.scan(Space::Trees, KeyRange::all()) {
+        let (stored, sealed) = row?;
+        let Some(vnode) = record::vnode_of(&stored).filter(|vnode| owns(*vnode)) else { continue };
+        let body = record::open(&stored, &sealed).ok();
+        let is_leaf = record::leaf_of(&stored).is_some();
+        let sum = match body {
+            // While it is made anew it says nothing.
+            Some(_) if stored == record::rebuild_key(vnode) => None,
+            Some(body) if is_leaf => body.as_ref().try_into().ok().map(u128::from_be_bytes),
+            Some(_) => Some(0),
+            None => None,
+        };
+        add(vnode, 0, sum.map(Sum));
+    }
+    for row in engine.scan(Space::Objects, KeyRange::all()) {
+        let (stored, sealed) = row?;
+        let Some((vnode, namespace, key)) = record::split_object_key(&stored) else { continue };
+        if owns(vnode) {
+            let encoded = record::open(&stored, &sealed).ok().map(EncodedObject);
+            let object = encoded.and_then(|encoded| encoded.decode(encoded.rule()?).ok());
+            let hash = object.map(|object| object.values_hash(cluster, namespace, &key));
+            add(vnode, 1, hash.map(Sum));
+        }
+    }
+    let readable = trees.into_iter().filter_map(|(vnode, sums)| Some((vnode, sums?)));
+    snapshot.trees.extend(readable.map(|(vnode, sums)| {
+        let [leaves, records] = sums.map(|sum| format!("{:032x}", sum.0));
+        Tree { partition: partition(vnode), leaves, records }
+    }));
     Ok(())
 }

@@ -673,6 +673,7 @@ fn empty(at: Moment, node: u64, healed: bool) -> Snapshot {
         hints: Vec::new(),
         damaged_hints: Vec::new(),
         damaged_frontiers: Vec::new(),
+        trees: Vec::new(),
         frontiers: Vec::new(),
     }
 }
