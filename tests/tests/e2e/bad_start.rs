@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
+use quorate_node::storage::data_dir::FORMAT_VERSION;
 use quorate_tests::{Cli, Cluster, Node, PortBlock, Ran, quorate, until};
 
 /// Starts a node that is to refuse, and returns what it said.
@@ -65,7 +66,8 @@ fn a_directory_of_another_format_node_or_engine_is_left_alone() {
     other.args(["--engine", "sled"]).stdin(Stdio::null());
     says(&Ran::of(other, None), &["made with the engine \"fjall\", not sled"]);
     for (format, advice) in [(1, "until 0.1 the format may change"), (99, "newer version")] {
-        let other = good.replace("format = 7", &format!("format = {format}"));
+        let other =
+            good.replace(&format!("format = {FORMAT_VERSION}"), &format!("format = {format}"));
         assert_ne!(other, good);
         fs::write(&file, other).expect("the file is ours");
         says(&refused(&cluster.nodes()[0]), &[&format!("format {format}"), advice]);

@@ -130,21 +130,31 @@ fn a_directory_of_another_node_or_engine_is_refused() {
 
 #[test]
 fn another_format_is_told_from_a_damaged_file() {
-    let newer = with_store_file("format = 8\nanything = [1]\n");
+    let newer = with_store_file(&format!("format = {}\nanything = [1]\n", FORMAT_VERSION + 1));
     let error = open(newer.path()).unwrap_err();
-    assert!(matches!(error, DataDirError::NewerFormat { found: 8, .. }), "{error}");
-    let older = with_store_file("format = 6\nanything = [1]\n");
+    let found_newer = |found| found == FORMAT_VERSION + 1;
+    assert!(
+        matches!(error, DataDirError::NewerFormat { found, .. } if found_newer(found)),
+        "{error}"
+    );
+    let older = with_store_file(&format!("format = {}\nanything = [1]\n", FORMAT_VERSION - 1));
     let error = open(older.path()).unwrap_err();
-    assert!(matches!(error, DataDirError::OlderFormat { found: 6, .. }), "{error}");
+    let found_older = |found| found == FORMAT_VERSION - 1;
+    assert!(
+        matches!(error, DataDirError::OlderFormat { found, .. } if found_older(found)),
+        "{error}"
+    );
     assert!(!error.is_damage(), "no rebuild may set it aside");
-    let whole = "format = 7\nnode = \"node-1\"\nstore_id = \"0123456789abcdef\"\n\
-                 engine = \"fjall\"\nstate = \"ready\"\n";
-    assert!(open(with_store_file(whole).path()).is_ok());
+    let whole = format!(
+        "format = {FORMAT_VERSION}\nnode = \"node-1\"\nstore_id = \"0123456789abcdef\"\n\
+         engine = \"fjall\"\nstate = \"ready\"\n"
+    );
+    assert!(open(with_store_file(&whole).path()).is_ok());
     let damaged = [
         String::new(),
         "format".to_owned(),
-        "format = 7".to_owned(),
-        whole.replace("= 7", "= 0"),
+        format!("format = {FORMAT_VERSION}"),
+        whole.replace(&format!("= {FORMAT_VERSION}"), "= 0"),
         whole.replace("0123456789abcdef", "+123456789abcdef"),
         whole.replace("ready", "half"),
         format!("{whole}more = 1\n"),
