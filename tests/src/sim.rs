@@ -148,9 +148,9 @@ impl Default for SimSize {
             memory: 1 << 30,
             hints: 1 << 30,
             exchange_every: EXCHANGE_EVERY,
-            // More often than by default, so that short runs have rounds.
-            trees_every: Duration::from_secs(8),
-            scrub_every: Duration::from_secs(16),
+            // They would mend what other ways of repair are to be seen to mend: who wants them says so.
+            trees_every: Duration::from_secs(86_400),
+            scrub_every: Duration::from_secs(86_400),
             voters: usize::MAX,
             partitions: 16,
             notice: Faults::default().notice,

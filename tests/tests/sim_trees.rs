@@ -18,6 +18,12 @@ const NODES: usize = 3;
 const THINGS: &str = "things";
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Short runs have rounds, too.
+fn size() -> SimSize {
+    let (trees_every, scrub_every) = (Duration::from_secs(8), Duration::from_secs(16));
+    SimSize { trees_every, scrub_every, ..SimSize::default() }
+}
+
 struct Scene {
     cluster: SimCluster,
     keys: Vec<Key>,
@@ -74,7 +80,7 @@ impl Scene {
 #[test]
 fn sim_what_one_owner_lost_without_a_trace_comes_back() -> Result<()> {
     story(async {
-        let scene = Scene::new(1, SimSize::default()).await?;
+        let scene = Scene::new(1, size()).await?;
         scene.until_alike().await?;
         let before = scene.records(1)?;
         for key in &scene.keys[..25] {
@@ -89,7 +95,7 @@ fn sim_what_one_owner_lost_without_a_trace_comes_back() -> Result<()> {
 #[test]
 fn sim_records_that_went_back_in_time_catch_up() -> Result<()> {
     story(async {
-        let scene = Scene::new(2, SimSize::default()).await?;
+        let scene = Scene::new(2, size()).await?;
         scene.until_alike().await?;
         let older = scene.records(2)?;
         scene.write_all("second").await?;
@@ -109,7 +115,7 @@ fn sim_records_that_went_back_in_time_catch_up() -> Result<()> {
 fn sim_frontiers_alone_do_not_tell() -> Result<()> {
     story(async {
         let never = Duration::from_secs(86_400);
-        let size = SimSize { scrub_every: never, ..SimSize::default() };
+        let size = SimSize { scrub_every: never, ..size() };
         let scene = Scene::new(1, size).await?;
         scene.until_alike().await?;
         scene.cluster.replace(0, THINGS, &scene.keys[0], None)?;
