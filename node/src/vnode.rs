@@ -290,8 +290,9 @@ impl Vnode {
         self.beside.tree.root()
     }
 
-    /// Some of what is to be done before the tree is ready; it is as if the batch was applied.
-    pub fn ready_tree(&mut self, engine: &dyn Engine) -> Result<Batch, RequestError> {
+    /// Some of what is to be done before the tree is ready; it is as if the batch was applied. And where
+    /// objects lay that were lost, as it turned out: they are to be [distrusted](Self::distrust).
+    pub fn ready_tree(&mut self, engine: &dyn Engine) -> Result<(Batch, Vec<Bytes>), RequestError> {
         self.beside.tree.step(engine)
     }
 
@@ -305,7 +306,9 @@ impl Vnode {
     }
 
     /// What is held in a leaf of the tree, read from the records. Where it is not what they come to, bytes
-    /// changed without a trace: the tree is made anew, and the frontier is forgotten.
+    /// changed without a trace: the tree is made anew, and the frontier is forgotten. A record that is not
+    /// where its name says is as good as a damaged one once the caller [distrusts](Self::distrust) it: nothing
+    /// is said of its key before it is mended.
     pub fn list(&mut self, engine: &dyn Engine, leaf: Leaf) -> Result<Listed, RequestError> {
         let listed = self.beside.tree.list(engine, leaf)?;
         if listed.mismatch {
@@ -315,13 +318,14 @@ impl Vnode {
         Ok(listed)
     }
 
-    /// Which of some leaves of the tree have objects, or should have.
+    /// Which of some leaves of the tree have objects, or should have, and up to which leaf that goes; none if
+    /// it cannot be told.
     pub fn occupied(
-        &self,
+        &mut self,
         engine: &dyn Engine,
         first: Leaf,
         count: u16,
-    ) -> Result<BTreeSet<Leaf>, RequestError> {
+    ) -> Result<Option<(BTreeSet<Leaf>, Leaf)>, RequestError> {
         self.beside.tree.occupied(engine, first, count)
     }
 

@@ -117,7 +117,10 @@ impl Shard {
         if !live.dropped(namespace) {
             return Ok(Swept { rows: 0, next: Some(past(&prefix)) });
         }
-        let (mut batch, rows, last) = self.objects(id, KeyRange::prefix(&prefix).after(after))?;
+        let range = KeyRange::prefix(&prefix).after(after);
+        // Its tree is ahead of a batch that is not applied.
+        let found = self.objects(id, range).inspect_err(|_| drop(self.vnodes.remove(&id)));
+        let (mut batch, rows, last) = found?;
         // First, since a batch that fails may have dropped them.
         let vnode = self.vnode_of(id)?;
         vnode.end_actor();
@@ -140,11 +143,7 @@ impl Shard {
             let (stored, sealed) = row.map_err(RequestError::from)?;
             (rows, bytes) = (rows + 1, bytes + sealed.len());
             let vnode = self.vnode_of(id)?;
-            if let Err(error) = vnode.drop_object(&*engine, &mut batch, (&stored, &sealed)) {
-                // Its tree is ahead of a batch that is not applied.
-                self.vnodes.remove(&id);
-                return Err(error);
-            }
+            vnode.drop_object(&*engine, &mut batch, (&stored, &sealed))?;
             if rows == SWEEP_BATCH as u64 || bytes >= SWEEP_BYTES {
                 return Ok((batch, rows, Some(stored)));
             }

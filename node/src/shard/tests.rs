@@ -24,6 +24,7 @@ use crate::vnode::KeptHint;
 
 mod exchange;
 mod hints;
+mod trees;
 
 const NOW_MS: u64 = 3 * OPERATION_KEPT_MS;
 

@@ -7,13 +7,15 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::sweep::SWEEP_BYTES;
 use super::{Job, Shard, Shards, gone};
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, VnodeId};
 use crate::dynamo::merkle::{Children, LEAVES, Leaf, Listing, Node, Place};
 use crate::error::RequestError;
 use crate::storage::{Batch, record};
 
-/// About how many objects of leaves are listed in one job, beyond the first leaf: all are read.
+/// About how many records of leaves are read in one job, beyond the first leaf; and no more bytes than
+/// in a step of a sweep.
 const LISTED_MAX: usize = 256;
 
 /// What is held in some leaves: of each all of it, or none if it cannot be told.
@@ -96,19 +98,16 @@ impl Shard {
         let engine = self.context.engine.clone();
         let vnode = self.vnode_of(id)?;
         if vnode.root().is_none() {
-            let batch = vnode.ready_tree(&*engine);
+            // Without an error it is ahead of the engine, until the batch is applied.
+            let (batch, lost) = vnode.ready_tree(&*engine)?;
             self.stage_alone(id, batch)?;
+            self.distrust(id, &hashed(&lost))?;
         }
         Ok(self.vnode_of(id)?.root().is_some())
     }
 
     /// Applies what a vnode has to say, and what changed beside its objects.
-    fn stage_alone(
-        &mut self,
-        id: VnodeId,
-        batch: Result<Batch, RequestError>,
-    ) -> Result<(), RequestError> {
-        let mut batch = batch.inspect_err(|_| drop(self.vnodes.remove(&id)))?;
+    fn stage_alone(&mut self, id: VnodeId, mut batch: Batch) -> Result<(), RequestError> {
         let damaged = self.vnode_of(id)?.stage_beside(&mut batch);
         self.context.observer.found_damaged(damaged);
         if batch.is_empty() {
@@ -135,44 +134,47 @@ impl Shard {
         leaves: &[Leaf],
     ) -> Result<(Leaves, Vec<Bytes>), RequestError> {
         let engine = self.context.engine.clone();
-        let (mut listings, mut damaged, mut objects) = (Vec::new(), Vec::new(), 0);
+        let (mut listings, mut damaged, mut read) = (Vec::new(), Vec::new(), (0, 0));
         for &leaf in leaves {
-            if objects >= LISTED_MAX {
+            if read.0 >= LISTED_MAX || read.1 >= SWEEP_BYTES {
                 break;
             }
             let listed = self.vnode_of(id)?.list(&*engine, leaf)?;
             if listed.mismatch {
                 self.context.observer.mismatched();
             }
-            objects += listed.listing.as_ref().map_or(0, Vec::len) + listed.damaged.len();
+            read = (read.0 + listed.read.0, read.1 + listed.read.1);
             damaged.extend(listed.damaged);
             listings.push(listed.listing);
         }
-        let found = damaged.iter().map(|stored| {
-            let key = record::split_object_key(stored);
-            let hash = key.map_or(KeyHash(0), |(_, namespace, key)| key.hash(namespace));
-            (stored.clone(), hash)
-        });
-        let found: Vec<_> = found.collect();
-        self.distrust(id, &found)?;
-        self.stage_alone(id, Ok(Batch::new()))?;
+        self.distrust(id, &hashed(&damaged))?;
+        self.stage_alone(id, Batch::new())?;
         Ok((listings, damaged))
     }
 
-    /// Reads some leaves again, from this one on.
+    /// Reads some leaves again, from this one on: none of them, while the tree is not ready.
     fn scrub(&mut self, id: VnodeId, first: Leaf) -> Result<(Scrubbed, Vec<Bytes>), RequestError> {
         let engine = self.context.engine.clone();
         let count = SCRUBBED_LEAVES.min(LEAVES - first.0);
-        let occupied = self.vnode_of(id)?.occupied(&*engine, first, count)?;
-        let occupied: Vec<Leaf> = occupied.into_iter().collect();
+        let vnode = self.vnode_of(id)?;
+        let is_ready = vnode.root().is_some();
+        let occupied = vnode.occupied(&*engine, first, count)?.filter(|_| is_ready);
+        let Some((occupied, last)) = occupied else {
+            self.stage_alone(id, Batch::new())?;
+            return Ok((Scrubbed { records: 0, next: Some(first) }, Vec::new()));
+        };
+        let occupied: Vec<Leaf> = occupied.into_iter().filter(|leaf| *leaf <= last).collect();
         let (listed, damaged) = match occupied.is_empty() {
             true => Default::default(),
             false => self.list_leaves(id, &occupied)?,
         };
         let records = listed.iter().flatten().map(Vec::len).sum::<usize>() as u64;
-        let end = first.0 + count;
-        let next = occupied.get(listed.len()).map_or(end, |leaf| leaf.0);
-        let next = (next < LEAVES).then_some(Leaf(next));
+        let end = occupied.get(listed.len()).map_or(last.0 + 1, |leaf| leaf.0);
+        let next = match self.vnode_of(id)?.root() {
+            // What came after the leaf that made the tree doubtful was not read.
+            None => Some(first),
+            Some(_) => (end < LEAVES).then_some(Leaf(end)),
+        };
         Ok((Scrubbed { records, next }, damaged))
     }
 
@@ -187,6 +189,15 @@ impl Shard {
     }
 }
 
+/// Where records lie, each with its key's hash.
+fn hashed(stored: &[Bytes]) -> Vec<(Bytes, KeyHash)> {
+    let hash = |stored: &Bytes| {
+        let key = record::split_object_key(stored);
+        key.map_or(KeyHash(0), |(_, namespace, key)| key.hash(namespace))
+    };
+    stored.iter().map(|stored| (stored.clone(), hash(stored))).collect()
+}
+
 fn keys_of(stored: &[Bytes]) -> Vec<(NamespaceId, Key)> {
     let split = stored.iter().filter_map(record::split_object_key);
     split.map(|(_, namespace, key)| (namespace, key)).collect()
@@ -199,6 +210,7 @@ impl Shards {
         vnode: VnodeId,
         deadline: Instant,
     ) -> Result<bool, RequestError> {
+        self.take_writes()?;
         self.on_tree(vnode, deadline, |answer| TreeJob::Ready { vnode, answer }).await
     }
 

@@ -91,9 +91,9 @@ impl Scrub {
 
     async fn partition(&self, vnode: VnodeId) -> Result<(), RequestError> {
         let shards = self.parts.coordinator.shards();
-        while !self.paced(shards.ready_tree(vnode, deadline())).await? {}
         let mut next = Some(Leaf(0));
         while let Some(first) = next {
+            while !self.paced(shards.ready_tree(vnode, deadline())).await? {}
             let (scrubbed, damaged) = self.paced(shards.scrub(vnode, first, deadline())).await?;
             for (namespace, key) in damaged {
                 self.parts.coordinator.mend_here(namespace, key);

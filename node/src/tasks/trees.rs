@@ -125,31 +125,57 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
+    /// What fails for one partition is no reason to leave the others; the first of that.
     async fn compare(&self, vnodes: &[VnodeId]) -> Result<(), RequestError> {
+        let (mut ready, mut failed) = (Vec::with_capacity(vnodes.len()), None);
         for &vnode in vnodes {
-            while !self.paced(self.reach.shards().ready_tree(vnode, deadline())).await? {}
+            match self.ready(vnode).await {
+                Ok(()) => ready.push(vnode),
+                Err(error) => drop(failed.get_or_insert(error)),
+            }
         }
-        let ours = self.reach.shards().summaries(vnodes, deadline()).await?;
-        let theirs = self.summaries(vnodes).await?;
         let mut suspects = Vec::new();
-        for ((&vnode, ours), theirs) in vnodes.iter().zip(ours).zip(theirs) {
-            let (Some(ours), Some(theirs)) = (ours, theirs) else { continue };
-            self.parts.metrics.trees().compared(1);
-            if ours.root != theirs.root {
-                let descent = self.descend(vnode, Descent::default()).await?;
-                suspects.extend(descent.map(|descent| (vnode, descent)));
+        for vnode in self.differing(&ready).await? {
+            match self.descend(vnode, Descent::default()).await {
+                Ok(descent) => suspects.extend(descent.map(|descent| (vnode, descent))),
+                Err(error) => drop(failed.get_or_insert(error)),
             }
         }
         suspects.retain(|(_, descent)| !descent.differing().is_empty());
-        if suspects.is_empty() {
-            return Ok(());
+        if !suspects.is_empty() {
+            sleep(CONFIRM_AFTER).await;
         }
-        sleep(CONFIRM_AFTER).await;
         for (vnode, descent) in suspects {
-            let Some(descent) = self.descend(vnode, descent.again()).await? else { continue };
-            self.fetch(vnode, descent.differing()).await?;
+            if let Err(error) = self.confirm(vnode, descent).await {
+                failed.get_or_insert(error);
+            }
         }
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn ready(&self, vnode: VnodeId) -> Result<(), RequestError> {
+        while !self.paced(self.reach.shards().ready_tree(vnode, deadline())).await? {}
         Ok(())
+    }
+
+    /// Those whose trees are not the other one's.
+    async fn differing(&self, vnodes: &[VnodeId]) -> Result<Vec<VnodeId>, RequestError> {
+        let ours = self.reach.shards().summaries(vnodes, deadline()).await?;
+        let theirs = self.summaries(vnodes).await?;
+        let both = vnodes.iter().zip(ours.into_iter().zip(theirs));
+        let told = both.filter_map(|(vnode, (ours, theirs))| Some((*vnode, ours?, theirs?)));
+        let told: Vec<_> = told.collect();
+        self.parts.metrics.trees().compared(told.len() as u64);
+        let differs = told.into_iter().filter(|(_, ours, theirs)| ours.root != theirs.root);
+        Ok(differs.map(|(vnode, ..)| vnode).collect())
+    }
+
+    /// Fetches what differs as it did a moment ago.
+    async fn confirm(&self, vnode: VnodeId, descent: Descent) -> Result<(), RequestError> {
+        match self.descend(vnode, descent.again()).await? {
+            Some(descent) => self.fetch(vnode, descent.differing()).await,
+            None => Ok(()),
+        }
     }
 
     /// Down to the leaves that differ; none if either tree cannot be told.

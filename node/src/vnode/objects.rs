@@ -404,8 +404,8 @@ impl Objects {
         turn.mended.mended += 1;
         tracing::warn!(vnode = ?self.id, "a damaged record was replaced by what all other owners hold");
         let (sealed, _) = record::seal_object(&stored, object);
-        // Its key was there before.
-        let before = Before { hash: 0, is_there: true };
+        // Nothing is known of what lay there, nor whether it has a name.
+        let before = Before::default();
         self.put(turn, stored, (sealed, object, before), beside);
         Ok(())
     }
@@ -436,6 +436,10 @@ impl Objects {
         beside: &mut impl Beside,
     ) -> Result<EncodedObject, RequestError> {
         let sealed = match turn.get(self.space, stored) {
+            // Its record was lost without a trace.
+            Ok(None) if self.damaged.contains(stored) => {
+                return Err(self.damaged(turn, address, stored, beside));
+            }
             Ok(None) => return Ok(EncodedObject::default()),
             Ok(Some(sealed)) => sealed,
             Err(EngineError::Corrupt { .. }) => {

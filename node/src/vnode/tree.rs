@@ -15,7 +15,6 @@
 //! to it is what was there when it was written.
 
 use std::collections::BTreeSet;
-use std::ops::{Bound, RangeBounds as _};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -40,6 +39,13 @@ const COUNTED_AT_ONCE: u16 = 512;
 /// many bytes of them.
 const REBUILT_AT_ONCE: usize = 512;
 const REBUILT_BYTES: usize = 1 << 20;
+
+/// Names that are looked at when it is asked which leaves have objects, at most.
+const OCCUPIED_MAX: usize = 512;
+
+/// How often making it anew may come upon damaged rows again, before that is given up until the store is
+/// opened again.
+const DOUBTS_MAX: u32 = 8;
 
 /// What a batch will leave, read before the engine.
 pub(super) struct Staged<'a> {
@@ -81,6 +87,8 @@ pub(super) struct Tree {
     prepared: Option<(Leaf, Sum)>,
     /// Damaged rows that were met, until a turn counts them.
     damaged_rows: u64,
+    /// How often that made it doubtful.
+    doubts: u32,
 }
 
 /// What is held in a leaf.
@@ -88,10 +96,24 @@ pub(super) struct Tree {
 pub struct Listed {
     /// All of it; none, if some of it cannot be read, or the tree says nothing for now.
     pub listing: Option<Listing>,
-    /// Where records of it are damaged.
+    /// Where records of it are damaged, or lie no more.
     pub damaged: Vec<Bytes>,
     /// Whether the leaf is not what its records come to: bytes changed, or were lost, without a trace.
     pub mismatch: bool,
+    /// How many records were read for it, tombstones included, and how many bytes of them.
+    pub read: (usize, usize),
+}
+
+/// What lies where a name says that an object does.
+enum Held {
+    /// An object; the hash of its values, and the bytes of its record.
+    Object {
+        hash: u128,
+        bytes: usize,
+    },
+    /// What cannot be read.
+    Damaged,
+    Nothing,
 }
 
 impl Tree {
@@ -109,6 +131,7 @@ impl Tree {
             rebuild_moved: false,
             prepared: None,
             damaged_rows: 0,
+            doubts: 0,
         };
         let mark = record::rebuild_key(id);
         match engine.get(Space::Trees, &mark) {
@@ -160,7 +183,8 @@ impl Tree {
         let mut others = Sum::default();
         for name in self.names(staged, leaf)? {
             if name != *stored {
-                let hash = self.hash_at(staged, &name)?.flatten().unwrap_or_default();
+                let held = self.held_at(staged, &name)?;
+                let hash = if let Held::Object { hash, .. } = held { hash } else { 0 };
                 others = Sum::of([others, Sum(hash)]);
             }
         }
@@ -267,7 +291,7 @@ impl Tree {
     }
 
     /// Where the objects of a leaf lie, ascending.
-    fn names(&self, staged: &Staged<'_>, leaf: Leaf) -> Result<Vec<Bytes>, RequestError> {
+    fn names(&self, staged: &Staged<'_>, leaf: Leaf) -> Result<Vec<Bytes>, EngineError> {
         let mut names = BTreeSet::new();
         let prefix = record::names_prefix(self.id, leaf);
         for row in staged.engine.scan(Space::Trees, KeyRange::prefix(&prefix)) {
@@ -285,26 +309,24 @@ impl Tree {
         Ok(names.into_iter().collect())
     }
 
-    /// The hash of what lies there, or that it cannot be read; none if nothing does.
-    fn hash_at(
-        &self,
-        staged: &Staged<'_>,
-        stored: &Bytes,
-    ) -> Result<Option<Option<u128>>, RequestError> {
-        match staged.get(Space::Objects, stored) {
-            Ok(None) => Ok(None),
-            Ok(Some(sealed)) => {
-                Ok(Some(opened(stored, &sealed).map(|object| self.hash(stored, &object))))
-            }
-            Err(EngineError::Corrupt { .. }) => Ok(Some(None)),
-            Err(error) => Err(error.into()),
-        }
+    /// What lies there.
+    fn held_at(&self, staged: &Staged<'_>, stored: &Bytes) -> Result<Held, RequestError> {
+        let sealed = match staged.get(Space::Objects, stored) {
+            Ok(None) => return Ok(Held::Nothing),
+            Ok(Some(sealed)) => sealed,
+            Err(EngineError::Corrupt { .. }) => return Ok(Held::Damaged),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(opened(stored, &sealed).map_or(Held::Damaged, |object| Held::Object {
+            hash: self.hash(stored, &object),
+            bytes: sealed.len(),
+        }))
     }
 
     /// Its rows are damaged: it says nothing before it was made anew.
     fn doubt(&mut self) {
         tracing::error!(id = ?self.id, "the vnode's tree of hashes is damaged; it is made anew");
-        self.damaged_rows += 1;
+        (self.damaged_rows, self.doubts) = (self.damaged_rows + 1, self.doubts + 1);
         (self.branches, self.counted, self.prepared) = ([Sum::default(); FANOUT], 0, None);
         self.rebuild_from(Some(Rebuild::Clear));
     }
@@ -374,17 +396,26 @@ impl Tree {
         Ok(sums)
     }
 
-    /// Some of what is to be done before it is ready: a batch, after which it is as if that was applied.
-    /// Whether anything is left is told by [`Self::is_ready`].
-    pub(super) fn step(&mut self, engine: &dyn Engine) -> Result<Batch, RequestError> {
-        let mut batch = Batch::new();
+    /// Some of what is to be done before it is ready: a batch, after which it is as if that was applied; and
+    /// where objects lay that were lost. Whether anything is left is told by [`Self::is_ready`].
+    pub(super) fn step(
+        &mut self,
+        engine: &dyn Engine,
+    ) -> Result<(Batch, Vec<Bytes>), RequestError> {
+        if self.doubts > DOUBTS_MAX {
+            let n = self.id.partition.0;
+            let reason =
+                format!("the tree of partition {n} is damaged each time that it is made anew");
+            return Err(RequestError::Data { reason });
+        }
+        let (mut batch, mut lost) = (Batch::new(), Vec::new());
         match self.rebuild.clone() {
             None => self.count(engine)?,
-            Some(Rebuild::Clear) => self.clear(engine, &mut batch)?,
+            Some(Rebuild::Clear) => lost = self.clear(engine, &mut batch)?,
             Some(Rebuild::Count(until)) => self.go_through(engine, &mut batch, until)?,
         }
         self.stage(&mut batch);
-        Ok(batch)
+        Ok((batch, lost))
     }
 
     fn count(&mut self, engine: &dyn Engine) -> Result<(), RequestError> {
@@ -404,19 +435,30 @@ impl Tree {
         Ok(())
     }
 
-    fn clear(&mut self, engine: &dyn Engine, batch: &mut Batch) -> Result<(), RequestError> {
+    /// A name is the last that is known of an object that was lost.
+    fn clear(
+        &mut self,
+        engine: &dyn Engine,
+        batch: &mut Batch,
+    ) -> Result<Vec<Bytes>, RequestError> {
+        let mut lost = Vec::new();
         let mark = record::rebuild_key(self.id);
         for row in engine.scan(Space::Trees, KeyRange::prefix(&record::vnode_prefix(self.id))) {
             let key = row?.0;
             if batch.len() == REBUILT_AT_ONCE {
-                return Ok(());
+                return Ok(lost);
+            }
+            if let Some((_, stored)) = record::named(&key)
+                && matches!(engine.get(Space::Objects, &stored), Ok(None))
+            {
+                lost.push(stored);
             }
             if key != mark {
                 batch.delete(Space::Trees, key);
             }
         }
         self.rebuild_from(Some(Rebuild::Count(Bytes::new())));
-        Ok(())
+        Ok(lost)
     }
 
     /// Some more objects are in the tree.
@@ -443,6 +485,9 @@ impl Tree {
                 return Ok(());
             };
             self.put_leaf(batch, leaf, sum.with(Change { before: 0, after }));
+        }
+        if last.is_none() {
+            self.doubts = 0;
         }
         self.rebuild_from(last.map(Rebuild::Count));
         Ok(())
@@ -477,13 +522,23 @@ impl Tree {
             return Ok(listed);
         };
         let mut listing = Vec::new();
-        for stored in self.names(&staged, leaf)? {
-            match (self.hash_at(&staged, &stored)?, place_of(&stored)) {
-                (Some(Some(0)), _) => {}
-                (Some(Some(hash)), Some(place)) => listing.push((place, hash)),
-                (Some(None), _) => listed.damaged.push(stored),
-                // Nothing is there any more, and nobody deleted it.
-                (None, _) | (_, None) => listed.mismatch = true,
+        let Some(names) = unless_damaged(self.names(&staged, leaf))? else {
+            self.doubt();
+            return Ok(listed);
+        };
+        for stored in names {
+            let held = self.held_at(&staged, &stored)?;
+            let bytes = if let Held::Object { bytes, .. } = held { bytes } else { 0 };
+            listed.read = (listed.read.0 + 1, listed.read.1 + bytes);
+            match (held, place_of(&stored)) {
+                (Held::Object { hash: 0, .. }, _) => {}
+                (Held::Object { hash, .. }, Some(place)) => listing.push((place, hash)),
+                (Held::Damaged, _) => listed.damaged.push(stored),
+                // Nothing is there any more, and nobody deleted it: it is no less lost than a damaged one.
+                (Held::Nothing, _) | (_, None) => {
+                    listed.mismatch = true;
+                    listed.damaged.push(stored);
+                }
             }
         }
         let held = Sum::of(listing.iter().map(|(_, hash)| Sum(*hash)));
@@ -497,23 +552,33 @@ impl Tree {
         Ok(listed)
     }
 
-    /// Which of some leaves have objects, or should have.
+    /// Which of some leaves have objects, or should have, and up to which one that goes: fewer, if they have
+    /// many. None if it cannot be told.
     pub(super) fn occupied(
-        &self,
+        &mut self,
         engine: &dyn Engine,
         first: Leaf,
         count: u16,
-    ) -> Result<BTreeSet<Leaf>, RequestError> {
-        let sums = self.sums(engine, first, count)?;
-        let mut occupied: BTreeSet<Leaf> = sums.into_iter().map(|(leaf, _)| leaf).collect();
-        let end = KeyRange::prefix(&record::names_prefix(self.id, Leaf(first.0 + (count - 1))));
-        let end = end.end_bound().cloned();
-        let names =
-            (Bound::Included(Bytes::copy_from_slice(&record::names_prefix(self.id, first))), end);
-        for row in engine.scan(Space::Trees, KeyRange::new(names)) {
-            occupied.extend(record::named(&row?.0).map(|(place, _)| place.leaf()));
+    ) -> Result<Option<(BTreeSet<Leaf>, Leaf)>, RequestError> {
+        let prefix = |leaf| Bytes::copy_from_slice(&record::names_prefix(self.id, Leaf(leaf)));
+        let mut last = Leaf(first.0 + (count - 1));
+        let range = KeyRange::new(prefix(first.0)..prefix(last.0 + 1));
+        let mut occupied = BTreeSet::new();
+        for (names, row) in engine.scan(Space::Trees, range).enumerate() {
+            let Some((name, _)) = unless_damaged(row)? else {
+                self.doubt();
+                return Ok(None);
+            };
+            let Some((place, _)) = record::named(&name) else { continue };
+            occupied.insert(place.leaf());
+            if names >= OCCUPIED_MAX {
+                last = place.leaf();
+                break;
+            }
         }
-        Ok(occupied)
+        let sums = self.sums(engine, first, last.0 - first.0 + 1)?;
+        occupied.extend(sums.into_iter().map(|(leaf, _)| leaf));
+        Ok(Some((occupied, last)))
     }
 
     /// Where the objects at some places lie.
@@ -530,6 +595,14 @@ impl Tree {
             }
         }
         Ok(found)
+    }
+}
+
+/// What was read; none if that is damaged.
+fn unless_damaged<T>(read: Result<T, EngineError>) -> Result<Option<T>, EngineError> {
+    match read {
+        Err(EngineError::Corrupt { .. }) => Ok(None),
+        read => read.map(Some),
     }
 }
 

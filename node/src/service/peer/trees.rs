@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use crate::dynamo::key::VnodeId;
+use crate::dynamo::standing::Standing;
 use crate::error::RequestError;
 use crate::transport::{TreeReply, TreeRequest};
 
@@ -20,7 +21,9 @@ impl Shared {
         let owned = |vnode: VnodeId| self.owned(vnode).map(|_| vnode);
         Ok(match asked {
             TreeRequest::Summaries(vnodes) => {
-                let owned = |vnode: &VnodeId| self.owned(*vnode).is_ok();
+                // What is still being filled differs everywhere, and is told everything in any case.
+                let is_whole = |vnode| self.coordinator.standings().of(vnode) == Standing::Good;
+                let owned = |vnode: &VnodeId| self.owned(*vnode).is_ok() && is_whole(*vnode);
                 let ours: Vec<VnodeId> = vnodes.iter().copied().filter(owned).collect();
                 let summaries = shards.summaries(&ours, deadline).await?;
                 let mut told = ours.into_iter().zip(summaries).peekable();

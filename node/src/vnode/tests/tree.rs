@@ -29,7 +29,11 @@ impl Store {
     /// One step towards a tree that is ready; whether it is.
     fn ready_tree(&mut self) -> bool {
         if self.vnode.root().is_none() {
-            let mut batch = self.vnode.ready_tree(&self.engine).unwrap();
+            let (mut batch, lost) = self.vnode.ready_tree(&self.engine).unwrap();
+            for stored in lost {
+                let (_, namespace, key) = record::split_object_key(&stored).unwrap();
+                self.vnode.distrust(&stored, key.hash(namespace));
+            }
             self.corrupt +=
                 self.vnode.stage_beside(&mut batch).iter().map(|(_, rows)| rows).sum::<u64>();
             self.engine.apply(batch).unwrap();
@@ -310,4 +314,58 @@ fn names_are_found_by_their_places() {
     let place = |key| Place::of(NAMESPACE, &address(key).key);
     let found = store.vnode.at(&store.engine, &[place(3), Place(7), place(1)]).unwrap();
     assert_eq!(found, [address(3).stored(), address(1).stored()]);
+}
+
+/// A read would take its absence for an answer else, beside an owner that never had it.
+#[test]
+fn a_record_that_was_found_lost_is_damaged_until_it_is_mended() {
+    let (mut store, mut other) = (Store::new(1), Store::new(2));
+    let written = store.write(put(1, 1, Context::default())).unwrap();
+    let merge = Merge::of_hint(address(1), written.object.clone());
+    other.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
+    while !store.ready_tree() {}
+    let mut batch = Batch::new();
+    batch.delete(Space::Objects, address(1).stored());
+    store.engine.apply(batch).unwrap();
+
+    let listed = store.list(Place::of(NAMESPACE, &address(1).key).leaf());
+    assert_eq!(listed.damaged, [address(1).stored()]);
+    store.vnode.distrust(&address(1).stored(), address(1).hash());
+    let refused = store.read_at(&address(1)).unwrap_err();
+    assert_eq!(refused.kind(), "damaged", "never not-found");
+    let refused = store.write(put(1, 2, Context::default())).unwrap_err();
+    assert_eq!(refused.error.kind(), "damaged", "nor a dot beside what was lost");
+
+    store.mend(1, &other.read(1));
+    assert!(store.read(1).holds(written.dot));
+    store.tree_is_what_the_records_come_to();
+}
+
+#[test]
+fn what_is_read_for_a_leaf_is_told_tombstones_included() {
+    let mut store = Store::new(1);
+    let first = store.write(put(1, 1, Context::default())).unwrap();
+    let mut delete = put(1, 2, first.context.unwrap());
+    delete.value = None;
+    store.write(delete).unwrap();
+    while !store.ready_tree() {}
+    let listed = store.list(Place::of(NAMESPACE, &address(1).key).leaf());
+    let bytes = store.engine.get(Space::Objects, &address(1).stored()).unwrap().unwrap().len();
+    assert_eq!((listed.listing, listed.read), (Some(Vec::new()), (1, bytes)));
+}
+
+#[test]
+fn leaves_that_have_objects_are_found_some_at_a_time() {
+    let mut store = Store::new(1);
+    for key in 0..200 {
+        store.write(put(key, key.into(), Context::default())).unwrap();
+    }
+    let leaves: BTreeSet<Leaf> =
+        (0..200).map(|key| Place::of(NAMESPACE, &address(key).key).leaf()).collect();
+    let (found, last) = store.vnode.occupied(&store.engine, Leaf(0), LEAVES).unwrap().unwrap();
+    assert_eq!((found, last), (leaves.clone(), Leaf(LEAVES - 1)));
+    let middle = Leaf(LEAVES / 2);
+    let (found, _) = store.vnode.occupied(&store.engine, middle, 100).unwrap().unwrap();
+    let within = leaves.range(middle..Leaf(middle.0 + 100)).copied();
+    assert_eq!(found, within.collect());
 }

@@ -1,0 +1,54 @@
+//! Reading again what is held, some leaves at a time.
+
+use super::*;
+use crate::dynamo::merkle::Leaf;
+use crate::storage::{KeyRange, record};
+
+impl Bench {
+    /// Reads all leaves again: how many records with values, and which keys are damaged or lost.
+    async fn scrub(&self) -> (u64, Vec<Key>) {
+        let (mut next, mut records, mut lost) = (Some(Leaf(0)), 0, Vec::new());
+        while let Some(first) = next {
+            while !self.shards.ready_tree(VNODE, late()).await.unwrap() {}
+            let (scrubbed, damaged) = self.shards.scrub(VNODE, first, late()).await.unwrap();
+            lost.extend(damaged.into_iter().map(|(_, key)| key));
+            (next, records) = (scrubbed.next, records + scrubbed.records);
+        }
+        (records, lost)
+    }
+}
+
+#[tokio::test]
+async fn a_scrub_reads_every_record_once() {
+    let bench = bench();
+    for number in 0..400 {
+        bench.put(1, &format!("key {number}"), number).await.unwrap();
+    }
+    assert_eq!(bench.scrub().await, (400, Vec::new()));
+}
+
+#[tokio::test]
+async fn a_scrub_goes_on_where_a_loss_made_the_tree_doubtful() {
+    let bench = bench();
+    for number in 0..400 {
+        bench.put(1, &format!("key {number}"), number).await.unwrap();
+    }
+    let lost: Vec<Bytes> = bench
+        .engine
+        .scan(Space::Objects, KeyRange::all())
+        .step_by(100)
+        .map(|row| row.unwrap().0)
+        .collect();
+    let mut batch = Batch::new();
+    lost.iter().for_each(|stored| batch.delete(Space::Objects, stored.clone()));
+    bench.engine.apply(batch).unwrap();
+    let (records, found) = bench.scrub().await;
+    assert_eq!(found.len(), 1, "the first one makes the tree anew, and so finds the others");
+    assert!(records >= 396, "the rest is read all the same: {records}");
+    for stored in lost {
+        let (_, _, key) = record::split_object_key(&stored).unwrap();
+        let key = std::str::from_utf8(key.as_bytes()).unwrap().to_owned();
+        let refused = bench.shards.read(address(1, &key), late()).await;
+        assert_eq!(refused.unwrap_err().kind(), "damaged", "{key} is lost, and not absent");
+    }
+}
