@@ -36,7 +36,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::believe::Waiting;
 use self::fetch::{Fetch, Fetched};
-use super::pull::{PAGE_TIMEOUT, Reach};
+use super::pull::{PAGE_TIMEOUT, Reach, is_there};
+use super::rounds::jittered;
 use super::{Step, Worker};
 use crate::cluster::view::View;
 use crate::coordinator::Coordinator;
@@ -45,7 +46,6 @@ use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{NodeId, VnodeId};
 use crate::env::Env;
 use crate::error::RequestError;
-use crate::liveness::Health;
 use crate::shard::Forgettable;
 use crate::telemetry::Metrics;
 
@@ -153,9 +153,7 @@ impl Exchange {
     }
 
     fn jittered(&mut self) -> Duration {
-        let every = self.parts.every;
-        let jitter_ms = (every.as_millis() as u64 / 2).max(1);
-        every + Duration::from_millis(self.rng.next_u64() % jitter_ms)
+        jittered(self.parts.every, &mut self.rng)
     }
 
     /// One step; when the next one is due.
@@ -210,18 +208,7 @@ impl Exchange {
 
     /// Whom to ask about what.
     async fn begin(&mut self, view: &View, now: Instant) -> Result<(), RequestError> {
-        let me = self.parts.coordinator.node();
-        let mut shared: BTreeMap<NodeId, Vec<VnodeId>> = BTreeMap::new();
-        let mut owned = Vec::new();
-        for vnode in view.vnodes() {
-            let Some(list) = view.preference(vnode).filter(|list| list.is_owner(me)) else {
-                continue;
-            };
-            owned.push(vnode);
-            let others = list.owners().iter().copied().filter(|&owner| owner != me);
-            others.for_each(|owner| shared.entry(owner).or_default().push(vnode));
-        }
-        shared.retain(|&owner, _| self.is_there(owner));
+        let (owned, shared) = (self.reach(view).owned(), self.reach(view).shared());
         // What an answer has no room for must not be the same each time.
         let turn = self.rng.next_u64() as usize;
         let chunks = |(owner, mut vnodes): (NodeId, Vec<VnodeId>)| {
@@ -244,8 +231,7 @@ impl Exchange {
     }
 
     fn is_there(&self, node: NodeId) -> bool {
-        let seen = self.parts.coordinator.liveness().of(node).and_then(|seen| seen.health);
-        self.parts.coordinator.peers().connected(node) && seen != Some(Health::Down)
+        is_there(&self.parts.coordinator, node)
     }
 
     fn reach<'a>(&'a self, view: &'a View) -> Reach<'a> {

@@ -15,6 +15,7 @@ mod observe;
 mod outstanding;
 mod pull;
 mod refill;
+mod rounds;
 mod scrub;
 mod sweep;
 mod trees;

@@ -35,6 +35,11 @@ const PAGE_KEYS: u32 = 256;
 /// How long an owner may take for a page, or any other answer to this node's background tasks.
 pub(super) const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// When an answer that is asked for now is no longer waited for.
+pub(super) fn deadline() -> Instant {
+    Instant::now() + PAGE_TIMEOUT
+}
+
 /// Objects merged at a time: enough to share a batch, and a fraction of a shard's queue.
 const MERGES: usize = 32;
 
@@ -190,31 +195,37 @@ impl Pull {
     }
 }
 
+/// Whether a node can be asked.
+pub(super) fn is_there(coordinator: &Coordinator, node: NodeId) -> bool {
+    let seen = coordinator.liveness().of(node).and_then(|seen| seen.health);
+    coordinator.peers().connected(node) && seen != Some(Health::Down)
+}
+
 impl Reach<'_> {
     /// Where objects are merged.
     pub(super) fn shards(&self) -> &Shards {
         self.coordinator.shards()
     }
 
+    /// The partitions that this node owns.
+    pub(super) fn owned(&self) -> Vec<VnodeId> {
+        let me = self.coordinator.node();
+        let is_ours =
+            |vnode: &VnodeId| self.view.preference(*vnode).is_some_and(|list| list.is_owner(me));
+        self.view.vnodes().filter(is_ours).collect()
+    }
+
     /// The partitions that this node shares with each other owner that can be asked.
     pub(super) fn shared(&self) -> BTreeMap<NodeId, Vec<VnodeId>> {
         let me = self.coordinator.node();
         let mut shared: BTreeMap<NodeId, Vec<VnodeId>> = BTreeMap::new();
-        for vnode in self.view.vnodes() {
-            let Some(list) = self.view.preference(vnode).filter(|list| list.is_owner(me)) else {
-                continue;
-            };
-            let others = list.owners().iter().copied().filter(|&owner| owner != me);
+        for vnode in self.owned() {
+            let owners = self.view.preference(vnode).map(|list| list.owners()).unwrap_or_default();
+            let others = owners.iter().copied().filter(|&owner| owner != me);
             others.for_each(|owner| shared.entry(owner).or_default().push(vnode));
         }
-        shared.retain(|&owner, _| self.is_there(owner));
+        shared.retain(|&owner, _| is_there(self.coordinator, owner));
         shared
-    }
-
-    /// Whether a node can be asked.
-    pub(super) fn is_there(&self, node: NodeId) -> bool {
-        let seen = self.coordinator.liveness().of(node).and_then(|seen| seen.health);
-        self.coordinator.peers().connected(node) && seen != Some(Health::Down)
     }
 
     /// Where a key is that the owner of a partition named; nowhere, if its namespace was dropped.

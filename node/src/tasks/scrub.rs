@@ -17,12 +17,10 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use rand_chacha::ChaCha8Rng;
-use rand_core::Rng as _;
-use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::pull::PAGE_TIMEOUT;
+use super::pull::{Reach, deadline};
+use super::rounds::{Pace, Rounds};
 use super::{Step, Worker};
 use crate::coordinator::Coordinator;
 use crate::dynamo::key::VnodeId;
@@ -31,11 +29,8 @@ use crate::env::Env;
 use crate::error::RequestError;
 use crate::telemetry::Metrics;
 
-/// The pause after a step is so many times as long: it takes a twentieth of a shard's time at most.
-const PAUSES: u32 = 19;
-
-/// The shortest one.
-const PAUSE_MIN: Duration = Duration::from_millis(5);
+/// It takes a twentieth of a shard's time at most.
+const PACE: Pace = Pace { times: 19, pause: (Duration::from_millis(5), Duration::from_secs(60)) };
 
 /// What the scrub works with.
 pub struct ScrubParts {
@@ -54,68 +49,50 @@ pub struct ScrubParts {
 /// Reads all that this node holds, again and again.
 pub struct Scrub {
     parts: ScrubParts,
-    rng: ChaCha8Rng,
-    wakes: Instant,
+    rounds: Rounds,
 }
 
 impl Scrub {
     /// Of a node that begins now.
     pub fn new(parts: ScrubParts) -> Self {
-        let rng = parts.env.rng();
-        let mut scrub = Self { parts, rng, wakes: Instant::now() };
-        scrub.wakes = scrub.next_round();
-        scrub
+        let rounds = Rounds::new(&parts.env, parts.every, parts.stop.clone());
+        Self { parts, rounds }
     }
+}
 
-    /// Rounds of nodes that started together must not stay together.
-    fn next_round(&mut self) -> Instant {
-        let every = self.parts.every;
-        let jitter_ms = (every.as_millis() as u64 / 2).max(1);
-        Instant::now() + every + Duration::from_millis(self.rng.next_u64() % jitter_ms)
-    }
-
+impl ScrubParts {
     /// All partitions; the first thing that failed.
     async fn round(&self) -> Result<(), RequestError> {
-        let coordinator = &self.parts.coordinator;
+        let coordinator = &*self.coordinator;
         let Some(view) = coordinator.cluster().view() else { return Ok(()) };
-        let (me, mut failed) = (coordinator.node(), None);
-        let is_ours = |vnode: &VnodeId| view.preference(*vnode).is_some_and(|l| l.is_owner(me));
-        for vnode in view.vnodes().filter(is_ours) {
+        let mut failed = None;
+        for vnode in (Reach { coordinator, view: &view }).owned() {
             if let Err(error) = self.partition(vnode).await {
                 failed.get_or_insert(error);
             }
         }
-        self.parts.metrics.trees().scrubbed();
-        failed.map_or(Ok(()), Err)
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        self.metrics.trees().scrubbed();
+        Ok(())
     }
 
     async fn partition(&self, vnode: VnodeId) -> Result<(), RequestError> {
-        let shards = self.parts.coordinator.shards();
+        let shards = self.coordinator.shards();
         let mut next = Some(Leaf(0));
         while let Some(first) = next {
-            while !self.paced(shards.ready_tree(vnode, deadline())).await? {}
-            let (scrubbed, damaged) = self.paced(shards.scrub(vnode, first, deadline())).await?;
+            while !PACE.keep(&self.env, shards.ready_tree(vnode, deadline())).await? {}
+            let (scrubbed, damaged) =
+                PACE.keep(&self.env, shards.scrub(vnode, first, deadline())).await?;
             for (namespace, key) in damaged {
-                self.parts.coordinator.mend_here(namespace, key);
+                self.coordinator.mend_here(namespace, key);
             }
-            self.parts.metrics.trees().reread(scrubbed.records);
+            self.metrics.trees().reread(scrubbed.records);
             next = scrubbed.next;
         }
         Ok(())
     }
-
-    /// Does something, and then nothing for much longer.
-    async fn paced<T>(&self, step: impl Future<Output = T>) -> T {
-        self.parts.env.pause().over().await;
-        let began = Instant::now();
-        let done = step.await;
-        sleep((began.elapsed() * PAUSES).max(PAUSE_MIN)).await;
-        done
-    }
-}
-
-fn deadline() -> Instant {
-    Instant::now() + PAGE_TIMEOUT
 }
 
 impl Worker for Scrub {
@@ -124,19 +101,10 @@ impl Worker for Scrub {
     }
 
     fn wait_for_work(&mut self) -> BoxFuture<'_, ()> {
-        sleep_until(self.wakes).boxed()
+        self.rounds.due().boxed()
     }
 
     fn work(&mut self) -> BoxFuture<'_, Step> {
-        async {
-            let stop = self.parts.stop.clone();
-            let done = stop.run_until_cancelled(self.round()).await;
-            self.wakes = self.next_round();
-            match done {
-                None | Some(Ok(())) => Step::Done,
-                Some(Err(error)) => Step::Failed(error),
-            }
-        }
-        .boxed()
+        self.rounds.run(self.parts.round()).boxed()
     }
 }

@@ -24,12 +24,11 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use rand_chacha::ChaCha8Rng;
-use rand_core::Rng as _;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::pull::{PAGE_TIMEOUT, Reach};
+use super::pull::{Reach, deadline};
+use super::rounds::{Pace, Rounds};
 use super::{Step, Worker};
 use crate::coordinator::Coordinator;
 use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
@@ -54,8 +53,8 @@ const COMPARED_MAX: usize = 256;
 /// Keys whose objects are asked for at once: each may be large.
 const KEYS_MAX: usize = 32;
 
-/// The pause after a step.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
+/// As long as the step took.
+const PACE: Pace = Pace { times: 1, pause: (Duration::from_millis(1), Duration::from_secs(1)) };
 
 /// What the task works with.
 pub struct CompareTreesParts {
@@ -74,29 +73,21 @@ pub struct CompareTreesParts {
 /// Compares this node's trees with those of the other owners of its partitions.
 pub struct CompareTrees {
     parts: CompareTreesParts,
-    rng: ChaCha8Rng,
-    wakes: Instant,
+    rounds: Rounds,
 }
 
 impl CompareTrees {
     /// Of a node that begins now.
     pub fn new(parts: CompareTreesParts) -> Self {
-        let rng = parts.env.rng();
-        let mut compare = Self { parts, rng, wakes: Instant::now() };
-        compare.wakes = compare.next_round();
-        compare
+        let rounds = Rounds::new(&parts.env, parts.every, parts.stop.clone());
+        Self { parts, rounds }
     }
+}
 
-    /// Rounds of nodes that started together must not stay together.
-    fn next_round(&mut self) -> Instant {
-        let every = self.parts.every;
-        let jitter_ms = (every.as_millis() as u64 / 2).max(1);
-        Instant::now() + every + Duration::from_millis(self.rng.next_u64() % jitter_ms)
-    }
-
+impl CompareTreesParts {
     /// All partitions with all other owners; the first thing that failed.
     async fn round(&self) -> Result<(), RequestError> {
-        let coordinator = &*self.parts.coordinator;
+        let coordinator = &*self.coordinator;
         let Some(view) = coordinator.cluster().view() else { return Ok(()) };
         let reach = Reach { coordinator, view: &view };
         let believed = |vnode: &VnodeId| coordinator.standings().of(*vnode) == Standing::Good;
@@ -105,14 +96,14 @@ impl CompareTrees {
             // What is still being filled differs everywhere, and is being told everything.
             let vnodes: Vec<VnodeId> = vnodes.into_iter().filter(believed).collect();
             for vnodes in vnodes.chunks(COMPARED_MAX) {
-                let round = Round { parts: &self.parts, reach: &reach, owner };
+                let round = Round { parts: self, reach: &reach, owner };
                 if let Err(error) = round.compare(vnodes).await {
-                    self.parts.metrics.trees().failed();
+                    self.metrics.trees().failed();
                     failed.get_or_insert(error);
                 }
             }
         }
-        self.parts.metrics.trees().ended();
+        self.metrics.trees().ended();
         failed.map_or(Ok(()), Err)
     }
 }
@@ -301,21 +292,12 @@ impl Round<'_> {
         self.reach.failed(self.owner, WHAT, "the answer made no sense")
     }
 
-    /// Does something, and then nothing for as long.
     async fn paced<T>(&self, step: impl Future<Output = T>) -> T {
-        self.parts.env.pause().over().await;
-        let began = Instant::now();
-        let done = step.await;
-        sleep(began.elapsed().clamp(PAUSE.0, PAUSE.1)).await;
-        done
+        PACE.keep(&self.parts.env, step).await
     }
 }
 
 const WHAT: &str = "its trees of hashes";
-
-fn deadline() -> Instant {
-    Instant::now() + PAGE_TIMEOUT
-}
 
 impl Worker for CompareTrees {
     fn name(&self) -> &'static str {
@@ -323,19 +305,10 @@ impl Worker for CompareTrees {
     }
 
     fn wait_for_work(&mut self) -> BoxFuture<'_, ()> {
-        sleep_until(self.wakes).boxed()
+        self.rounds.due().boxed()
     }
 
     fn work(&mut self) -> BoxFuture<'_, Step> {
-        async {
-            let stop = self.parts.stop.clone();
-            let done = stop.run_until_cancelled(self.round()).await;
-            self.wakes = self.next_round();
-            match done {
-                None | Some(Ok(())) => Step::Done,
-                Some(Err(error)) => Step::Failed(error),
-            }
-        }
-        .boxed()
+        self.rounds.run(self.parts.round()).boxed()
     }
 }
