@@ -37,7 +37,7 @@ macro_rules! planted {
 
 /// Every planted defect.
 #[cfg(quorate_mutants)]
-pub const NAMES: [&str; 42] = [
+pub const NAMES: [&str; 43] = [
     "absence_counted_from_a_fallback",
     "acknowledged_before_the_batch",
     "actor_kept_over_a_rollback",
@@ -78,6 +78,7 @@ pub const NAMES: [&str; 42] = [
     "standing_from_opening_after_a_power_cut",
     "synced_before_the_sync",
     "token_covers_a_sibling_never_shown",
+    "tree_left_as_it_was_by_overwrites",
     "vnode_kept_over_a_failed_batch",
     "wiped_voter_votes",
 ];

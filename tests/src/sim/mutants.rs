@@ -129,6 +129,7 @@ pub const DEFECTS: &[Defect] = &[
     ),
     Defect::new("synced_before_the_sync", Profile::EVERYTHING, 20, "I17"),
     Defect::new("token_covers_a_sibling_never_shown", Profile::SIBLINGS, 5, "I6"),
+    Defect::new("tree_left_as_it_was_by_overwrites", Profile::SIBLINGS, 5, "I7"),
     Defect::new("vnode_kept_over_a_failed_batch", Profile::SQUEEZED, 100, "I5"),
     Defect::new("wiped_voter_votes", Profile::VOTERS, 60, "I7"),
 ];
