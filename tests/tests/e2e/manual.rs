@@ -8,35 +8,48 @@ use quorate_tests::{Ran, binaries, command};
 /// Options of every command, which the page shows once: by heading, and by name.
 const EVERYWHERE: [&str; 2] = ["Connection and output:", "TLS: on with --tls-ca:"];
 const ALWAYS: [&str; 2] = ["-h, --help", "-V, --version"];
+/// Commands of kv-cli that have a page of their own.
+const OPERATORS: [&str; 3] = ["namespace", "cluster", "hints"];
 
 #[test]
 fn pages_of_the_manual_are_the_programs_help() {
-    check("docs/kv-cli.md", "kv-cli", &binaries().kv_cli);
-    check("docs/quorate.md", "quorate", &binaries().quorate);
+    let kv_cli = &binaries().kv_cli;
+    let operators = |command: &str| OPERATORS.contains(&command);
+    check("docs/kv-cli.md", &manual("kv-cli", kv_cli, "", |command| !operators(command)));
+    let purpose = ": for operators";
+    check("docs/kv-cli-operators.md", &manual("kv-cli", kv_cli, purpose, operators));
+    check("docs/quorate.md", &manual("quorate", &binaries().quorate, "", |_| true));
 }
 
 #[track_caller]
-fn check(page: &str, name: &str, program: &Path) {
+fn check(page: &str, fresh: &str) {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent");
     let path = workspace.join(page);
-    let fresh = manual(name, program);
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(&path, &fresh).expect("docs/ can be written");
+        std::fs::write(&path, fresh).expect("docs/ can be written");
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         committed == fresh,
-        "{page} is not what {name} help says now; write it anew with\n  \
+        "{page} is not what the program's help says now; write it anew with\n  \
          UPDATE_DOCS=1 cargo test -p quorate-tests --test e2e manual"
     );
 }
 
-fn manual(name: &str, program: &Path) -> String {
+/// The page of the commands that are `chosen`: with the program's own help, unless it has a purpose
+/// of its own.
+fn manual(name: &str, program: &Path, purpose: &str, chosen: impl Fn(&str) -> bool) -> String {
     let mut page = format!(
-        "# {name}\n\nThis page is what `{name} help` and `{name} help COMMAND` say; CONTRIBUTING.md says \
-         how it\nis generated.\n"
+        "# {name}{purpose}\n\nThis page is what `{name} help` and `{name} help COMMAND` say; \
+         CONTRIBUTING.md says how it\nis generated.\n"
     );
-    add(&mut page, program, name, &mut Vec::new());
+    let help = help(program, &[]);
+    if purpose.is_empty() {
+        write_section(&mut page, name, &help);
+    }
+    for command in commands(&help).into_iter().filter(|command| chosen(command)) {
+        add(&mut page, program, name, &mut vec![command]);
+    }
     page
 }
 
@@ -44,15 +57,17 @@ fn manual(name: &str, program: &Path) -> String {
 fn add(page: &mut String, program: &Path, name: &str, path: &mut Vec<String>) {
     let help = help(program, path);
     let title = [&[name.to_owned()], path.as_slice()].concat().join(" ");
-    let shown =
-        if path.is_empty() { help.clone() } else { without_options(&without_sections(&help)) };
-    writeln!(page, "\n## {title}\n\n```text\n{}\n```", shown.trim_end())
-        .expect("a string takes any text");
+    write_section(page, &title, &without_options(&without_sections(&help)));
     for command in commands(&help) {
         path.push(command);
         add(page, program, name, path);
         path.pop();
     }
+}
+
+fn write_section(page: &mut String, title: &str, text: &str) {
+    writeln!(page, "\n## {title}\n\n```text\n{}\n```", text.trim_end())
+        .expect("a string takes any text");
 }
 
 fn help(program: &Path, path: &[String]) -> String {
