@@ -204,7 +204,7 @@ impl From<v1::Rebuild> for Rebuild {
     }
 }
 
-/// Why a node that was started again may lack what it had acknowledged.
+/// Why a node may lack what it had acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Doubt {
     /// No other owner has said yet that it knows of no more than the node holds.
@@ -213,6 +213,8 @@ pub enum Doubt {
     LostTail,
     /// Its store is older than what others remember of it.
     RolledBack,
+    /// Something that it held in some partitions is gone without a trace.
+    Lost,
 }
 
 impl fmt::Display for Doubt {
@@ -221,6 +223,7 @@ impl fmt::Display for Doubt {
             Self::Unasked => "unasked",
             Self::LostTail => "lost tail",
             Self::RolledBack => "rolled back",
+            Self::Lost => "lost",
         })
     }
 }
@@ -246,6 +249,7 @@ impl From<v1::CatchingUp> for CatchingUp {
             v1::Doubt::Unasked => Some(Doubt::Unasked),
             v1::Doubt::LostTail => Some(Doubt::LostTail),
             v1::Doubt::RolledBack => Some(Doubt::RolledBack),
+            v1::Doubt::Lost => Some(Doubt::Lost),
         };
         let v1::CatchingUp { vnodes, left, waiting_for, .. } = wire;
         Self { vnodes, left, doubt, waiting_for }

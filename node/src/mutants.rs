@@ -37,7 +37,7 @@ macro_rules! planted {
 
 /// Every planted defect.
 #[cfg(quorate_mutants)]
-pub const NAMES: [&str; 43] = [
+pub const NAMES: [&str; 45] = [
     "absence_counted_from_a_fallback",
     "acknowledged_before_the_batch",
     "actor_kept_over_a_rollback",
@@ -58,10 +58,12 @@ pub const NAMES: [&str; 43] = [
     "hint_acknowledged_before_the_batch",
     "hint_deleted_on_a_buffered_ack",
     "lookup_says_not_applied_for_another_node",
+    "loss_forgotten_by_a_restart",
     "lww_clock_below_what_it_holds",
     "lww_clock_below_what_its_client_saw",
     "lww_picked_after_context_removal",
     "merge_drops_a_concurrent_sibling",
+    "met_before_the_loss",
     "not_found_without_asking_fallbacks",
     "one_ack_too_few",
     "one_answer_too_few",

@@ -161,6 +161,7 @@ impl Replica {
             clocks: clocks.clone(),
             hints,
             hash_key: cluster.key(),
+            standings: standings.clone(),
             observer,
         };
         let (shards, shards_end) = Shards::start(context, size.shards, size.queue);

@@ -54,12 +54,14 @@ use crate::dynamo::resolve::LookedUp;
 use crate::env::{Blocking, Env};
 use crate::error::{RequestError, WriteError};
 use crate::limits::budget::{Budget, Kind};
+use crate::standing::Standings;
 use crate::storage::disk::Disk;
 use crate::storage::hints::Place;
 use crate::storage::{Batch, Engine, EngineError, Space};
 use crate::vnode::look_up::Inquiry;
 use crate::vnode::{
-    Address, HashKey, HintQueues, HintVnode, Hinted, Mended, Merge, Turn, Vnode, Write, Written,
+    Address, HashKey, HintQueues, HintVnode, Hinted, Mended, Merge, StagedBeside, Turn, Vnode,
+    Write, Written,
 };
 
 /// The most requests of one turn, keys of batches counted: bounds the engine's batch, and what a
@@ -235,8 +237,43 @@ pub struct ShardContext {
     pub hints: Arc<HintQueues>,
     /// Under which its objects are hashed.
     pub hash_key: HashKey,
+    /// Whom of its vnodes to believe.
+    pub standings: Arc<Standings>,
     /// Who hears of it.
     pub observer: Arc<dyn ShardObserver>,
+}
+
+impl ShardContext {
+    /// A vnode, opened if it is not.
+    fn vnode<'v>(
+        &self,
+        vnodes: &'v mut BTreeMap<VnodeId, Vnode>,
+        rng: &mut ChaCha8Rng,
+        id: VnodeId,
+    ) -> Result<&'v mut Vnode, EngineError> {
+        match vnodes.entry(id) {
+            Entry::Occupied(open) => Ok(open.into_mut()),
+            Entry::Vacant(closed) => {
+                let vnode = Vnode::open(id, &*self.engine, rng.next_u64(), &self.hash_key)?;
+                if let Some(generation) = vnode.lost() {
+                    self.standings.on_lost(id, generation);
+                }
+                Ok(closed.insert(vnode))
+            }
+        }
+    }
+
+    /// What turned out about a vnode was applied.
+    fn staged_beside(&self, id: VnodeId, beside: &StagedBeside) {
+        if let Some(generation) = beside.lost {
+            tracing::error!(
+                ?id,
+                "something that the vnode held is gone without a trace: it does not count in quorums \
+                 before it has seen what every other owner has"
+            );
+            self.standings.on_lost(id, generation);
+        }
+    }
 }
 
 struct Shard {
@@ -317,8 +354,7 @@ impl Shard {
             hints_touched: BTreeSet::new(),
             answers: Vec::with_capacity(jobs.len().min(TURN_MAX)),
             to_sync: Vec::new(),
-            budget: &self.context.budget,
-            observer: &*self.context.observer,
+            context: &self.context,
         };
         let (mut alone, mut requests) = (Vec::new(), 0);
         let mut waiting = std::mem::take(jobs).into_iter();
@@ -331,7 +367,7 @@ impl Shard {
             }
         }
         *jobs = waiting.collect();
-        staging.commit(&self.context);
+        staging.commit();
         for job in alone {
             self.run_alone(job);
         }
@@ -361,27 +397,25 @@ impl Shard {
         if new == 0 {
             return Ok(());
         }
-        let mut batch = Batch::new();
-        let rows = vnode.stage_beside(&mut batch);
         self.context.observer.corrupt(Space::Objects, new as u64);
-        self.context.observer.found_damaged(rows);
-        self.apply_alone(batch).inspect_err(|_| drop(self.vnodes.remove(&id)))
+        self.stage_alone(id, Batch::new())
+    }
+
+    /// Applies what a vnode has to say, and what changed beside its objects, and tells of it. If it is not
+    /// applied, the vnode is opened again.
+    fn stage_alone(&mut self, id: VnodeId, mut batch: Batch) -> Result<(), RequestError> {
+        let beside = self.vnode_of(id)?.stage_beside(&mut batch);
+        self.context.observer.found_damaged(beside.damaged);
+        if !batch.is_empty() {
+            self.apply_alone(batch).inspect_err(|_| drop(self.vnodes.remove(&id)))?;
+        }
+        self.context.staged_beside(id, &beside);
+        Ok(())
     }
 
     /// A vnode, between turns.
     fn vnode_of(&mut self, id: VnodeId) -> Result<&mut Vnode, RequestError> {
-        match self.vnodes.entry(id) {
-            Entry::Occupied(open) => Ok(open.into_mut()),
-            Entry::Vacant(closed) => {
-                let generation = self.rng.next_u64();
-                Ok(closed.insert(Vnode::open(
-                    id,
-                    &*self.context.engine,
-                    generation,
-                    &self.context.hash_key,
-                )?))
-            }
-        }
+        Ok(self.context.vnode(&mut self.vnodes, &mut self.rng, id)?)
     }
 
     /// Applies a batch that is no turn's.
@@ -407,8 +441,7 @@ struct Staging<'a> {
     answers: Vec<Answer>,
     /// Answered once it is on disk.
     to_sync: Vec<Answer>,
-    budget: &'a Arc<Budget>,
-    observer: &'a dyn ShardObserver,
+    context: &'a ShardContext,
 }
 
 impl Staging<'_> {
@@ -444,7 +477,7 @@ impl Staging<'_> {
 
     fn stage_write(&mut self, write: Write) -> Result<Written, WriteError> {
         let (id, operation) = (write.address.vnode, write.operation);
-        let staged = match Self::vnode(self.vnodes, &mut self.turn, id) {
+        let staged = match self.context.vnode(self.vnodes, self.turn.rng, id) {
             Ok(vnode) => vnode.write(&mut self.turn, write),
             // A write of an earlier turn may lie in what would not open.
             Err(error) => Err(WriteError::unknown(operation, RequestError::from(error))),
@@ -456,10 +489,10 @@ impl Staging<'_> {
     /// The same, its object counted for as long as it is kept.
     fn hold_written(&self, staged: Result<Written, WriteError>) -> Result<Written, WriteError> {
         if let Err(WriteError { error: RequestError::TooManySiblings { .. }, .. }) = &staged {
-            self.observer.crowded();
+            self.context.observer.crowded();
         }
         staged.map(|written| {
-            let object = self.budget.hold_anyway(Kind::Replicas, written.object.0);
+            let object = self.context.budget.hold_anyway(Kind::Replicas, written.object.0);
             Written { object: EncodedObject(object), ..written }
         })
     }
@@ -474,7 +507,7 @@ impl Staging<'_> {
 
     fn stage_merge(&mut self, merge: Merge) -> Result<(), RequestError> {
         let id = merge.address.vnode;
-        let staged = match Self::vnode(self.vnodes, &mut self.turn, id) {
+        let staged = match self.context.vnode(self.vnodes, self.turn.rng, id) {
             Ok(vnode) => vnode.merge(&mut self.turn, merge),
             Err(error) => Err(RequestError::from(error)),
         };
@@ -494,12 +527,12 @@ impl Staging<'_> {
     }
 
     fn stage_read(&mut self, address: &Address) -> Result<EncodedObject, RequestError> {
-        let found = match Self::vnode(self.vnodes, &mut self.turn, address.vnode) {
+        let found = match self.context.vnode(self.vnodes, self.turn.rng, address.vnode) {
             Ok(vnode) => vnode.read(&mut self.turn, address),
             Err(error) => Err(RequestError::from(error)),
         };
         self.touched.insert(address.vnode);
-        let held = found.and_then(|object| self.budget.hold(Kind::Reads, object.0));
+        let held = found.and_then(|object| self.context.budget.hold(Kind::Reads, object.0));
         held.map(EncodedObject)
     }
 
@@ -508,30 +541,20 @@ impl Staging<'_> {
         if synced { self.to_sync.push(answer) } else { self.answers.push(answer) }
     }
 
-    fn vnode<'v>(
-        vnodes: &'v mut BTreeMap<VnodeId, Vnode>,
-        turn: &mut Turn<'_>,
-        id: VnodeId,
-    ) -> Result<&'v mut Vnode, EngineError> {
-        match vnodes.entry(id) {
-            Entry::Occupied(open) => Ok(open.into_mut()),
-            Entry::Vacant(closed) => {
-                let generation = turn.rng.next_u64();
-                Ok(closed.insert(Vnode::open(id, turn.engine, generation, turn.hash_key)?))
-            }
-        }
-    }
-
     /// Applies the batch, then answers; syncs for those who asked, then answers them.
-    fn commit(mut self, context: &ShardContext) {
+    fn commit(mut self) {
+        let context = self.context;
         planted!("frontier_ahead_of_its_batch", {
             let mut ahead = Batch::new();
             self.vnodes.values_mut().for_each(|vnode| drop(vnode.stage_beside(&mut ahead)));
             let _ = self.turn.engine.apply(ahead);
         });
+        let mut lost = Vec::new();
         for id in &self.touched {
             if let Some(vnode) = self.vnodes.get_mut(id) {
-                context.observer.found_damaged(vnode.stage_beside(&mut self.turn.batch));
+                let beside = vnode.stage_beside(&mut self.turn.batch);
+                context.observer.found_damaged(beside.damaged);
+                lost.extend(beside.lost.map(|_| (*id, beside)));
             }
         }
         for (space, records) in std::mem::take(&mut self.turn.corrupt) {
@@ -563,6 +586,9 @@ impl Staging<'_> {
             }
         }
         let failed = applied.err();
+        if failed.is_none() {
+            lost.iter().for_each(|(id, beside)| context.staged_beside(*id, beside));
+        }
         match &failed {
             None => queues.applied(&hinted),
             Some(_) => queues.failed(&hinted),

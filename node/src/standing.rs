@@ -4,6 +4,7 @@
 //!   Meta  "standing"                       this store is being rebuilt
 //!   Meta  "standing/" n partition          of this vnode: which owners told all, and whether that
 //!                                          is enough
+//!   Meta  "standing-lost/" n partition     this vnode lost something without a trace (see `vnode::seen`)
 //! ```
 //!
 //! A row is written after the objects that it speaks of; the engine keeps batches in order, so that
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use self::catch_up::CatchUp;
-pub use self::catch_up::CatchingUp;
+pub use self::catch_up::{CatchingUp, Looked};
 use crate::dynamo::encoding::{DecodeError, Reader, Writer};
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{NodeId, VnodeId};
@@ -192,9 +193,31 @@ impl Standings {
         self.catch_up.due(vnode, others)
     }
 
-    /// All that an owner had seen, at a moment after the opening, is seen here.
-    pub fn on_met(&self, vnode: VnodeId, owner: NodeId) {
-        self.catch_up.on_met(vnode, owner);
+    /// All that an owner had seen, at a moment after the opening, is seen here, by a vnode of this
+    /// generation.
+    pub fn on_met(&self, vnode: VnodeId, owner: NodeId, generation: u64) {
+        self.catch_up.on_met(vnode, owner, generation);
+    }
+
+    /// A vnode lost something without a trace, as it says on disk; it says so again whenever its generation
+    /// changes. It is not believed from now on.
+    pub fn on_lost(&self, vnode: VnodeId, generation: u64) {
+        self.catch_up.on_lost(vnode, generation);
+    }
+
+    /// It has met every other owner since, and has unsaid it.
+    pub fn on_regained(&self, vnode: VnodeId, generation: u64) {
+        self.catch_up.on_regained(vnode, generation);
+    }
+
+    /// Whether a vnode lost something, and has not met every other owner since.
+    pub fn is_lost(&self, vnode: VnodeId) -> bool {
+        self.catch_up.is_lost(vnode)
+    }
+
+    /// Whether it is to be [looked](Self::look), since a vnode was lost or regained.
+    pub fn is_news(&self) -> bool {
+        self.catch_up.is_news()
     }
 
     /// An owner said what it remembers of a vnode, and it is here, or [`Self::rolled_back`] was told.
@@ -214,7 +237,7 @@ impl Standings {
 
     /// Looks which of this node's vnodes are believed, each with its other owners that are waited for;
     /// whom the rest waits for. Blocks.
-    pub fn look(&self, owned: &[(VnodeId, Vec<NodeId>)]) -> Result<BTreeSet<NodeId>, EngineError> {
+    pub fn look(&self, owned: &[(VnodeId, Vec<NodeId>)]) -> Result<Looked, EngineError> {
         self.catch_up.look(owned)
     }
 

@@ -151,6 +151,15 @@ impl Merge {
     }
 }
 
+/// What turned out when the rows beside objects were staged; each is told once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StagedBeside {
+    /// How many rows were found damaged, by space.
+    pub damaged: [(Space, u64); 2],
+    /// The generation in which something is lost without a trace, if it is.
+    pub lost: Option<u64>,
+}
+
 /// One hosted partition.
 #[derive(Debug)]
 pub struct Vnode {
@@ -278,11 +287,22 @@ impl Vnode {
         self.objects.end_actor();
     }
 
-    /// Stages the rows beside the objects that changed since the last time. How many of them were found
-    /// damaged, by space, if that was not told yet.
-    pub fn stage_beside(&mut self, batch: &mut Batch) -> [(Space, u64); 2] {
+    /// Stages the rows beside the objects that changed since the last time.
+    pub fn stage_beside(&mut self, batch: &mut Batch) -> StagedBeside {
         let trees = self.beside.tree.stage(batch);
-        [(Space::Frontiers, self.beside.seen.stage(batch)), (Space::Trees, trees)]
+        let (frontiers, lost) = self.beside.seen.stage(batch);
+        StagedBeside { damaged: [(Space::Frontiers, frontiers), (Space::Trees, trees)], lost }
+    }
+
+    /// In which generation something is lost without a trace, if anything is: this vnode's silence is not
+    /// to be believed before it has met every other owner in that one.
+    pub fn lost(&self) -> Option<u64> {
+        self.beside.seen.loss()
+    }
+
+    /// It has: whether that is still true, of this generation.
+    pub fn regain(&mut self, generation: u64) -> bool {
+        self.beside.seen.regain(generation)
     }
 
     /// The root of the tree of hashes; none while it is not ready.
@@ -290,30 +310,34 @@ impl Vnode {
         self.beside.tree.root()
     }
 
-    /// Some of what is to be done before the tree is ready; it is as if the batch was applied. And where
-    /// objects lay that were lost, as it turned out: they are to be [distrusted](Self::distrust).
-    pub fn ready_tree(&mut self, engine: &dyn Engine) -> Result<(Batch, Vec<Bytes>), RequestError> {
-        self.beside.tree.step(engine)
+    /// Some of what is to be done before the tree is ready; it is as if the batch was applied. Objects may
+    /// turn out to be lost.
+    pub fn ready_tree(&mut self, engine: &dyn Engine) -> Result<Batch, RequestError> {
+        let (batch, lost) = self.beside.tree.step(engine)?;
+        if lost {
+            self.on_lost();
+        }
+        Ok(batch)
+    }
+
+    /// Something is gone without a trace: the actor ends, and the frontier, which vouches for it, is
+    /// forgotten.
+    fn on_lost(&mut self) {
+        self.objects.end_actor();
+        self.beside.seen.lost();
     }
 
     /// The sums below a branch of the tree; none while it is not ready.
-    pub fn children(
-        &mut self,
-        engine: &dyn Engine,
-        branch: Node,
-    ) -> Result<Option<Children>, RequestError> {
-        self.beside.tree.children(engine, branch)
+    pub fn children(&self, branch: Node) -> Option<Children> {
+        self.beside.tree.children(branch)
     }
 
-    /// What is held in a leaf of the tree, read from the records. Where it is not what they come to, bytes
-    /// changed without a trace: the tree is made anew, and the frontier is forgotten. A record that is not
-    /// where its name says is as good as a damaged one once the caller [distrusts](Self::distrust) it: nothing
-    /// is said of its key before it is mended.
+    /// What is held in a leaf of the tree, read from the records. Where it is not what they come to, or one
+    /// is not where its name says, something was lost without a trace: the tree is made anew.
     pub fn list(&mut self, engine: &dyn Engine, leaf: Leaf) -> Result<Listed, RequestError> {
         let listed = self.beside.tree.list(engine, leaf)?;
         if listed.mismatch {
-            self.objects.end_actor();
-            self.beside.seen.lost();
+            self.on_lost();
         }
         Ok(listed)
     }

@@ -277,7 +277,7 @@ pub enum LossKind {
     FoundOut(Moment),
     /// Nothing yet; but from now on two processes have its name, and which one answers is open.
     Doubled,
-    /// One record, whose damage shows.
+    /// One record, whose damage shows, or shows once all are read again.
     Rotten {
         /// The namespace.
         namespace: String,

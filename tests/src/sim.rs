@@ -408,6 +408,12 @@ impl SimCluster {
         Ok(engine.apply(batch)?)
     }
 
+    /// Whoever is started from now on compares trees, and reads all of its records again, every few seconds.
+    pub fn reread(&mut self) {
+        let (trees_every, scrub_every) = (Duration::from_secs(2), Duration::from_secs(4));
+        self.size = SimSize { trees_every, scrub_every, ..self.size };
+    }
+
     /// Whether what the `index`-th node holds of a key is not what was written.
     pub fn is_damaged(&self, index: usize, namespace: &str, key: &Key) -> Result<bool> {
         let (engine, stored) = self.record(index, namespace, key)?;

@@ -200,7 +200,7 @@ pub enum Cause {
     #[error("does not count while it is being rebuilt")]
     Rebuilding,
     /// The same, since its store was opened again and may lack what it acknowledged before.
-    #[error("does not count until it has caught up, since it was started again")]
+    #[error("does not count until it has caught up: it may lack what it had acknowledged")]
     CatchingUp,
 }
 

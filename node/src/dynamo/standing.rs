@@ -20,11 +20,13 @@
 //!   else: the last moments may be missing           once it has seen what *every* other owner has
 //!   it is an older copy                             the same
 //!   it was made in the place of a lost one          once every other owner told all that it holds
+//!   a vnode lost something without a trace          that vnode, once it has seen what *every* other owner
+//!                                                   has, since
 //! ```
 //!
 //! *Has seen*: what the other one told after this opening is in F here. F is kept over all of this, but
-//! for the last line: it matches the objects, since both are lost together. What is found out is of the
-//! store, not of one vnode: all that is in it is of one time.
+//! for the last two lines: it matches the objects, since both are lost together. What is found out is of
+//! the store, not of one vnode, but for the last line: all that is in it is of one time.
 //!
 //! Why *every* other owner, be they in standing or not: what W owners acknowledged and this one lost is
 //! on one of the others, if it is anywhere, and the one that is left out may be it. Of R owners one would
@@ -91,11 +93,17 @@ pub enum Doubt {
     LostTail,
     /// Another owner remembers more of it than it holds.
     RolledBack,
+    /// Of one vnode: something that it held is gone without a trace, or was replaced by what was there
+    /// before. What else may be, nobody knows.
+    Lost,
 }
 
 impl Doubt {
+    /// Those of stores, in the order of their numbers on disk.
+    pub const OF_STORES: [Self; 3] = [Self::Unasked, Self::LostTail, Self::RolledBack];
+
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Unasked, Self::LostTail, Self::RolledBack];
+    pub const ALL: [Self; 4] = [Self::Unasked, Self::LostTail, Self::RolledBack, Self::Lost];
 
     /// A word for it, for metrics.
     pub const fn name(self) -> &'static str {
@@ -103,6 +111,7 @@ impl Doubt {
             Self::Unasked => "unasked",
             Self::LostTail => "lost_tail",
             Self::RolledBack => "rolled_back",
+            Self::Lost => "lost",
         }
     }
 
@@ -152,6 +161,12 @@ impl Answers {
     /// All that an owner had seen, at a moment after the opening, is seen here.
     pub fn on_met(&mut self, owner: NodeId) {
         self.met.insert(owner);
+    }
+
+    /// The vnode lost something: what it has met before does not matter any more.
+    pub fn on_lost(&mut self) {
+        planted!("met_before_the_loss", { return });
+        self.met.clear();
     }
 
     /// Whom of the `others`, who are the other owners that are waited for, a vnode is to hear before it
@@ -242,6 +257,11 @@ mod tests {
         assert_eq!(due(Some(Doubt::RolledBack), &answers), [3]);
         answers.on_met(NodeId(3));
         assert_eq!(due(Some(Doubt::RolledBack), &answers), [0; 0]);
+        answers.on_lost();
+        assert_eq!(due(Some(Doubt::Lost), &answers), [2, 3], "what was met before is gone, too");
+        answers.on_met(NodeId(2));
+        answers.on_met(NodeId(3));
+        assert_eq!(due(Some(Doubt::Lost), &answers), [0; 0]);
     }
 
     /// With as many as a quorum, the one that was left out may have what was lost: see above.

@@ -250,6 +250,7 @@ fn catching_up(told: &CatchingUp) -> v1::CatchingUp {
             Doubt::Unasked => v1::Doubt::Unasked.into(),
             Doubt::LostTail => v1::Doubt::LostTail.into(),
             Doubt::RolledBack => v1::Doubt::RolledBack.into(),
+            Doubt::Lost => v1::Doubt::Lost.into(),
         },
         waiting_for: told.waiting_for.clone(),
     }

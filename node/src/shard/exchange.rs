@@ -68,6 +68,11 @@ pub(super) enum ExchangeJob {
         vnode: VnodeId,
         answer: oneshot::Sender<Result<bool, RequestError>>,
     },
+    Regain {
+        vnode: VnodeId,
+        generation: u64,
+        answer: oneshot::Sender<Result<(), RequestError>>,
+    },
     Forget {
         vnode: VnodeId,
         which: Forgettable,
@@ -102,6 +107,7 @@ impl ExchangeJob {
             Self::See { sights, answer } => drop(answer.send(vec![Err(error); sights.len()])),
             Self::Join { answer, .. } => drop(answer.send(Err(error))),
             Self::Recount { answer, .. } => drop(answer.send(Err(error))),
+            Self::Regain { answer, .. } => drop(answer.send(Err(error))),
             Self::Forget { answer, .. } => drop(answer.send(Err(error))),
         }
     }
@@ -116,7 +122,7 @@ impl Staging<'_> {
             }
             ExchangeJob::Join { vnode, frontier, generation, answer } => {
                 self.touched.insert(vnode);
-                match Self::vnode(self.vnodes, &mut self.turn, vnode) {
+                match self.context.vnode(self.vnodes, self.turn.rng, vnode) {
                     Ok(vnode) => match vnode.join(&frontier, generation) {
                         true => self.answers.push(Answer::Merged(answer)),
                         false => drop(answer.send(Err(RequestError::not_ready(
@@ -136,7 +142,7 @@ impl Staging<'_> {
             self.stage_merge(Merge::of_hint(address.clone(), object))?;
         }
         self.touched.insert(address.vnode);
-        let vnode = Self::vnode(self.vnodes, &mut self.turn, address.vnode)?;
+        let vnode = self.context.vnode(self.vnodes, self.turn.rng, address.vnode)?;
         vnode.see(&mut self.turn, &address, &dots)
     }
 }
@@ -151,6 +157,9 @@ impl Shard {
                 drop(answer.send(self.keys_of(vnode, &dots)));
             }
             ExchangeJob::Recount { vnode, answer } => drop(answer.send(self.recount(vnode))),
+            ExchangeJob::Regain { vnode, generation, answer } => {
+                drop(answer.send(self.regain(vnode, generation)));
+            }
             ExchangeJob::Forget { vnode, which, answer } => {
                 drop(answer.send(self.forget_dots(vnode, which)));
             }
@@ -202,6 +211,16 @@ impl Shard {
         Ok(more.then_some(Forgettable::Common(bases)))
     }
 
+    /// A vnode that lost something has met every other owner since, unless it is of another generation by
+    /// now.
+    fn regain(&mut self, id: VnodeId, generation: u64) -> Result<(), RequestError> {
+        if self.vnode_of(id)?.regain(generation) {
+            self.stage_alone(id, Batch::new())?;
+            self.context.standings.on_regained(id, generation);
+        }
+        Ok(())
+    }
+
     /// Some of the objects of a vnode that doubted its frontier; whether more are to follow.
     fn recount(&mut self, id: VnodeId) -> Result<bool, RequestError> {
         let Some(after) = self.vnode_of(id)?.recount().cloned() else { return Ok(false) };
@@ -239,9 +258,7 @@ impl Shard {
         }
         let more = last.is_some();
         vnode.recounted(last);
-        let damaged = vnode.stage_beside(&mut batch);
-        self.context.observer.found_damaged(damaged);
-        self.apply_alone(batch).inspect_err(|_| drop(self.vnodes.remove(&id)))?;
+        self.stage_alone(id, batch)?;
         Ok(more)
     }
 }
@@ -375,6 +392,20 @@ impl Shards {
         self.take_writes()?;
         let (answer, wait) = oneshot::channel();
         let job = ExchangeJob::Recount { vnode, answer };
+        self.queue(vnode.partition, Job::Exchange(job), deadline)?;
+        wait.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// A vnode that lost something has met every other owner since, when it was of that generation: if it
+    /// still is, it says no more that it lost anything.
+    pub async fn regain(
+        &self,
+        vnode: VnodeId,
+        generation: u64,
+        deadline: Instant,
+    ) -> Result<(), RequestError> {
+        let (answer, wait) = oneshot::channel();
+        let job = ExchangeJob::Regain { vnode, generation, answer };
         self.queue(vnode.partition, Job::Exchange(job), deadline)?;
         wait.await.unwrap_or_else(|_| Err(gone()))
     }

@@ -146,7 +146,7 @@ impl Staging<'_> {
     fn read_hint(&mut self, address: &Address) -> Result<EncodedObject, RequestError> {
         let vnode = Self::hint_vnode(self.hints, &mut self.hints_touched, address.vnode);
         let found = vnode.read(&mut self.turn, address)?;
-        self.budget.hold(Kind::Reads, found.0).map(EncodedObject)
+        self.context.budget.hold(Kind::Reads, found.0).map(EncodedObject)
     }
 
     fn hint_delivered(&mut self, target: NodeId, hint: &KeptHint) -> Result<(), RequestError> {

@@ -120,13 +120,10 @@ impl Shard {
         let range = KeyRange::prefix(&prefix).after(after);
         // Its tree is ahead of a batch that is not applied.
         let found = self.objects(id, range).inspect_err(|_| drop(self.vnodes.remove(&id)));
-        let (mut batch, rows, last) = found?;
+        let (batch, rows, last) = found?;
         // First, since a batch that fails may have dropped them.
-        let vnode = self.vnode_of(id)?;
-        vnode.end_actor();
-        let damaged = vnode.stage_beside(&mut batch);
-        self.context.observer.found_damaged(damaged);
-        self.apply_alone(batch).inspect_err(|_| drop(self.vnodes.remove(&id)))?;
+        self.vnode_of(id)?.end_actor();
+        self.stage_alone(id, batch)?;
         Ok(Swept { rows, next: last.or(Some(past(&prefix))) })
     }
 

@@ -15,6 +15,7 @@ use crate::dynamo::key::{Key, NamespaceId};
 use crate::dynamo::metadata::ClusterKey;
 use crate::dynamo::metadata::document::Conflict;
 use crate::dynamo::operation::{OPERATION_KEPT_MS, PayloadHash};
+use crate::dynamo::standing::{Boot, Standing};
 use crate::env::{Clock, Pause};
 use crate::error::Outcome;
 use crate::storage::memory::MemoryEngine;
@@ -85,6 +86,7 @@ struct Bench {
     disk: Arc<Disk>,
     heard: Arc<Heard>,
     pause: Pause,
+    standings: Arc<Standings>,
 }
 
 const NODE: NodeId = NodeId(1);
@@ -116,6 +118,8 @@ fn of(shards: usize, cost: Duration, queue: usize) -> Bench {
 fn with_hints((shards, queue): (usize, usize), cost: Duration, hints: HintQueues) -> Bench {
     let (engine, heard) = (Arc::new(MemoryEngine::new()), Arc::new(Heard::default()));
     let (disk, pause) = (Arc::<Disk>::default(), Pause::default());
+    // What it says of its own opening is no batch of the shards'.
+    let standings = Arc::new(Standings::open(Arc::new(MemoryEngine::new()), Boot(1)).unwrap());
     let env = Env::simulated(Arc::new(Still), 1).with_request_cost(cost).with_pause(pause.clone());
     let context = ShardContext {
         node: NODE,
@@ -127,10 +131,11 @@ fn with_hints((shards, queue): (usize, usize), cost: Duration, hints: HintQueues
         env,
         budget: Budget::unbounded(),
         hash_key: Arc::new(ClusterKey([7; 32]).into()),
+        standings: standings.clone(),
         observer: heard.clone(),
     };
     let (shards, _) = Shards::start(context, shards, queue);
-    Bench { shards, engine, disk, heard, pause }
+    Bench { shards, engine, disk, heard, pause, standings }
 }
 
 fn address(namespace: u64, key: &str) -> Address {

@@ -99,21 +99,10 @@ impl Shard {
         let vnode = self.vnode_of(id)?;
         if vnode.root().is_none() {
             // Without an error it is ahead of the engine, until the batch is applied.
-            let (batch, lost) = vnode.ready_tree(&*engine)?;
+            let batch = vnode.ready_tree(&*engine)?;
             self.stage_alone(id, batch)?;
-            self.distrust(id, &hashed(&lost))?;
         }
         Ok(self.vnode_of(id)?.root().is_some())
-    }
-
-    /// Applies what a vnode has to say, and what changed beside its objects.
-    fn stage_alone(&mut self, id: VnodeId, mut batch: Batch) -> Result<(), RequestError> {
-        let damaged = self.vnode_of(id)?.stage_beside(&mut batch);
-        self.context.observer.found_damaged(damaged);
-        if batch.is_empty() {
-            return Ok(());
-        }
-        self.apply_alone(batch).inspect_err(|_| drop(self.vnodes.remove(&id)))
     }
 
     fn children(
@@ -121,10 +110,8 @@ impl Shard {
         id: VnodeId,
         branches: &[Node],
     ) -> Result<Option<Vec<Children>>, RequestError> {
-        let engine = self.context.engine.clone();
         let vnode = self.vnode_of(id)?;
-        let of = |branch: &Node| vnode.children(&*engine, *branch);
-        branches.iter().map(of).collect()
+        Ok(branches.iter().map(|branch| vnode.children(*branch)).collect())
     }
 
     /// What is held in the first of these leaves, at least of one; and where records are damaged.

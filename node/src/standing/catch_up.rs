@@ -9,6 +9,9 @@
 //! The row is on disk, as *not closed*, before anything is served; and as *closed* after everything else.
 //! A doubt is in it until every vnode is believed: whoever is killed meanwhile begins to ask anew. A row
 //! that is damaged stands for a lost tail: that costs work, and no data.
+//!
+//! A vnode that lost something without a trace says so in a row of its own, in the batch in which it forgets
+//! what it has seen; the row goes once the vnode has met every other owner since, in the same generation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -24,7 +27,7 @@ use crate::dynamo::key::{NodeId, VnodeId};
 use crate::dynamo::recall::Recall;
 use crate::dynamo::standing::{Answers, Boot, Doubt, LastOpening};
 use crate::storage::record;
-use crate::storage::{Batch, Engine, EngineError, Space};
+use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
 
 const KEY: &[u8] = b"standing-opening";
 const FORMAT: u8 = 1;
@@ -53,8 +56,12 @@ impl fmt::Display for CatchingUp {
             Doubt::Unasked => "one other owner is yet to answer",
             Doubt::LostTail => "its last writes before a power cut may be missing",
             Doubt::RolledBack => "its store is older than what others remember of it",
+            Doubt::Lost => "something that they held is gone without a trace",
         };
         match vnodes {
+            0 if *doubt == Doubt::Lost => {
+                write!(f, "some partitions do not count yet, since {why}")?
+            }
             0 => write!(f, "no partition counts yet, since {why}")?,
             _ => write!(f, "{left} of {vnodes} partitions do not count yet, since {why}")?,
         }
@@ -63,10 +70,36 @@ impl fmt::Display for CatchingUp {
 }
 
 /// Which vnodes are believed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Believed {
-    All,
+    AllBut(BTreeSet<VnodeId>),
     Only(BTreeSet<VnodeId>),
+}
+
+impl Believed {
+    fn contains(&self, vnode: VnodeId) -> bool {
+        match self {
+            Self::AllBut(vnodes) => !vnodes.contains(&vnode),
+            Self::Only(vnodes) => vnodes.contains(&vnode),
+        }
+    }
+
+    fn remove(mut self, vnode: VnodeId) -> Self {
+        match &mut self {
+            Self::AllBut(vnodes) => drop(vnodes.insert(vnode)),
+            Self::Only(vnodes) => drop(vnodes.remove(&vnode)),
+        }
+        self
+    }
+}
+
+/// What a look at all vnodes came to.
+#[derive(Default, Debug)]
+pub struct Looked {
+    /// Who is waited for.
+    pub waits: BTreeSet<NodeId>,
+    /// Which vnodes lost something, and have met every other owner since, in which generation.
+    pub regained: Vec<(VnodeId, u64)>,
 }
 
 /// What is in doubt, and what is known about it.
@@ -76,6 +109,40 @@ struct State {
     /// What of it the row says, which was written in this opening; none: it was not.
     marked: Option<Option<Doubt>>,
     answers: BTreeMap<VnodeId, Answers>,
+    /// Which vnodes lost something without a trace; and in which generation they know of it, once they were
+    /// opened.
+    lost: BTreeMap<VnodeId, Option<u64>>,
+    /// Whether that changed since the last look.
+    is_news: bool,
+}
+
+impl State {
+    /// Why a vnode is not believed before others were heard.
+    fn doubt_of(&self, vnode: VnodeId) -> Option<Doubt> {
+        if self.lost.contains_key(&vnode) { Some(Doubt::Lost) } else { self.doubt }
+    }
+
+    /// Whom of the others a vnode is to hear.
+    fn due(&self, vnode: VnodeId, others: &[NodeId]) -> Vec<NodeId> {
+        let doubt = self.doubt_of(vnode);
+        match self.answers.get(&vnode) {
+            Some(answers) => answers.due(doubt, others),
+            None => Answers::default().due(doubt, others),
+        }
+    }
+
+    /// Nothing is believed, or all but what lost something.
+    fn believed_at_first(&self) -> Believed {
+        match self.doubt {
+            Some(_) => Believed::Only(BTreeSet::new()),
+            None => Believed::AllBut(self.lost.keys().copied().collect()),
+        }
+    }
+
+    /// Why so many vnodes are left.
+    fn why(&self, left: usize) -> Option<Doubt> {
+        if left > self.lost.len() { self.doubt.or(Some(Doubt::Lost)) } else { Some(Doubt::Lost) }
+    }
 }
 
 /// How a store that was open before comes to be believed.
@@ -103,17 +170,27 @@ impl CatchUp {
                 "the store is an older copy of itself, as was found out before: partitions count in \
                  quorums once they have seen what every other owner has"
             ),
-            Some(Doubt::Unasked) | None => {}
+            Some(Doubt::Unasked | Doubt::Lost) | None => {}
         }
-        let believed =
-            if doubt.is_some() { Believed::Only(BTreeSet::new()) } else { Believed::All };
+        let lost = read_lost(&*engine)?;
+        if !lost.is_empty() {
+            tracing::warn!(
+                partitions = lost.len(),
+                "something was lost without a trace before: these partitions count in quorums once they \
+                 have seen what every other owner has"
+            );
+        }
+        let (answers, is_news) = (BTreeMap::new(), !lost.is_empty());
+        let state = State { doubt, marked: None, answers, lost, is_news };
+        let why = doubt.filter(|doubt| *doubt != Doubt::Unasked || !state.is_news);
+        let why = why.or(state.is_news.then_some(Doubt::Lost));
         let catching = |doubt| CatchingUp { doubt, vnodes: 0, left: 0, waiting_for: String::new() };
-        let (told, _) = watch::channel(doubt.map(catching));
+        let (told, _) = watch::channel(why.map(catching));
         let catch_up = Self {
             engine,
             boot,
-            state: Mutex::new(State { doubt, marked: None, answers: BTreeMap::new() }),
-            believed: ArcSwap::from_pointee(believed),
+            believed: ArcSwap::from_pointee(state.believed_at_first()),
+            state: Mutex::new(state),
             told,
             recall: Mutex::new(Recall::new(RECALL_MAX)),
         };
@@ -147,10 +224,7 @@ impl CatchUp {
 
     /// Whether a vnode is believed.
     pub(super) fn believes(&self, vnode: VnodeId) -> bool {
-        match &**self.believed.load() {
-            Believed::All => true,
-            Believed::Only(vnodes) => vnodes.contains(&vnode),
-        }
+        self.believed.load().contains(vnode)
     }
 
     /// How far it got; none once all is believed.
@@ -160,11 +234,7 @@ impl CatchUp {
 
     /// Whom of the others a vnode is to hear before it is believed; nobody: it is.
     pub(super) fn due(&self, vnode: VnodeId, others: &[NodeId]) -> Vec<NodeId> {
-        let state = self.state();
-        match state.answers.get(&vnode) {
-            Some(answers) => answers.due(state.doubt, others),
-            None => Answers::default().due(state.doubt, others),
-        }
+        self.state().due(vnode, others)
     }
 
     /// Whether an owner said what it remembers of this vnode, and that is settled.
@@ -176,8 +246,53 @@ impl CatchUp {
         self.state().answers.entry(vnode).or_default().on_remembered(owner);
     }
 
-    pub(super) fn on_met(&self, vnode: VnodeId, owner: NodeId) {
-        self.state().answers.entry(vnode).or_default().on_met(owner);
+    pub(super) fn on_met(&self, vnode: VnodeId, owner: NodeId, generation: u64) {
+        let mut state = self.state();
+        // What was seen before the loss may be what was lost.
+        let since = state.lost.get(&vnode).is_none_or(|lost| *lost == Some(generation));
+        if since || planted!("met_before_the_loss") {
+            state.answers.entry(vnode).or_default().on_met(owner);
+        }
+    }
+
+    /// A vnode lost something, as it knows since this generation.
+    pub(super) fn on_lost(&self, vnode: VnodeId, generation: u64) {
+        let mut state = self.state();
+        if state.lost.insert(vnode, Some(generation)) == Some(Some(generation)) {
+            return;
+        }
+        state.is_news = true;
+        state.answers.entry(vnode).or_default().on_lost();
+        self.believed.rcu(|believed| Believed::clone(believed).remove(vnode));
+        self.told.send_if_modified(|told| {
+            let why = Doubt::Lost;
+            told.get_or_insert(CatchingUp {
+                doubt: why,
+                vnodes: 0,
+                left: 0,
+                waiting_for: String::new(),
+            });
+            true
+        });
+    }
+
+    /// It has met every other owner since, and the row that says so is gone.
+    pub(super) fn on_regained(&self, vnode: VnodeId, generation: u64) {
+        let mut state = self.state();
+        if state.lost.get(&vnode) == Some(&Some(generation)) {
+            state.lost.remove(&vnode);
+            state.is_news = true;
+        }
+    }
+
+    /// Whether a vnode lost something, and has not met every other owner since.
+    pub(super) fn is_lost(&self, vnode: VnodeId) -> bool {
+        self.state().lost.contains_key(&vnode)
+    }
+
+    /// Whether that changed, of any, since the last look.
+    pub(super) fn is_news(&self) -> bool {
+        self.state().is_news
     }
 
     /// Another owner remembers more of the store than it holds: believes nothing that has not seen what
@@ -200,40 +315,52 @@ impl CatchUp {
 
     /// Looks which of all vnodes of this node are believed, each with its other owners that are waited
     /// for; whom the rest waits for. Nothing is in doubt any more when there is no rest. Blocks.
-    pub(super) fn look(
-        &self,
-        owned: &[(VnodeId, Vec<NodeId>)],
-    ) -> Result<BTreeSet<NodeId>, EngineError> {
-        let (mut believed, mut waits) = (BTreeSet::new(), BTreeSet::new());
-        let doubt = {
-            let state = self.state();
-            let Some(doubt) = state.doubt else { return Ok(waits) };
-            let nothing = Answers::default();
-            for (vnode, others) in owned {
-                let answers = state.answers.get(vnode).unwrap_or(&nothing);
-                let due = answers.due(state.doubt, others);
-                if due.is_empty() {
-                    believed.insert(*vnode);
-                }
-                waits.extend(due);
+    pub(super) fn look(&self, owned: &[(VnodeId, Vec<NodeId>)]) -> Result<Looked, EngineError> {
+        let (mut believed, mut looked) = (BTreeSet::new(), Looked::default());
+        let (doubt, why) = {
+            let mut state = self.state();
+            state.is_news = false;
+            if state.doubt.is_none() && state.lost.is_empty() {
+                self.believed.store(Arc::new(state.believed_at_first()));
+                self.tell(None);
+                return Ok(looked);
             }
-            self.believed.store(Arc::new(Believed::Only(believed.clone())));
-            doubt
+            for (vnode, others) in owned {
+                let due = state.due(*vnode, others);
+                match (due.is_empty(), state.lost.get(vnode)) {
+                    (true, None) => drop(believed.insert(*vnode)),
+                    (true, Some(lost)) => {
+                        looked.regained.extend(lost.map(|generation| (*vnode, generation)));
+                    }
+                    (false, _) => looked.waits.extend(due),
+                }
+            }
+            // A new store's vnodes are believed also where another placement group is yet to come.
+            self.believed.store(Arc::new(match state.doubt {
+                Some(_) => Believed::Only(believed.clone()),
+                None => state.believed_at_first(),
+            }));
+            (state.doubt, state.why(owned.len() - believed.len()))
         };
-        let left = owned.len() - believed.len();
-        if left == 0 && lasting(Some(doubt)).is_some() {
+        let (vnodes, left) = (owned.len(), owned.len() - believed.len());
+        if let Some(doubt) = lasting(doubt).filter(|_| left == 0) {
             self.end_doubt(doubt)?;
         }
-        let vnodes = owned.len();
+        self.tell(why.filter(|_| left > 0).map(|why| (why, vnodes, left)));
+        Ok(looked)
+    }
+
+    /// Tells why so many of all vnodes are not believed, if any are.
+    fn tell(&self, now: Option<(Doubt, usize, usize)>) {
         self.told.send_if_modified(|told| {
             let waiting_for = told.as_ref().map(|told| told.waiting_for.clone());
             let waiting_for = waiting_for.unwrap_or_default();
-            let now = (left > 0).then_some(CatchingUp { doubt, vnodes, left, waiting_for });
+            let now =
+                now.map(|(doubt, vnodes, left)| CatchingUp { doubt, vnodes, left, waiting_for });
             let changed = *told != now;
             *told = now;
             changed
         });
-        Ok(waits)
     }
 
     /// Tells who is waited for in vain.
@@ -300,6 +427,16 @@ fn read(engine: &dyn Engine) -> Result<Option<LastOpening>, EngineError> {
     }
 }
 
+/// Which vnodes say that they lost something. What a damaged row says is in its key.
+fn read_lost(engine: &dyn Engine) -> Result<BTreeMap<VnodeId, Option<u64>>, EngineError> {
+    let mut lost = BTreeMap::new();
+    planted!("loss_forgotten_by_a_restart", { return Ok(lost) });
+    for row in engine.scan(Space::Meta, KeyRange::prefix(record::LOST)) {
+        lost.extend(record::lost_of(&row?.0).map(|vnode| (vnode, None)));
+    }
+    Ok(lost)
+}
+
 fn write(engine: &dyn Engine, opening: LastOpening) -> Result<(), EngineError> {
     let mut batch = Batch::new();
     batch.put(Space::Meta, Bytes::from_static(KEY), record::seal(KEY, &encode(opening)));
@@ -324,7 +461,7 @@ fn decode(body: Bytes) -> Result<LastOpening, DecodeError> {
     let doubt = r.u8("doubt")?;
     r.finish("opening")?;
     // One that is not known is as good as none that could be believed.
-    let known = |at| Doubt::ALL.get(at).copied().unwrap_or(Doubt::RolledBack);
+    let known = |at| *Doubt::OF_STORES.get(at).unwrap_or(&Doubt::RolledBack);
     let doubt = usize::from(doubt).checked_sub(1).map(known);
     Ok(LastOpening { boot, closed, doubt })
 }
@@ -367,14 +504,14 @@ mod tests {
         let again = open(&killed, 1);
         assert_eq!((doubt(&again), again.believes(ONE)), (Some(Doubt::Unasked), false));
         again.on_remembered(ONE, NodeId(3));
-        assert_eq!(again.look(&owned()).unwrap(), OTHERS.into(), "the other vnode waits");
+        assert_eq!(again.look(&owned()).unwrap().waits, OTHERS.into(), "the other vnode waits");
         assert_eq!((again.believes(ONE), again.believes(TWO)), (true, false));
         assert_eq!(
             again.told().borrow().as_ref().map(|told| (told.left, told.vnodes)),
             Some((1, 2))
         );
         again.on_remembered(TWO, NodeId(2));
-        assert_eq!(again.look(&owned()).unwrap(), BTreeSet::new());
+        assert_eq!(again.look(&owned()).unwrap().waits, BTreeSet::new());
         assert!(again.believes(TWO) && again.told().borrow().is_none());
     }
 
@@ -385,9 +522,9 @@ mod tests {
         let engine = cut(&engine);
         let second = open(&engine, 2);
         assert_eq!(doubt(&second), Some(Doubt::LostTail), "it was on disk that it was open");
-        OTHERS.into_iter().for_each(|owner| second.on_met(ONE, owner));
-        second.on_met(TWO, NodeId(2));
-        assert_eq!(second.look(&owned()).unwrap(), [NodeId(3)].into());
+        OTHERS.into_iter().for_each(|owner| second.on_met(ONE, owner, 1));
+        second.on_met(TWO, NodeId(2), 1);
+        assert_eq!(second.look(&owned()).unwrap().waits, [NodeId(3)].into());
         assert_eq!((second.believes(ONE), second.believes(TWO)), (true, false));
 
         // Killed, and cut off from power, in the middle of it.
@@ -401,9 +538,9 @@ mod tests {
         let third = open(&engine, 3);
         assert!(!third.believes(ONE));
         for vnode in [ONE, TWO] {
-            OTHERS.into_iter().for_each(|owner| third.on_met(vnode, owner));
+            OTHERS.into_iter().for_each(|owner| third.on_met(vnode, owner, 1));
         }
-        assert_eq!(third.look(&owned()).unwrap(), BTreeSet::new());
+        assert_eq!(third.look(&owned()).unwrap().waits, BTreeSet::new());
         assert!(third.believes(ONE) && third.believes(TWO));
         let engine = Arc::new(engine.kill());
         assert_eq!(doubt(&open(&engine, 3)), Some(Doubt::Unasked));
@@ -433,6 +570,54 @@ mod tests {
         assert_eq!(new.due(ONE, &OTHERS), OTHERS, "whoever remembers less does not matter");
         let engine = cut(&engine);
         assert_eq!(doubt(&open(&engine, 2)), Some(Doubt::RolledBack), "it was on disk at once");
+    }
+
+    fn say(engine: &MemoryEngine, vnode: VnodeId) {
+        let key = record::lost_key(vnode);
+        let mut batch = Batch::new();
+        let sealed = record::seal(&key, &[]);
+        batch.put(Space::Meta, key, sealed);
+        engine.apply(batch).unwrap();
+    }
+
+    #[test]
+    fn a_vnode_that_lost_something_is_not_believed_before_it_met_all_others_since() {
+        let engine = Arc::new(MemoryEngine::new());
+        let new = open(&engine, 1);
+        OTHERS.into_iter().for_each(|owner| new.on_met(ONE, owner, 1));
+        new.on_lost(ONE, 2);
+        assert!(new.is_news() && !new.believes(ONE) && new.believes(TWO));
+        let told = || new.told().borrow().clone().map(|told| (told.doubt, told.left, told.vnodes));
+        assert_eq!(told(), Some((Doubt::Lost, 0, 0)), "before it was looked how many there are");
+        new.on_met(ONE, NodeId(2), 1);
+        assert_eq!(new.look(&owned()).unwrap().waits, OTHERS.into(), "that was before the loss");
+        assert_eq!((told(), new.is_news()), (Some((Doubt::Lost, 1, 2)), false));
+        OTHERS.into_iter().for_each(|owner| new.on_met(ONE, owner, 2));
+        let looked = new.look(&owned()).unwrap();
+        assert_eq!((looked.waits, looked.regained), (BTreeSet::new(), vec![(ONE, 2)]));
+        assert!(!new.believes(ONE), "its row is still there");
+        new.on_regained(ONE, 1);
+        assert!(new.is_lost(ONE), "it lost something else meanwhile");
+        new.on_regained(ONE, 2);
+        assert!(new.is_news() && new.look(&owned()).unwrap().regained.is_empty());
+        assert!(new.believes(ONE) && told().is_none());
+    }
+
+    #[test]
+    fn what_was_lost_is_known_after_a_restart_and_of_a_generation_once_the_vnode_is_open() {
+        let engine = Arc::new(MemoryEngine::new());
+        open(&engine, 1).close().unwrap();
+        say(&engine, ONE);
+        let again = open(&engine, 1);
+        let doubt = again.told().borrow().as_ref().map(|told| told.doubt);
+        assert_eq!((doubt, again.is_news()), (Some(Doubt::Lost), true));
+        [ONE, TWO].into_iter().for_each(|vnode| again.on_remembered(vnode, NodeId(2)));
+        OTHERS.into_iter().for_each(|owner| again.on_met(ONE, owner, 5));
+        assert_eq!(again.look(&owned()).unwrap().waits, OTHERS.into(), "of which generation?");
+        assert_eq!((again.believes(ONE), again.believes(TWO)), (false, true));
+        again.on_lost(ONE, 5);
+        OTHERS.into_iter().for_each(|owner| again.on_met(ONE, owner, 5));
+        assert_eq!(again.look(&owned()).unwrap().regained, [(ONE, 5)]);
     }
 
     #[test]

@@ -127,6 +127,19 @@ pub fn recount_key(vnode: VnodeId) -> Bytes {
     Bytes::copy_from_slice(&tagged(vnode, RECOUNT))
 }
 
+/// What lies before the vnode in the row which says that it lost something.
+pub const LOST: &[u8] = b"standing-lost/";
+
+/// Where it is said that a vnode lost something without a trace.
+pub fn lost_key(vnode: VnodeId) -> Bytes {
+    [LOST, &vnode_prefix(vnode)].concat().into()
+}
+
+/// Of which vnode that is said there; none if it is no such key.
+pub fn lost_of(stored: &[u8]) -> Option<VnodeId> {
+    vnode_of(stored.strip_prefix(LOST)?)
+}
+
 const LEAF: u8 = 0;
 const NAME: u8 = 1;
 const REBUILD: u8 = 2;

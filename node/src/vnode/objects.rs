@@ -95,8 +95,8 @@ pub(super) trait Beside {
     /// vouches for what it has not.
     fn lied(&mut self, _turn: &mut Turn<'_>) {}
 
-    /// An object was lost.
-    fn lost(&mut self) {}
+    /// An object cannot be read.
+    fn damaged(&mut self) {}
 }
 
 /// The objects of one partition.
@@ -363,7 +363,7 @@ impl Objects {
             "a record is damaged; {advice}"
         );
         self.end_actor();
-        beside.lost();
+        beside.damaged();
         true
     }
 
@@ -436,10 +436,6 @@ impl Objects {
         beside: &mut impl Beside,
     ) -> Result<EncodedObject, RequestError> {
         let sealed = match turn.get(self.space, stored) {
-            // Its record was lost without a trace.
-            Ok(None) if self.damaged.contains(stored) => {
-                return Err(self.damaged(turn, address, stored, beside));
-            }
             Ok(None) => return Ok(EncodedObject::default()),
             Ok(Some(sealed)) => sealed,
             Err(EngineError::Corrupt { .. }) => {

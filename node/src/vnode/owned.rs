@@ -48,8 +48,8 @@ impl Beside for Owned {
         self.tree.dropped(&mut turn.batch, stored);
     }
 
-    fn lost(&mut self) {
-        self.seen.lost();
+    fn damaged(&mut self) {
+        self.seen.forget();
     }
 
     fn lied(&mut self, turn: &mut Turn<'_>) {

@@ -4,6 +4,9 @@
 //! frontier that may lie is forgotten, the data never; the objects are then *recounted*: what they show is
 //! seen again, so that others hear of writes that nobody else has. How far that got is kept, since the
 //! process may end before it does.
+//!
+//! A record whose bytes are damaged says so whenever it is met. What is gone without a trace does not: that
+//! some is, is kept in a row as well, until the vnode has met every other owner since.
 
 use std::collections::BTreeSet;
 
@@ -34,6 +37,10 @@ pub(super) struct Seen {
     recount_moved: bool,
     /// Damaged rows met at the opening, until a turn counts them.
     damaged_rows: u64,
+    /// Whether something was lost without a trace, and not all other owners were met since.
+    is_lost: bool,
+    /// Whether that changed in this turn, or is to be told again.
+    loss_moved: bool,
     /// What has left the log.
     pub(super) forgotten: Forgotten,
 }
@@ -72,6 +79,12 @@ impl Seen {
             Err(EngineError::Corrupt { .. }) => Some(Bytes::new()),
             Err(error) => return Err(error),
         };
+        let is_lost = match engine.get(Space::Meta, &record::lost_key(id)) {
+            Ok(row) => row.is_some(),
+            Err(EngineError::Corrupt { .. }) => true,
+            Err(error) => return Err(error),
+        };
+        let is_lost = is_lost && !planted!("loss_forgotten_by_a_restart");
         let (grown, recount_moved) = (BTreeSet::new(), false);
         let forgotten = Forgotten::default();
         let mut seen = Self {
@@ -82,18 +95,20 @@ impl Seen {
             recount,
             recount_moved,
             damaged_rows,
+            is_lost,
+            loss_moved: false,
             forgotten,
         };
         if damaged_rows > 0 {
             tracing::error!(?id, "the vnode's frontier is damaged; it is forgotten");
-            seen.lost();
+            seen.forget();
             seen.grown = actors;
         }
         Ok(seen)
     }
 
-    /// The frontier vouches for what was lost. The data stays.
-    pub(super) fn lost(&mut self) {
+    /// The frontier vouches for what cannot be read. The data stays.
+    pub(super) fn forget(&mut self) {
         planted!("frontier_kept_over_damage", { return });
         self.grown.extend(self.frontier.iter().map(|(actor, _)| actor));
         self.frontier = Frontier::new();
@@ -101,6 +116,29 @@ impl Seen {
         // What is seen again is logged again.
         self.forgotten = Forgotten::default();
         self.recount_from(Some(Bytes::new()));
+        // Whoever was met by what was seen before was not.
+        self.loss_moved |= self.is_lost;
+    }
+
+    /// It vouches for what was lost without a trace: nobody knows of which keys, so that nothing that the
+    /// vnode does not hold may be believed to be absent.
+    pub(super) fn lost(&mut self) {
+        (self.is_lost, self.loss_moved) = (true, true);
+        self.forget();
+    }
+
+    /// The generation in which it did, unless all other owners were met since.
+    pub(super) fn loss(&self) -> Option<u64> {
+        self.is_lost.then_some(self.generation)
+    }
+
+    /// All other owners were met since: whether that is still true of this generation.
+    pub(super) fn regain(&mut self, generation: u64) -> bool {
+        let regains = self.generation == generation && self.is_lost;
+        if regains {
+            (self.is_lost, self.loss_moved) = (false, true);
+        }
+        regains
     }
 
     /// It was found to vouch for what was lost before anybody noticed.
@@ -160,8 +198,8 @@ impl Seen {
     }
 
     /// Stages the rows that changed since the last time. How many were found damaged at the opening, if
-    /// that was not told yet.
-    pub(super) fn stage(&mut self, batch: &mut Batch) -> u64 {
+    /// that was not told yet; and the generation in which something is lost, if that was not.
+    pub(super) fn stage(&mut self, batch: &mut Batch) -> (u64, Option<u64>) {
         for actor in std::mem::take(&mut self.grown) {
             let key = record::frontier_key(self.id, actor);
             match self.frontier.of(actor) {
@@ -182,7 +220,21 @@ impl Seen {
                 None => batch.delete(Space::Frontiers, key),
             }
         }
-        std::mem::take(&mut self.damaged_rows)
+        (std::mem::take(&mut self.damaged_rows), self.stage_loss(batch))
+    }
+
+    fn stage_loss(&mut self, batch: &mut Batch) -> Option<u64> {
+        if !std::mem::take(&mut self.loss_moved) {
+            return None;
+        }
+        let key = record::lost_key(self.id);
+        if !self.is_lost {
+            batch.delete(Space::Meta, key);
+            return None;
+        }
+        let sealed = record::seal(&key, &[]);
+        batch.put(Space::Meta, key, sealed);
+        self.loss()
     }
 }
 

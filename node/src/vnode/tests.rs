@@ -45,6 +45,8 @@ struct Store {
     /// Last writes in the future.
     future: u64,
     mended: Mended,
+    /// In which generations it was told that something is lost.
+    told_lost: Vec<u64>,
 }
 
 fn address(key: u8) -> Address {
@@ -76,9 +78,9 @@ impl Store {
         Self::open(MemoryEngine::new(), ChaCha8Rng::seed_from_u64(seed))
     }
 
-    fn open(engine: MemoryEngine, rng: ChaCha8Rng) -> Self {
+    fn open(engine: MemoryEngine, mut rng: ChaCha8Rng) -> Self {
         let key = HashKey::new(ClusterKey([7; 32]).into());
-        let vnode = Vnode::open(ID, &engine, 1, &key).unwrap();
+        let vnode = Vnode::open(ID, &engine, rng.next_u64(), &key).unwrap();
         let (clock, now_ms) = (Hlc::default(), ADMITTING.now_ms);
         let mended = Mended::default();
         let trust = Trust::Right;
@@ -95,7 +97,14 @@ impl Store {
             trust,
             future: 0,
             mended,
+            told_lost: Vec::new(),
         }
+    }
+
+    fn stage_beside(&mut self, batch: &mut Batch) {
+        let beside = self.vnode.stage_beside(batch);
+        self.corrupt += beside.damaged.iter().map(|(_, rows)| rows).sum::<u64>();
+        self.told_lost.extend(beside.lost);
     }
 
     fn turn<T>(&mut self, work: impl FnOnce(&mut Vnode, &mut Turn<'_>) -> T) -> T {
@@ -117,12 +126,10 @@ impl Store {
             hinted: Hinted::default(),
         };
         let result = work(&mut self.vnode, &mut turn);
-        self.corrupt +=
-            self.vnode.stage_beside(&mut turn.batch).iter().map(|(_, rows)| rows).sum::<u64>();
-        self.corrupt += turn.corrupt.values().sum::<u64>();
-        self.future += turn.future;
-        self.mended = turn.mended;
-        let batch = turn.batch;
+        let (mut batch, corrupt) = (turn.batch, turn.corrupt);
+        (self.future, self.mended) = (self.future + turn.future, turn.mended);
+        self.corrupt += corrupt.values().sum::<u64>();
+        self.stage_beside(&mut batch);
         self.engine.apply(batch).unwrap();
         result
     }

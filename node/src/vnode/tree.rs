@@ -3,7 +3,8 @@
 //! ```text
 //!   a write:    leaf += hash of the new values - hash of the old ones
 //!               a key's first one: its name is kept beside the leaf, so that a leaf can be counted anew
-//!   in memory   the sixteen branches below the root: counted once from the leaves, then kept in step
+//!   in memory   the sums of all leaves, 64 KiB: read once an opening, then kept in step, so that a write reads
+//!               no leaf
 //! ```
 //!
 //! So after a crash leaves and objects agree, since either is there or neither, and nobody ever goes through
@@ -32,7 +33,7 @@ use crate::storage::{Batch, Engine, EngineError, KeyRange, Space};
 /// The cluster's key, once this node has one: objects come with a cluster.
 pub type HashKey = Arc<OnceLock<ClusterKey>>;
 
-/// Leaves that are counted in one step: requests wait for it.
+/// Leaves that are read in one step: requests wait for it.
 const COUNTED_AT_ONCE: u16 = 512;
 
 /// Rows that are deleted, or objects that are gone through, in one step of making a tree anew, and about how
@@ -76,10 +77,8 @@ enum Rebuild {
 pub(super) struct Tree {
     id: VnodeId,
     key: HashKey,
-    /// The sums of the branches below the root, of the leaves that were counted.
-    branches: Children,
-    /// The first leaf that was not.
-    counted: u16,
+    /// The sums of the leaves that were read so far: the first ones.
+    sums: Vec<Sum>,
     rebuild: Option<Rebuild>,
     /// Whether that changed in this turn.
     rebuild_moved: bool,
@@ -96,7 +95,7 @@ pub(super) struct Tree {
 pub struct Listed {
     /// All of it; none, if some of it cannot be read, or the tree says nothing for now.
     pub listing: Option<Listing>,
-    /// Where records of it are damaged, or lie no more.
+    /// Where records of it are damaged.
     pub damaged: Vec<Bytes>,
     /// Whether the leaf is not what its records come to: bytes changed, or were lost, without a trace.
     pub mismatch: bool,
@@ -125,8 +124,7 @@ impl Tree {
         let mut tree = Self {
             id,
             key,
-            branches: [Sum::default(); FANOUT],
-            counted: 0,
+            sums: Vec::new(),
             rebuild: None,
             rebuild_moved: false,
             prepared: None,
@@ -257,6 +255,9 @@ impl Tree {
 
     /// The sum of a leaf; none if its row is damaged.
     fn leaf(&self, staged: &Staged<'_>, leaf: Leaf) -> Result<Option<Sum>, RequestError> {
+        if let Some(sum) = self.sums.get(usize::from(leaf.0)) {
+            return Ok(Some(*sum));
+        }
         let key = record::leaf_key(self.id, leaf);
         match staged.get(Space::Trees, &key) {
             Ok(row) => Ok(row.map_or(Some(Sum::default()), |sealed| decode_sum(&key, &sealed))),
@@ -289,9 +290,8 @@ impl Tree {
     }
 
     fn add(&mut self, leaf: Leaf, change: Change) {
-        if leaf.0 < self.counted {
-            let branch = &mut self.branches[usize::from(leaf.above(1).index)];
-            *branch = branch.with(change);
+        if let Some(sum) = self.sums.get_mut(usize::from(leaf.0)) {
+            *sum = sum.with(change);
         }
     }
 
@@ -332,7 +332,7 @@ impl Tree {
     fn doubt(&mut self) {
         tracing::error!(id = ?self.id, "the vnode's tree of hashes is damaged; it is made anew");
         (self.damaged_rows, self.doubts) = (self.damaged_rows + 1, self.doubts + 1);
-        (self.branches, self.counted, self.prepared) = ([Sum::default(); FANOUT], 0, None);
+        (self.sums, self.prepared) = (Vec::new(), None);
         self.rebuild_from(Some(Rebuild::Clear));
     }
 
@@ -340,44 +340,34 @@ impl Tree {
         (self.rebuild, self.rebuild_moved) = (rebuild, true);
     }
 
-    /// Whether it is to be made anew, or some of its leaves were not counted yet: see [`Self::step`].
+    /// Whether all of it is known: else see [`Self::step`].
     pub(super) fn is_ready(&self) -> bool {
-        self.rebuild.is_none() && self.counted == LEAVES
+        self.rebuild.is_none() && self.sums.len() == usize::from(LEAVES)
     }
 
     /// What it says of everything; none while it is not ready.
     pub(super) fn root(&self) -> Option<Sum> {
-        self.is_ready().then(|| Sum::of(self.branches))
+        self.below(Node::ROOT)
     }
 
     /// The sums below a branch; none while it is not ready.
-    pub(super) fn children(
-        &mut self,
-        engine: &dyn Engine,
-        branch: Node,
-    ) -> Result<Option<Children>, RequestError> {
-        if !self.is_ready() {
-            return Ok(None);
-        }
-        if branch == Node::ROOT {
-            return Ok(Some(self.branches));
-        }
+    pub(super) fn children(&self, branch: Node) -> Option<Children> {
         let mut children = [Sum::default(); FANOUT];
-        let (first, count) = branch.leaves();
-        let below = branch.children().next().map_or(0, |child| child.index);
-        for (leaf, sum) in self.sums(engine, first, count)? {
-            let Some(sum) = sum else {
-                self.doubt();
-                return Ok(None);
-            };
-            let child = &mut children[usize::from(leaf.above(branch.level + 1).index - below)];
-            *child = Sum::of([*child, sum]);
+        for (sum, child) in children.iter_mut().zip(branch.children()) {
+            *sum = self.below(child)?;
         }
-        Ok(Some(children))
+        Some(children)
+    }
+
+    /// The sum of all that is below a node.
+    fn below(&self, node: Node) -> Option<Sum> {
+        let (Leaf(first), count) = node.leaves();
+        let leaves = usize::from(first)..usize::from(first) + usize::from(count);
+        self.is_ready().then(|| Sum::of(self.sums[leaves].iter().copied()))
     }
 
     /// The sums of some leaves, as far as they are not 0; none for damaged ones.
-    fn sums(
+    fn read_sums(
         &self,
         engine: &dyn Engine,
         Leaf(first): Leaf,
@@ -402,18 +392,15 @@ impl Tree {
     }
 
     /// Some of what is to be done before it is ready: a batch, after which it is as if that was applied; and
-    /// where objects lay that were lost. Whether anything is left is told by [`Self::is_ready`].
-    pub(super) fn step(
-        &mut self,
-        engine: &dyn Engine,
-    ) -> Result<(Batch, Vec<Bytes>), RequestError> {
+    /// whether it turned out that objects were lost. Whether anything is left is told by [`Self::is_ready`].
+    pub(super) fn step(&mut self, engine: &dyn Engine) -> Result<(Batch, bool), RequestError> {
         if self.doubts > DOUBTS_MAX {
             let n = self.id.partition.0;
             let reason =
                 format!("the tree of partition {n} is damaged each time that it is made anew");
             return Err(RequestError::Data { reason });
         }
-        let (mut batch, mut lost) = (Batch::new(), Vec::new());
+        let (mut batch, mut lost) = (Batch::new(), false);
         match self.rebuild.clone() {
             None => self.count(engine)?,
             Some(Rebuild::Clear) => lost = self.clear(engine, &mut batch)?,
@@ -424,40 +411,36 @@ impl Tree {
     }
 
     fn count(&mut self, engine: &dyn Engine) -> Result<(), RequestError> {
-        let (first, count) = (self.counted, COUNTED_AT_ONCE.min(LEAVES - self.counted));
+        let first = self.sums.len() as u16;
+        let count = COUNTED_AT_ONCE.min(LEAVES - first);
         if count == 0 {
             return Ok(());
         }
-        for (leaf, sum) in self.sums(engine, Leaf(first), count)? {
+        let read = self.read_sums(engine, Leaf(first), count)?;
+        self.sums.reserve_exact(usize::from(LEAVES - first));
+        self.sums.resize(usize::from(first + count), Sum::default());
+        for (leaf, sum) in read {
             let Some(sum) = sum else {
                 self.doubt();
                 return Ok(());
             };
-            let branch = &mut self.branches[usize::from(leaf.above(1).index)];
-            *branch = Sum::of([*branch, sum]);
+            self.sums[usize::from(leaf.0)] = sum;
         }
-        self.counted += count;
         Ok(())
     }
 
-    /// A name is the last that is known of an object that was lost.
-    fn clear(
-        &mut self,
-        engine: &dyn Engine,
-        batch: &mut Batch,
-    ) -> Result<Vec<Bytes>, RequestError> {
-        let mut lost = Vec::new();
+    /// Deletes rows; whether one of them is the last that is known of an object that was lost.
+    fn clear(&mut self, engine: &dyn Engine, batch: &mut Batch) -> Result<bool, RequestError> {
+        let mut lost = false;
         let mark = record::rebuild_key(self.id);
         for row in engine.scan(Space::Trees, KeyRange::prefix(&record::vnode_prefix(self.id))) {
             let key = row?.0;
             if batch.len() == REBUILT_AT_ONCE {
                 return Ok(lost);
             }
-            if let Some((_, stored)) = record::named(&key)
-                && matches!(engine.get(Space::Objects, &stored), Ok(None))
-            {
-                lost.push(stored);
-            }
+            let named = record::named(&key);
+            lost |= named
+                .is_some_and(|(_, stored)| matches!(engine.get(Space::Objects, &stored), Ok(None)));
             if key != mark {
                 batch.delete(Space::Trees, key);
             }
@@ -539,11 +522,8 @@ impl Tree {
                 (Held::Object { hash: 0, .. }, _) => {}
                 (Held::Object { hash, .. }, Some(place)) => listing.push((place, hash)),
                 (Held::Damaged, _) => listed.damaged.push(stored),
-                // Nothing is there any more, and nobody deleted it: it is no less lost than a damaged one.
-                (Held::Nothing, _) | (_, None) => {
-                    listed.mismatch = true;
-                    listed.damaged.push(stored);
-                }
+                // Nothing is there any more, and nobody deleted it.
+                (Held::Nothing, _) | (_, None) => listed.mismatch = true,
             }
         }
         let held = Sum::of(listing.iter().map(|(_, hash)| Sum(*hash)));
@@ -565,6 +545,9 @@ impl Tree {
         first: Leaf,
         count: u16,
     ) -> Result<Option<(BTreeSet<Leaf>, Leaf)>, RequestError> {
+        if !self.is_ready() {
+            return Ok(None);
+        }
         let prefix = |leaf| Bytes::copy_from_slice(&record::names_prefix(self.id, Leaf(leaf)));
         let mut last = Leaf(first.0 + (count - 1));
         let range = KeyRange::new(prefix(first.0)..prefix(last.0 + 1));
@@ -581,8 +564,8 @@ impl Tree {
                 break;
             }
         }
-        let sums = self.sums(engine, first, last.0 - first.0 + 1)?;
-        occupied.extend(sums.into_iter().map(|(leaf, _)| leaf));
+        let has_values = |leaf: &u16| self.sums[usize::from(*leaf)] != Sum::default();
+        occupied.extend((first.0..=last.0).filter(has_values).map(Leaf));
         Ok(Some((occupied, last)))
     }
 

@@ -16,7 +16,7 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
 use super::faults::Fault;
-use super::world::World;
+use super::world::{NAMESPACE, World};
 use super::{SYNC_EVERY, SimCluster, node};
 use crate::history::{Entry, Loss, LossKind, Moment};
 
@@ -230,6 +230,14 @@ impl<'a> Injuries<'a> {
     fn push(&self, at: usize, kind: LossKind) {
         let (at, node) = (self.world.moment(), node(at).0);
         self.world.push(Entry::Loss(Loss { at, node, kind }));
+    }
+
+    /// A node's record of a key is gone, and no checksum tells.
+    pub(super) fn lose(&self, at: usize, key: String) -> Result<()> {
+        self.world.cluster.borrow().replace(at, NAMESPACE, &Key::new(key.clone())?, None)?;
+        let namespace = NAMESPACE.to_owned();
+        self.push(at, LossKind::Rotten { namespace, key });
+        Ok(())
     }
 
     /// Notes that a node may have lost something. What is damaged elsewhere by now, and not mended

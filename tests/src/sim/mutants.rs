@@ -93,10 +93,12 @@ pub const DEFECTS: &[Defect] = &[
         stories::others_are_asked_about_a_write,
         "I2",
     ),
+    Defect::told("loss_forgotten_by_a_restart", stories::a_record_is_gone_without_a_trace, "I10"),
     Defect::new("lww_clock_below_what_it_holds", Profile::LWW_EVERYTHING, 20, "does not exceed"),
     Defect::new("lww_clock_below_what_its_client_saw", Profile::LWW_CLOCKS, 200, "I10"),
     Defect::new("lww_picked_after_context_removal", Profile::LWW_CLOCKS, 150, "I3"),
     Defect::new("merge_drops_a_concurrent_sibling", Profile::SIBLINGS, 5, "I1"),
+    Defect::told("met_before_the_loss", stories::a_record_is_gone_without_a_trace, "I10"),
     Defect::told(
         "not_found_without_asking_fallbacks",
         stories::a_hint_cannot_go_home_yet,

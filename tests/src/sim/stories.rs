@@ -29,14 +29,18 @@ const NODES: usize = 4;
 /// Every node has noticed by then who is away or back, and told what it owes to whom.
 const NOTICED: Duration = Duration::from_secs(10);
 
+/// Whoever reads all of its records again has done so by then.
+const REREAD: Duration = Duration::from_secs(20);
+
 /// Tells a story: each time the same.
 pub type Story = fn() -> Result<Report>;
 
 /// All of them, by name.
-pub const STORIES: [(&str, Story); 8] = [
+pub const STORIES: [(&str, Story); 9] = [
     ("a_copy_is_put_in_the_place_of_a_store", a_copy_is_put_in_the_place_of_a_store),
     ("a_fallback_writes_again_what_went_home", a_fallback_writes_again_what_went_home),
     ("a_hint_cannot_go_home_yet", a_hint_cannot_go_home_yet),
+    ("a_record_is_gone_without_a_trace", a_record_is_gone_without_a_trace),
     ("an_owner_comes_back_from_a_power_cut", an_owner_comes_back_from_a_power_cut),
     ("an_owner_forgot_what_it_had_seen", an_owner_forgot_what_it_had_seen),
     ("nobody_owes_what_owners_missed", nobody_owes_what_owners_missed),
@@ -112,6 +116,34 @@ pub fn a_hint_cannot_go_home_yet() -> Result<Report> {
         sleep(NOTICED).await;
         stage.client.read_told(owner, 1).await;
         stage.bring(Fault::Free(owner))
+    })
+}
+
+/// Two of three owners acknowledge a write, and one of these loses it without a trace. When that is
+/// noticed, it is asked beside the third one, which missed the write; and again after a restart.
+pub fn a_record_is_gone_without_a_trace() -> Result<Report> {
+    tell_strict(async |stage| {
+        let [loses, other, missed] = stage.three();
+        stage.world.cluster.borrow_mut().reread();
+        stage.bring(Fault::Kill(loses))?;
+        stage.bring(Fault::Start(loses))?;
+        sleep(NOTICED).await;
+        stage.bring(Fault::Isolate(missed))?;
+        stage.client.write_blind(other, 2).await;
+        stage.bring(Fault::Isolate(other))?;
+        stage.injuries.lose(loses, key_name(0))?;
+        sleep(REREAD).await;
+        stage.bring(Fault::Join(loses, missed))?;
+        sleep(Duration::from_secs(3)).await;
+        stage.client.read_told(loses, 2).await;
+        stage.bring(Fault::Kill(loses))?;
+        stage.bring(Fault::Start(loses))?;
+        sleep(Duration::from_secs(3)).await;
+        stage.client.read_told(loses, 2).await;
+        stage.bring(Fault::Admit(missed))?;
+        stage.bring(Fault::Admit(other))?;
+        sleep(NOTICED).await;
+        Ok(())
     })
 }
 

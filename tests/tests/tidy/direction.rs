@@ -33,9 +33,9 @@ const MODULES: [(&str, &[&str]); 29] = [
     ("liveness", &["dynamo"]),
     // Running requests.
     ("vnode", &["clocks", "dynamo", "error", "storage"]),
-    ("shard", &["clocks", "dynamo", "env", "error", "limits", "storage", "vnode"]),
-    ("cluster", &["dynamo", "env", "error", "signal", "storage", "transport"]),
     ("standing", &["dynamo", "storage"]),
+    ("shard", &["clocks", "dynamo", "env", "error", "limits", "standing", "storage", "vnode"]),
+    ("cluster", &["dynamo", "env", "error", "signal", "storage", "transport"]),
     (
         "coordinator",
         &[

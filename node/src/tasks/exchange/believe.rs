@@ -23,7 +23,7 @@ use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{NodeId, VnodeId};
 use crate::dynamo::standing::Doubt;
 use crate::error::RequestError;
-use crate::standing::Standings;
+use crate::standing::{Looked, Standings};
 
 /// How often it is looked whether somebody is there who is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -63,7 +63,8 @@ impl Waiting {
 impl Exchange {
     /// When it is to be looked again, between two rounds.
     pub(super) fn next_look(&self) -> Instant {
-        let idle = self.waiting.owners.is_empty() && !self.waiting.news;
+        let news = self.waiting.news || self.standings().is_news();
+        let idle = self.waiting.owners.is_empty() && !news;
         match idle && self.standings().is_marked() {
             true => self.due,
             false => self.due.min(Instant::now() + LOOK_EVERY),
@@ -76,7 +77,8 @@ impl Exchange {
         view: &View,
         now: Instant,
     ) -> Result<bool, RequestError> {
-        if self.waiting.news || self.waiting.looked != view.document().version {
+        let news = self.waiting.news || self.standings().is_news();
+        if news || self.waiting.looked != view.document().version {
             self.look().await?;
         }
         if !self.standings().is_marked() {
@@ -132,7 +134,12 @@ impl Exchange {
         let (owned, standings) = (self.owned(&view), self.parts.coordinator.standings().clone());
         (self.waiting.looked, self.waiting.news) = (view.document().version, true);
         let looked = self.parts.env.block(move || standings.look(&owned)).await;
-        self.waiting.owners = looked.map_err(RequestError::from)?;
+        let Looked { waits, regained } = looked.map_err(RequestError::from)?;
+        self.waiting.owners = waits;
+        for (vnode, generation) in regained {
+            let deadline = Instant::now() + PAGE_TIMEOUT;
+            self.parts.coordinator.shards().regain(vnode, generation, deadline).await?;
+        }
         (self.waiting.looked_at, self.waiting.news) = (Some(Instant::now()), false);
         Ok(())
     }
@@ -141,7 +148,7 @@ impl Exchange {
     /// metadata before what it has seen is all that it could tell.
     pub(super) async fn learn_of_namespaces(&mut self, owner: NodeId) -> Result<(), RequestError> {
         let told = self.standings().catching_up().borrow().as_ref().map(|told| told.doubt);
-        let lost = told.is_some_and(|doubt| doubt != Doubt::Unasked);
+        let lost = matches!(told, Some(Doubt::LostTail | Doubt::RolledBack));
         if lost && !self.waiting.fetched.contains(&owner) {
             self.parts.coordinator.cluster().fetch_from(owner).await?;
             self.waiting.fetched.insert(owner);
@@ -164,9 +171,11 @@ impl Exchange {
         answers: &[Answer],
     ) -> Result<(), RequestError> {
         let said = ours.iter().zip(answers).filter(|(_, a)| a.compared != Compared::Unsaid);
-        let is_more = |((_, ours), answer): &(&(VnodeId, Told), &Answer)| {
+        // Whoever lost something forgot what it had seen, which others remember.
+        let is_more = |((vnode, ours), answer): &(&(VnodeId, Told), &Answer)| {
             let remembered = answer.remembered.as_ref();
-            remembered.is_some_and(|more| !more.minus(&ours.frontier).is_empty())
+            let more = remembered.is_some_and(|more| !more.minus(&ours.frontier).is_empty());
+            more && !self.standings().is_lost(*vnode)
         };
         // What a store acknowledged that was lost as a whole is not looked for here.
         let new = self.standings().is_new() && self.standings().is_rebuilding();
@@ -191,7 +200,7 @@ impl Exchange {
             // What a copy lost may have been of a namespace that it lost, too, which is looked for first.
             let met = all && !rolled_back;
             if met {
-                standings.on_met(*vnode, owner);
+                standings.on_met(*vnode, owner, ours.generation);
             }
             news |= (first || met) && !standings.believes(*vnode);
         }
@@ -210,7 +219,7 @@ impl Exchange {
         let deadline = Instant::now() + PAGE_TIMEOUT;
         let ours = self.parts.coordinator.shards().told_of(fetch.vnode, deadline).await?;
         if is_all(&fetch.told, &ours) {
-            self.standings().on_met(fetch.vnode, fetch.owner);
+            self.standings().on_met(fetch.vnode, fetch.owner, ours.generation);
             self.waiting.pace.remove(&fetch.owner);
             self.waiting.news = true;
         }

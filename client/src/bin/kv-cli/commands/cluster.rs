@@ -102,7 +102,7 @@ struct CatchingUpJson {
     /// Partitions that the member holds, and for how many of them it does not count.
     vnodes: u32,
     left: u32,
-    /// "unasked", "lost tail" or "rolled back".
+    /// "unasked", "lost tail", "rolled back" or "lost".
     doubt: Option<String>,
     waiting_for: String,
     #[serde(skip)]
@@ -115,6 +115,7 @@ impl From<CatchingUp> for CatchingUpJson {
             Some(Doubt::Unasked) => "no other owner has confirmed yet that its store is its latest",
             Some(Doubt::LostTail) => "its last writes before a power cut may be missing",
             Some(Doubt::RolledBack) => "its store is older than what others remember of it",
+            Some(Doubt::Lost) => "something that it held is gone without a trace",
             None => "it may lack what it had acknowledged",
         };
         let CatchingUp { vnodes, left, doubt, waiting_for } = told;
