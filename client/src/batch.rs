@@ -111,7 +111,10 @@ pub(crate) async fn put(
         let write = Write {
             namespace: Arc::clone(&namespace.name),
             key: entry.key,
-            change: entry.value.map_or(Change::Delete, Change::Put),
+            change: match entry.value {
+                Some(value) => Change::Put(value, entry.ttl),
+                None => Change::Delete,
+            },
             context: entry.context,
             w: options.w,
             quorum: options.quorum,
@@ -308,9 +311,10 @@ impl write::Send for Combiner<v1::BatchPutEntry, v1::PutReply> {
         attempt: Attempt,
     ) -> Result<v1::PutReply, Error> {
         let Attempt { operation, fresh, limit } = attempt;
-        let value = match &write.change {
-            Change::Put(value) => Some(value.clone()),
-            Change::Delete => None,
+        let (value, ttl) = match &write.change {
+            Change::Put(value, ttl) => (Some(value.clone()), ttl.to_wire()),
+            Change::Delete => (None, None),
+            Change::Expire(_) => unreachable!("a batch has no such entry"),
         };
         let entry = v1::BatchPutEntry {
             key: write.key.clone(),
@@ -318,6 +322,7 @@ impl write::Send for Combiner<v1::BatchPutEntry, v1::PutReply> {
             context: write.context_bytes(),
             operation_id: Some(operation.into()),
             fresh,
+            ttl,
         };
         self.submit(node, limit, entry).await
     }

@@ -116,6 +116,7 @@ impl Client {
     /// error that [may be retried](Error::is_retryable) it may have come to be all the same: list the
     /// namespaces.
     pub async fn create_namespace(&self, spec: NamespaceSpec) -> Result<ChangedNamespace, Error> {
+        spec.default_ttl.check()?;
         let deadline = self.0.deadline(None);
         let request = v1::CreateNamespaceRequest {
             quorum: spec.quorum.to_wire(),
@@ -126,6 +127,7 @@ impl Client {
             conflict: spec.conflict.to_wire(),
             durability: spec.durability.to_wire(),
             value_max_bytes: spec.value_max_bytes.unwrap_or(0),
+            default_ttl: spec.default_ttl.to_wire(),
             timeout_ms: 0,
         };
         let call = |node: Arc<Connection>, limit| {
@@ -155,6 +157,7 @@ impl Client {
         &self,
         update: NamespaceUpdate,
     ) -> Result<ChangedNamespace, Error> {
+        update.default_ttl.check()?;
         let deadline = self.0.deadline(None);
         let request = v1::UpdateNamespaceRequest {
             name: update.name,
@@ -162,6 +165,7 @@ impl Client {
             w: update.w.to_wire(),
             durability: update.durability.to_wire(),
             value_max_bytes: update.value_max_bytes.unwrap_or(0),
+            default_ttl: update.default_ttl.to_wire(),
             quorum: update.quorum.to_wire(),
             timeout_ms: 0,
         };

@@ -175,7 +175,7 @@ impl Error {
         let kind = match detail.kind() {
             Kind::Unspecified => kind_of_code(code),
             Kind::Invalid | Kind::Context => ErrorKind::Invalid,
-            Kind::UnknownNamespace => ErrorKind::NotFound,
+            Kind::UnknownNamespace | Kind::KeyNotFound => ErrorKind::NotFound,
             Kind::Quorum
             | Kind::Coordinator
             | Kind::Opening
@@ -356,6 +356,7 @@ impl Error {
             }
             (Kind::NoMajority, _) => "to ask again is in vain until its operator has seen to that",
             (Kind::ChangeUnknown, _) => "look at what is there before you ask again",
+            (Kind::KeyNotFound, _) => "write a value first",
             (_, ErrorKind::Unavailable) => "check that the node runs and can be reached",
             (_, ErrorKind::Timeout) => "try again or allow more time",
             (_, ErrorKind::Invalid) => "correct the request",

@@ -62,6 +62,7 @@ pub(crate) enum Asked {
     Get,
     Put(v1::OperationId, i32, Bytes),
     Delete(Bytes),
+    Expire(Option<v1::Ttl>),
     Scan(Bytes, u64),
     BatchGet(Vec<Bytes>),
     /// Keys and operation ids.
@@ -268,6 +269,10 @@ fn written(act: Option<Act>) -> (Bytes, u32) {
     }
 }
 
+fn sibling(value: Bytes) -> v1::Sibling {
+    v1::Sibling { value, written_ms: NOW_MS, ..v1::Sibling::default() }
+}
+
 #[tonic::async_trait]
 impl Kv for Node {
     async fn resolve(
@@ -287,7 +292,7 @@ impl Kv for Node {
         self.known(&request.get_ref().namespace)?;
         let siblings = match act {
             Some(Act::Nothing) => Vec::new(),
-            _ => vec![v1::Sibling { value: Bytes::from_static(b"1"), written_ms: NOW_MS }],
+            _ => vec![sibling(Bytes::from_static(b"1"))],
         };
         let context = Bytes::from_static(b"read");
         Ok(Response::new(v1::GetReply { siblings, context, replicas: 2, fallbacks: 0 }))
@@ -318,6 +323,16 @@ impl Kv for Node {
         Ok(Response::new(v1::DeleteReply { context, siblings, receipt }))
     }
 
+    async fn expire(
+        &self,
+        request: Request<v1::ExpireRequest>,
+    ) -> Result<Response<v1::ExpireReply>, Status> {
+        self.note_quorum(request.get_ref().quorum());
+        let act = self.act(Asked::Expire(request.into_inner().ttl)).await?;
+        let ((context, siblings), receipt) = (written(act), self.receipt());
+        Ok(Response::new(v1::ExpireReply { context, siblings, receipt }))
+    }
+
     async fn batch_get(
         &self,
         request: Request<v1::BatchGetRequest>,
@@ -330,7 +345,7 @@ impl Kv for Node {
             Some(error) => v1::batch_get_result::Result::Error(error),
             None => {
                 // The value is the key, so that a test sees which answer is whose.
-                let siblings = vec![v1::Sibling { value: key, written_ms: NOW_MS }];
+                let siblings = vec![sibling(key)];
                 let context = Bytes::from_static(b"read");
                 v1::batch_get_result::Result::Reply(v1::GetReply {
                     siblings,

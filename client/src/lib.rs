@@ -46,6 +46,7 @@ mod throttle;
 mod tls;
 mod token;
 mod topology;
+mod ttl;
 mod turns;
 mod welcome;
 mod write;
@@ -62,11 +63,12 @@ pub use level::{Durability, Level, ParseLevelError, Quorum};
 pub use namespace::Namespace;
 pub use operation::OperationId;
 pub use options::{
-    BatchEntry, BatchOptions, DeleteOptions, GetOptions, NamespaceSpec, NamespaceUpdate,
-    PutOptions, Repair, Retry, ScanOptions, UpdateOptions,
+    BatchEntry, BatchOptions, DeleteOptions, ExpireOptions, GetOptions, NamespaceSpec,
+    NamespaceUpdate, PutOptions, Repair, Retry, ScanOptions, UpdateOptions,
 };
 pub use outcome::{
-    Deleted, Read, Receipt, Resolution, Resolved, ScanItem, Sibling, StandIn, Updated, Written,
+    Deleted, Expired, Read, Receipt, Resolution, Resolved, ScanItem, Sibling, StandIn, Updated,
+    Written,
 };
 pub use tls::TlsConfig;
 pub use token::{Context, Cursor, ParseTokenError};
@@ -74,3 +76,4 @@ pub use topology::{
     CatchingUp, ConflictRule, Doubt, Member, MemberState, NamespaceDescription, Rebuild, Topology,
     Vote,
 };
+pub use ttl::Ttl;

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use futures::Stream;
-use quorate_proto::v1;
+use quorate_proto::v1::{self, error_detail::Kind};
 
 use crate::{
     batch,
@@ -12,14 +12,15 @@ use crate::{
     connection::Connection,
     error::{Error, ErrorKind, WriteError},
     options::{
-        BatchEntry, BatchOptions, DeleteOptions, GetOptions, PutOptions, Repair, ScanOptions,
-        UpdateOptions,
+        BatchEntry, BatchOptions, DeleteOptions, ExpireOptions, GetOptions, PutOptions, Repair,
+        ScanOptions, UpdateOptions,
     },
-    outcome::{Deleted, Read, ScanItem, Sibling, Updated, Written},
+    outcome::{Deleted, Expired, Read, ScanItem, Sibling, Updated, Written},
     retry::{Backoff, Deadline, server_ms},
     route::Target,
     scan,
     token::Context,
+    ttl::Ttl,
     write::{Change, Write},
 };
 
@@ -54,7 +55,7 @@ impl Namespace {
         let write = Write {
             namespace: Arc::clone(&self.name),
             key: key.into(),
-            change: Change::Put(value.into()),
+            change: Change::Put(value.into(), options.ttl),
             context: options.context,
             w: options.w,
             quorum: options.quorum,
@@ -120,6 +121,47 @@ impl Namespace {
             operation: options.operation,
         };
         write.run(&self.client.0, deadline).await.map(Deleted::Done)
+    }
+
+    /// Lets the value of a key expire so long from now, or with [`Ttl::Never`] not at all.
+    ///
+    /// It is a write: the value that a quorum of owners holds is written again, and replaces what they
+    /// hold. Of several values at once none is meant: [`ErrorKind::Conflict`] asks for one in their place.
+    /// Of two of these at once the later end counts; in an `lww` namespace, the last one.
+    pub async fn expire(
+        &self,
+        key: impl Into<Bytes>,
+        ttl: Ttl,
+        options: ExpireOptions,
+    ) -> Result<Expired, WriteError> {
+        let deadline = self.client.0.deadline(options.timeout);
+        let write = Write {
+            namespace: Arc::clone(&self.name),
+            key: key.into(),
+            change: Change::Expire(ttl),
+            context: None,
+            w: options.w,
+            quorum: options.quorum,
+            durability: options.durability,
+            retry: options.retry,
+            operation: options.operation,
+        };
+        match write.run(&self.client.0, deadline).await {
+            Ok(written) => Ok(Expired::Done(written)),
+            Err(WriteError::NotApplied { error }) if error.detail() == Kind::KeyNotFound => {
+                Ok(Expired::NotFound)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets the value of a key live until it is replaced: [`Self::expire`] with [`Ttl::Never`].
+    pub async fn persist(
+        &self,
+        key: impl Into<Bytes>,
+        options: ExpireOptions,
+    ) -> Result<Expired, WriteError> {
+        self.expire(key, Ttl::Never, options).await
     }
 
     /// Reads the siblings, asks `f` for the one value to replace them all, and writes that.
@@ -241,7 +283,7 @@ impl Namespace {
         let write = Write {
             namespace: Arc::clone(&self.name),
             key: key.clone(),
-            change: Change::Put(value),
+            change: Change::Put(value, options.ttl),
             context: read.context,
             w: options.w,
             quorum: options.quorum,

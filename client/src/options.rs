@@ -9,6 +9,7 @@ use crate::{
     operation::OperationId,
     token::{Context, Cursor},
     topology::ConflictRule,
+    ttl::Ttl,
 };
 
 /// What is done about replicas whose answers differ.
@@ -56,6 +57,8 @@ pub struct PutOptions {
     /// What the write replaces. Without one it stands beside whatever is there. In an `lww`
     /// namespace: what it must be newer than, whatever the clocks say.
     pub context: Option<Context>,
+    /// How long the value is to live.
+    pub ttl: Ttl,
     /// How many replicas must acknowledge.
     pub w: Level,
     /// Whether fallbacks may stand in for owners.
@@ -79,6 +82,8 @@ pub struct BatchEntry {
     pub value: Option<Bytes>,
     /// What the write replaces. Without one it stands beside whatever is there; a delete needs one.
     pub context: Option<Context>,
+    /// How long the value is to live.
+    pub ttl: Ttl,
     /// Asks again for the outcome of this write, which ended unknown. Send the same key and value.
     pub operation: Option<OperationId>,
 }
@@ -86,12 +91,14 @@ pub struct BatchEntry {
 impl BatchEntry {
     /// A put of a value that replaces what the context covers.
     pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>, context: Option<Context>) -> Self {
-        Self { key: key.into(), value: Some(value.into()), context, operation: None }
+        let (key, value, ttl) = (key.into(), Some(value.into()), Ttl::Default);
+        Self { key, value, context, ttl, operation: None }
     }
 
     /// A deletion of what the context covers.
     pub fn delete(key: impl Into<Bytes>, context: Context) -> Self {
-        Self { key: key.into(), value: None, context: Some(context), operation: None }
+        let (key, context, ttl) = (key.into(), Some(context), Ttl::Default);
+        Self { key, value: None, context, ttl, operation: None }
     }
 }
 
@@ -131,6 +138,23 @@ pub struct DeleteOptions {
     pub operation: Option<OperationId>,
 }
 
+/// How to write a value again that is to expire at another time.
+#[derive(Clone, Debug, Default)]
+pub struct ExpireOptions {
+    /// How many replicas must acknowledge.
+    pub w: Level,
+    /// Whether fallbacks may stand in for owners.
+    pub quorum: Quorum,
+    /// When a replica may acknowledge.
+    pub durability: Durability,
+    /// What to do when the outcome is unknown.
+    pub retry: Retry,
+    /// Instead of the client's.
+    pub timeout: Option<Duration>,
+    /// Asks again for the outcome of this write, which ended unknown. Send the same key and time to live.
+    pub operation: Option<OperationId>,
+}
+
 /// How to update.
 #[derive(Clone, Debug, Default)]
 pub struct UpdateOptions {
@@ -142,6 +166,8 @@ pub struct UpdateOptions {
     pub quorum: Quorum,
     /// When a replica may acknowledge.
     pub durability: Durability,
+    /// How long each value that is written is to live: not what is left to the one that it replaces.
+    pub ttl: Ttl,
     /// What to do when the outcome of a write is unknown.
     pub retry: Retry,
     /// Instead of the client's, for all of the reads and writes together.
@@ -182,6 +208,8 @@ pub struct NamespaceSpec {
     pub durability: Durability,
     /// The largest value, in bytes; `None`: 1 MiB.
     pub value_max_bytes: Option<u32>,
+    /// How long values live whose writes do not say; itself by default until they are replaced.
+    pub default_ttl: Ttl,
 }
 
 impl NamespaceSpec {
@@ -207,6 +235,8 @@ pub struct NamespaceUpdate {
     pub durability: Durability,
     /// The largest value, in bytes. Larger ones that are there already stay.
     pub value_max_bytes: Option<u32>,
+    /// How long values live whose writes do not say, from then on.
+    pub default_ttl: Ttl,
 }
 
 impl NamespaceUpdate {

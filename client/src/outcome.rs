@@ -1,17 +1,23 @@
 //! What requests answer.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use quorate_proto::v1;
 
 use crate::token::{Context, Cursor};
 
 /// One of the concurrent values of a key.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Sibling {
     /// The value.
     pub value: Bytes,
     /// When it was written, by its coordinator's clock: milliseconds since the Unix epoch.
     pub written_ms: u64,
+    /// When it expires, by the same clock; `None`: never.
+    pub expires_ms: Option<u64>,
+    /// How long that was from the answer, by the clock of the node that gave it.
+    pub ttl: Option<Duration>,
 }
 
 /// What a read saw.
@@ -98,6 +104,15 @@ pub enum Deleted {
     NotFound,
 }
 
+/// What an expire or persist did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Expired {
+    /// The value was written again, with its new end.
+    Done(Written),
+    /// The key has no value, or it had expired: nothing was written.
+    NotFound,
+}
+
 /// What an update did.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Updated {
@@ -126,7 +141,13 @@ pub(crate) fn dot_text(dot: Option<v1::Dot>) -> String {
 }
 
 fn siblings(wire: Vec<v1::Sibling>) -> Vec<Sibling> {
-    wire.into_iter().map(|s| Sibling { value: s.value, written_ms: s.written_ms }).collect()
+    let sibling = |s: v1::Sibling| Sibling {
+        value: s.value,
+        written_ms: s.written_ms,
+        expires_ms: s.expires_ms,
+        ttl: s.ttl_ms.map(Duration::from_millis),
+    };
+    wire.into_iter().map(sibling).collect()
 }
 
 impl From<v1::GetReply> for Read {

@@ -120,6 +120,8 @@ pub struct NamespaceDescription {
     pub durability: Durability,
     /// The largest value, in bytes.
     pub value_max_bytes: u32,
+    /// How long values live whose writes do not say; `None`: until they are replaced.
+    pub default_ttl: Option<Duration>,
 }
 
 impl From<v1::Namespace> for NamespaceDescription {
@@ -139,6 +141,7 @@ impl From<v1::Namespace> for NamespaceDescription {
             },
             durability: Durability::from_wire(durability),
             value_max_bytes: wire.value_max_bytes,
+            default_ttl: Some(wire.default_ttl_ms).filter(|&ms| ms > 0).map(Duration::from_millis),
         }
     }
 }

@@ -18,13 +18,31 @@ use crate::{
     retry::{Backoff, Deadline, Doubt, Next, server_ms},
     route::{Routes, Target, Tries, key_hash},
     token::Context,
+    ttl::Ttl,
 };
 
 /// What a write does to its key.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
-    Put(Bytes),
+    Put(Bytes, Ttl),
     Delete,
+    /// Writes the value again that is there.
+    Expire(Ttl),
+}
+
+impl Change {
+    /// Why no node would take it.
+    fn check(&self) -> Result<(), Error> {
+        match self {
+            Self::Put(_, ttl) => ttl.check(),
+            Self::Expire(Ttl::Default) => {
+                let message = "say how long the value is to live, or that it does not expire";
+                Err(Error::new(ErrorKind::Invalid, message))
+            }
+            Self::Expire(ttl) => ttl.check(),
+            Self::Delete => Ok(()),
+        }
+    }
 }
 
 /// A write as it was asked for.
@@ -88,6 +106,9 @@ impl Write {
             refreshed: false,
             attempts: 0,
         };
+        if let Err(error) = self.change.check() {
+            return Err(run.failed(error));
+        }
         if let Err(error) = run.prepare().await {
             return Err(run.failed(error));
         }
@@ -130,8 +151,8 @@ impl Send for Alone {
         let (operation_id, retry) = (Some(operation.into()), retry_to_wire(write.retry));
         let mut kv = node.kv();
         match &write.change {
-            Change::Put(value) => {
-                let value = value.clone();
+            Change::Put(value, ttl) => {
+                let (value, ttl) = (value.clone(), ttl.to_wire());
                 let put = |left| async move {
                     let request = v1::PutRequest {
                         quorum,
@@ -145,6 +166,7 @@ impl Send for Alone {
                         retry,
                         timeout_ms: server_ms(left),
                         fresh,
+                        ttl,
                     };
                     kv.put(request).await
                 };
@@ -170,8 +192,40 @@ impl Send for Alone {
                     node.offer(node.call(limit, delete)).await?;
                 Ok(v1::PutReply { context, siblings, receipt })
             }
+            Change::Expire(ttl) => {
+                expire(node, write, *ttl, Attempt { operation, fresh, limit }).await
+            }
         }
     }
+}
+
+/// Sends an expire, which is answered in the same fields as a put.
+async fn expire(
+    node: &Arc<Connection>,
+    write: &Write,
+    ttl: Ttl,
+    attempt: Attempt,
+) -> Result<v1::PutReply, Error> {
+    let Attempt { operation, fresh, limit } = attempt;
+    let mut kv = node.kv();
+    let expire = |left| async move {
+        let request = v1::ExpireRequest {
+            quorum: write.quorum.to_wire(),
+            namespace: write.namespace.to_string(),
+            key: write.key.clone(),
+            ttl: ttl.to_wire(),
+            w: write.w.to_wire(),
+            durability: write.durability.to_wire(),
+            operation_id: Some(operation.into()),
+            retry: retry_to_wire(write.retry),
+            timeout_ms: server_ms(left),
+            fresh,
+        };
+        kv.expire(request).await
+    };
+    let v1::ExpireReply { context, siblings, receipt } =
+        node.offer(node.call(limit, expire)).await?;
+    Ok(v1::PutReply { context, siblings, receipt })
 }
 
 /// One request for a write.

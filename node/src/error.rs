@@ -39,7 +39,19 @@ pub enum RequestError {
         /// How many.
         count: u32,
     },
-    /// A clock is off by more than it may be where clocks order writes, in `lww` namespaces.
+    /// The key has several values, and the request is about one. Nothing was done; resolve them.
+    #[error(
+        "the key has {count} siblings, and only one can be meant: write one value in their place"
+    )]
+    SeveralSiblings {
+        /// How many.
+        count: u32,
+    },
+    /// The key has no value, or it has expired, and the request is about one. Nothing was done.
+    #[error("the key has no value")]
+    KeyNotFound,
+    /// A clock is off by more than it may be where clocks count: they order the writes of `lww`
+    /// namespaces, and say when values expire.
     #[error(
         "{what} is {} ms {} the cluster's time, and may be off by {max_ms} ms at most",
         .ahead_ms.unsigned_abs(), if *.ahead_ms < 0 { "behind" } else { "ahead of" }
@@ -52,8 +64,8 @@ pub enum RequestError {
         /// How far it may be off.
         max_ms: u64,
     },
-    /// Clocks order the writes of `lww` namespaces, and here one cannot be told to be right. Try
-    /// again, or at another owner; if it lasts, read the key.
+    /// Clocks order the writes of `lww` namespaces, and say when values expire, and here one cannot be
+    /// told to be right. Try again, or at another owner; if it lasts, read the key.
     #[error("{reason}")]
     ClockUncertain {
         /// Whose clock, and what follows.
@@ -257,7 +269,8 @@ impl RequestError {
             Self::Invalid { .. } => "invalid",
             Self::UnknownNamespace { .. } => "unknown_namespace",
             Self::Context(_) => "context",
-            Self::TooManySiblings { .. } => "siblings",
+            Self::TooManySiblings { .. } | Self::SeveralSiblings { .. } => "siblings",
+            Self::KeyNotFound => "key_not_found",
             Self::ClockSkew { .. } => "clock_skew",
             Self::ClockUncertain { .. } => "clock_uncertain",
             Self::QuorumNotReached { .. } => "quorum",

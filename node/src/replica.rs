@@ -37,7 +37,7 @@ pub use crate::tasks::EXCHANGE_EVERY;
 use crate::tasks::{
     self, AskHints, AskHintsParts, CompareClocks, CompareTrees, CompareTreesParts, Exchange,
     ExchangeParts, Flush, ForgetOperations, Gossip, GossipParts, Handoff, HandoffParts, Observe,
-    Observed, Refill, RefillParts, Scrub, ScrubParts, Sweep, WatchDisk, Worker,
+    Observed, Purge, PurgeParts, Refill, RefillParts, Scrub, ScrubParts, Sweep, WatchDisk, Worker,
 };
 use crate::telemetry::{Metrics, ShardMetrics};
 use crate::transport::{Handler, Peers};
@@ -198,6 +198,7 @@ impl Replica {
         replica.spawn_handoff(&metrics);
         replica.spawn_exchange(size.exchange_every, excused.clone(), &metrics);
         replica.spawn_trees((size.trees_every, size.scrub_every), &metrics);
+        replica.spawn_purge(&metrics);
         replica.spawn_refill(excused, &metrics);
         let observed = Observed { coordinator: replica.coordinator.clone(), engine, capacity };
         replica.spawn(Observe::new(observed, metrics));
@@ -301,6 +302,16 @@ impl Replica {
             env: self.env.clone(),
             metrics: metrics.clone(),
             every,
+            stop: self.stop.clone(),
+        }));
+    }
+
+    /// What removes values that expired.
+    fn spawn_purge(&self, metrics: &Arc<Metrics>) {
+        self.spawn(Purge::new(PurgeParts {
+            coordinator: self.coordinator.clone(),
+            env: self.env.clone(),
+            metrics: metrics.clone(),
             stop: self.stop.clone(),
         }));
     }

@@ -21,6 +21,7 @@ mod hints;
 mod home;
 mod look_up;
 mod page;
+mod purge;
 mod queue;
 mod sweep;
 mod trees;
@@ -40,6 +41,7 @@ use self::exchange::ExchangeJob;
 pub use self::exchange::{Forgettable, Sight};
 use self::hints::HintJob;
 pub use self::page::{Page, PageRange};
+pub use self::purge::PurgeUntil;
 use self::queue::{Queued, ShardQueue};
 pub use self::sweep::LiveNamespaces;
 use self::sweep::{Kept, Swept};
@@ -60,8 +62,8 @@ use crate::storage::hints::Place;
 use crate::storage::{Batch, Engine, EngineError, Space};
 use crate::vnode::look_up::Inquiry;
 use crate::vnode::{
-    Address, HashKey, HintQueues, HintVnode, Hinted, Mended, Merge, StagedBeside, Turn, Vnode,
-    Write, Written,
+    Address, HashKey, HintQueues, HintVnode, Hinted, Mended, Merge, Purged, StagedBeside, Turn,
+    Vnode, Write, Written,
 };
 
 /// The most requests of one turn, keys of batches counted: bounds the engine's batch, and what a
@@ -112,6 +114,10 @@ enum Job {
         range: PageRange,
         answer: oneshot::Sender<Result<Page, RequestError>>,
     },
+    Purge {
+        due: Vec<PurgeUntil>,
+        answer: oneshot::Sender<Result<Purged, RequestError>>,
+    },
     Sweep {
         kept: Arc<Kept>,
         after: Bytes,
@@ -142,6 +148,7 @@ enum Answer {
     Read(oneshot::Sender<Result<EncodedObject, RequestError>>, EncodedObject),
     LookedUp(oneshot::Sender<Result<LookedUp, RequestError>>, LookedUp),
     Seen(oneshot::Sender<Vec<Result<bool, RequestError>>>, Vec<Result<bool, RequestError>>),
+    Purged(oneshot::Sender<Result<Purged, RequestError>>, Purged),
     Batch(batch::Answer),
 }
 
@@ -161,6 +168,7 @@ impl Answer {
             (Self::Read(to, _), Some(error)) => drop(to.send(Err(error))),
             (Self::LookedUp(to, answer), error) => drop(to.send(error.map_or(Ok(answer), Err))),
             (Self::Seen(to, seen), error) => drop(to.send(batch::unless(seen, error))),
+            (Self::Purged(to, purged), error) => drop(to.send(error.map_or(Ok(purged), Err))),
             (Self::Batch(answer), error) => answer.send(error),
         }
     }
@@ -456,6 +464,7 @@ impl Staging<'_> {
             Job::ReadBatch { addresses, answer } => self.read_batch(&addresses, answer),
             Job::Hints(job) => self.stage_hints(job, alone),
             Job::Exchange(job) => self.stage_exchange(job, alone),
+            Job::Purge { due, answer } => self.purge(&due, answer),
             other => alone.push(other),
         }
     }

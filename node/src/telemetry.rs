@@ -5,6 +5,7 @@
 
 mod disk;
 mod exchange;
+mod expiry;
 mod handoff;
 mod hints;
 mod limits;

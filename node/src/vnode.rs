@@ -20,11 +20,13 @@
 //!       ▼ admit (index)  ▼ read object   ▼ new dot a:8   ▼ stage: object, o1 → a:8, frontier of a
 //! ```
 
+mod deadlines;
 mod hints;
 pub mod log;
 pub mod look_up;
 mod objects;
 mod owned;
+mod purge;
 mod queues;
 mod seen;
 mod tree;
@@ -34,9 +36,11 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
+use self::deadlines::Deadlines;
 pub use self::hints::{HintVnode, KeptHint};
 use self::objects::Objects;
 use self::owned::Owned;
+pub use self::purge::Purged;
 pub use self::queues::{HintQueues, Hinted};
 use self::seen::Seen;
 pub use self::tree::{HashKey, Listed};
@@ -51,7 +55,8 @@ use crate::dynamo::key::{Key, KeyHash, NamespaceId, VnodeId};
 use crate::dynamo::merkle::{Children, Leaf, Node, Place, Sum};
 use crate::dynamo::metadata::document::Conflict;
 use crate::dynamo::object::Object;
-use crate::dynamo::operation::{OperationId, PayloadHash};
+use crate::dynamo::operation::{Change, OperationId, PayloadHash};
+use crate::dynamo::ttl::TtlMs;
 use crate::error::{RequestError, WriteError};
 use crate::storage::record;
 use crate::storage::{Batch, Engine, EngineError, Space};
@@ -85,8 +90,12 @@ impl Address {
 pub struct Write {
     /// Where.
     pub address: Address,
-    /// The value; none: a delete.
-    pub value: Option<Bytes>,
+    /// What it does.
+    pub change: Change,
+    /// How long the value lives, if not until it is replaced.
+    pub ttl: Option<TtlMs>,
+    /// What a quorum of owners held, where the value is written again that is there.
+    pub seen: Option<Box<Object>>,
     /// What the write replaces.
     pub context: Context,
     /// The client's id of the write.
@@ -101,9 +110,14 @@ pub struct Write {
 }
 
 impl Write {
+    /// Whether it sets a deadline, or judges by one: that takes a clock that is right.
+    pub fn is_timed(&self) -> bool {
+        self.ttl.is_some() || matches!(self.change, Change::Expire(_))
+    }
+
     /// What tells it from another write under the same id.
     pub fn payload(&self) -> PayloadHash {
-        PayloadHash::of(self.value.as_ref(), &self.context)
+        PayloadHash::of(&self.change, &self.context)
     }
 }
 
@@ -179,7 +193,7 @@ impl Vnode {
     ) -> Result<Self, EngineError> {
         let seen = Seen::open(id, engine, generation)?;
         let tree = Tree::open(id, engine, key.clone())?;
-        let beside = Owned { seen, tree };
+        let beside = Owned { seen, tree, deadlines: Deadlines::open(id) };
         Ok(Self { objects: Objects::new(id, Space::Objects), beside })
     }
 
@@ -366,6 +380,9 @@ impl Vnode {
         (stored, sealed): (&Bytes, &Bytes),
     ) -> Result<(), RequestError> {
         batch.delete(Space::Objects, stored.clone());
+        if let Some(object) = tree::opened(stored, sealed) {
+            self.beside.deadlines.changed(batch, stored, (&object.deadlines_ms(), &[]));
+        }
         self.beside.tree.remove(&mut Staged { engine, batch }, stored, sealed)
     }
 

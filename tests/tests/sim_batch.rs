@@ -10,6 +10,7 @@ use bytes::Bytes;
 use quorate_node::coordinator::{Get, GetBatch, Put, PutBatch, PutEntry, PutRules, ReadAnswer};
 use quorate_node::dynamo::key::Key;
 use quorate_node::dynamo::metadata::document::NewNamespace;
+use quorate_node::dynamo::operation::Change;
 use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::{Outcome, RequestError, WriteError};
@@ -95,8 +96,8 @@ fn put_batch(entries: Vec<PutEntry>) -> PutBatch {
 }
 
 fn blind(number: u64, value: &str) -> PutEntry {
-    let value = Some(Bytes::from(value.to_owned()));
-    PutEntry { key: key(number), value, context: Bytes::new(), operation: None, fresh: false }
+    let change = Change::put(value.to_owned());
+    PutEntry { key: key(number), change, context: Bytes::new(), operation: None, fresh: false }
 }
 
 /// What of a write's outcome does not depend on who issued its dot.
@@ -150,7 +151,8 @@ fn entry(intent: &Intent, contexts: &BTreeMap<u64, Bytes>) -> PutEntry {
         ContextOf::Garbage => Bytes::from_static(b"garbage"),
     };
     let (key, value) = (key(intent.key), intent.value.clone());
-    PutEntry { key, value, context, operation: None, fresh: false }
+    let change = value.map_or(Change::Delete, Change::put);
+    PutEntry { key, change, context, operation: None, fresh: false }
 }
 
 /// Rounds of writes, some nodes away, as batches or one by one: what was answered, what stands.
@@ -173,12 +175,12 @@ fn transcript(seed: u64, batched: bool) -> Result<Vec<String>> {
                 coordinator.put_batch(put_batch(entries)).await?
             } else {
                 let mut outcomes = Vec::new();
-                for PutEntry { key, value, context, operation, fresh } in entries {
+                for PutEntry { key, change, context, operation, fresh } in entries {
                     let put = Put {
                         sloppy: None,
                         namespace: NAMESPACE.to_owned(),
                         key,
-                        value,
+                        change,
                         context,
                         w: None,
                         durability: None,

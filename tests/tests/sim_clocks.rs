@@ -9,7 +9,7 @@ use bytes::Bytes;
 use quorate_node::coordinator::{Get, Put, PutBatch, PutEntry, PutRules, ReadAnswer};
 use quorate_node::dynamo::key::Key;
 use quorate_node::dynamo::metadata::document::{Conflict, NewNamespace};
-use quorate_node::dynamo::operation::{Opening, OperationId};
+use quorate_node::dynamo::operation::{Change, Opening, OperationId};
 use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::{Outcome, RequestError, WriteError};
@@ -89,7 +89,7 @@ fn write(namespace: &str, value: &str, context: Bytes) -> Put {
         sloppy: None,
         namespace: namespace.to_owned(),
         key: Key::new("key").unwrap(),
-        value: Some(Bytes::copy_from_slice(value.as_bytes())),
+        change: Change::put(Bytes::copy_from_slice(value.as_bytes())),
         context,
         w: None,
         durability: None,
@@ -107,8 +107,9 @@ async fn put_batch(
     values: [&'static str; 2],
 ) -> Result<Vec<Result<WriteResult, WriteError>>, RequestError> {
     let entry = |value: &'static str| {
-        let (key, value) = (Key::new("key").unwrap(), Some(Bytes::from_static(value.as_bytes())));
-        Ok(PutEntry { key, value, context: Bytes::new(), operation: None, fresh: true })
+        let (key, value) = (Key::new("key").unwrap(), Bytes::from_static(value.as_bytes()));
+        let change = Change::put(value);
+        Ok(PutEntry { key, change, context: Bytes::new(), operation: None, fresh: true })
     };
     let batch = PutBatch {
         namespace: "things".to_owned(),
@@ -292,9 +293,9 @@ fn sim_a_clock_that_is_set_while_a_write_waits_stamps_nothing() {
         let mut cluster = SimCluster::sized(NODES, 7, size).await?;
         prepare(&cluster, NODES).await?;
         let before = put(&cluster, 0, "before", Bytes::new()).await?;
-        for value in [Some(Bytes::from_static(b"far")), None] {
+        for change in [Change::put("far"), Change::Delete] {
             let coordinator = cluster.coordinator(1).unwrap();
-            let far = Put { value, ..write("things", "", before.context.clone().unwrap()) };
+            let far = Put { change, ..write("things", "", before.context.clone().unwrap()) };
             let waiting = tokio::spawn(async move { coordinator.put(far).await });
             tokio::time::sleep(Duration::from_millis(50)).await;
             cluster.set_clock(1, TEN_MINUTES_MS);

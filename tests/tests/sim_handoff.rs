@@ -9,6 +9,7 @@ use bytes::Bytes;
 use quorate_node::coordinator::{Get, Put};
 use quorate_node::dynamo::key::{Key, NodeId};
 use quorate_node::dynamo::metadata::document::NewNamespace;
+use quorate_node::dynamo::operation::Change;
 use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::transport::memory::Faults;
@@ -43,7 +44,7 @@ async fn write(cluster: &SimCluster, number: u64) -> Result<()> {
         sloppy: Some(false),
         namespace: "things".to_owned(),
         key: key(number),
-        value: Some(Bytes::from(format!("value-{number}"))),
+        change: Change::put(format!("value-{number}")),
         context: Bytes::new(),
         w: Some(Level::Quorum),
         durability: None,

@@ -23,7 +23,7 @@ use quorate_node::coordinator::{Get, Put, ReadAnswer};
 use quorate_node::dynamo::clock::Dot;
 use quorate_node::dynamo::key::Key;
 use quorate_node::dynamo::metadata::document::{Conflict, NewNamespace};
-use quorate_node::dynamo::operation::OperationId;
+use quorate_node::dynamo::operation::{Change, OperationId};
 use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::{Outcome, RequestError, WriteError};
@@ -322,7 +322,7 @@ impl Run {
             value.is_some_and(|value| sequence == Some(value))
         };
         let is_delete = |record: &&Record| {
-            value.is_none() && record.put.value.is_none() && record.end == End::Unknown
+            value.is_none() && record.put.change == Change::Delete && record.end == End::Unknown
         };
         let acknowledged = self.of(key).find(|record| record.acknowledged() == Some(dot));
         // Of the deletes whose outcome is unknown, the last one: nobody knows their dots.
@@ -349,7 +349,7 @@ fn put(key: u64, value: Option<Bytes>) -> Put {
         sloppy: None,
         namespace: "things".to_owned(),
         key: self::key(key),
-        value,
+        change: value.map_or(Change::Delete, Change::put),
         context: Bytes::new(),
         w: None,
         durability: None,

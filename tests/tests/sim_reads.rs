@@ -10,6 +10,7 @@ use quorate_node::coordinator::{Get, GetBatch, Put, ReadAnswer};
 use quorate_node::dynamo::format::EncodedObject;
 use quorate_node::dynamo::key::{Key, NodeId};
 use quorate_node::dynamo::metadata::document::NewNamespace;
+use quorate_node::dynamo::operation::Change;
 use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::RequestError;
@@ -137,7 +138,7 @@ fn put(key: &Key) -> Put {
     Put {
         namespace: "things".to_owned(),
         key: key.clone(),
-        value: Some(Bytes::from_static(b"value")),
+        change: Change::put(Bytes::from_static(b"value")),
         context: Bytes::new(),
         w: Some(Level::All),
         sloppy: None,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use quorate_node::coordinator::{Get, Put, PutBatch, PutEntry, PutRules, Resolve};
 use quorate_node::dynamo::key::{Key, NamespaceId};
 use quorate_node::dynamo::metadata::document::{Conflict, NewNamespace};
-use quorate_node::dynamo::operation::OperationId;
+use quorate_node::dynamo::operation::{Change, OperationId};
 use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::dynamo::resolve::Resolution;
@@ -62,8 +62,8 @@ impl Story {
     }
 
     async fn put_batch(&self, at: usize, put: Put) -> Result<WriteResult, WriteError> {
-        let Put { key, value, context, operation, fresh, w, .. } = put;
-        let entry = PutEntry { key, value, context, operation, fresh };
+        let Put { key, change, context, operation, fresh, w, .. } = put;
+        let entry = PutEntry { key, change, context, operation, fresh };
         let rules = PutRules { w, durability: None, sloppy: None, at_least_once: false };
         let (namespace, timeout) = (put.namespace, put.timeout);
         let batch = PutBatch { namespace, entries: vec![Ok(entry)], rules, timeout };
@@ -106,7 +106,7 @@ fn put(operation: OperationId, fresh: bool) -> Put {
         sloppy: None,
         namespace: "things".to_owned(),
         key: key(),
-        value: Some(Bytes::from("value")),
+        change: Change::put("value"),
         context: Bytes::new(),
         w: None,
         durability: None,
@@ -141,7 +141,7 @@ async fn begun_and_finished_elsewhere(conflict: Conflict) -> Result<()> {
     }
     // What else is written under its id is noticed wherever.
     for at in [b, c, d] {
-        let other = Put { value: Some(Bytes::from("another")), ..put(id, false) };
+        let other = Put { change: Change::put("another"), ..put(id, false) };
         let refused = story.put(at, other).await.unwrap_err();
         assert_eq!((refused.error.kind(), refused.outcome), ("invalid", Outcome::NotApplied));
     }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use quorate_node::coordinator::{Get, Put, ScanRequest};
 use quorate_node::dynamo::key::Key;
+use quorate_node::dynamo::operation::Change;
 use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::error::Outcome;
@@ -27,7 +28,7 @@ fn put(key: u64, value: String, context: Bytes) -> Put {
         sloppy: None,
         namespace: "things".to_owned(),
         key: Key::new(format!("key-{key}")).unwrap(),
-        value: Some(Bytes::from(value)),
+        change: Change::put(value),
         context,
         w: None,
         durability: None,

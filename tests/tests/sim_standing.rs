@@ -8,6 +8,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use quorate_node::coordinator::{Get, Put, ScanRequest};
 use quorate_node::dynamo::key::Key;
+use quorate_node::dynamo::operation::Change;
 use quorate_node::dynamo::quorum::Level;
 use quorate_node::dynamo::read::Repair;
 use quorate_node::dynamo::standing::Doubt;
@@ -40,7 +41,7 @@ async fn write(cluster: &SimCluster, at: usize, value: &str) {
             sloppy: None,
             namespace: "things".to_owned(),
             key: key(number),
-            value: Some(Bytes::copy_from_slice(value.as_bytes())),
+            change: Change::put(Bytes::copy_from_slice(value.as_bytes())),
             context: Bytes::new(),
             w: None,
             durability: None,

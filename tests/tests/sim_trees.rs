@@ -9,6 +9,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use quorate_node::coordinator::Put;
 use quorate_node::dynamo::key::Key;
+use quorate_node::dynamo::operation::Change;
 use quorate_node::dynamo::quorum::Level;
 use quorate_tests::sim::story::story;
 use quorate_tests::sim::{SimCluster, SimSize, strict};
@@ -45,7 +46,7 @@ impl Scene {
             let put = Put {
                 namespace: THINGS.to_owned(),
                 key: key.clone(),
-                value: Some(Bytes::from(value.to_owned())),
+                change: Change::put(value.to_owned()),
                 w: Some(Level::All),
                 context: Bytes::new(),
                 sloppy: None,

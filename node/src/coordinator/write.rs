@@ -4,6 +4,7 @@ mod apply;
 mod batch;
 mod copies;
 mod elsewhere;
+mod expire;
 
 use std::time::Duration;
 
@@ -19,8 +20,9 @@ use crate::cluster::view::View;
 use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NodeId};
 use crate::dynamo::metadata::document::{Conflict, Durability};
-use crate::dynamo::operation::{Opening, OperationId};
+use crate::dynamo::operation::{Change, Opening, OperationId};
 use crate::dynamo::quorum::{Cause, Failure, Level, Verdict};
+use crate::dynamo::ttl::TtlMs;
 use crate::dynamo::write::{WriteOp, WritePlan};
 use crate::error::{Outcome, RequestError, WriteError};
 use crate::transport::{ForwardWrite, PeerError, Replicate, Reply, Request, WriteResult};
@@ -33,8 +35,8 @@ pub struct Put {
     pub namespace: String,
     /// The key.
     pub key: Key,
-    /// The value; none: a delete.
-    pub value: Option<Bytes>,
+    /// What the write does.
+    pub change: Change,
     /// The context token; empty: none.
     pub context: Bytes,
     /// How many owners must acknowledge; none: the namespace's default.
@@ -55,9 +57,9 @@ pub struct Put {
 
 impl Put {
     fn split(self) -> (PutEntry, PutRules) {
-        let Put { key, value, context, operation, fresh, .. } = self;
+        let Put { key, change, context, operation, fresh, .. } = self;
         let Put { w, durability, sloppy, at_least_once, .. } = self;
-        let entry = PutEntry { key, value, context, operation, fresh };
+        let entry = PutEntry { key, change, context, operation, fresh };
         (entry, PutRules { w, durability, sloppy, at_least_once })
     }
 }
@@ -67,8 +69,8 @@ impl Put {
 pub struct PutEntry {
     /// The key.
     pub key: Key,
-    /// The value; none: a delete.
-    pub value: Option<Bytes>,
+    /// What the write does.
+    pub change: Change,
     /// The context token; empty: none.
     pub context: Bytes,
     /// The client's id of the write; none: the coordinator chooses one.
@@ -146,7 +148,7 @@ impl Coordinator {
         target: &Target,
     ) -> Result<ForwardWrite, RequestError> {
         let namespace = &target.namespace;
-        let length = put.value.as_ref().map_or(0, Bytes::len);
+        let length = put.change.value().map_or(0, Bytes::len);
         if length > namespace.value_max_bytes as usize {
             return Err(RequestError::invalid(format!(
                 "the value has {length} bytes; namespace {} takes up to {}",
@@ -166,7 +168,7 @@ impl Coordinator {
         Ok(ForwardWrite {
             namespace: namespace.id,
             key: put.key,
-            value: put.value,
+            change: put.change,
             context: put.context,
             w: resolve(rules.w, namespace.w, namespace.n)?,
             synced: durability == Durability::Synced,
@@ -252,8 +254,10 @@ impl Coordinator {
         let refused = |error| WriteError::at_the_door(doubtful, error);
         let (id, synced) = (forward.operation, forward.synced);
         let reach = self.reach(target, &forward).map_err(refused)?;
+        let sloppy = forward.sloppy;
         let mut write = self.prepare(target, forward).map_err(refused)?;
-        write.refusal = self.refused(target, &reach);
+        write.refusal = self.refused(target, &write, &reach);
+        self.look(target, &mut write, sloppy, deadline).await;
         let owns = reach.plan.owners.contains(&self.node);
         let (mut op, away) = (WriteOp::new(reach.plan), reach.away);
         let begun = Begun { target, id, op: &op, away: &away, synced, deadline };
@@ -322,7 +326,9 @@ impl Coordinator {
         let doubtful = forward.doubtful();
         Ok(Write {
             address: target.address.clone(),
-            value: forward.value,
+            ttl: ttl_of(target, &forward.change),
+            seen: None,
+            change: forward.change,
             context,
             doubtful,
             operation: forward.operation,
@@ -332,8 +338,8 @@ impl Coordinator {
     }
 
     /// Why a new write, alone or of a batch, is refused before it has a dot.
-    fn refused(&self, target: &Target, reach: &Reach) -> Option<RequestError> {
-        self.too_few_reachable(target, reach).or_else(|| self.wrong_clock(target))
+    fn refused(&self, target: &Target, write: &Write, reach: &Reach) -> Option<RequestError> {
+        self.too_few_reachable(target, reach).or_else(|| self.wrong_clock(target, write))
     }
 
     /// Too few could acknowledge it.
@@ -350,9 +356,10 @@ impl Coordinator {
     }
 
     /// Why this node may not order writes of an `lww` namespace: a clock that is ahead would hide
-    /// what others write later, one that is behind would lose what it acknowledges.
-    fn wrong_clock(&self, target: &Target) -> Option<RequestError> {
-        if target.namespace.conflict != Conflict::Lww {
+    /// what others write later, one that is behind would lose what it acknowledges. Nor may it say when
+    /// values expire.
+    fn wrong_clock(&self, target: &Target, write: &Write) -> Option<RequestError> {
+        if target.namespace.conflict != Conflict::Lww && !write.is_timed() {
             return None;
         }
         match self.clocks.trust(|| self.others(&target.view)) {
@@ -398,6 +405,14 @@ impl Coordinator {
             mend: false,
             hint_for: None,
         }
+    }
+}
+
+/// How long what a write leaves is to live.
+fn ttl_of(target: &Target, change: &Change) -> Option<TtlMs> {
+    match change {
+        Change::Put { ttl, .. } | Change::Expire(ttl) => ttl.or(target.namespace.default_ttl),
+        Change::Delete => None,
     }
 }
 

@@ -61,11 +61,12 @@ impl Context {
     }
 
     /// What the write `operation` may claim to have shown: its own value, if every live entry is
-    /// its own; if none is left, that there is none.
-    pub fn of_write(object: &Object, operation: &OperationId) -> Option<Self> {
+    /// its own; if none is left, that there is none. What has expired `now` is not live.
+    pub fn of_write(object: &Object, operation: &OperationId, now_ms: u64) -> Option<Self> {
         planted!("token_covers_a_sibling_never_shown", { return Some(Self::of_read(object)) });
-        let own = object.entries().iter().all(|(_, entry)| entry.operation == *operation);
-        (own && object.siblings().len() <= 1).then(|| Self::of_read(object))
+        let mut live = object.entries().iter().filter(|(_, entry)| !entry.is_expired(now_ms));
+        let own = live.all(|(_, entry)| entry.operation == *operation);
+        (own && object.siblings_at(now_ms).len() <= 1).then(|| Self::of_read(object))
     }
 
     /// The token to hand out.

@@ -4,9 +4,9 @@
 //! for a key, [`frontier`] what it has seen; [`ring`], [`placement`] and [`preference`] say who
 //! holds what; [`quorum`], [`write`](mod@write) and [`read`] run one request, [`resolve`] tells
 //! what became of one, [`standing`] says whose silence counts, with [`recall`] of what others said of
-//! themselves, [`skew`] whether a node's clock may order writes, [`hint`] what is kept for those that missed it, [`credit`] how fast that comes
-//! home, [`outstanding`] for whom it may be; [`metadata`] keeps the one document that all members
-//! agree on.
+//! themselves, [`skew`] whether a node's clock may order writes, [`ttl`] how long values live, [`hint`]
+//! what is kept for those that missed it, [`credit`] how fast that comes home, [`outstanding`] for whom
+//! it may be; [`metadata`] keeps the one document that all members agree on.
 //!
 //! Time comes in as an argument, randomness as `&mut impl Rng`, and order from B-trees, so that the
 //! same inputs give the same outputs to the byte.
@@ -34,4 +34,5 @@ pub mod resolve;
 pub mod ring;
 pub mod skew;
 pub mod standing;
+pub mod ttl;
 pub mod write;

@@ -9,6 +9,7 @@
 //!   write y, no context, at b    {a:1 → x, b:1 → y}   V {a:1, b:1}     siblings
 //!   write z, context {a:1}       {b:1 → y, a:2 → z}   V {a:2, b:1}     x is gone
 //!   delete, context {a:2, b:1}   {}                   V {a:3, b:1}     a tombstone
+//!   y expires, and is purged     {a:2 → z}            V {a:2, b:1}     as if a write had covered it
 //! ```
 //!
 //! Invariants: every entry's dot is covered by V; merge is commutative, associative and idempotent
@@ -25,7 +26,7 @@
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::clock::{Causality, Dot, Hlc, VersionVector};
+use super::clock::{Dot, Hlc, VersionVector};
 use super::key::{Key, NamespaceId};
 use super::metadata::document::ClusterKey;
 use super::operation::OperationId;
@@ -66,6 +67,36 @@ pub struct Entry {
     /// The dot of the write that brought the payload: the entry's own, unless only the deadline
     /// was rewritten.
     pub origin: Dot,
+}
+
+impl Entry {
+    /// Whether a reader whose clock shows this hides it.
+    pub fn is_expired(&self, now_ms: u64) -> bool {
+        self.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms)
+    }
+
+    /// Whether both are one value to a client: copies of one write, which have the same payload unless
+    /// a client used an id for two, or of which only the deadline was rewritten.
+    fn is_shown_as(&self, other: &Self) -> bool {
+        let copies = self.operation == other.operation && self.payload == other.payload;
+        copies || self.origin == other.origin
+    }
+
+    fn expires_after(&self, other: &Self) -> bool {
+        let end = |entry: &Self| entry.deadline_ms.unwrap_or(u64::MAX);
+        end(self) > end(other)
+    }
+}
+
+/// What there is of a value whose deadline is to be rewritten.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OneValue {
+    /// One: this.
+    One(Entry),
+    /// None, or it has expired.
+    None,
+    /// So many, of which nobody said which one is meant.
+    Several(u32),
 }
 
 /// The live entries of a key and its version vector.
@@ -130,18 +161,51 @@ impl Object {
         self.entries.iter().map(|(_, entry)| entry.time).max().unwrap_or_default()
     }
 
-    /// The values a client is shown: the live entries, copies of one operation as one.
+    /// The values that are held, expired or not: copies of one operation as one, and so are those of
+    /// one origin, with the latest deadline.
     ///
     /// Copies have the same payload; an id that a client used for two values hides neither.
     pub fn siblings(&self) -> Vec<&Entry> {
+        self.siblings_at(0)
+    }
+
+    /// Those of them that a client is shown by a node whose wall clock shows `now_ms`.
+    pub fn siblings_at(&self, now_ms: u64) -> Vec<&Entry> {
         let mut shown: Vec<&Entry> = Vec::with_capacity(self.entries.len());
-        for (_, entry) in &self.entries {
-            let copy = |s: &&Entry| s.operation == entry.operation && s.payload == entry.payload;
-            if !shown.iter().any(copy) {
-                shown.push(entry);
+        for (_, entry) in self.entries.iter().filter(|(_, entry)| !entry.is_expired(now_ms)) {
+            match shown.iter_mut().find(|other| other.is_shown_as(entry)) {
+                Some(other) if entry.expires_after(other) => *other = entry,
+                Some(_) => {}
+                None => shown.push(entry),
             }
         }
         shown
+    }
+
+    /// The one value that a client is shown, if it is one.
+    pub fn one_value(&self, now_ms: u64) -> OneValue {
+        match self.siblings_at(now_ms)[..] {
+            [] => OneValue::None,
+            [entry] => OneValue::One(entry.clone()),
+            ref several => OneValue::Several(several.len() as u32),
+        }
+    }
+
+    /// When values of it expire, each time once, ascending.
+    pub fn deadlines_ms(&self) -> Vec<u64> {
+        let of_entries = self.entries.iter().filter_map(|(_, entry)| entry.deadline_ms);
+        let mut deadlines_ms: Vec<u64> = of_entries.collect();
+        deadlines_ms.sort_unstable();
+        deadlines_ms.dedup();
+        deadlines_ms
+    }
+
+    /// Removes the values that expire at this time or before, and keeps all that the object reflects:
+    /// wherever it is merged they are covered. How many there were. No write, so there is no dot.
+    pub fn purge(&mut self, until_ms: u64) -> usize {
+        let before = self.entries.len();
+        self.entries.retain(|(_, entry)| !entry.is_expired(until_ms));
+        before - self.entries.len()
     }
 
     /// How many entries a write with `context` would leave standing beside its own.
@@ -184,7 +248,8 @@ impl Object {
         if self.last.is_some() || other.last.is_some() {
             return self.merge_last(other);
         }
-        if self.version.compare(&other.version) == Causality::Before && self.entries.is_empty() {
+        // Not for one without values that is behind: what it had may have been purged.
+        if self.is_absent() && !other.is_absent() {
             self.clone_from(other);
             return true;
         }

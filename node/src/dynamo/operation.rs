@@ -31,6 +31,7 @@ use super::context::Context;
 use super::encoding::Writer;
 use super::format::write_version;
 use super::key::{KeyHash, NodeId};
+use super::ttl::Ttl;
 
 /// How long ids are kept, and the age past which they are refused, in milliseconds.
 pub const OPERATION_KEPT_MS: u64 = 3_600_000;
@@ -78,13 +79,62 @@ pub struct Recorded {
 pub struct PayloadHash(pub u64);
 
 impl PayloadHash {
-    /// Of a value, or a delete, and of what it replaces.
-    pub fn of(value: Option<&Bytes>, context: &Context) -> Self {
-        let mut w = Writer::with_capacity(24 + 18 * context.version.len());
+    /// Of what a write does, as it was asked for, and of what it replaces.
+    pub fn of(change: &Change, context: &Context) -> Self {
+        let mut w = Writer::with_capacity(40 + 18 * context.version.len());
         w.u64(context.time.0);
         write_version(&mut w, &context.version);
-        w.u64(value.map_or(0, |value| xxh3_64_with_seed(value, 1)));
-        Self(xxh3_64_with_seed(w.as_slice(), value.is_some().into()))
+        w.u64(change.value().map_or(0, |value| xxh3_64_with_seed(value, 1)));
+        match change.ttl() {
+            Ttl::Default => {}
+            Ttl::Never => w.u8(0),
+            Ttl::After(ttl) => w.u64(ttl.get()),
+        }
+        let kind = match change {
+            Change::Delete => 0,
+            Change::Put { .. } => 1,
+            Change::Expire(_) => 2,
+        };
+        Self(xxh3_64_with_seed(w.as_slice(), kind))
+    }
+}
+
+/// What a write does to its key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Writes a value.
+    Put {
+        /// Its bytes.
+        value: Bytes,
+        /// How long it is to live.
+        ttl: Ttl,
+    },
+    /// Removes the values.
+    Delete,
+    /// Writes the value that is there again, which is to live so long from now on.
+    Expire(Ttl),
+}
+
+impl Change {
+    /// Writes a value that lives as long as its namespace has it.
+    pub fn put(value: impl Into<Bytes>) -> Self {
+        Self::Put { value: value.into(), ttl: Ttl::Default }
+    }
+
+    /// The value that comes with it.
+    pub fn value(&self) -> Option<&Bytes> {
+        match self {
+            Self::Put { value, .. } => Some(value),
+            Self::Delete | Self::Expire(_) => None,
+        }
+    }
+
+    /// How long a value is to live, as far as it says so.
+    pub fn ttl(&self) -> Ttl {
+        match self {
+            Self::Put { ttl, .. } | Self::Expire(ttl) => *ttl,
+            Self::Delete => Ttl::Default,
+        }
     }
 }
 
@@ -197,6 +247,7 @@ impl Admitting {
 mod tests {
     use super::*;
     use crate::dynamo::clock::{Actor, VersionVector};
+    use crate::dynamo::ttl::TtlMs;
 
     const ME: NodeId = NodeId(1);
     const NOW: Admitting =
@@ -272,13 +323,21 @@ mod tests {
             version.raise(Dot { actor: Actor(3), n });
             Context { version, ..Context::default() }
         };
-        let (empty, a, b) = (Bytes::new(), Bytes::from("a"), Bytes::from("b"));
+        let ttls = || [1, 2].map(|ms| Ttl::After(TtlMs::new(ms).unwrap()));
+        let ttls = || ttls().into_iter().chain([Ttl::Default, Ttl::Never]);
+        let values = [Bytes::new(), Bytes::from("a"), Bytes::from("b")];
+        let put = |value: &Bytes| {
+            let value = value.clone();
+            ttls().map(move |ttl| Change::Put { value: value.clone(), ttl })
+        };
+        let puts = values.iter().flat_map(put);
+        let changes = puts.chain([Change::Delete]).chain(ttls().map(Change::Expire));
         let mut hashes = Vec::new();
-        for value in [None, Some(&empty), Some(&a), Some(&b)] {
+        for change in changes {
             for context in [Context::default(), context(1), context(2)] {
-                let hash = PayloadHash::of(value, &context);
-                assert_eq!(hash, PayloadHash::of(value, &context));
-                assert!(!hashes.contains(&hash), "{value:?}, {context:?}");
+                let hash = PayloadHash::of(&change, &context);
+                assert_eq!(hash, PayloadHash::of(&change, &context));
+                assert!(!hashes.contains(&hash), "{change:?}, {context:?}");
                 hashes.push(hash);
             }
         }

@@ -91,12 +91,15 @@ struct Sample {
 #[derive(Clone, Default, Debug)]
 pub struct Skew {
     peers: BTreeMap<NodeId, Sample>,
+    /// What each showed when it was heard last, however long ago.
+    told_ms: BTreeMap<NodeId, u64>,
 }
 
 impl Skew {
     /// `peer` answered `theirs_ms` by its wall clock. A slow answer that says nothing else than the
     /// one before does not take its place, since it is less certain.
     pub fn on_answer(&mut self, peer: NodeId, asked: Reading, answered: Reading, theirs_ms: u64) {
+        self.told_ms.insert(peer, theirs_ms);
         let took_ms = answered.steady_ms.saturating_sub(asked.steady_ms);
         let middle_ms = asked.wall_ms.saturating_add(took_ms / 2);
         let error_ms = signed(took_ms.div_ceil(2)).saturating_add(ROUNDING_MS);
@@ -111,11 +114,17 @@ impl Skew {
     /// Forgets the nodes that are no members any more.
     pub fn retain(&mut self, is_member: impl Fn(NodeId) -> bool) {
         self.peers.retain(|&peer, _| is_member(peer));
+        self.told_ms.retain(|&peer, _| is_member(peer));
     }
 
     /// Whether an answer of `peer` still counts `now`.
     pub fn knows(&self, peer: NodeId, now: Reading) -> bool {
         self.peers.get(&peer).is_some_and(|sample| sample.offset_at(now).is_some())
+    }
+
+    /// What the clock of `peer` showed when it was heard last: it shows more by now, unless it was set.
+    pub fn told_ms(&self, peer: NodeId) -> Option<u64> {
+        self.told_ms.get(&peer).copied()
     }
 
     /// How far each of the others is ahead of this node, `now`.

@@ -15,7 +15,7 @@ use crate::dynamo::metadata::document::{
     ClusterId, ClusterKey, FirstDocument, Member, NewNamespace,
 };
 use crate::dynamo::object::{Entry, Object};
-use crate::dynamo::operation::OperationId;
+use crate::dynamo::operation::{Change, OperationId};
 use crate::dynamo::standing::Standing;
 use crate::env::SystemClock;
 use crate::error::RequestError;
@@ -245,7 +245,7 @@ fn forwarded(replica: &Replica, key: &'static str) -> ForwardWrite {
     ForwardWrite {
         namespace: document().namespaces[0].id,
         key: Key::new(key).unwrap(),
-        value: Some("value".into()),
+        change: Change::put("value"),
         context: Default::default(),
         w: 3,
         synced: false,

@@ -21,7 +21,7 @@ use super::kv::{
 use super::{status, to_the_end};
 use crate::coordinator::{GetBatch, PutBatch, PutEntry, PutRules, ReadAnswer};
 use crate::dynamo::key::{Key, NodeId};
-use crate::dynamo::operation::OperationId;
+use crate::dynamo::operation::{Change, OperationId};
 use crate::error::{RequestError, WriteError};
 use crate::limits::budget::Kind;
 use crate::telemetry::Operation;
@@ -67,10 +67,11 @@ fn get_reply_of(
     node: &NodeParts,
     results: Vec<Result<ReadAnswer, RequestError>>,
 ) -> Result<Response<v1::BatchGetReply>, RequestError> {
+    let now_ms = node.now_ms();
     let message = |result| {
         use v1::batch_get_result::Result as Message;
         let result = match result {
-            Ok(answer) => Message::Reply(get_reply(answer)),
+            Ok(answer) => Message::Reply(get_reply(answer, now_ms)),
             Err(error) => Message::Error(status::of_batch_get(&error, &node.name)),
         };
         v1::BatchGetResult { result: Some(result) }
@@ -210,7 +211,15 @@ fn entry_of(entry: v1::BatchPutEntry) -> Result<PutEntry, RequestError> {
     }
     Ok(PutEntry {
         key: Key::new(entry.key).map_err(RequestError::invalid)?,
-        value: entry.value,
+        change: match entry.value {
+            Some(value) => Change::Put { value, ttl: super::ttl(entry.ttl)? },
+            None if entry.ttl.is_some() => {
+                return Err(RequestError::invalid(
+                    "ttl: a delete leaves nothing that could expire",
+                ));
+            }
+            None => Change::Delete,
+        },
         context: sized_context(entry.context)?,
         operation: entry.operation_id.as_ref().map(operation_of),
         fresh: entry.fresh,

@@ -7,7 +7,7 @@ use quorate_proto::v1::{self, cluster_server::Cluster};
 use tonic::{Request, Response, Status};
 
 use super::kv::NodeParts;
-use super::{durability, level, level_message, sloppy, status};
+use super::{durability, level, level_message, sloppy, status, ttl};
 use crate::cluster::Vote;
 use crate::cluster::view::View;
 use crate::dynamo::key::{NodeId, VnodeId};
@@ -16,6 +16,7 @@ use crate::dynamo::metadata::document::{
 };
 use crate::dynamo::preference::PreferenceList;
 use crate::dynamo::standing::Doubt;
+use crate::dynamo::ttl::TtlMs;
 use crate::error::RequestError;
 use crate::liveness::Health;
 use crate::standing::{CatchingUp, Progress};
@@ -276,6 +277,7 @@ fn namespace_message(namespace: &Namespace) -> v1::Namespace {
             Durability::Synced => v1::Durability::Synced.into(),
         },
         value_max_bytes: namespace.value_max_bytes,
+        default_ttl_ms: namespace.default_ttl.map_or(0, TtlMs::get),
     }
 }
 
@@ -293,8 +295,9 @@ fn conflict(rule: i32) -> Result<Conflict, RequestError> {
 fn new_namespace(message: v1::CreateNamespaceRequest) -> Result<NewNamespace, RequestError> {
     let (asked, quorum) = (durability(message.durability)?, sloppy(message.quorum)?);
     let conflict = conflict(message.conflict)?;
-    let v1::CreateNamespaceRequest { name, n, r, w, value_max_bytes, .. } = message;
-    let mut new = NewNamespace { conflict, ..NewNamespace::named(name) };
+    let v1::CreateNamespaceRequest { name, n, r, w, value_max_bytes, default_ttl, .. } = message;
+    let default_ttl = ttl(default_ttl)?.or(None);
+    let mut new = NewNamespace { conflict, default_ttl, ..NewNamespace::named(name) };
     if n != 0 {
         let too_many =
             |_| RequestError::invalid(format!("n = {n}: a key has at most 255 replicas"));
@@ -312,7 +315,7 @@ fn new_namespace(message: v1::CreateNamespaceRequest) -> Result<NewNamespace, Re
 
 fn namespace_update(message: v1::UpdateNamespaceRequest) -> Result<NamespaceUpdate, RequestError> {
     let (durability, sloppy) = (durability(message.durability)?, sloppy(message.quorum)?);
-    let v1::UpdateNamespaceRequest { name, r, w, value_max_bytes, .. } = message;
+    let v1::UpdateNamespaceRequest { name, r, w, value_max_bytes, default_ttl, .. } = message;
     Ok(NamespaceUpdate {
         name,
         r: level(r)?,
@@ -320,6 +323,7 @@ fn namespace_update(message: v1::UpdateNamespaceRequest) -> Result<NamespaceUpda
         durability,
         value_max_bytes: (value_max_bytes != 0).then_some(value_max_bytes),
         sloppy,
+        default_ttl: ttl(default_ttl)?,
     })
 }
 

@@ -18,9 +18,10 @@ use super::{batch, resolve, status, to_the_end};
 use crate::coordinator::{Coordinator, Get, Put, ReadAnswer, ScanCursor, ScanRequest, binding};
 use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NodeId};
-use crate::dynamo::object::Object;
-use crate::dynamo::operation::{Opening, OperationId};
+use crate::dynamo::object::{Entry, Object};
+use crate::dynamo::operation::{Change, Opening, OperationId};
 use crate::dynamo::read::Repair;
+use crate::dynamo::ttl::Ttl;
 use crate::error::{RequestError, WriteError};
 use crate::limits::Capacity;
 use crate::limits::budget::{Budget, Kind, SMALL_BYTES};
@@ -59,6 +60,13 @@ pub struct NodeParts {
     pub requests: AtomicU64,
 }
 
+impl NodeParts {
+    /// The wall clock, by which values expire to readers.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.coordinator.env().now_ms()
+    }
+}
+
 type ScanStream = Pin<Box<dyn Stream<Item = Result<v1::ScanReply, Status>> + Send>>;
 
 impl KvService {
@@ -84,7 +92,7 @@ impl KvService {
         };
         let budget = &self.node.capacity.budget;
         let answer = result.and_then(|answer| {
-            let reply = get_reply(answer);
+            let reply = get_reply(answer, self.node.now_ms());
             let bytes = value_bytes(&reply);
             reply_with_its_memory(budget, reply, bytes)
         });
@@ -101,7 +109,8 @@ impl KvService {
     ) -> Result<WriteResult, Status> {
         let started = Instant::now();
         let operation = match &put {
-            Ok(Put { value: None, .. }) => Operation::Delete,
+            Ok(Put { change: Change::Delete, .. }) => Operation::Delete,
+            Ok(Put { change: Change::Expire(_), .. }) => Operation::Expire,
             _ => Operation::Put,
         };
         let concurrency = &self.node.capacity.concurrency;
@@ -166,6 +175,20 @@ impl Kv for KvService {
         let written = trace.run(self.write(delete_of(message, timeout), doubtful)).await?;
         let v1::PutReply { context, siblings, receipt } = put_reply(written);
         Ok(Response::new(v1::DeleteReply { context, siblings, receipt }))
+    }
+
+    async fn expire(
+        &self,
+        request: Request<v1::ExpireRequest>,
+    ) -> Result<Response<v1::ExpireReply>, Status> {
+        let timeout = self.node.timeouts.of(request.get_ref().timeout_ms, request.metadata());
+        let asked = Asked::key(&request.get_ref().namespace, &request.get_ref().key);
+        let trace = self.node.trace(Operation::Expire, request.metadata(), asked);
+        let message = request.into_inner();
+        let doubtful = doubtful(message.operation_id.as_ref(), message.fresh);
+        let written = trace.run(self.write(expire_of(message, timeout), doubtful)).await?;
+        let v1::PutReply { context, siblings, receipt } = put_reply(written);
+        Ok(Response::new(v1::ExpireReply { context, siblings, receipt }))
     }
 
     async fn batch_get(
@@ -261,12 +284,14 @@ impl ScanWalk {
         let part = self.node.coordinator.scan(&self.scan, cursor.clone()).await?;
         let (view, namespace) =
             self.node.coordinator.namespace(&self.scan.namespace, deadline).await?;
+        let now_ms = self.node.now_ms();
         let item = |(key, object): &(Key, Object)| {
+            let siblings = Some(siblings(object, now_ms)).filter(|shown| !shown.is_empty())?;
             let context = Context::of_read(object).seal(binding(&view, &namespace, key));
-            v1::ScanItem { key: key.to_bytes(), siblings: siblings(object), context }
+            Some(v1::ScanItem { key: key.to_bytes(), siblings, context })
         };
         let wanted = usize::try_from(self.left).unwrap_or(usize::MAX);
-        let items: Vec<_> = part.items.iter().take(wanted).map(item).collect();
+        let items: Vec<_> = part.items.iter().filter_map(item).take(wanted).collect();
         self.left -= items.len() as u64;
         let last = items.last().and_then(|item| Key::new(item.key.clone()).ok());
         let resume = match last {
@@ -333,7 +358,10 @@ fn put_of(
         at_least_once: super::at_least_once(message.retry)?,
         namespace: message.namespace,
         key: Key::new(message.key).map_err(RequestError::invalid)?,
-        value: Some(budget.hold(Kind::Requests, message.value)?),
+        change: Change::Put {
+            ttl: super::ttl(message.ttl)?,
+            value: budget.hold(Kind::Requests, message.value)?,
+        },
         context: sized_context(message.context)?,
         w: super::level(message.w)?,
         operation: message.operation_id.as_ref().map(operation_of),
@@ -352,8 +380,28 @@ fn delete_of(message: v1::DeleteRequest, timeout: Duration) -> Result<Put, Reque
         at_least_once: super::at_least_once(message.retry)?,
         namespace: message.namespace,
         key: Key::new(message.key).map_err(RequestError::invalid)?,
-        value: None,
+        change: Change::Delete,
         context: sized_context(message.context)?,
+        w: super::level(message.w)?,
+        operation: message.operation_id.as_ref().map(operation_of),
+        fresh: message.fresh,
+        timeout,
+    })
+}
+
+fn expire_of(message: v1::ExpireRequest, timeout: Duration) -> Result<Put, RequestError> {
+    let ttl = super::ttl(message.ttl)?;
+    if ttl == Ttl::Default {
+        return Err(RequestError::invalid("ttl: say how long the value is to live, or never"));
+    }
+    Ok(Put {
+        durability: super::durability(message.durability)?,
+        sloppy: super::sloppy(message.quorum)?,
+        at_least_once: super::at_least_once(message.retry)?,
+        namespace: message.namespace,
+        key: Key::new(message.key).map_err(RequestError::invalid)?,
+        change: Change::Expire(ttl),
+        context: Bytes::new(),
         w: super::level(message.w)?,
         operation: message.operation_id.as_ref().map(operation_of),
         fresh: message.fresh,
@@ -387,21 +435,24 @@ pub(super) fn operation_of(message: &v1::OperationId) -> OperationId {
     }
 }
 
-pub(super) fn get_reply(answer: ReadAnswer) -> v1::GetReply {
+pub(super) fn get_reply(answer: ReadAnswer, now_ms: u64) -> v1::GetReply {
     v1::GetReply {
-        siblings: siblings(&answer.object),
+        siblings: siblings(&answer.object, now_ms),
         context: answer.context.unwrap_or_default(),
         replicas: answer.replicas,
         fallbacks: answer.fallbacks,
     }
 }
 
-fn siblings(object: &Object) -> Vec<v1::Sibling> {
-    let sibling = |entry: &crate::dynamo::object::Entry| v1::Sibling {
+/// What has not expired: the one place where that is hidden.
+fn siblings(object: &Object, now_ms: u64) -> Vec<v1::Sibling> {
+    let sibling = |entry: &Entry| v1::Sibling {
         value: entry.payload.clone(),
         written_ms: entry.time.wall_ms(),
+        expires_ms: entry.deadline_ms,
+        ttl_ms: entry.deadline_ms.map(|deadline_ms| deadline_ms.saturating_sub(now_ms)),
     };
-    object.siblings().into_iter().map(sibling).collect()
+    object.siblings_at(now_ms).into_iter().map(sibling).collect()
 }
 
 /// Of a put; a delete's has the same fields.

@@ -20,6 +20,7 @@ use quorate_proto::v1;
 
 use crate::dynamo::metadata::document::Durability;
 use crate::dynamo::quorum::Level;
+use crate::dynamo::ttl::{Ttl, TtlMs};
 use crate::error::RequestError;
 use crate::trace::Trace;
 
@@ -87,6 +88,22 @@ fn sloppy(quorum: i32) -> Result<Option<bool>, RequestError> {
         v1::Quorum::Strict => Some(false),
         v1::Quorum::Sloppy => Some(true),
     })
+}
+
+/// How long a value is to live.
+fn ttl(ttl: Option<v1::Ttl>) -> Result<Ttl, RequestError> {
+    use v1::ttl::Lives;
+    match ttl.map(|ttl| ttl.lives) {
+        None => Ok(Ttl::Default),
+        Some(Some(Lives::Never(true))) => Ok(Ttl::Never),
+        Some(Some(Lives::Milliseconds(ms))) => match TtlMs::new(ms) {
+            Ok(ttl) => Ok(Ttl::After(ttl)),
+            Err(error) => Err(RequestError::invalid(format!("ttl: {error}"))),
+        },
+        Some(Some(Lives::Never(false)) | None) => Err(RequestError::invalid(
+            "ttl: milliseconds, or never = true; leave it out for the default",
+        )),
+    }
 }
 
 /// Whether other nodes may run a write too.

@@ -97,8 +97,9 @@ fn retry_info(retry_after_ms: u32) -> prost_types::Any {
 fn code_of(error: &RequestError) -> Code {
     match error {
         RequestError::Invalid { .. } | RequestError::Context(_) => Code::InvalidArgument,
-        RequestError::UnknownNamespace { .. } => Code::NotFound,
+        RequestError::UnknownNamespace { .. } | RequestError::KeyNotFound => Code::NotFound,
         RequestError::TooManySiblings { .. }
+        | RequestError::SeveralSiblings { .. }
         | RequestError::NoMajority { .. }
         | RequestError::EarlierOpening { .. }
         | RequestError::OperationTime { .. }
@@ -128,7 +129,10 @@ fn detail(error: &RequestError, node: &str) -> ErrorDetail {
         RequestError::Invalid { .. } => Kind::Invalid,
         RequestError::UnknownNamespace { .. } => Kind::UnknownNamespace,
         RequestError::Context(_) => Kind::Context,
-        RequestError::TooManySiblings { .. } => Kind::Siblings,
+        RequestError::TooManySiblings { .. } | RequestError::SeveralSiblings { .. } => {
+            Kind::Siblings
+        }
+        RequestError::KeyNotFound => Kind::KeyNotFound,
         RequestError::ClockSkew { ahead_ms, max_ms, .. } => {
             (detail.clock_ahead_ms, detail.clock_skew_max_ms) = (*ahead_ms, *max_ms);
             Kind::ClockSkew

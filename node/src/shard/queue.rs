@@ -65,6 +65,7 @@ impl Job {
             Self::Exchange(job) => job.refuse(error),
             Self::Trees(job) => job.refuse(error),
             Self::Page { answer, .. } => drop(answer.send(Err(error))),
+            Self::Purge { answer, .. } => drop(answer.send(Err(error))),
             Self::Sweep { answer, .. } => drop(answer.send(Err(error))),
         }
     }

@@ -14,7 +14,7 @@ use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NamespaceId};
 use crate::dynamo::metadata::ClusterKey;
 use crate::dynamo::metadata::document::Conflict;
-use crate::dynamo::operation::{OPERATION_KEPT_MS, PayloadHash};
+use crate::dynamo::operation::{Change, OPERATION_KEPT_MS, PayloadHash};
 use crate::dynamo::standing::{Boot, Standing};
 use crate::env::{Clock, Pause};
 use crate::error::Outcome;
@@ -146,10 +146,12 @@ fn address(namespace: u64, key: &str) -> Address {
 fn put(address: Address, sequence: u64, value: Bytes) -> Write {
     let operation =
         OperationId { issued_ms: NOW_MS, coordinator: NODE, opening: OPENING, client: 1, sequence };
-    let (value, context) = (Some(value), Context::default());
+    let (change, context) = (Change::put(value), Context::default());
     Write {
         address,
-        value,
+        change,
+        ttl: None,
+        seen: None,
         context,
         operation,
         at_least_once: false,

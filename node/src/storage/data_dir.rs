@@ -40,7 +40,7 @@ use super::sled::SledEngine;
 use super::{Engine, EngineError, EngineOptions, files};
 
 /// The version of the layout above and of all that the engine's spaces hold.
-pub const FORMAT_VERSION: u64 = 8;
+pub const FORMAT_VERSION: u64 = 9;
 
 const LOCK_FILE: &str = "lock";
 const STORE_FILE: &str = "store.toml";

@@ -10,6 +10,8 @@
 //!                n, partition, 1, leaf, place,
 //!                   namespace, key                → nothing: the leaf has an object there
 //!                n, partition, 2                  → the tree is to be made anew, from here on
+//!                n, partition, 3, deadline,
+//!                   namespace, key                → nothing: a value expires there then
 //!   Hints        see [`hints`](super::hints)
 //!
 //!   a sealed value:   format (1 byte) │ body │ xxh3-64 of all before, seeded with the key's hash
@@ -143,6 +145,7 @@ pub fn lost_of(stored: &[u8]) -> Option<VnodeId> {
 const LEAF: u8 = 0;
 const NAME: u8 = 1;
 const REBUILD: u8 = 2;
+const DEADLINE: u8 = 3;
 
 /// Where the sum of a leaf lies.
 pub fn leaf_key(vnode: VnodeId, leaf: Leaf) -> Bytes {
@@ -184,6 +187,24 @@ pub fn named(stored: &Bytes) -> Option<(Place, Bytes)> {
 /// Where it is kept that a vnode's tree is to be made anew.
 pub fn rebuild_key(vnode: VnodeId) -> Bytes {
     Bytes::copy_from_slice(&tagged(vnode, REBUILD))
+}
+
+/// Where the deadlines of a vnode's values begin, the earliest first.
+pub fn deadlines_prefix(vnode: VnodeId) -> [u8; 4] {
+    tagged(vnode, DEADLINE)
+}
+
+/// Where it is kept that a value of the object at `stored` expires then.
+pub fn deadline_key(vnode: VnodeId, deadline_ms: u64, stored: &Bytes) -> Bytes {
+    let (prefix, deadline) = (deadlines_prefix(vnode), deadline_ms.to_be_bytes());
+    [&prefix[..], &deadline, &logged_key(stored)].concat().into()
+}
+
+/// What expires when: what [`deadline_key`] put together; none if it is no such key.
+pub fn expiring(stored: &Bytes) -> Option<(u64, Bytes)> {
+    let deadline_ms = u64::from_be_bytes(stored.get(4..12)?.try_into().ok()?);
+    let object = [&stored[..3], &stored[12..]].concat();
+    (stored[3] == DEADLINE).then(|| (deadline_ms, object.into()))
 }
 
 fn tagged(vnode: VnodeId, tag: u8) -> [u8; 4] {
@@ -321,5 +342,9 @@ mod tests {
         let logged = logged_key(&object_key(VNODE, NamespaceId(5), b"k"));
         assert_eq!(split_logged_key(&logged), Some((NamespaceId(5), Key::new("k").unwrap())));
         assert_eq!(split_logged_key(&logged.slice(..8)), None);
+        let expires = deadline_key(VNODE, 77, &stored);
+        assert!(expires < deadline_key(VNODE, 256, &stored), "the earliest first");
+        assert_eq!(expiring(&expires), Some((77, stored)));
+        assert_eq!(expiring(&logged), None);
     }
 }

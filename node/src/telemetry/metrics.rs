@@ -22,6 +22,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::disk::DiskMetrics;
 use super::exchange::ExchangeMetrics;
+use super::expiry::ExpiryMetrics;
 use super::handoff::HandoffMetrics;
 use super::hints::HintMetrics;
 use super::limits::LimitMetrics;
@@ -38,6 +39,8 @@ pub enum Operation {
     Put,
     /// A client's deletion.
     Delete,
+    /// A client's change of when a value expires.
+    Expire,
     /// Many reads of a client at once.
     BatchGet,
     /// Many writes of a client at once.
@@ -55,10 +58,11 @@ pub enum Operation {
 }
 
 impl Operation {
-    const ALL: [&str; 10] = [
+    const ALL: [&str; 11] = [
         "get",
         "put",
         "delete",
+        "expire",
         "batch_get",
         "batch_put",
         "scan",
@@ -74,6 +78,7 @@ impl Operation {
             "Get" => Self::Get,
             "Put" => Self::Put,
             "Delete" => Self::Delete,
+            "Expire" => Self::Expire,
             "BatchGet" => Self::BatchGet,
             "BatchPut" => Self::BatchPut,
             "Scan" => Self::Scan,
@@ -124,8 +129,10 @@ impl From<&RequestError> for OutcomeLabel {
         match error {
             RequestError::Invalid { .. }
             | RequestError::UnknownNamespace { .. }
+            | RequestError::KeyNotFound
             | RequestError::Context(_) => Self::Invalid,
             RequestError::TooManySiblings { .. }
+            | RequestError::SeveralSiblings { .. }
             | RequestError::Conflict { .. }
             | RequestError::EarlierOpening { .. }
             | RequestError::OperationTime { .. } => Self::Conflict,
@@ -210,6 +217,7 @@ pub struct Metrics {
     handoff: HandoffMetrics,
     exchange: ExchangeMetrics,
     trees: TreeMetrics,
+    expiry: ExpiryMetrics,
     hints: HintMetrics,
     single: Single,
     tls: TlsMetrics,
@@ -354,6 +362,7 @@ impl Metrics {
         let handoff = HandoffMetrics::register(&mut registry);
         let exchange = ExchangeMetrics::register(&mut registry);
         let trees = TreeMetrics::register(&mut registry);
+        let expiry = ExpiryMetrics::register(&mut registry);
         let hints = HintMetrics::register(&mut registry);
         let single = Single::register(&mut registry);
         let tls = TlsMetrics::register(&mut registry);
@@ -373,6 +382,7 @@ impl Metrics {
             handoff,
             exchange,
             trees,
+            expiry,
             hints,
             single,
             tls,
@@ -415,6 +425,11 @@ impl Metrics {
     /// Of what is fetched from other owners.
     pub fn exchange(&self) -> &ExchangeMetrics {
         &self.exchange
+    }
+
+    /// Values that expire.
+    pub fn expiry(&self) -> &ExpiryMetrics {
+        &self.expiry
     }
 
     /// What trees of hashes told.
@@ -590,10 +605,11 @@ mod tests {
 
     use super::*;
 
-    const OPERATIONS: [Operation; 10] = [
+    const OPERATIONS: [Operation; 11] = [
         Operation::Get,
         Operation::Put,
         Operation::Delete,
+        Operation::Expire,
         Operation::BatchGet,
         Operation::BatchPut,
         Operation::Scan,

@@ -31,7 +31,7 @@ use crate::dynamo::frontier::Frontier;
 pub use crate::dynamo::hint::{HintQueue, Hints};
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId, VnodeId};
 use crate::dynamo::object::Digest;
-use crate::dynamo::operation::{OperationId, PayloadHash};
+use crate::dynamo::operation::{Change, OperationId, PayloadHash};
 pub use crate::dynamo::resolve::{Known, LookedUp};
 use crate::dynamo::standing::Standing;
 pub use crate::dynamo::write::StandIn;
@@ -240,8 +240,8 @@ pub struct ForwardWrite {
     pub namespace: NamespaceId,
     /// The key.
     pub key: Key,
-    /// The value; none: a delete.
-    pub value: Option<Bytes>,
+    /// What it does.
+    pub change: Change,
     /// The context token; empty: none.
     pub context: Bytes,
     /// How many replicas must acknowledge, 1..=n.

@@ -11,15 +11,15 @@ use rand_core::Rng;
 
 use super::turn::Turn;
 use super::{Address, Merge, Write, Written};
-use crate::dynamo::clock::{Actor, Dot, Hlc};
+use crate::dynamo::clock::{Actor, Dot, Hlc, VersionVector};
 use crate::dynamo::context::Context;
 use crate::dynamo::encoding::DecodeError;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{KeyHash, VnodeId};
 use crate::dynamo::metadata::document::Conflict;
-use crate::dynamo::object::{Entry, Object, SIBLINGS_MAX, Stamp, siblings_max_bytes};
-use crate::dynamo::operation::{Admission, Admitting, Asked, Done, OperationId, Recorded};
+use crate::dynamo::object::{Entry, Object, OneValue, SIBLINGS_MAX, Stamp, siblings_max_bytes};
+use crate::dynamo::operation::{Admission, Admitting, Asked, Change, Done, OperationId, Recorded};
 use crate::error::{RequestError, WriteError};
 use crate::storage::record::{self, RecordError};
 use crate::storage::{EngineError, Space};
@@ -40,16 +40,18 @@ fn is_followed(object: &Object, dot: Dot) -> bool {
 }
 
 /// What was known of an object before it changed.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Before {
     /// The hash of its values; 0 if there were none.
     pub(super) hash: u128,
     /// Whether there was an object.
     pub(super) is_there: bool,
+    /// When values of it expired.
+    pub(super) deadlines_ms: Vec<u64>,
 }
 
 /// An object that is put.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Put {
     /// Its bytes.
     pub(super) bytes: usize,
@@ -117,6 +119,11 @@ impl Objects {
         Self { id, space, issued: None, damaged: BTreeSet::new() }
     }
 
+    /// Of which partition.
+    pub(super) fn id(&self) -> VnodeId {
+        self.id
+    }
+
     /// The actor of the last dot issued, if it has not ended.
     pub(super) fn actor(&self) -> Option<Actor> {
         self.issued.map(|issued| issued.actor)
@@ -176,6 +183,10 @@ impl Objects {
         let object = self.object_to_change(turn, &write.address, &stored, beside);
         let mut object = object.map_err(unread)?;
         let before = beside.before(&stored, &object);
+        if let Some(seen) = write.seen.take() {
+            self.check_dots(&seen).map_err(unread)?;
+            self.take_in(turn, &mut object, &seen, beside);
+        }
         let refused = refused_by(self.id.n, &object, &write, turn);
         let refused = refused.or_else(|| {
             let bytes = bytes_left(&object, &write);
@@ -196,7 +207,7 @@ impl Objects {
         self.put(turn, stored, (sealed, &object, before), beside);
         let done = Done { dot, clock_ms: turn.admitting.now_ms, payload };
         turn.record(index, Recorded { key: hash, done: Some(done) }, true);
-        Ok(written(done, &object, encoded, &operation))
+        Ok(written(done, turn.admitting.now_ms, (&object, encoded), &operation))
     }
 
     /// The write was done before: its object is replicated again, whatever it is by now. If the
@@ -227,7 +238,7 @@ impl Objects {
         }
         beside.prepare(turn, &stored, None).map_err(unknown)?;
         beside.kept(turn, &stored, &object, None);
-        Ok(written(done, &object, encoded, &write.operation))
+        Ok(written(done, turn.admitting.now_ms, (&object, encoded), &write.operation))
     }
 
     fn gone(&self, dot: Dot) -> RequestError {
@@ -290,10 +301,6 @@ impl Objects {
             found => found?,
         };
         let before = beside.before(&stored, &object);
-        if shows_a_lie(&object, &received, beside.frontier()) {
-            self.end_actor();
-            beside.lied(turn);
-        }
         let known = merge.operation.is_some_and(|(_, dot, _)| object.version().covers(dot));
         if planted!("repair_replaces_instead_of_merging") && merge.operation.is_none() {
             object = Object::default();
@@ -303,7 +310,7 @@ impl Objects {
         if planted!("delivered_hint_replaces_the_newer_object") && is_hint {
             object = Object::default();
         }
-        if !object.merge(&received) {
+        if !self.take_in(turn, &mut object, &received, beside) {
             beside.prepare(turn, &stored, None)?;
             beside.kept(turn, &stored, &object, None);
             return Ok((object, known));
@@ -312,6 +319,21 @@ impl Objects {
         beside.prepare(turn, &stored, Some(encoded.0.len()))?;
         self.put(turn, stored, (sealed, &object, before), beside);
         Ok((object, known))
+    }
+
+    /// Merges another's object into what is held here, which is not staged. Whether that changed anything.
+    fn take_in(
+        &mut self,
+        turn: &mut Turn<'_>,
+        object: &mut Object,
+        received: &Object,
+        beside: &mut impl Beside,
+    ) -> bool {
+        if shows_a_lie(object, received, beside.frontier()) {
+            self.end_actor();
+            beside.lied(turn);
+        }
+        object.merge(received)
     }
 
     /// Whether another's object names a write of this vnode's actor that was never made, which this
@@ -368,7 +390,7 @@ impl Objects {
     }
 
     /// Stages an object.
-    fn put(
+    pub(super) fn put(
         &mut self,
         turn: &mut Turn<'_>,
         stored: Bytes,
@@ -521,6 +543,17 @@ fn refuse(
 
 /// Why a new write of this key is refused, whoever can be reached; it has `n` owners.
 fn refused_by(n: u8, object: &Object, write: &Write, turn: &mut Turn<'_>) -> Option<RequestError> {
+    let no_value = || match (&write.change, object.one_value(turn.admitting.now_ms)) {
+        (Change::Expire(_), OneValue::None) => Some(RequestError::KeyNotFound),
+        (Change::Expire(_), OneValue::Several(count)) => {
+            Some(RequestError::SeveralSiblings { count })
+        }
+        _ => None,
+    };
+    let expires = || if write.is_timed() { turn.wrong_clock() } else { None };
+    if let Some(refused) = expires().or_else(no_value) {
+        return Some(refused);
+    }
     match write.address.conflict {
         Conflict::Siblings => {
             let left = object.uncovered(&write.context.version);
@@ -529,7 +562,7 @@ fn refused_by(n: u8, object: &Object, write: &Write, turn: &mut Turn<'_>) -> Opt
             let crowded = |value| left >= SIBLINGS_MAX || full(value);
             let count = left as u32;
             let refusal = || RequestError::TooManySiblings { count };
-            write.value.as_ref().is_some_and(crowded).then(refusal)
+            write.change.value().is_some_and(crowded).then(refusal)
         }
         Conflict::Lww => {
             // Counted, and written above: refusing would leave the key as the wrong clock did.
@@ -544,7 +577,10 @@ fn refused_by(n: u8, object: &Object, write: &Write, turn: &mut Turn<'_>) -> Opt
 /// At most so many bytes a new write's object has.
 fn bytes_left(object: &Object, write: &Write) -> usize {
     const ENTRY_BYTES: usize = 128;
-    let value = write.value.as_ref().map_or(0, Bytes::len);
+    let value = match write.change {
+        Change::Expire(_) => object.uncovered_bytes(&VersionVector::default()),
+        _ => write.change.value().map_or(0, Bytes::len),
+    };
     let covered = match write.address.conflict {
         Conflict::Siblings => object.uncovered_bytes(&write.context.version),
         Conflict::Lww => 0,
@@ -554,20 +590,50 @@ fn bytes_left(object: &Object, write: &Write) -> usize {
 }
 
 fn write_sibling(object: &mut Object, turn: &mut Turn<'_>, write: Write, dot: Dot) {
-    let Write { value, context, operation, .. } = write;
-    let Some(payload) = value else { return object.delete(dot, &context.version) };
-    let seen = object.time().max(context.time);
-    let time = turn.clock.next(turn.admitting.now_ms, seen);
-    *turn.clock = time;
-    let entry = Entry { payload, time, deadline_ms: None, operation, origin: dot };
-    object.write(dot, &context.version, entry);
+    let seen = object.time().max(write.context.time);
+    let mut time = || {
+        let time = turn.clock.next(turn.admitting.now_ms, seen);
+        *turn.clock = time;
+        time
+    };
+    match entry_of(object, &write, dot, turn.admitting.now_ms) {
+        None => object.delete(dot, &write.context.version),
+        Some(entry) => object.write(dot, &covered(object, &write), Entry { time: time(), ..entry }),
+    }
 }
 
 fn write_last(object: &mut Object, turn: &mut Turn<'_>, write: Write, dot: Dot) {
     let time = next_time(object, &write, turn).expect("a write without a time is refused");
-    let Write { value, context, operation, .. } = write;
-    let entry = |payload| Entry { payload, time, deadline_ms: None, operation, origin: dot };
-    object.write_last(Stamp { time, dot }, &context.version, value.map(entry));
+    let entry = entry_of(object, &write, dot, turn.admitting.now_ms);
+    let entry = entry.map(|entry| Entry { time, ..entry });
+    object.write_last(Stamp { time, dot }, &covered(object, &write), entry);
+}
+
+/// The value that a write leaves, but for its time; none: it deletes. Its deadline is reckoned here, once,
+/// by the clock that stamps the write, and never again.
+fn entry_of(object: &Object, write: &Write, dot: Dot, now_ms: u64) -> Option<Entry> {
+    let (time, operation) = (Hlc::default(), write.operation);
+    let deadline_ms = write.ttl.map(|ttl| ttl.deadline_ms(now_ms));
+    match (&write.change, object.one_value(now_ms)) {
+        (Change::Put { value: payload, .. }, _) => {
+            let payload = payload.clone();
+            Some(Entry { payload, time, deadline_ms, operation, origin: dot })
+        }
+        (Change::Expire(_), OneValue::One(Entry { payload, origin, .. })) => {
+            Some(Entry { payload, time, deadline_ms, operation, origin })
+        }
+        (Change::Expire(_), _) => unreachable!("an EXPIRE without one value is refused"),
+        (Change::Delete, _) => None,
+    }
+}
+
+/// What a write replaces: what its client was shown; or where the value is written again that is there,
+/// all that is known of the key.
+fn covered(object: &Object, write: &Write) -> VersionVector {
+    match write.change {
+        Change::Expire(_) => object.version().clone(),
+        Change::Put { .. } | Change::Delete => write.context.version.clone(),
+    }
 }
 
 /// When a write of an `lww` namespace happens: after what its client and this replica have seen of
@@ -582,13 +648,13 @@ fn next_time(object: &Object, write: &Write, turn: &Turn<'_>) -> Option<Hlc> {
 
 fn written(
     done: Done,
-    object: &Object,
-    encoded: EncodedObject,
+    now_ms: u64,
+    (object, encoded): (&Object, EncodedObject),
     operation: &OperationId,
 ) -> Written {
     let Done { dot, clock_ms, payload } = done;
-    let context = Context::of_write(object, operation);
-    let siblings = object.siblings().len() as u32;
+    let context = Context::of_write(object, operation, now_ms);
+    let siblings = object.siblings_at(now_ms).len() as u32;
     Written { dot, object: encoded, context, siblings, clock_ms, payload }
 }
 

@@ -1,7 +1,8 @@
-//! What an owner keeps beside its objects: what it has seen, and their tree of hashes.
+//! What an owner keeps beside its objects: what it has seen, their tree of hashes, and when they expire.
 
 use bytes::Bytes;
 
+use super::deadlines::Deadlines;
 use super::objects::{Before, Beside, Put};
 use super::seen::Seen;
 use super::tree::{Staged, Tree};
@@ -15,6 +16,7 @@ use crate::error::RequestError;
 pub(super) struct Owned {
     pub(super) seen: Seen,
     pub(super) tree: Tree,
+    pub(super) deadlines: Deadlines,
 }
 
 impl Beside for Owned {
@@ -40,6 +42,10 @@ impl Beside for Owned {
     }
 
     fn kept(&mut self, turn: &mut Turn<'_>, stored: &Bytes, object: &Object, put: Option<Put>) {
+        if let Some(Put { before, .. }) = &put {
+            let deadlines = (&before.deadlines_ms[..], &object.deadlines_ms()[..]);
+            self.deadlines.changed(&mut turn.batch, stored, deadlines);
+        }
         self.tree.kept(&mut turn.batch, stored, object, put);
         self.seen.see_object(&mut turn.batch, stored, object);
     }

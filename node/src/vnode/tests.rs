@@ -21,7 +21,9 @@ use crate::storage::memory::MemoryEngine;
 
 mod look_up;
 mod lww;
+mod purge;
 mod tree;
+mod ttl;
 
 const ID: VnodeId = VnodeId { n: 3, partition: PartitionId(7) };
 const NAMESPACE: NamespaceId = NamespaceId(1);
@@ -60,11 +62,12 @@ fn operation(sequence: u64) -> OperationId {
 }
 
 fn put(key: u8, sequence: u64, context: Context) -> Write {
-    let value = Some(Bytes::from(format!("value {sequence}")));
     let operation = operation(sequence);
     Write {
         address: address(key),
-        value,
+        change: Change::put(format!("value {sequence}")),
+        ttl: None,
+        seen: None,
         context,
         operation,
         at_least_once: false,
@@ -216,7 +219,7 @@ proptest! {
             let before = store.read(key);
             let context = if blind { Context::default() } else { Context::of_read(&before) };
             let mut write = put(key, sequence, context);
-            if !value { write.value = None; }
+            if !value { write.change = Change::Delete; }
             let written = store.write(write).unwrap();
             prop_assert!(issued.insert(written.dot), "{} was issued twice", written.dot);
             let after = store.read(key);
@@ -531,8 +534,8 @@ fn siblings_are_bounded_in_bytes_so_that_the_object_can_travel() {
     let mut store = Store::new(1);
     let large = Bytes::from(vec![0; siblings_max_bytes(ID.n) / 2]);
     for sequence in 1..=2 {
-        let value = Some(large.clone());
-        store.write(Write { value, ..put(1, sequence, Context::default()) }).unwrap();
+        let change = Change::put(large.clone());
+        store.write(Write { change, ..put(1, sequence, Context::default()) }).unwrap();
     }
     let refused = store.write(put(1, 3, Context::default())).unwrap_err();
     assert_eq!(refused, WriteError::not_applied(RequestError::TooManySiblings { count: 2 }));

@@ -20,6 +20,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+use super::deadlines;
 use super::objects::{Before, Put};
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::VnodeId;
@@ -146,7 +147,8 @@ impl Tree {
 
     /// What the tree has of an object that is about to change.
     pub(super) fn before(&self, stored: &Bytes, object: &Object) -> Before {
-        Before { hash: self.hash(stored, object), is_there: !object.is_absent() }
+        let (hash, is_there) = (self.hash(stored, object), !object.is_absent());
+        Before { hash, is_there, deadlines_ms: object.deadlines_ms() }
     }
 
     fn hash(&self, stored: &Bytes, object: &Object) -> u128 {
@@ -329,7 +331,7 @@ impl Tree {
     }
 
     /// Its rows are damaged: it says nothing before it was made anew.
-    fn doubt(&mut self) {
+    pub(super) fn doubt(&mut self) {
         tracing::error!(id = ?self.id, "the vnode's tree of hashes is damaged; it is made anew");
         (self.damaged_rows, self.doubts) = (self.damaged_rows + 1, self.doubts + 1);
         (self.sums, self.prepared) = (Vec::new(), None);
@@ -467,7 +469,10 @@ impl Tree {
             last = Some(stored.clone());
             let Some(leaf) = place_of(&stored).map(Place::leaf) else { continue };
             self.put_name(batch, &stored);
-            let after = opened(&stored, &sealed).map_or(0, |object| self.hash(&stored, &object));
+            let object = opened(&stored, &sealed);
+            let deadlines_ms = object.as_ref().map(Object::deadlines_ms).unwrap_or_default();
+            deadlines_ms.iter().for_each(|ms| deadlines::put(batch, self.id, *ms, &stored));
+            let after = object.map_or(0, |object| self.hash(&stored, &object));
             let Some(sum) = self.leaf(&Staged { engine, batch: &mut *batch }, leaf)? else {
                 self.doubt();
                 return Ok(());
@@ -599,7 +604,7 @@ fn place_of(stored: &Bytes) -> Option<Place> {
     Some(Place::of(namespace, &key))
 }
 
-fn opened(stored: &Bytes, sealed: &Bytes) -> Option<Object> {
+pub(super) fn opened(stored: &Bytes, sealed: &Bytes) -> Option<Object> {
     let object = EncodedObject(record::open(stored, sealed).ok()?);
     object.decode(object.rule()?).ok()
 }

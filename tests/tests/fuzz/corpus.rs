@@ -17,7 +17,7 @@ use quorate_node::dynamo::metadata::register::{
 };
 use quorate_node::dynamo::metadata::{ClusterKey, Document};
 use quorate_node::dynamo::object::{Entry, Object, Stamp};
-use quorate_node::dynamo::operation::{Done, Opening, OperationId, PayloadHash, Recorded};
+use quorate_node::dynamo::operation::{Change, Done, Opening, OperationId, PayloadHash, Recorded};
 use quorate_node::dynamo::standing::Standing;
 use quorate_node::error::RequestError;
 use quorate_node::liveness::{Effects, Swim};
@@ -224,7 +224,7 @@ fn requests() -> Vec<transport::Request> {
             sloppy: false,
             namespace,
             key: key(&[1; 60]),
-            value: Some(Bytes::from_static(b"value")),
+            change: Change::put(Bytes::from_static(b"value")),
             context: contexts().remove(2),
             w: 2,
             synced: false,

@@ -4,6 +4,7 @@ mod hints;
 pub(crate) mod parse;
 #[cfg(test)]
 mod tests;
+mod ttl;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,9 +15,10 @@ use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{ArgGroup, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use quorate_client::{Context, Durability, Level, OperationId, Quorum, TlsConfig};
+use quorate_client::{Context, Durability, Level, OperationId, Quorum, TlsConfig, Ttl};
 
 pub(crate) use self::hints::{HintsArgs, HintsCommand};
+pub(crate) use self::ttl::{ExpireArgs, ExpiryArgs, PersistArgs, TtlArgs};
 use crate::output::OutputFormat;
 
 const LEVELS: &str = "LEVEL is one, quorum, all, or a number of replicas from 1 to the \
@@ -215,6 +217,9 @@ pub(crate) enum Command {
     Put(PutArgs),
     Get(GetArgs),
     Delete(DeleteArgs),
+    Expire(ExpireArgs),
+    Persist(PersistArgs),
+    Ttl(TtlArgs),
     Resolve(ResolveArgs),
     Scan(ScanArgs),
     Count(CountArgs),
@@ -235,6 +240,7 @@ impl Command {
     pub(crate) fn is_one_operation(&self) -> bool {
         match self {
             Self::Put(_) | Self::Get(_) | Self::Delete(_) | Self::Resolve(_) => true,
+            Self::Expire(_) | Self::Persist(_) | Self::Ttl(_) => true,
             Self::Namespace(_) | Self::Cluster(_) => true,
             Self::Scan(_) | Self::Count(_) | Self::Import(_) | Self::Export(_) => false,
             Self::Bench(_) | Self::Hints(_) => false,
@@ -247,6 +253,9 @@ impl Command {
             Self::Put(args) => Some(&args.namespace),
             Self::Get(args) => Some(&args.namespace),
             Self::Delete(args) => Some(&args.namespace),
+            Self::Expire(args) => Some(&args.namespace),
+            Self::Persist(args) => Some(&args.namespace),
+            Self::Ttl(args) => Some(&args.namespace),
             Self::Scan(args) => Some(&args.namespace),
             Self::Count(args) => Some(&args.namespace),
             Self::Import(args) => Some(&args.namespace),
@@ -275,6 +284,10 @@ pub(crate) struct PutArgs {
     /// What the value replaces: the context that a get, put or delete answered
     #[arg(long)]
     pub(crate) context: Option<Context>,
+    /// How long the value is to live: 500ms, 10s, 5m, 12h, 30d, up to 3650d; or never [default: the
+    /// namespace's]
+    #[arg(long, value_name = "TTL", value_parser = parse::ttl, allow_hyphen_values = true)]
+    pub(crate) ttl: Option<Ttl>,
     /// How many replicas must acknowledge [default: the namespace's]
     #[arg(short, long, value_name = "LEVEL")]
     pub(crate) w: Option<Level>,
@@ -293,6 +306,7 @@ that owner, until it is back
 Examples:
   kv-cli put users alice 'hello'
   kv-cli put users alice 'hello again' --context \"$CONTEXT\" -w all
+  kv-cli put sessions alice 'token' --ttl 30m
   kv-cli put files logo.png - < logo.png";
 
 /// Read a key, or several
@@ -322,7 +336,7 @@ pub(crate) struct GetArgs {
 }
 
 const GET_HELP: &str = "Without --sloppy or --strict it is as the namespace says.
-json: {\"siblings\":[{\"value\",\"value_base64\"}],\"context\",\"replicas\",\"fallbacks\"?}; \
+json: {\"siblings\":[{\"value\",\"value_base64\",\"expires_ms\"?}],\"context\",\"replicas\",\"fallbacks\"?}; \
 value has U+FFFD in place of bytes that are not UTF-8, value_base64 is exact.
 Of several keys, a line for each as by scan; a key without a value has no siblings.
 
@@ -459,6 +473,9 @@ pub(crate) struct CreateArgs {
     /// The largest value: bytes, or 64KiB, 1MiB [default: 1048576]
     #[arg(long, value_name = "SIZE", value_parser = parse::bytes(1..=u32::MAX))]
     pub(crate) value_max_bytes: Option<u32>,
+    /// How long values live whose writes do not say: 10s, 5m, 12h, 30d, up to 3650d [default: never]
+    #[arg(long, value_name = "TTL", value_parser = parse::ttl, allow_hyphen_values = true)]
+    pub(crate) default_ttl: Option<Ttl>,
     #[command(flatten)]
     pub(crate) quorum: QuorumArgs,
 }
@@ -470,7 +487,7 @@ pub(crate) struct CreateArgs {
 #[derive(clap::Args, Debug)]
 #[command(after_help = UPDATE_HELP, group(
     ArgGroup::new("change")
-        .args(["r", "w", "durability", "value_max_bytes", "sloppy", "strict"])
+        .args(["r", "w", "durability", "value_max_bytes", "default_ttl", "sloppy", "strict"])
         .multiple(true)
         .required(true)
 ))]
@@ -489,16 +506,21 @@ pub(crate) struct UpdateArgs {
     /// The largest value: bytes, or 64KiB, 1MiB. Larger ones that are there already stay
     #[arg(long, value_name = "SIZE", value_parser = parse::bytes(1..=u32::MAX))]
     pub(crate) value_max_bytes: Option<u32>,
+    /// How long values live whose writes do not say, from now on: 10s, 5m, 12h, 30d; or never
+    #[arg(long, value_name = "TTL", value_parser = parse::ttl, allow_hyphen_values = true)]
+    pub(crate) default_ttl: Option<Ttl>,
     #[command(flatten)]
     pub(crate) quorum: QuorumArgs,
 }
 
 const UPDATE_HELP: &str = "LEVEL is one, quorum, all, or a number of replicas from 1 to the \
 namespace's n.
-json: namespace{name, id, n, r, w, quorum, conflict, durability, value_max_bytes}, unreachable[]
+json: namespace{name, id, n, r, w, quorum, conflict, durability, value_max_bytes, default_ttl_ms}, \
+unreachable[]
 
 Examples:
   kv-cli namespace update users --strict
+  kv-cli namespace update sessions --default-ttl 30m
   kv-cli namespace update users --sloppy -w all --durability synced";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -560,7 +582,7 @@ are no rows. csv fields may be quoted as in RFC 4180, and quoted fields may hold
 is no header line; rows must be UTF-8 and have as many fields as the first. A \
 byte order mark before the first row is passed over, but in lines it is part of the key, and told. Duplicate keys are \
 reported by line, among the first 14 million distinct keys; the last row of a key wins, also of \
-the siblings that export --siblings all wrote. At most 100 lines of each kind are listed. Writes are retried elsewhere under the same operation id (at \
+the siblings that export --siblings all wrote. Values live as long as the namespace has it: an export holds no ends. At most 100 lines of each kind are listed. Writes are retried elsewhere under the same operation id (at \
 least once; copies show as one); in an lww namespace at their coordinator alone (once).
 
 With --state the same import may be interrupted at any moment and run again, with the same state: it \
@@ -616,7 +638,8 @@ pub(crate) struct ExportArgs {
 }
 
 const EXPORT_HELP: &str =
-    "Rows come partition by partition; sort them to compare two exports. What \
+    "Rows come partition by partition; what has expired is left out, and when a value will is not \
+written; sort them to compare two exports. What \
 import could not read back as it is, such as a value with a line end as lines, is an error: jsonl \
 holds everything. csv holds values alone, so one field of each must be its key, in the same place and \
 of as many fields in all of them; if that takes a --delimiter or --key-column at the import, a note \

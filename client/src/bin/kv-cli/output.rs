@@ -138,6 +138,8 @@ pub(crate) fn printable(bytes: &[u8]) -> String {
 pub(crate) struct SiblingJson<'a> {
     value: Cow<'a, str>,
     value_base64: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_ms: Option<u64>,
 }
 
 impl<'a> SiblingJson<'a> {
@@ -145,6 +147,7 @@ impl<'a> SiblingJson<'a> {
         let json = |s: &'a Sibling| Self {
             value: String::from_utf8_lossy(&s.value),
             value_base64: base64(&s.value),
+            expires_ms: s.expires_ms,
         };
         siblings.iter().map(json).collect()
     }
@@ -217,7 +220,7 @@ mod tests {
 
     #[test]
     fn siblings_are_readable_and_exact() {
-        let siblings = [Sibling { value: b"\xffa".as_slice().into(), written_ms: 0 }];
+        let siblings = [Sibling { value: b"\xffa".as_slice().into(), ..Sibling::default() }];
         let json = serde_json::to_string(&SiblingJson::all(&siblings)).unwrap();
         assert_eq!(json, "[{\"value\":\"\u{fffd}a\",\"value_base64\":\"/2E=\"}]");
     }

@@ -29,7 +29,7 @@ use super::elsewhere::{is_not_known_here, is_unheard};
 use super::{PutEntry, PutRules, conclude, forward_failed};
 use crate::coordinator::{Coordinator, Target, remaining, resolve};
 use crate::dynamo::key::NodeId;
-use crate::dynamo::operation::OperationId;
+use crate::dynamo::operation::{Change, OperationId};
 use crate::dynamo::quorum::Failure;
 use crate::dynamo::write::WriteOp;
 use crate::error::{RequestError, WriteError};
@@ -194,10 +194,12 @@ impl Coordinator {
 
     /// Gives each write its dot here, then sends the objects to their other owners. Keys that others
     /// own are written one by one: a node stands in for all of their owners at once only if none of
-    /// these can be reached.
+    /// these can be reached. So are values that are to be looked for first.
     async fn run_batch(&self, group: Vec<Placed>, deadline: Instant) -> Vec<Outcome> {
-        let owned =
-            |placed: &Placed| placed.target.preference().is_ok_and(|list| list.is_owner(self.node));
+        let owned = |placed: &Placed| {
+            let looks = matches!(placed.forward.change, Change::Expire(_));
+            !looks && placed.target.preference().is_ok_and(|list| list.is_owner(self.node))
+        };
         let (own, others): (Vec<_>, Vec<_>) = group.into_iter().partition(owned);
         let alone = others.into_iter().map(|Placed { place, target, forward }| async move {
             (place, self.run_or_finish(&target, forward, deadline).await)
@@ -241,8 +243,8 @@ impl Coordinator {
     fn prepare_placed(&self, placed: Placed) -> Result<Prepared, RequestError> {
         let Placed { place, target, forward } = placed;
         let (id, reach) = (forward.operation, self.reach(&target, &forward)?);
-        let refusal = self.refused(&target, &reach);
-        let write = Write { refusal, ..self.prepare(&target, forward)? };
+        let mut write = self.prepare(&target, forward)?;
+        write.refusal = self.refused(&target, &write, &reach);
         let (op, away) = (WriteOp::new(reach.plan), reach.away);
         Ok(Prepared { running: Running { place, target, id, op, away }, write })
     }

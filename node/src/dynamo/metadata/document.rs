@@ -27,6 +27,7 @@ pub use self::change::{FirstDocument, NamespaceUpdate, NewNamespace};
 use crate::dynamo::encoding::DecodeError;
 use crate::dynamo::key::{NamespaceId, NodeId, PartitionCount};
 use crate::dynamo::quorum::{Level, LevelError};
+use crate::dynamo::ttl::TtlMs;
 
 /// The most voters: seven survive the loss of three, and more would only vote more slowly.
 pub const VOTERS_MAX: usize = 7;
@@ -159,6 +160,8 @@ pub struct Namespace {
     pub value_max_bytes: u32,
     /// Whether what fallbacks do counts, unless the request says otherwise.
     pub sloppy: bool,
+    /// How long values live, unless the request says otherwise; none: until they are replaced.
+    pub default_ttl: Option<TtlMs>,
 }
 
 /// Who owns which partition, per placement group.

@@ -16,6 +16,9 @@
 //! whatever their clocks say; after a restart too, since the stamp is kept with the object. Of
 //! writes that knew nothing of each other the clocks decide.
 //!
+//! A value that expired is *purged*: the object is then as if its write had deleted, under the same
+//! stamp. So of equal stamps the one without a value wins.
+//!
 //! Invariants: V covers the stamp's dot; where V covers the dot of a write, the stamp is not below
 //! that write's (so a write also joins what its token covers). Merge is commutative, associative
 //! and idempotent, and never refuses. Left out: "merge siblings, then pick the newest", which is
@@ -72,7 +75,9 @@ impl Object {
     pub(super) fn merge_last(&mut self, other: &Self) -> bool {
         let mut changed = !self.version.includes(&other.version);
         let removed = self.last.is_some_and(|last| other.version.covers(last.dot));
-        let picked = other.last > self.last;
+        // Of two with one stamp a value was purged from the empty one.
+        let purged = other.last == self.last && other.is_empty() && !self.is_empty();
+        let picked = other.last > self.last || purged;
         // What a later delete did not know of would stay, since a delete is no value to pick.
         let kept = other.is_empty() && !removed && planted!("lww_picked_after_context_removal");
         if picked && !kept {

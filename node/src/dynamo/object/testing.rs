@@ -21,6 +21,13 @@ pub(crate) enum Step {
     Read { at: usize },
     /// One replica sends its object to another.
     Send { from: usize, to: usize },
+    /// A replica purges what expired by then.
+    Purge { at: usize, until_ms: u64 },
+}
+
+/// When a value of a history expires: every other one does, in the order of their numbers.
+fn deadline_ms(dot: Dot) -> Option<u64> {
+    dot.n.is_multiple_of(2).then_some(dot.n)
 }
 
 /// An object as plain sets: every dot it reflects, and those that are live.
@@ -38,6 +45,12 @@ impl Twin {
         if live {
             self.live.insert(dot);
         }
+    }
+
+    fn purge(&mut self, until_ms: u64) {
+        let expired =
+            |dot: &Dot| deadline_ms(*dot).is_some_and(|deadline_ms| deadline_ms <= until_ms);
+        self.live.retain(|dot| !expired(dot));
     }
 
     fn merge(&mut self, other: &Self) {
@@ -107,6 +120,12 @@ impl History {
                 self.replicas[to].merge(&object);
                 self.twins[to].merge(&twin);
             }
+            Step::Purge { at, until_ms } => {
+                let (object, twin) = (&mut self.replicas[at], &mut self.twins[at]);
+                let before = twin.live.len();
+                twin.purge(until_ms);
+                assert_eq!(object.purge(until_ms), before - twin.live.len());
+            }
         }
     }
 
@@ -118,7 +137,8 @@ impl History {
             (self.reads[at].0.clone(), self.reads[at].1.seen.clone())
         });
         if put {
-            self.replicas[at].write(dot, &version, entry(dot));
+            let entry = Entry { deadline_ms: deadline_ms(dot), ..entry(dot) };
+            self.replicas[at].write(dot, &version, entry);
         } else {
             self.replicas[at].delete(dot, &version);
         }
@@ -134,6 +154,7 @@ pub(crate) fn histories() -> impl Strategy<Value = History> {
         1 => (0..3usize, context(), 0..3u64).prop_map(|(at, context, skip)| Step::Delete { at, context, skip }),
         3 => (0..3usize).prop_map(|at| Step::Read { at }),
         4 => (0..3usize, 0..3usize).prop_map(|(from, to)| Step::Send { from, to }),
+        1 => (0..3usize, 0..12u64).prop_map(|(at, until_ms)| Step::Purge { at, until_ms }),
     ];
     prop::collection::vec(step, 0..30).prop_map(History::run)
 }

@@ -129,13 +129,17 @@ fn dots_have_gaps_and_deleted_values_stay_deleted() {
 fn a_write_beside_siblings_answers_no_token() {
     let both = object(&[dot(1, 1), dot(2, 1)]);
     let operation = entry(dot(2, 1)).operation;
-    assert_eq!(Context::of_write(&both, &operation), None);
+    assert_eq!(Context::of_write(&both, &operation, 0), None);
     assert_eq!(Context::of_read(&both).version, vector(&[dot(1, 1), dot(2, 1)]));
 
     let own = object(&[dot(2, 1)]);
-    assert!(Context::of_write(&own, &operation).is_some());
+    assert!(Context::of_write(&own, &operation, 0).is_some());
     let others = entry(dot(1, 1)).operation;
-    assert_eq!(Context::of_write(&own, &others), None, "a late answer may not cover a successor");
+    assert_eq!(
+        Context::of_write(&own, &others, 0),
+        None,
+        "a late answer may not cover a successor"
+    );
 }
 
 /// A delete that covers one of two siblings leaves the other, also after merging with a replica
@@ -173,8 +177,73 @@ fn copies_of_one_operation_are_shown_as_one() {
     assert_eq!((object.entries().len(), object.siblings().len()), (2, 1));
 
     let payload = Bytes::from_static(b"different");
-    object.write(dot(3, 1), &VersionVector::new(), Entry { payload, ..entry(x) });
+    object.write(
+        dot(3, 1),
+        &VersionVector::new(),
+        Entry { payload, origin: dot(3, 1), ..entry(x) },
+    );
     assert_eq!(object.siblings().len(), 2, "an id used for two values hides neither");
+}
+
+/// The value of a dot, until then, as it was first written under `origin`.
+fn until(dot: Dot, origin: Dot, deadline_ms: Option<u64>) -> Entry {
+    let payload = entry(origin).payload;
+    Entry { payload, deadline_ms, origin, ..entry(dot) }
+}
+
+/// What was purged has left no value, and is all the same not absent.
+#[test]
+fn a_purged_value_comes_back_from_nobody() {
+    let (x, y) = (dot(1, 1), dot(2, 1));
+    let mut live = Object::default();
+    live.write(x, &VersionVector::new(), until(x, x, Some(5)));
+    let mut purged = live.clone();
+    assert_eq!(purged.purge(4), 0);
+    assert_eq!(purged.purge(5), 1);
+    assert_eq!(purged.version(), live.version(), "it still reflects the write");
+    assert_eq!((merged(&live, &purged), merged(&purged, &live)), (purged.clone(), purged.clone()));
+
+    let mut ahead = live;
+    ahead.write(y, &VersionVector::new(), entry(y));
+    assert!(merged(&purged, &ahead).holds(y));
+    assert!(!merged(&purged, &ahead).holds(x), "from one that has seen more, neither");
+}
+
+#[test]
+fn what_has_expired_is_hidden_and_held() {
+    let (x, y) = (dot(1, 1), dot(2, 1));
+    let mut object = object(&[y]);
+    object.write(x, &VersionVector::new(), until(x, x, Some(5)));
+    let shown = |now_ms| object.siblings_at(now_ms).len();
+    assert_eq!((shown(4), shown(5), object.siblings().len()), (2, 1, 2));
+    assert_eq!(object.one_value(4), OneValue::Several(2));
+    assert_eq!(object.one_value(5), OneValue::One(entry(y)));
+    assert_eq!(object.deadlines_ms(), [5]);
+    let operation = entry(y).operation;
+    assert!(Context::of_write(&object, &operation, 4).is_none());
+    assert!(Context::of_write(&object, &operation, 5).is_some(), "nothing is left beside it");
+}
+
+/// Two nodes let one value expire, or persist, without having heard of each other.
+#[test]
+fn of_one_value_that_expires_twice_the_later_end_is_shown() {
+    let (x, y, z) = (dot(1, 1), dot(2, 1), dot(3, 1));
+    let seen = object(&[x]);
+    let rewritten = |dot, deadline_ms| {
+        let mut object = seen.clone();
+        object.write(dot, seen.version(), until(dot, x, deadline_ms));
+        object
+    };
+    for (other, later) in [(Some(7), Some(7)), (None, None), (Some(3), Some(5))] {
+        let both = merged(&rewritten(y, Some(5)), &rewritten(z, other));
+        assert_eq!(both, merged(&rewritten(z, other), &rewritten(y, Some(5))));
+        assert_eq!(both.entries().len(), 2, "what is stored is untouched");
+        let OneValue::One(shown) = both.one_value(2) else { panic!("{both:?}") };
+        assert_eq!((shown.deadline_ms, shown.payload), (later, entry(x).payload));
+        let mut purged = both;
+        purged.purge(5);
+        assert_eq!(purged.is_empty(), later == Some(5), "the later end decides");
+    }
 }
 
 #[test]

@@ -60,6 +60,11 @@ fn encode_error(error: RequestError) -> proto::Failure {
             let number = count.into();
             proto::Failure { number, ..with(Code::TooManySiblings, String::new()) }
         }
+        RequestError::SeveralSiblings { count } => {
+            let number = count.into();
+            proto::Failure { number, ..with(Code::SeveralSiblings, String::new()) }
+        }
+        RequestError::KeyNotFound => with(Code::KeyNotFound, String::new()),
         RequestError::ClockSkew { what, ahead_ms, max_ms } => {
             let number = ahead_ms.cast_unsigned();
             proto::Failure { number, limit: max_ms, ..with(Code::ClockSkew, what) }
@@ -112,12 +117,9 @@ fn decode_error(m: proto::Failure) -> Result<RequestError, WireError> {
         Ok(Code::UnknownNamespace) => RequestError::UnknownNamespace { name: text },
         Ok(Code::ContextMalformed) => RequestError::Context(ContextError::Malformed),
         Ok(Code::ContextForeign) => RequestError::Context(ContextError::Foreign),
-        Ok(Code::TooManySiblings) => {
-            let value = m.number;
-            let count = u32::try_from(value);
-            let count = count.map_err(|_| WireError::Value { field: "siblings", value })?;
-            RequestError::TooManySiblings { count }
-        }
+        Ok(Code::TooManySiblings) => RequestError::TooManySiblings { count: count(m.number)? },
+        Ok(Code::SeveralSiblings) => RequestError::SeveralSiblings { count: count(m.number)? },
+        Ok(Code::KeyNotFound) => RequestError::KeyNotFound,
         Ok(Code::ClockSkew) => {
             let ahead_ms = m.number.cast_signed();
             RequestError::ClockSkew { what: text, ahead_ms, max_ms: m.limit }
@@ -151,6 +153,10 @@ fn decode_error(m: proto::Failure) -> Result<RequestError, WireError> {
         Ok(Code::Internal) => RequestError::Internal { reason: text },
         Ok(Code::Unspecified) | Err(_) => return Err(unknown("error code", m.code)),
     })
+}
+
+fn count(value: u64) -> Result<u32, WireError> {
+    u32::try_from(value).map_err(|_| WireError::Value { field: "siblings", value })
 }
 
 fn unknown(field: &'static str, value: i32) -> WireError {

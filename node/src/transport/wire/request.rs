@@ -8,7 +8,8 @@ use crate::dynamo::clock::Dot;
 use crate::dynamo::encoding::{Reader, Writer};
 use crate::dynamo::format::{EncodedObject, read_dot, read_operation, write_dot, write_operation};
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId};
-use crate::dynamo::operation::{OperationId, PayloadHash};
+use crate::dynamo::operation::{Change, OperationId, PayloadHash};
+use crate::dynamo::ttl::{Ttl, TtlError, TtlMs};
 use crate::transport::{ForwardGet, ForwardWrite, LookUp, Read, Replicate, ScanPage};
 
 pub(super) fn encode_replicate(m: Replicate) -> proto::Replicate {
@@ -76,7 +77,13 @@ pub(super) fn encode_forward_write(m: ForwardWrite) -> proto::ForwardWrite {
     proto::ForwardWrite {
         namespace: m.namespace.0,
         key: m.key.to_bytes(),
-        value: m.value,
+        ttl_ms: match m.change.ttl() {
+            Ttl::Default => None,
+            Ttl::Never => Some(0),
+            Ttl::After(ttl) => Some(ttl.get()),
+        },
+        expire: matches!(m.change, Change::Expire(_)),
+        value: m.change.value().cloned(),
         context: m.context,
         w: m.w.into(),
         synced: m.synced,
@@ -91,7 +98,7 @@ pub(super) fn decode_forward_write(m: proto::ForwardWrite) -> Result<ForwardWrit
     Ok(ForwardWrite {
         namespace: NamespaceId(m.namespace),
         key: Key::new(m.key)?,
-        value: m.value,
+        change: decode_change(m.value, m.ttl_ms, m.expire)?,
         context: m.context,
         w: level("w", m.w)?,
         synced: m.synced,
@@ -100,6 +107,25 @@ pub(super) fn decode_forward_write(m: proto::ForwardWrite) -> Result<ForwardWrit
         fresh: m.fresh,
         sloppy: m.sloppy,
     })
+}
+
+fn decode_change(
+    value: Option<Bytes>,
+    ttl_ms: Option<u64>,
+    expire: bool,
+) -> Result<Change, WireError> {
+    let too_long = |TtlError(value)| WireError::Value { field: "ttl_ms", value };
+    let ttl = match ttl_ms {
+        None => Ttl::Default,
+        Some(0) => Ttl::Never,
+        Some(ms) => Ttl::After(TtlMs::new(ms).map_err(too_long)?),
+    };
+    match (value, expire) {
+        (Some(value), false) => Ok(Change::Put { value, ttl }),
+        (None, true) => Ok(Change::Expire(ttl)),
+        (None, false) if ttl == Ttl::Default => Ok(Change::Delete),
+        (None, false) | (Some(_), true) => Err(WireError::Missing { field: "value" }),
+    }
 }
 
 pub(super) fn encode_scan_page(m: ScanPage) -> proto::ScanPage {

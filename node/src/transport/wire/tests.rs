@@ -9,8 +9,9 @@ use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{Key, KeyHash, NamespaceId, NodeId, PartitionId, VnodeId};
 use crate::dynamo::merkle::{Leaf, Node, Place, Sum, Summary};
 use crate::dynamo::object::Digest;
-use crate::dynamo::operation::{Done, Opening, PayloadHash};
+use crate::dynamo::operation::{Change, Done, Opening, PayloadHash};
 use crate::dynamo::standing::Standing;
+use crate::dynamo::ttl::{TTL_MAX_MS, Ttl, TtlMs};
 use crate::error::{Outcome, RequestError, WriteError};
 use crate::transport::{
     Answer, Compared, Credit, ForwardGet, ForwardWrite, GetResult, Held, HintQueue, Hints, KeyDots,
@@ -83,11 +84,23 @@ fn forward_get() -> impl Strategy<Value = ForwardGet> {
     (place(), 1..=u8::MAX, any::<[bool; 2]>()).prop_map(get)
 }
 
+fn change() -> impl Strategy<Value = Change> {
+    let ttl = || {
+        let after = (1..=TTL_MAX_MS).prop_map(|ms| Ttl::After(TtlMs::new(ms).unwrap()));
+        prop_oneof![Just(Ttl::Default), Just(Ttl::Never), after]
+    };
+    prop_oneof![
+        (bytes(), ttl()).prop_map(|(value, ttl)| Change::Put { value, ttl }),
+        ttl().prop_map(Change::Expire),
+        Just(Change::Delete),
+    ]
+}
+
 fn forward_write() -> impl Strategy<Value = ForwardWrite> {
-    (place(), option::of(bytes()), bytes(), 1..=u8::MAX, any::<[bool; 4]>(), operation()).prop_map(
+    (place(), change(), bytes(), 1..=u8::MAX, any::<[bool; 4]>(), operation()).prop_map(
         |(
             (namespace, key),
-            value,
+            change,
             context,
             w,
             [synced, at_least_once, fresh, sloppy],
@@ -96,7 +109,7 @@ fn forward_write() -> impl Strategy<Value = ForwardWrite> {
             ForwardWrite {
                 namespace,
                 key,
-                value,
+                change,
                 context,
                 w,
                 synced,

@@ -13,7 +13,7 @@ use crate::dynamo::clock::{Actor, Dot, Hlc};
 use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NamespaceId, PartitionId};
 use crate::dynamo::metadata::document::Conflict;
-use crate::dynamo::operation::{Admitting, Opening, OperationId};
+use crate::dynamo::operation::{Admitting, Change, Opening, OperationId};
 use crate::storage::memory::MemoryEngine;
 use crate::storage::{Batch, Engine, KeyRange, record};
 use crate::vnode::HashKey;
@@ -51,7 +51,9 @@ fn operation(sequence: u64) -> OperationId {
 fn put(key: u8, sequence: u64, context: Context) -> Write {
     Write {
         address: address(key),
-        value: Some(Bytes::from(format!("value {sequence}"))),
+        change: Change::put(format!("value {sequence}")),
+        ttl: None,
+        seen: None,
         context,
         operation: operation(sequence),
         at_least_once: false,
@@ -251,7 +253,7 @@ fn numbers_rise_over_openings_and_sums_come_back() {
 fn at_the_bound_hints_are_refused_and_none_is_dropped() {
     let mut store = Store::new(1);
     let large = |key, sequence| Write {
-        value: Some(Bytes::from(vec![7; MAX_BYTES as usize / 2 - 1000])),
+        change: Change::put(vec![7; MAX_BYTES as usize / 2 - 1000]),
         ..put(key, sequence, Context::default())
     };
     let first = store.write(large(1, 1), &[B]).unwrap();

@@ -80,8 +80,8 @@ fn an_id_names_one_write_whatever_it_writes_instead() {
     assert_eq!(store.write(first.clone()).unwrap().dot, written.dot);
     let context = written.context.clone().unwrap();
     let others = [
-        Write { value: Some(Bytes::from("another")), ..first.clone() },
-        Write { value: None, ..first.clone() },
+        Write { change: Change::put("another"), ..first.clone() },
+        Write { change: Change::Delete, ..first.clone() },
         Write { context, ..first },
     ];
     for other in others {
@@ -106,7 +106,7 @@ fn what_an_id_wrote_is_known_where_it_was_merged() {
         mend: false,
     };
     home.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
-    let other = Write { value: None, ..put(1, 1, Context::default()) };
+    let other = Write { change: Change::Delete, ..put(1, 1, Context::default()) };
     assert_eq!(home.write(other).unwrap_err().outcome, Outcome::NotApplied);
     assert_eq!(home.write(put(1, 1, Context::default())).unwrap().dot, written.dot);
 }

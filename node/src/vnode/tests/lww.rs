@@ -52,7 +52,7 @@ fn a_delete_leaves_a_stamp_that_older_values_do_not_pass() {
     home.write(last(1, 2, Context::default())).unwrap();
     home.now_ms += 10;
     let context = Context::of_read(&home.read_at(&lww(1)).unwrap());
-    let delete = Write { value: None, ..last(1, 3, context) };
+    let delete = Write { change: Change::Delete, ..last(1, 3, context) };
     let deleted = home.write(delete).unwrap();
     assert_eq!((deleted.siblings, deleted.context.is_some()), (0, true));
     home.turn(|vnode, turn| vnode.merge(turn, replicated(1, &old))).unwrap();
@@ -281,7 +281,7 @@ fn a_retry_is_answered_with_its_dot_and_without_a_token_once_it_was_replaced() {
     merge(&first).unwrap_err();
     merge(&again).unwrap();
     assert_eq!(values(&store.read_at(&lww(1)).unwrap()), ["value 2"]);
-    store.write(Write { value: None, ..last(1, 3, Context::default()) }).unwrap();
+    store.write(Write { change: Change::Delete, ..last(1, 3, Context::default()) }).unwrap();
     let again = store.write(last(1, 1, Context::default())).unwrap();
     assert_eq!((again.siblings, again.context.is_some()), (0, true), "nothing is to be shown");
 }

@@ -1,7 +1,8 @@
 //! The tree that grows with the objects against one that is made anew from them.
 
 use super::*;
-use crate::dynamo::merkle::{Change, DEPTH, LEAVES};
+use crate::dynamo::merkle::{self, DEPTH, LEAVES};
+use crate::dynamo::operation::Change;
 
 /// What the records come to.
 fn naive(store: &Store) -> BTreeMap<Leaf, Vec<(Place, u128)>> {
@@ -34,7 +35,7 @@ fn sum_of(listing: &[(Place, u128)]) -> Sum {
 
 impl Store {
     /// One step towards a tree that is ready; whether it is.
-    fn ready_tree(&mut self) -> bool {
+    pub(super) fn ready_tree(&mut self) -> bool {
         if self.vnode.root().is_none() {
             let mut batch = self.vnode.ready_tree(&self.engine).unwrap();
             self.stage_beside(&mut batch);
@@ -52,7 +53,7 @@ impl Store {
     }
 
     /// Every node is what the records come to; leaves are listed where all records can be read.
-    fn tree_is_what_the_records_come_to(&mut self) {
+    pub(super) fn tree_is_what_the_records_come_to(&mut self) {
         while !self.ready_tree() {}
         let leaves = naive(self);
         let below = |node: Node| {
@@ -150,7 +151,9 @@ impl Owners {
                 let Ok(before) = store.read_at(&address(key)) else { return };
                 let context = if blind { Context::default() } else { Context::of_read(&before) };
                 let mut write = put(key, *sequence, context);
-                write.value = write.value.filter(|_| !delete);
+                if delete {
+                    write.change = Change::Delete;
+                }
                 // It may have a hundred siblings, say.
                 let _ = store.write(write);
             }
@@ -292,7 +295,7 @@ fn a_damaged_record_is_told_and_its_leaf_is_not() {
         store.vnode.root(),
         root.map(|sum| {
             let hash = sum.0;
-            sum.with(Change { before: hash, after: 0 })
+            sum.with(merkle::Change { before: hash, after: 0 })
         })
     );
     store.tree_is_what_the_records_come_to();
@@ -365,7 +368,7 @@ fn what_is_read_for_a_leaf_is_told_tombstones_included() {
     let mut store = Store::new(1);
     let first = store.write(put(1, 1, Context::default())).unwrap();
     let mut delete = put(1, 2, first.context.unwrap());
-    delete.value = None;
+    delete.change = Change::Delete;
     store.write(delete).unwrap();
     while !store.ready_tree() {}
     let listed = store.list(Place::of(NAMESPACE, &address(1).key).leaf());

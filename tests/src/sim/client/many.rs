@@ -84,6 +84,7 @@ impl Client<'_> {
             context: request.context.clone(),
             operation_id: request.operation_id,
             fresh: request.fresh,
+            ttl: request.ttl,
         };
         let request = v1::BatchPutRequest {
             namespace: NAMESPACE.to_owned(),

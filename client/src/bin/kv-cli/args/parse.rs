@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use quorate_client::Ttl;
 use quorate_proto::size;
 
 /// `500ms`, `5s`, `1.5s`, `2m`, `1h`; more than nothing and at most a day.
@@ -24,6 +25,37 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         return Err(format!("'{text}' is out of range; take 1ms to 24h"));
     }
     Ok(duration)
+}
+
+/// `500ms`, `10s`, `5m`, `12h`, `30d`, or `never`: how long a value is to live.
+pub(crate) fn ttl(text: &str) -> Result<Ttl, String> {
+    if text == "never" {
+        return Ok(Ttl::Never);
+    }
+    let wrong = || {
+        format!("'{text}' is no time to live; write for example 500ms, 10s, 5m, 12h, 30d, or never")
+    };
+    let (sign, digits) = text.strip_prefix('-').map_or(("", text), |rest| ("-", rest));
+    let unit_at = digits.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = digits.split_at(unit_at);
+    let unit_ms: u64 = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    if number.is_empty() {
+        return Err(wrong());
+    }
+    // Only so many digits that they are no number are too many.
+    let ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms));
+    let ttl = ms.filter(|_| sign.is_empty()).map(Duration::from_millis);
+    let ttl = ttl.filter(|ttl| (Ttl::MIN..=Ttl::MAX).contains(ttl));
+    ttl.map(Ttl::After).ok_or_else(|| {
+        format!("'{text}' is out of range; a value lives 1ms to 3650d (ten years), or never")
+    })
 }
 
 /// `1024`, `64KiB`, `1MiB` and so on, within `range`.

@@ -93,7 +93,8 @@ fn values_may_begin_with_a_hyphen_and_so_may_keys_that_are_said_to_be_none_of_th
     let args = parse("kv-cli put ns -w 2 -- -k -1").unwrap();
     let TopCommand::One(Command::Put(put)) = args.command else { panic!("{args:?}") };
     assert_eq!((put.key.to_str(), put.value.to_str()), (Some("-k"), Some("-1")));
-    for line in ["put ns --ttl 5", "get ns --force", "delete ns --force", "cluster ring --force"] {
+    for line in ["put ns --force 5", "get ns --force", "delete ns --force", "cluster ring --force"]
+    {
         assert!(refusal(&format!("kv-cli {line}")).contains("unexpected argument"), "{line}");
     }
 }
@@ -110,6 +111,35 @@ fn wrong_values_are_named() {
     assert!(refusal("kv-cli get ns k -r all --replica node-1").contains("--replica"));
     assert!(refusal("kv-cli put ns k v --context !!").contains("--context"));
     refusal("kv-cli frobnicate");
+}
+
+#[test]
+fn a_time_to_live_has_a_unit_and_bounds() {
+    let ttl = |text: &str| match parse(&format!("kv-cli put ns k v --ttl {text}"))?.command {
+        TopCommand::One(Command::Put(put)) => Ok(put.ttl.unwrap()),
+        other => panic!("{other:?}"),
+    };
+    let after = |ms| Ttl::After(Duration::from_millis(ms));
+    let day_ms = 86_400_000;
+    for (text, expected) in [
+        ("1ms", after(1)),
+        ("500ms", after(500)),
+        ("10s", after(10_000)),
+        ("5m", after(300_000)),
+        ("12h", after(day_ms / 2)),
+        ("1d", after(day_ms)),
+        ("3650d", after(3650 * day_ms)),
+        ("never", Ttl::Never),
+    ] {
+        assert_eq!(ttl(text).unwrap(), expected, "{text}");
+    }
+    let wrong = |text: &str| ttl(text).map_err(|error: clap::Error| error.to_string()).unwrap_err();
+    for text in ["0s", "-1s", "3651d", "99999999999999999999999s"] {
+        assert!(wrong(text).contains("out of range"), "{text}");
+    }
+    for text in ["5", "s", "-", "1.5h", "5y", "soon"] {
+        assert!(wrong(text).contains("no time to live"), "{text}");
+    }
 }
 
 #[test]

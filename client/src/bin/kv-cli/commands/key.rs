@@ -18,9 +18,9 @@ use crate::failure::Exit;
 use crate::output::{Output, ReceiptJson, SiblingJson, printable};
 use crate::stderr::{Notice, say};
 
-/// What `put` and `delete` answer in json.
+/// What `put`, `delete` and `expire` answer in json.
 #[derive(Serialize)]
-struct WrittenJson<'a> {
+pub(super) struct WrittenJson<'a> {
     context: Option<String>,
     siblings: u32,
     receipt: Option<ReceiptJson<'a>>,
@@ -33,6 +33,13 @@ impl<'a> From<&'a Written> for WrittenJson<'a> {
             siblings: written.siblings,
             receipt: Some(ReceiptJson::from(&written.receipt)),
         }
+    }
+}
+
+impl WrittenJson<'_> {
+    /// Of a key that there was nothing under.
+    pub(super) fn nothing() -> Self {
+        Self { context: None, siblings: 0, receipt: None }
     }
 }
 
@@ -55,6 +62,7 @@ pub(super) async fn put(session: &Session, args: PutArgs) -> Result<Exit> {
     let value = value(args.value).await?;
     let options = PutOptions {
         context: args.context,
+        ttl: args.ttl.unwrap_or_default(),
         w: args.w.unwrap_or_default(),
         quorum: args.quorum.quorum(),
         durability: args.durability.unwrap_or_default(),
@@ -82,7 +90,7 @@ async fn value(argument: OsString) -> Result<Bytes> {
     Ok(value.into())
 }
 
-fn receipt(receipt: &Receipt) -> String {
+pub(super) fn receipt(receipt: &Receipt) -> String {
     let synced = match receipt.synced {
         0 => String::new(),
         synced => format!(", {synced} synced"),
@@ -120,7 +128,7 @@ fn failed_at(key: &[u8], error: &quorate_client::Error) -> Notice {
     Notice::error(error.kind().as_str(), error.to_string()).at_key(&printable(key))
 }
 
-fn no_key(namespace: &str, key: &[u8]) -> Notice {
+pub(super) fn no_key(namespace: &str, key: &[u8]) -> Notice {
     let key = printable(key);
     Notice::not_found(format!("namespace {namespace} has no key '{key}'"))
 }
@@ -195,8 +203,7 @@ pub(super) async fn delete(session: &Session, args: DeleteArgs) -> Result<Exit> 
     let key = bytes(args.key);
     let Deleted::Done(written) = namespace.delete(key.clone(), options).await? else {
         if session.output.is_json() {
-            let nothing = WrittenJson { context: None, siblings: 0, receipt: None };
-            session.output.object(&nothing)?;
+            session.output.object(&WrittenJson::nothing())?;
         }
         say(&no_key(namespace.name(), &key));
         return Ok(Exit::NotFound);
@@ -222,7 +229,7 @@ mod tests {
     use super::*;
 
     fn sibling(value: &'static [u8]) -> Sibling {
-        Sibling { value: value.into(), written_ms: 0 }
+        Sibling { value: value.into(), ..Sibling::default() }
     }
 
     #[test]

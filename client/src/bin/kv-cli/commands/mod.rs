@@ -1,6 +1,7 @@
 //! The short commands, and the way to the long ones.
 
 mod cluster;
+mod expiry;
 mod hints;
 mod key;
 mod namespace;
@@ -67,6 +68,9 @@ impl Session {
             Command::Put(args) => key::put(self, args).await,
             Command::Get(args) => key::get(self, args).await,
             Command::Delete(args) => key::delete(self, args).await,
+            Command::Expire(args) => expiry::expire(self, args).await,
+            Command::Persist(args) => expiry::persist(self, args).await,
+            Command::Ttl(args) => expiry::ttl(self, args).await,
             Command::Resolve(args) => resolve::run(self, args).await,
             Command::Scan(args) => scan::scan(self, args).await,
             Command::Count(args) => scan::count(self, args).await,
@@ -217,6 +221,9 @@ mod tests {
             format!("get {NAMESPACE} k"),
             format!("get {NAMESPACE} k l"),
             format!("delete {NAMESPACE} k"),
+            format!("expire {NAMESPACE} k 5s"),
+            format!("persist {NAMESPACE} k"),
+            format!("ttl {NAMESPACE} k"),
             format!("import {NAMESPACE} {path} --format lines"),
             format!("{bench} --workload write --prepare"),
             format!("{bench} --workload read --batch 2"),

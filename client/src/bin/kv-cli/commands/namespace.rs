@@ -7,6 +7,7 @@ use quorate_client::{
 use serde::Serialize;
 
 use super::Session;
+use super::expiry::remaining;
 use super::near::with_near_names;
 use crate::args::{Conflict, CreateArgs, NamespaceCommand, UpdateArgs};
 use crate::failure::{self, Exit};
@@ -23,6 +24,8 @@ struct NamespaceJson<'a> {
     conflict: String,
     durability: String,
     value_max_bytes: u32,
+    /// Null: values live until they are replaced.
+    default_ttl_ms: Option<u64>,
 }
 
 impl<'a> From<&'a NamespaceDescription> for NamespaceJson<'a> {
@@ -37,6 +40,7 @@ impl<'a> From<&'a NamespaceDescription> for NamespaceJson<'a> {
             conflict: of.conflict.to_string(),
             durability: of.durability.to_string(),
             value_max_bytes: of.value_max_bytes,
+            default_ttl_ms: of.default_ttl.map(|ttl| ttl.as_millis() as u64),
         }
     }
 }
@@ -81,6 +85,7 @@ async fn create(session: &Session, args: CreateArgs) -> Result<Exit> {
         conflict,
         durability: args.durability,
         value_max_bytes: args.value_max_bytes,
+        default_ttl: args.default_ttl.unwrap_or_default(),
         ..NamespaceSpec::new(args.name)
     };
     let created = session.client.create_namespace(spec).await?;
@@ -98,6 +103,7 @@ async fn update(session: &Session, args: UpdateArgs) -> Result<Exit> {
         quorum: args.quorum.quorum(),
         durability: args.durability.unwrap_or_default(),
         value_max_bytes: args.value_max_bytes,
+        default_ttl: args.default_ttl.unwrap_or_default(),
         ..NamespaceUpdate::new(args.name.as_str())
     };
     let updated = match session.client.update_namespace(update).await {
@@ -114,7 +120,17 @@ async fn update(session: &Session, args: UpdateArgs) -> Result<Exit> {
 async fn list(session: &Session) -> Result<Exit> {
     let namespaces = session.client.list_namespaces().await?;
     let json = ListJson { namespaces: namespaces.iter().map(NamespaceJson::from).collect() };
-    let header = ["NAME", "N", "R", "W", "QUORUM", "CONFLICT", "DURABILITY", "VALUE_MAX_BYTES"];
+    let header = [
+        "NAME",
+        "N",
+        "R",
+        "W",
+        "QUORUM",
+        "CONFLICT",
+        "DURABILITY",
+        "VALUE_MAX_BYTES",
+        "DEFAULT_TTL",
+    ];
     let row = |of: &NamespaceDescription| {
         vec![
             of.name.clone(),
@@ -125,6 +141,7 @@ async fn list(session: &Session) -> Result<Exit> {
             of.conflict.to_string(),
             of.durability.to_string(),
             of.value_max_bytes.to_string(),
+            default_ttl(of),
         ]
     };
     session.output.result(&json, || session.output.table(&header, namespaces.iter().map(row)))?;
@@ -171,7 +188,19 @@ fn warn_unreachable(members: &[String]) {
 
 fn settings(of: &NamespaceDescription) -> String {
     format!(
-        "{}: n={} r={} w={} quorum={} conflict={} durability={} value_max_bytes={}",
-        of.name, of.n, of.r, of.w, of.quorum, of.conflict, of.durability, of.value_max_bytes
+        "{}: n={} r={} w={} quorum={} conflict={} durability={} value_max_bytes={} default_ttl={}",
+        of.name,
+        of.n,
+        of.r,
+        of.w,
+        of.quorum,
+        of.conflict,
+        of.durability,
+        of.value_max_bytes,
+        default_ttl(of)
     )
+}
+
+fn default_ttl(of: &NamespaceDescription) -> String {
+    of.default_ttl.map_or("never".to_owned(), remaining)
 }

@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_line_per_sibling() {
-        let sibling = |value: &'static [u8]| Sibling { value: value.into(), written_ms: 0 };
+        let sibling = |value: &'static [u8]| Sibling { value: value.into(), ..Sibling::default() };
         let mut item = ScanItem {
             key: "a\tb".into(),
             siblings: vec![sibling(b"one")],

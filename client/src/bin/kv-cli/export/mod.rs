@@ -209,7 +209,8 @@ mod tests {
     use crate::args::RowFormat;
 
     fn item(key: &'static str, values: &[&'static str]) -> ScanItem {
-        let sibling = |value: &&'static str| Sibling { value: (*value).into(), written_ms: 0 };
+        let sibling =
+            |value: &&'static str| Sibling { value: (*value).into(), ..Sibling::default() };
         let siblings = values.iter().map(sibling).collect();
         ScanItem { key: key.into(), siblings, context: None, cursor: None }
     }

@@ -9,6 +9,7 @@ use super::{
 use crate::dynamo::key::{NamespaceId, NodeId, PartitionCount};
 use crate::dynamo::object::siblings_max_bytes;
 use crate::dynamo::quorum::Level;
+use crate::dynamo::ttl::{Ttl, TtlMs};
 
 /// What a cluster is made of.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,6 +45,8 @@ pub struct NewNamespace {
     pub value_max_bytes: u32,
     /// Whether fallbacks count by default.
     pub sloppy: bool,
+    /// How long values live by default; none: until they are replaced.
+    pub default_ttl: Option<TtlMs>,
 }
 
 impl NewNamespace {
@@ -59,6 +62,7 @@ impl NewNamespace {
             durability: Durability::Buffered,
             value_max_bytes: 1 << 20,
             sloppy: true,
+            default_ttl: None,
         }
     }
 }
@@ -79,6 +83,9 @@ pub struct NamespaceUpdate {
     pub value_max_bytes: Option<u32>,
     /// Whether fallbacks count by default.
     pub sloppy: Option<bool>,
+    /// How long values live by default, those that are written from then on. That it is its default
+    /// says nothing.
+    pub default_ttl: Ttl,
 }
 
 impl NamespaceUpdate {
@@ -137,6 +144,7 @@ impl Document {
             durability: new.durability,
             value_max_bytes: new.value_max_bytes,
             sloppy: new.sloppy,
+            default_ttl: new.default_ttl,
         };
         namespace.validate()?;
         values_fit(&namespace)?;
@@ -165,6 +173,7 @@ impl Document {
             durability: update.durability.unwrap_or(present.durability),
             value_max_bytes: update.value_max_bytes.unwrap_or(present.value_max_bytes),
             sloppy: update.sloppy.unwrap_or(present.sloppy),
+            default_ttl: update.default_ttl.or(present.default_ttl),
             ..present.clone()
         };
         if updated == *present {

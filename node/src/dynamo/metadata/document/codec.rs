@@ -1,5 +1,6 @@
-//! The document's bytes, format 1. Stored and hashed, so never changed: a new layout of fields gets
-//! a new format byte beside this one.
+//! The document's bytes. Stored and hashed, so never changed: a new layout of fields gets a new format
+//! byte beside the others. One document has one encoding: it has format 2 if it says what format 1
+//! cannot, that a namespace has a default TTL.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +13,19 @@ use super::{
 use crate::dynamo::encoding::{DecodeError, Flaw, Reader, Writer};
 use crate::dynamo::key::{NamespaceId, NodeId, PartitionCount};
 use crate::dynamo::quorum::Level;
+use crate::dynamo::ttl::TtlMs;
 
 const FORMAT: u8 = 1;
+
+/// With the default TTL of each namespace.
+const FORMAT_TTL: u8 = 2;
 
 impl Document {
     /// The canonical encoding: equal documents, equal bytes.
     pub fn encode(&self) -> Bytes {
         let mut writer = Writer::with_capacity(1024);
-        writer.u8(FORMAT);
+        let ttl = self.has_ttl();
+        writer.u8(if ttl { FORMAT_TTL } else { FORMAT });
         writer.u64(self.version);
         writer.raw(&self.cluster.0);
         writer.raw(&self.predecessor.0);
@@ -28,13 +34,22 @@ impl Document {
         write_all(&mut writer, &self.voters, write_voter);
         write_all(&mut writer, &self.members, write_member);
         writer.u64(self.next_namespace);
-        write_all(&mut writer, &self.namespaces, write_namespace);
+        write_all(&mut writer, &self.namespaces, |writer, namespace| {
+            write_namespace(writer, namespace);
+            if ttl {
+                writer.u64(namespace.default_ttl.map_or(0, TtlMs::get));
+            }
+        });
         write_all(&mut writer, &self.layouts, write_layout);
         writer.u8(self.plan.is_some().into());
         if let Some(plan) = self.plan {
             writer.u64(plan);
         }
         writer.finish()
+    }
+
+    fn has_ttl(&self) -> bool {
+        self.namespaces.iter().any(|namespace| namespace.default_ttl.is_some())
     }
 
     /// The blake3 hash of the encoding.
@@ -45,7 +60,13 @@ impl Document {
     /// Decodes and validates what [`Document::encode`] gave.
     pub fn decode(input: impl Into<Bytes>) -> Result<Self, DocumentError> {
         let mut reader = Reader::new(input);
-        reader.format(FORMAT, "document format")?;
+        let format = reader.u8("document format")?;
+        let of_format =
+            DecodeError { what: "document format", at: 0, flaw: Flaw::Value(format.into()) };
+        if ![FORMAT, FORMAT_TTL].contains(&format) {
+            return Err(of_format.into());
+        }
+        let ttl = format == FORMAT_TTL;
         let document = Self {
             version: reader.u64("document version")?,
             cluster: ClusterId(reader.array("cluster id")?),
@@ -55,11 +76,18 @@ impl Document {
             voters: read_all(&mut reader, 16, "voters", read_voter)?,
             members: read_all(&mut reader, 16, "members", read_member)?,
             next_namespace: reader.u64("next namespace id")?,
-            namespaces: read_all(&mut reader, 20, "namespaces", read_namespace)?,
+            namespaces: read_all(&mut reader, 20, "namespaces", |reader| {
+                let namespace = read_namespace(reader)?;
+                let default_ttl = if ttl { read_ttl(reader)? } else { None };
+                Ok(Namespace { default_ttl, ..namespace })
+            })?,
             layouts: read_all(&mut reader, 9, "layouts", read_layout)?,
             plan: read_plan(&mut reader)?,
         };
         reader.finish("document")?;
+        if ttl != document.has_ttl() {
+            return Err(of_format.into());
+        }
         document.validate()?;
         Ok(document)
     }
@@ -168,7 +196,19 @@ fn read_namespace(reader: &mut Reader) -> Result<Namespace, DecodeError> {
         )?,
         value_max_bytes: reader.u32("namespace value_max_bytes")?,
         sloppy: choice(reader, "namespace sloppy", &[false, true])?,
+        default_ttl: None,
     })
+}
+
+/// 0 is none.
+fn read_ttl(reader: &mut Reader) -> Result<Option<TtlMs>, DecodeError> {
+    let (at, what) = (reader.at(), "namespace default TTL");
+    let ms = reader.u64(what)?;
+    let flaw = Flaw::Value(ms);
+    match ms {
+        0 => Ok(None),
+        _ => TtlMs::new(ms).map(Some).map_err(|_| DecodeError { what, at, flaw }),
+    }
 }
 
 fn write_level(writer: &mut Writer, level: Level) {

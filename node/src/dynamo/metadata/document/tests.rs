@@ -3,6 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::dynamo::object::siblings_max_bytes;
+use crate::dynamo::ttl::{Ttl, TtlMs};
 
 fn member(index: usize) -> Member {
     Member {
@@ -80,6 +81,7 @@ fn an_update_changes_what_it_names_and_nothing_else() {
         durability: Durability::Synced,
         value_max_bytes: 9,
         sloppy: true,
+        default_ttl: None,
         ..before.clone()
     };
     assert_eq!(three.namespaces, [expected]);
@@ -91,6 +93,26 @@ fn an_update_changes_what_it_names_and_nothing_else() {
     let back = NamespaceUpdate { sloppy: Some(false), ..NamespaceUpdate::named("carts") };
     let four = three.with_updated_namespace(&back).unwrap().unwrap();
     assert_eq!((four.namespaces[0].sloppy, four.namespaces[0].w), (false, Level::All));
+}
+
+/// What says nothing of it has the bytes that it always had: documents are told apart by their hashes.
+#[test]
+fn a_default_ttl_has_a_format_of_its_own() {
+    let two = with_carts();
+    assert_eq!(two.encode()[0], 1);
+    let update = |default_ttl| NamespaceUpdate { default_ttl, ..NamespaceUpdate::named("carts") };
+    let hour = TtlMs::new(3_600_000).unwrap();
+    let three = two.with_updated_namespace(&update(Ttl::After(hour))).unwrap().unwrap();
+    assert_eq!((three.encode()[0], three.namespaces[0].default_ttl), (2, Some(hour)));
+    assert_eq!(Document::decode(three.encode()), Ok(three.clone()));
+    assert_eq!(three.with_updated_namespace(&update(Ttl::Default)), Ok(None));
+    let four = three.with_updated_namespace(&update(Ttl::Never)).unwrap().unwrap();
+    assert_eq!((four.encode()[0], four.namespaces[0].default_ttl), (1, None));
+    for format in [0, 2, 3] {
+        let mut other = two.encode().to_vec();
+        other[0] = format;
+        assert!(Document::decode(other).is_err(), "{format}");
+    }
 }
 
 #[test]

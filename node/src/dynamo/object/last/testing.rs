@@ -20,6 +20,8 @@ pub(crate) enum Step {
     Send { from: usize, to: usize },
     /// A replica's clock goes to another time, maybe backwards.
     Clock { at: usize, ms: u64 },
+    /// A replica purges what it holds, if that expires.
+    Purge { at: usize },
 }
 
 /// A write as a naive replica remembers it.
@@ -42,8 +44,9 @@ pub(crate) struct LastHistory {
 
 pub(crate) fn remember(twin: &mut Vec<Remembered>, more: &[Remembered]) {
     twin.extend(more.iter().cloned());
+    // Of two with one stamp the one that was purged, which has no value.
     twin.sort();
-    twin.dedup();
+    twin.dedup_by_key(|write| write.stamp);
 }
 
 impl LastHistory {
@@ -72,6 +75,14 @@ impl LastHistory {
                 self.replicas[to].merge(&object);
                 remember(&mut self.twins[to], &twin);
             }
+            Step::Purge { at } => {
+                let object = &mut self.replicas[at];
+                let stamp = object.last().filter(|_| object.purge(1) > 0);
+                self.twins[at]
+                    .iter_mut()
+                    .filter(|w| Some(w.stamp) == stamp)
+                    .for_each(|w| w.value = None);
+            }
             Step::Write { at, token, put } => {
                 let read = token.and_then(|token| self.reads.get(token)).cloned();
                 let (context, shown) = read.unwrap_or_default();
@@ -91,7 +102,8 @@ impl LastHistory {
     ) {
         let dot = Dot { actor: Actor(at as u64), n: self.writes.len() as u64 + 1 };
         let stamp = Stamp { time, dot };
-        let written = put.then(|| Entry { time, ..entry(dot) });
+        let deadline_ms = dot.n.is_multiple_of(2).then_some(1);
+        let written = put.then(|| Entry { time, deadline_ms, ..entry(dot) });
         let value = written.as_ref().map(|entry| entry.payload.clone());
         self.replicas[at].write_last(stamp, &context.version, written);
         let mut seen = self.twins[at].clone();
@@ -110,6 +122,7 @@ pub(crate) fn last_histories() -> impl Strategy<Value = LastHistory> {
         3 => (0..3usize).prop_map(|at| Step::Read { at }),
         4 => (0..3usize, 0..3usize).prop_map(|(from, to)| Step::Send { from, to }),
         2 => (0..3usize, 0..400u64).prop_map(|(at, ms)| Step::Clock { at, ms }),
+        1 => (0..3usize).prop_map(|at| Step::Purge { at }),
     ];
     prop::collection::vec(step, 0..30).prop_map(LastHistory::run)
 }

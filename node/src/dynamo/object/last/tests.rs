@@ -136,6 +136,23 @@ fn siblings_are_below_any_last_write() {
     assert_eq!(merged(&siblings, &object).last(), Some(last));
 }
 
+/// A purged value comes back neither from who has not purged it, nor from who has heard of it only.
+#[test]
+fn a_purged_value_is_as_if_its_write_had_deleted() {
+    let (old, last, next) = (stamp(5, 1, 1), stamp(7, 2, 1), stamp(8, 1, 2));
+    let entry = value(last).map(|entry| Entry { deadline_ms: Some(9), ..entry });
+    let live = merged(&written(old, value(old)), &written(last, entry));
+    let mut purged = live.clone();
+    assert_eq!((purged.purge(8), purged.purge(9), purged.purge(9)), (0, 1, 0));
+    assert_eq!((purged.last(), purged.version()), (live.last(), live.version()));
+    assert!(
+        purged.is_empty() && merged(&live, &purged) == purged && merged(&purged, &live) == purged
+    );
+    let late = merged(&purged, &written(old, value(old)));
+    assert_eq!(late, purged, "what it had replaced does not come back either");
+    assert!(merged(&purged, &written(next, value(next))).holds(next.dot));
+}
+
 #[test]
 fn parts_must_go_together() {
     let last = stamp(5, 1, 2);
