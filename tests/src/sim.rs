@@ -167,6 +167,7 @@ struct Running {
     peers: Arc<MemoryPeers>,
     stop: CancellationToken,
     service: KvService,
+    metrics: Arc<Metrics>,
 }
 
 /// A process, as a client meets it.
@@ -312,6 +313,11 @@ impl SimCluster {
         let pause = self.pauses.get(&index).cloned().unwrap_or_default();
         let opening = replica.coordinator().opening();
         Some(Serving { service: service.clone(), gone: stop.clone(), pause, opening })
+    }
+
+    /// The page of metrics of the `index`-th node.
+    pub fn metrics(&self, index: usize) -> Option<String> {
+        Some(self.running.get(&index)?.metrics.encode())
     }
 
     /// How many requests the `index`-th node runs at once.
@@ -615,13 +621,13 @@ impl SimCluster {
         let service = KvService::new(Arc::new(NodeParts {
             name: name(index),
             coordinator: replica.coordinator().clone(),
-            metrics,
+            metrics: metrics.clone(),
             capacity: capacity.clone(),
             timeouts: Timeouts { default, longest },
             message_max_bytes: 16 << 20,
             requests: Default::default(),
         }));
-        Ok(Running { replica, capacity, engine, peers, stop, service })
+        Ok(Running { replica, capacity, engine, peers, stop, service, metrics })
     }
 }
 

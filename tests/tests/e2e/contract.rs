@@ -162,7 +162,10 @@ fn namespaces(cli: &Cli) {
     has_fields(&created, "namespace unreachable");
     assert_eq!(created["unreachable"], json!([]));
     let namespace = &created["namespace"];
-    has_fields(namespace, "name id n r w quorum conflict durability value_max_bytes");
+    has_fields(
+        namespace,
+        "name id n r w quorum conflict durability value_max_bytes default_ttl_ms",
+    );
     assert_eq!(namespace["quorum"], "sloppy", "unless it is said to be strict");
     let settings = (&namespace["n"], &namespace["r"], &namespace["w"], &namespace["conflict"]);
     assert_eq!(settings, (&json!(3), &json!("1"), &json!("all"), &json!("siblings")));

@@ -30,7 +30,7 @@ fn import(cluster: &Cluster, value: &str) {
 }
 
 /// A number of the metrics of a node.
-fn metric(node: &Node, name: &str) -> Option<u64> {
+pub(crate) fn metric(node: &Node, name: &str) -> Option<u64> {
     let (_, page) = node.page("/metrics")?;
     let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
     line.parse().ok()

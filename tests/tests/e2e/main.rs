@@ -23,3 +23,4 @@ mod shutdown;
 mod standing;
 mod tls;
 mod trace;
+mod ttl;
