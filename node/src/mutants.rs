@@ -37,7 +37,7 @@ macro_rules! planted {
 
 /// Every planted defect.
 #[cfg(quorate_mutants)]
-pub const NAMES: [&str; 45] = [
+pub const NAMES: [&str; 48] = [
     "absence_counted_from_a_fallback",
     "acknowledged_before_the_batch",
     "actor_kept_over_a_rollback",
@@ -51,6 +51,7 @@ pub const NAMES: [&str; 45] = [
     "dots_counted_per_key",
     "dots_seen_without_their_object",
     "earlier_opening_taken_as_new",
+    "expiry_restarted_by_handoff",
     "fallback_actor_kept_after_its_hints_went_home",
     "frontier_ahead_of_its_batch",
     "frontier_kept_over_damage",
@@ -68,6 +69,8 @@ pub const NAMES: [&str; 45] = [
     "one_ack_too_few",
     "one_answer_too_few",
     "own_hint_counts_as_a_second_ack",
+    "persist_forgotten_by_purge",
+    "purged_by_one_clock",
     "receipt_names_who_did_not_acknowledge",
     "recount_left_out",
     "refusal_not_recorded",

@@ -15,6 +15,7 @@
 //! | I7 | a tree of hashes is not that of its objects, at any time | `trees` |
 //! | I8 | merging is not commutative, associative or idempotent | `merging` |
 //! | I10 | a read misses what was acknowledged before it began | `stale` |
+//! | I15 | a copy of a value expires at another time | `expiry` |
 //! | I17 | a receipt names a node that does not have the write | `receipts` |
 //! | I19 | a hint is forgotten that its owner has not on disk | `hints` |
 //! | not found | a quorum denies what was acknowledged, though one node failed at a time | `denied` |
@@ -24,7 +25,7 @@
 //! a write may be excused from, since all who had it lost it, is in `losses`; how writes supersede
 //! each other in `causality`, and in namespaces where the last one wins in `last`.
 //!
-//! Left out: sessions (I9), typed values (I12, I13), deadlines (I15) and reaping (I21), which are not there yet. Reaping will change I1 and I3, which take for granted that owners keep
+//! Left out: sessions (I9), typed values (I12, I13) and reaping (I21), which are not there yet. Reaping will change I1 and I3, which take for granted that owners keep
 //! tombstones.
 
 use std::fmt;
@@ -35,6 +36,7 @@ mod agreement;
 mod causality;
 mod denied;
 mod dots;
+mod expiry;
 mod form;
 mod frontiers;
 mod hints;
@@ -116,7 +118,7 @@ impl fmt::Display for Verdict {
 type Checker = fn(&Index<'_>) -> Vec<Violation>;
 
 /// In the order in which their findings help most: what makes other findings doubtful comes first.
-const CHECKERS: [Checker; 13] = [
+const CHECKERS: [Checker; 14] = [
     form::check,
     dots::check,
     invented::check,
@@ -127,6 +129,7 @@ const CHECKERS: [Checker; 13] = [
     agreement::check,
     trees::check,
     stale::check,
+    expiry::check,
     receipts::check,
     hints::check,
     denied::check,

@@ -367,6 +367,9 @@ pub struct Held {
     pub values: Vec<(Dot, String)>,
     /// Of an `lww` namespace: time and dot of the last write, a deletion too.
     pub last: Option<(u64, Dot)>,
+    /// When those of its values expire that do: in milliseconds of wall clocks.
+    #[serde(default)]
+    pub deadlines_ms: Vec<(Dot, u64)>,
 }
 
 /// A hint as a node kept it.

@@ -204,7 +204,9 @@ impl Object {
     /// wherever it is merged they are covered. How many there were. No write, so there is no dot.
     pub fn purge(&mut self, until_ms: u64) -> usize {
         let before = self.entries.len();
-        self.entries.retain(|(_, entry)| !entry.is_expired(until_ms));
+        let due =
+            |entry: &Entry| entry.is_expired(until_ms) || planted!("persist_forgotten_by_purge");
+        self.entries.retain(|(_, entry)| !due(entry));
         before - self.entries.len()
     }
 

@@ -1,7 +1,8 @@
 //! Purge: values that expired leave the disk, once a majority of their owners would hide them.
 //!
 //! Clocks are those that the members told last when [`CompareClocks`](super::CompareClocks) asked them. One that
-//! does not answer any more stays where it was, and so does not help to purge what expires since.
+//! does not answer any more stays where it was, and so does not help to purge what expires since. One that was
+//! wrong when it was heard last counts as it was then, until it is heard again.
 //!
 //! Left out: hints. They go home, and are purged there.
 

@@ -260,6 +260,12 @@ impl Objects {
     ) -> Result<(), RequestError> {
         let received =
             merge.object.decode(merge.address.conflict).map_err(RequestError::invalid)?;
+        planted!("expiry_restarted_by_handoff", {
+            let now_ms = turn.admitting.now_ms;
+            if let (None, Some(later)) = (merge.operation, expiring_later(&received, now_ms)) {
+                return self.merge_object(turn, &merge, later, beside).map(drop);
+            }
+        });
         self.check_dots(&received)?;
         let carried = received.last().map(|last| last.dot);
         let (object, known) = self.merge_object(turn, &merge, received, beside)?;
@@ -514,6 +520,18 @@ impl Objects {
         self.issued = Some(dot);
         dot
     }
+}
+
+/// The same values, with their time to live counted from now.
+#[cfg(quorate_mutants)]
+fn expiring_later(object: &Object, now_ms: u64) -> Option<Object> {
+    let later = |(dot, entry): &(Dot, Entry)| {
+        let ttl_ms = entry.deadline_ms.map(|ms| ms.saturating_sub(entry.time.wall_ms()));
+        let deadline_ms = ttl_ms.map(|ttl_ms| now_ms + ttl_ms);
+        (*dot, Entry { deadline_ms, ..entry.clone() })
+    };
+    let entries = object.entries().iter().map(later).collect();
+    Object::from_parts(entries, object.version().clone()).filter(|_| object.last().is_none())
 }
 
 /// Whether another's object brings a value that is in the frontier here, and neither held nor covered: the

@@ -81,7 +81,6 @@ impl Vnode {
             found => found?,
         };
         let before = self.beside.before(stored, &object);
-        let until_ms = if planted!("persist_forgotten_by_purge") { u64::MAX } else { until_ms };
         let values = object.purge(until_ms);
         if values > 0 {
             let (sealed, encoded) = record::seal_object(stored, &object);

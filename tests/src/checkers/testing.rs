@@ -259,6 +259,7 @@ impl Holding<'_> {
                 version: version(covers),
                 values: values(live),
                 last: None,
+                deadlines_ms: Vec::new(),
             });
         }
         self

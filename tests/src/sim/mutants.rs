@@ -78,6 +78,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("dots_counted_per_key", Profile::EVERYTHING, 10, "I4"),
     Defect::told("dots_seen_without_their_object", stories::nobody_owes_what_owners_missed, "I7"),
     Defect::new("earlier_opening_taken_as_new", Profile::EVERYTHING, 40, "I6"),
+    Defect::new("expiry_restarted_by_handoff", Profile::SLOPPY, 40, "I15"),
     Defect::told(
         "fallback_actor_kept_after_its_hints_went_home",
         stories::a_fallback_writes_again_what_went_home,
@@ -107,6 +108,8 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("one_ack_too_few", Profile::SIBLINGS, 5, "I17"),
     Defect::new("one_answer_too_few", Profile::SIBLINGS, 5, "I10"),
     Defect::new("own_hint_counts_as_a_second_ack", Profile::SLOPPY, 10, "I17"),
+    Defect::told("persist_forgotten_by_purge", stories::what_one_lets_persist_others_keep, "I15"),
+    Defect::told("purged_by_one_clock", stories::one_clock_is_an_hour_ahead, "I1"),
     Defect::new("receipt_names_who_did_not_acknowledge", Profile::SIBLINGS, 10, "I17"),
     Defect::told("recount_left_out", stories::an_owner_forgot_what_it_had_seen, "I7"),
     Defect::new("refusal_not_recorded", Profile::EVERYTHING, 60, "I2"),

@@ -11,7 +11,7 @@ use quorate_node::dynamo::format::{EncodedObject, decode_intervals};
 use quorate_node::dynamo::key::{Key, NodeId, VnodeId};
 use quorate_node::dynamo::merkle::Sum;
 use quorate_node::dynamo::metadata::document::{ClusterKey, Conflict, DocumentHash};
-use quorate_node::dynamo::object::Object;
+use quorate_node::dynamo::object::{Entry, Object};
 use quorate_node::storage::memory::MemoryEngine;
 use quorate_node::storage::{Engine as _, KeyRange, Space, hints, record};
 
@@ -255,6 +255,8 @@ fn object(stored: &Bytes, sealed: &Bytes, rule: Conflict) -> Option<Object> {
 fn held(object: &Object) -> Held {
     let text = |payload: &Bytes| String::from_utf8_lossy(payload).into_owned();
     let values = object.entries().iter().map(|(at, entry)| (dot(*at), text(&entry.payload)));
+    let deadline_ms = |(at, entry): &(clock::Dot, Entry)| Some((dot(*at), entry.deadline_ms?));
+    let deadlines_ms = object.entries().iter().filter_map(deadline_ms);
     Held {
         namespace: String::new(),
         key: String::new(),
@@ -262,6 +264,7 @@ fn held(object: &Object) -> Held {
         version: version(object.version()),
         values: values.collect(),
         last: object.last().map(|last| (last.time.0, dot(last.dot))),
+        deadlines_ms: deadlines_ms.collect(),
     }
 }
 

@@ -36,7 +36,7 @@ const REREAD: Duration = Duration::from_secs(20);
 pub type Story = fn() -> Result<Report>;
 
 /// All of them, by name.
-pub const STORIES: [(&str, Story); 9] = [
+pub const STORIES: [(&str, Story); 11] = [
     ("a_copy_is_put_in_the_place_of_a_store", a_copy_is_put_in_the_place_of_a_store),
     ("a_fallback_writes_again_what_went_home", a_fallback_writes_again_what_went_home),
     ("a_hint_cannot_go_home_yet", a_hint_cannot_go_home_yet),
@@ -46,6 +46,8 @@ pub const STORIES: [(&str, Story); 9] = [
     ("nobody_owes_what_owners_missed", nobody_owes_what_owners_missed),
     ("the_one_that_knows_is_away", the_one_that_knows_is_away),
     ("others_are_asked_about_a_write", others_are_asked_about_a_write),
+    ("what_one_lets_persist_others_keep", what_one_lets_persist_others_keep),
+    ("one_clock_is_an_hour_ahead", one_clock_is_an_hour_ahead),
 ];
 
 /// Two of three owners acknowledge a write, and one of these is started again from an older copy, beside the
@@ -195,6 +197,28 @@ pub fn others_are_asked_about_a_write() -> Result<Report> {
         stage.client.write_blind(alone, 2).await;
         stage.client.resolve_by(other).await?;
         stage.bring(Fault::Admit(alone))
+    })
+}
+
+/// A value lives for ten minutes, and the clock of one of its owners goes an hour ahead for a while.
+pub fn one_clock_is_an_hour_ahead() -> Result<Report> {
+    tell_strict(async |stage| {
+        let [one, ahead, _] = stage.three();
+        sleep(NOTICED).await;
+        stage.client.write_for(one, 2, 600_000).await;
+        stage.bring(Fault::SetClock(ahead, 3_600_000))?;
+        sleep(NOTICED).await;
+        stage.bring(Fault::SetClock(ahead, 0))
+    })
+}
+
+/// A value is about to expire, and another node lets it live on.
+pub fn what_one_lets_persist_others_keep() -> Result<Report> {
+    tell_strict(async |stage| {
+        let [one, other, _] = stage.three();
+        sleep(NOTICED).await;
+        stage.client.write_blind(one, 2).await;
+        stage.client.persist_in_time(one, other).await
     })
 }
 

@@ -652,6 +652,7 @@ impl Run<'_> {
             version: object.version.clone(),
             values: object.values.clone().into_iter().collect(),
             last: object.last,
+            deadlines_ms: Vec::new(),
         };
         let reflects = |(_, object): &(&u64, &Object)| !object.version.is_empty();
         self.history.snapshots.push(Snapshot {
