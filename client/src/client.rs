@@ -99,9 +99,7 @@ impl Client {
     /// The cluster as the node of this name knows it, asked of that very node, once.
     pub async fn describe_from(&self, node: &str) -> Result<Topology, Error> {
         let deadline = self.0.deadline(None);
-        let id = self.0.node_id(node, deadline).await?;
-        let tries = Tries::default();
-        let node = tries.pick(&self.0.routes(), &Target::Node(id)).ok_or_else(no_such_node)?;
+        let node = self.0.node_named(node, deadline).await?;
         self.0.learn_from(&node, deadline.remaining()).await.map(Arc::unwrap_or_clone)
     }
 
@@ -476,6 +474,17 @@ impl Shared {
     }
 
     /// Asks members, each in its turn, those that failed last; then the seeds.
+    /// The way to the node of this name.
+    pub(crate) async fn node_named(
+        self: &Arc<Self>,
+        name: &str,
+        deadline: Deadline,
+    ) -> Result<Arc<Connection>, Error> {
+        let id = self.node_id(name, deadline).await?;
+        let tries = Tries::default();
+        tries.pick(&self.routes(), &Target::Node(id)).ok_or_else(no_such_node)
+    }
+
     async fn learn_from_any(&self, deadline: Deadline) -> Result<(), Error> {
         let (routes, target) = (self.routes(), self.any());
         let (mut tries, mut last) = (Tries::default(), None);

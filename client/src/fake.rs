@@ -81,6 +81,8 @@ pub(crate) struct Node {
     pub(crate) retries: Mutex<Vec<v1::Retry>>,
     /// Which quorum each request asked for, to read, to write or for a namespace.
     pub(crate) quorums: Mutex<Vec<v1::Quorum>>,
+    /// What Staleness answers.
+    pub(crate) staleness: Mutex<v1::StalenessReply>,
     /// What Describe answers; shared by all nodes.
     topology: Arc<Mutex<v1::DescribeReply>>,
     /// What Hints answers, one after the other and the last for ever; shared by all nodes.
@@ -433,6 +435,13 @@ impl Cluster for Node {
         namespace.quorum = request.quorum;
         let namespace = Some(namespace.clone());
         Ok(Response::new(v1::UpdateNamespaceReply { namespace, unreachable: Vec::new() }))
+    }
+
+    async fn staleness(
+        &self,
+        _: Request<v1::StalenessRequest>,
+    ) -> Result<Response<v1::StalenessReply>, Status> {
+        Ok(Response::new(self.staleness.lock().unwrap().clone()))
     }
 
     async fn hints(

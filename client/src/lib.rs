@@ -42,6 +42,7 @@ mod resolve;
 mod retry;
 mod route;
 mod scan;
+mod staleness;
 mod throttle;
 mod tls;
 mod token;
@@ -70,6 +71,7 @@ pub use outcome::{
     Deleted, Expired, Read, Receipt, Resolution, Resolved, ScanItem, Sibling, StandIn, Updated,
     Written,
 };
+pub use staleness::{Arrivals, Staleness, Way};
 pub use tls::TlsConfig;
 pub use token::{Context, Cursor, ParseTokenError};
 pub use topology::{

@@ -7,9 +7,10 @@
 mod tests;
 
 use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -20,7 +21,8 @@ use tokio_util::task::TaskTracker;
 use crate::clocks::Clocks;
 use crate::cluster::{Cluster, OpenError};
 use crate::coordinator::{Coordinator, CoordinatorParts};
-use crate::dynamo::key::NodeId;
+use crate::dynamo::arrival::{Arrival, Way};
+use crate::dynamo::key::{NamespaceId, NodeId};
 use crate::dynamo::metadata::document::{StoreId, Voter};
 use crate::dynamo::operation::Opening;
 use crate::dynamo::standing::Boot;
@@ -39,7 +41,7 @@ use crate::tasks::{
     ExchangeParts, Flush, ForgetOperations, Gossip, GossipParts, Handoff, HandoffParts, Observe,
     Observed, Purge, PurgeParts, Refill, RefillParts, Scrub, ScrubParts, Sweep, WatchDisk, Worker,
 };
-use crate::telemetry::{Metrics, ShardMetrics};
+use crate::telemetry::{Ages, Metrics, ShardMetrics};
 use crate::transport::{Handler, Peers};
 use crate::vnode::{HintQueues, Mended};
 
@@ -147,7 +149,8 @@ impl Replica {
         let dirty = Arc::new(AtomicBool::new(true));
         metrics.disk().cut_off_bytes(engine.cut_bytes());
         let failure = Failure { reason: Arc::default(), stop: stop.clone() };
-        let observer = Observer::new(metrics.clone(), dirty.clone(), size.shards, failure.clone());
+        let sees = (metrics.clone(), cluster.clone());
+        let observer = Observer::new(sees, size.shards, dirty.clone(), failure.clone());
         let observer = Arc::new(observer);
         let skew_max_ms = u64::try_from(size.clock_skew_max.as_millis()).unwrap_or(u64::MAX);
         let clocks = Arc::new(Clocks::new(env.clone(), skew_max_ms));
@@ -392,15 +395,23 @@ impl Replica {
 /// Turns what shards tell into metrics.
 struct Observer {
     metrics: Arc<Metrics>,
+    /// What names namespaces.
+    cluster: Arc<Cluster>,
+    ages: Mutex<BTreeMap<(NamespaceId, Way), Ages>>,
     shards: Vec<ShardMetrics>,
     dirty: Arc<AtomicBool>,
     failure: Failure,
 }
 
 impl Observer {
-    fn new(metrics: Arc<Metrics>, dirty: Arc<AtomicBool>, shards: usize, failure: Failure) -> Self {
+    fn new(
+        (metrics, cluster): (Arc<Metrics>, Arc<Cluster>),
+        shards: usize,
+        dirty: Arc<AtomicBool>,
+        failure: Failure,
+    ) -> Self {
         let shards = (0..shards as u32).map(|shard| metrics.shard(shard)).collect();
-        Self { metrics, shards, dirty, failure }
+        Self { metrics, cluster, ages: Mutex::default(), shards, dirty, failure }
     }
 }
 
@@ -425,6 +436,26 @@ impl ShardObserver for Observer {
 
     fn mismatched(&self) {
         self.metrics.trees().mismatched();
+    }
+
+    fn arrived(&self, arrivals: &[Arrival]) {
+        if arrivals.is_empty() {
+            return;
+        }
+        let mut ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
+        for Arrival { namespace, way, age_ms } in arrivals {
+            let counted = match ages.entry((*namespace, *way)) {
+                Entry::Occupied(counted) => counted.into_mut(),
+                Entry::Vacant(new) => {
+                    let view = self.cluster.view();
+                    let found = view.as_ref().and_then(|view| view.namespace(*namespace));
+                    // One that was dropped meanwhile has no name.
+                    let Some(named) = found else { continue };
+                    new.insert(self.metrics.staleness().ages(&named.name, *way))
+                }
+            };
+            counted.observe(*age_ms);
+        }
     }
 
     fn mended(&self, Mended { mended, lost }: Mended) {

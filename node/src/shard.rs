@@ -48,6 +48,7 @@ use self::sweep::{Kept, Swept};
 use self::trees::TreeJob;
 pub use self::trees::{Leaves, Scrubbed};
 use crate::clocks::{Clocks, Others};
+use crate::dynamo::arrival::Arrival;
 use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{KeyHash, NodeId, PartitionId, VnodeId};
@@ -192,6 +193,8 @@ pub trait ShardObserver: Send + Sync + 'static {
     fn lied(&self, frontiers: u64);
     /// A leaf of a tree of hashes was not what its records come to.
     fn mismatched(&self);
+    /// Writes came to this node as an owner.
+    fn arrived(&self, arrivals: &[Arrival]);
     /// Damaged records were replaced.
     fn mended(&self, mended: Mended);
     /// The operation index gained so many rows.
@@ -352,6 +355,7 @@ impl Shard {
                 trust: clocks.trust_at(now, || Others::Connected),
                 future: 0,
                 lies: 0,
+                arrivals: Vec::new(),
                 hash_key: &self.context.hash_key,
                 queues: &self.context.hints,
                 hinted: Hinted::default(),
@@ -576,6 +580,7 @@ impl Staging<'_> {
             context.observer.future(self.turn.future);
         }
         let (mended, recorded) = (self.turn.mended, self.turn.recorded);
+        let arrivals = self.turn.arrivals;
         let (queues, hinted) = (self.turn.queues, self.turn.hinted);
         let engine = self.turn.engine;
         let batch = self.turn.batch;
@@ -596,6 +601,7 @@ impl Staging<'_> {
         }
         let failed = applied.err();
         if failed.is_none() {
+            context.observer.arrived(&arrivals);
             lost.iter().for_each(|(id, beside)| context.staged_beside(*id, beside));
         }
         match &failed {

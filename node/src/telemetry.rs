@@ -10,6 +10,7 @@ mod handoff;
 mod hints;
 mod limits;
 mod metrics;
+mod staleness;
 mod tls;
 mod trees;
 
@@ -22,6 +23,7 @@ pub use self::handoff::HandoffMetrics;
 pub use self::hints::{HintMetrics, QueueSize};
 pub use self::limits::LimitMetrics;
 pub use self::metrics::{Metrics, Operation, OutcomeLabel, ShardMetrics};
+pub use self::staleness::{AgeSummary, Ages, StalenessMetrics};
 pub use self::tls::TlsMetrics;
 use crate::config::{Config, LogFormat};
 

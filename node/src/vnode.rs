@@ -46,6 +46,7 @@ use self::seen::Seen;
 pub use self::tree::{HashKey, Listed};
 use self::tree::{Staged, Tree};
 pub use self::turn::{Mended, Turn};
+use crate::dynamo::arrival::Way;
 use crate::dynamo::clock::Dot;
 use crate::dynamo::context::Context;
 use crate::dynamo::exchange::Told;
@@ -155,13 +156,20 @@ pub struct Merge {
     pub wait_ms: u64,
     /// Whether it holds what every other owner held, and so may replace a damaged record.
     pub mend: bool,
+    /// How it came.
+    pub way: Way,
 }
 
 impl Merge {
     /// A hint's object, at one of the owners that it was kept for: as a repair, since whoever made
     /// the write was answered long ago.
     pub fn of_hint(address: Address, object: EncodedObject) -> Self {
-        Self { address, object, operation: None, clock_ms: 0, wait_ms: 0, mend: false }
+        Self::repair(Way::Hint, address, object)
+    }
+
+    /// What an owner lacked, as was found out this way.
+    pub fn repair(way: Way, address: Address, object: EncodedObject) -> Self {
+        Self { address, object, operation: None, clock_ms: 0, wait_ms: 0, mend: false, way }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use quorate_node::coordinator::{Get, GetBatch, Put, ReadAnswer};
+use quorate_node::dynamo::arrival::Way;
 use quorate_node::dynamo::format::EncodedObject;
 use quorate_node::dynamo::key::{Key, NodeId};
 use quorate_node::dynamo::metadata::document::NewNamespace;
@@ -60,8 +61,7 @@ impl Scene {
             key: self.key.clone(),
             conflict: namespace.conflict,
         };
-        let (operation, clock_ms, wait_ms, mend) = (None, 0, 0, false);
-        Ok(Merge { address, object, operation, clock_ms, wait_ms, mend })
+        Ok(Merge::repair(Way::ReadRepair, address, object))
     }
 
     /// An object as a write makes it: of another key, since this one's owners are to hold nothing.

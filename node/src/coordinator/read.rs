@@ -16,6 +16,7 @@ pub use self::batch::GetBatch;
 use super::{
     Coordinator, SLOW_AFTER, Target, cause_of, cause_of_error, not_reached, remaining, resolve,
 };
+use crate::dynamo::arrival::Way;
 use crate::dynamo::context::Context;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NodeId};
@@ -412,8 +413,15 @@ impl Coordinator {
         if node == self.node {
             let (shards, address) = (self.shards.clone(), target.address.clone());
             return async move {
-                let merge =
-                    Merge { address, object, operation: None, clock_ms: 0, wait_ms: 0, mend };
+                let merge = Merge {
+                    address,
+                    object,
+                    operation: None,
+                    clock_ms: 0,
+                    wait_ms: 0,
+                    mend,
+                    way: Way::ReadRepair,
+                };
                 let heard = match shards.merge(merge, false, deadline).await {
                     Ok(()) => Heard::Repaired,
                     Err(error) => Heard::Failed(cause_of_error(&error)),

@@ -11,6 +11,7 @@
 //! Time comes in as an argument, randomness as `&mut impl Rng`, and order from B-trees, so that the
 //! same inputs give the same outputs to the byte.
 
+pub mod arrival;
 pub mod clock;
 pub mod context;
 pub mod credit;

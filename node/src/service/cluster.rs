@@ -10,6 +10,7 @@ use super::kv::NodeParts;
 use super::{durability, level, level_message, sloppy, status, ttl};
 use crate::cluster::Vote;
 use crate::cluster::view::View;
+use crate::dynamo::arrival::Way;
 use crate::dynamo::key::{NodeId, VnodeId};
 use crate::dynamo::metadata::document::{
     Conflict, Durability, Member, Namespace, NamespaceUpdate, NewNamespace,
@@ -20,6 +21,7 @@ use crate::dynamo::ttl::TtlMs;
 use crate::error::RequestError;
 use crate::liveness::Health;
 use crate::standing::{CatchingUp, Progress};
+use crate::telemetry::AgeSummary;
 
 /// What a message holds beside the value, amply: a key, a context, names.
 const MESSAGE_BESIDE_VALUE_BYTES: usize = 32 << 10;
@@ -171,6 +173,18 @@ impl Cluster for ClusterService {
         Ok(Response::new(v1::UpdateNamespaceReply { namespace, unreachable }))
     }
 
+    async fn staleness(
+        &self,
+        _: Request<v1::StalenessRequest>,
+    ) -> Result<Response<v1::StalenessReply>, Status> {
+        let (exchange, staleness) = (self.node.metrics.exchange(), self.node.metrics.staleness());
+        Ok(Response::new(v1::StalenessReply {
+            missing_writes: exchange.missing(),
+            missing_for_ms: millis(staleness.missing()),
+            arrivals: staleness.summaries().into_iter().map(arrivals_message).collect(),
+        }))
+    }
+
     async fn hints(
         &self,
         request: Request<v1::HintsRequest>,
@@ -240,6 +254,29 @@ fn rebuild_message(progress: &Progress) -> v1::Rebuild {
         complete: progress.complete as u32,
         objects: progress.objects,
         waiting_for: progress.waiting_for.clone(),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn arrivals_message((namespace, way, ages): (String, Way, AgeSummary)) -> v1::Arrivals {
+    let way = match way {
+        Way::Write => v1::Way::Write,
+        Way::Hint => v1::Way::Hint,
+        Way::ReadRepair => v1::Way::ReadRepair,
+        Way::Exchange => v1::Way::Exchange,
+        Way::Trees => v1::Way::Trees,
+        Way::Rebuild => v1::Way::Rebuild,
+    };
+    v1::Arrivals {
+        namespace,
+        way: way.into(),
+        count: ages.count,
+        p50_ms: millis(ages.p50),
+        p99_ms: millis(ages.p99),
+        max_ms: millis(ages.max),
     }
 }
 

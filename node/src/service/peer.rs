@@ -16,6 +16,7 @@ use super::to_the_end;
 use super::traced::{ended, trace_of_peer};
 use crate::cluster::view::View;
 use crate::coordinator::Coordinator;
+use crate::dynamo::arrival::Way;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
 use crate::dynamo::metadata::document::{ClusterKey, Namespace};
@@ -169,7 +170,8 @@ impl Shared {
             Some(target) => self.hint_address(namespace, key, target)?,
         };
         let wait_ms = millis(wait);
-        Ok((Merge { address, object, operation, clock_ms, wait_ms, mend }, hint_for))
+        let way = operation.map_or(Way::ReadRepair, |_| Way::Write);
+        Ok((Merge { address, object, operation, clock_ms, wait_ms, mend, way }, hint_for))
     }
 
     async fn read(&self, read: Read, wait: Duration) -> Result<Reply, RequestError> {

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::sweep::{SWEEP_BATCH, SWEEP_BYTES};
 use super::{Answer, Job, Shard, Shards, Staging, gone, shard_of};
+use crate::dynamo::arrival::Way;
 use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::exchange::{KeyDots, Told, fingerprint};
 use crate::dynamo::format::EncodedObject;
@@ -139,7 +140,7 @@ impl Staging<'_> {
     fn stage_sight(&mut self, sight: Sight) -> Result<bool, RequestError> {
         let Sight { address, object, dots } = sight;
         if let Some(object) = object {
-            self.stage_merge(Merge::of_hint(address.clone(), object))?;
+            self.stage_merge(Merge::repair(Way::Exchange, address.clone(), object))?;
         }
         self.touched.insert(address.vnode);
         let vnode = self.context.vnode(self.vnodes, self.turn.rng, address.vnode)?;

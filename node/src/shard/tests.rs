@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
+use crate::dynamo::arrival::Way;
 use crate::dynamo::clock::{Actor, Dot};
 use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NamespaceId};
@@ -45,6 +46,7 @@ struct Heard {
     panicked: Mutex<Vec<usize>>,
     corrupt: Mutex<u64>,
     recorded: Mutex<u64>,
+    arrived: Mutex<Vec<Arrival>>,
     forgotten: Mutex<u64>,
     hinted: Mutex<(u64, u64)>,
 }
@@ -59,6 +61,9 @@ impl ShardObserver for Heard {
     }
     fn lied(&self, _: u64) {}
     fn mismatched(&self) {}
+    fn arrived(&self, arrivals: &[Arrival]) {
+        self.arrived.lock().unwrap().extend_from_slice(arrivals);
+    }
     fn mended(&self, _: Mended) {}
     fn recorded(&self, operations: u64) {
         *self.recorded.lock().unwrap() += operations;
@@ -186,6 +191,7 @@ impl Bench {
             clock_ms: 0,
             wait_ms: 0,
             mend: false,
+            way: Way::Write,
         };
         self.shards.merge(merge, false, late()).await.unwrap();
     }
@@ -237,6 +243,7 @@ async fn after_a_failed_batch_writes_are_refused_and_reads_go_on() {
         clock_ms: 0,
         wait_ms: 0,
         mend: false,
+        way: Way::Write,
     };
     let refused = bench.shards.merge(merge, false, late()).await.unwrap_err();
     assert!(matches!(refused, RequestError::DiskFailed { .. }), "no ack is counted: {refused}");
@@ -265,6 +272,7 @@ async fn a_batch_of_writes_hears_of_a_failing_disk_key_by_key() {
         clock_ms: 0,
         wait_ms: 0,
         mend: false,
+        way: Way::Write,
     };
     for refused in bench.shards.write_batch(batch(10), false, late()).await {
         let refused = refused.unwrap_err();
@@ -412,6 +420,7 @@ async fn each_row_of_the_operation_index_is_counted_once_when_it_comes_and_when_
         clock_ms: 0,
         wait_ms: 0,
         mend: false,
+        way: Way::Write,
     };
     let elsewhere = Dot { actor: Actor(1), n: 1 };
     let merges = vec![again(1, written.dot), again(3, written.dot), again(4, elsewhere)];
@@ -587,6 +596,7 @@ async fn new_writes_leave_room_for_what_others_have_begun() {
             clock_ms: 0,
             wait_ms: 0,
             mend: false,
+            way: Way::Write,
         };
         let merges = (0..20).map(|n| bench.shards.merge(merge(n), false, late()));
         futures::future::join_all(merges).await

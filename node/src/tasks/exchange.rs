@@ -41,6 +41,7 @@ use super::rounds::jittered;
 use super::{Step, Worker};
 use crate::cluster::view::View;
 use crate::coordinator::Coordinator;
+use crate::dynamo::arrival::Way;
 use crate::dynamo::exchange::{Answer, Compared, Told, common_bases};
 use crate::dynamo::frontier::Frontier;
 use crate::dynamo::key::{NodeId, VnodeId};
@@ -104,6 +105,8 @@ pub struct Exchange {
     /// When the next round of all partitions is due.
     due: Instant,
     waiting: Waiting,
+    /// Since when something has been missing that an owner of a partition has seen.
+    missing: BTreeMap<(VnodeId, NodeId), Instant>,
     /// In which round partitions were last fetched as a whole, and from whom.
     whole: BTreeMap<(VnodeId, NodeId), u64>,
     wakes: Instant,
@@ -143,9 +146,9 @@ impl Exchange {
     pub fn new(parts: ExchangeParts) -> Self {
         let rng = parts.env.rng();
         let (round, whole, now) = (Round::default(), BTreeMap::new(), Instant::now());
-        let waiting = Waiting::default();
+        let (waiting, missing) = (Waiting::default(), BTreeMap::new());
         let mut exchange =
-            Self { parts, rng, round, rounds: 0, due: now, waiting, whole, wakes: now };
+            Self { parts, rng, round, rounds: 0, due: now, waiting, missing, whole, wakes: now };
         // Its peers are to be there first.
         exchange.due = now + exchange.jittered();
         exchange.wakes = exchange.next_look();
@@ -184,10 +187,11 @@ impl Exchange {
             self.fetch(&view, fetch).await?;
         } else if let Some((vnode, owner, told)) = self.round.behind.pop_front() {
             let fetch = self.confirm(vnode, owner, told).await?;
+            self.note_missing(&fetch, now);
             self.round.missing = self.round.missing.saturating_add(fetch.left());
             self.round.fetch = Some(fetch);
         } else if let Some(owned) = self.round.owned.take() {
-            self.parts.metrics.exchange().ended(self.round.missing);
+            self.tell_missing(&owned, now);
             self.look_what_to_forget(&view, &owned).await?;
         } else if let Some((vnode, which)) = self.round.forget.pop_front() {
             let left = self.parts.coordinator.shards().forget_dots(vnode, which, deadline).await?;
@@ -235,7 +239,7 @@ impl Exchange {
     }
 
     fn reach<'a>(&'a self, view: &'a View) -> Reach<'a> {
-        Reach { coordinator: &self.parts.coordinator, view }
+        Reach { coordinator: &self.parts.coordinator, view, way: Way::Exchange }
     }
 
     async fn compare(
@@ -257,13 +261,19 @@ impl Exchange {
         for ((vnode, ours), Answer { compared, .. }) in ours.into_iter().zip(answers) {
             let theirs = match compared {
                 Compared::Unsaid => continue,
-                Compared::Same => ours.frontier,
+                Compared::Same => {
+                    self.missing.remove(&(vnode, owner));
+                    ours.frontier
+                }
                 Compared::Differs(told) => {
                     let theirs = told.frontier.clone();
                     // What is believed can wait for the rest.
                     let early = self.round.early;
                     let waits = early && self.parts.coordinator.standings().believes(vnode);
-                    if !waits && !theirs.minus(&ours.frontier).is_empty() {
+                    let behind = !theirs.minus(&ours.frontier).is_empty();
+                    if !behind {
+                        self.missing.remove(&(vnode, owner));
+                    } else if !waits {
                         self.round.behind.push_back((vnode, owner, told));
                     }
                     theirs
@@ -287,10 +297,36 @@ impl Exchange {
         Ok(Fetch::new((vnode, owner), told, &ours))
     }
 
+    /// Something is missing, or nothing is any more.
+    fn note_missing(&mut self, fetch: &Fetch, now: Instant) {
+        let pair = (fetch.vnode, fetch.owner);
+        match fetch.left() {
+            0 => drop(self.missing.remove(&pair)),
+            _ => drop(self.missing.entry(pair).or_insert(now)),
+        }
+        self.tell_oldest(now);
+    }
+
+    /// Tells for how long something has been missing.
+    fn tell_oldest(&self, now: Instant) {
+        let oldest = self.missing.values().min().map_or(Duration::ZERO, |since| now - *since);
+        self.parts.metrics.staleness().missing_for(oldest);
+    }
+
+    /// Tells how much was missing in this round, and for how long something still is.
+    fn tell_missing(&mut self, owned: &[VnodeId], now: Instant) {
+        self.missing.retain(|(vnode, _), _| owned.contains(vnode));
+        self.tell_oldest(now);
+        self.parts.metrics.exchange().ended(self.round.missing);
+    }
+
     async fn fetch(&mut self, view: &View, mut fetch: Fetch) -> Result<(), RequestError> {
         let metrics = self.parts.metrics.clone();
         match fetch.step(&self.reach(view)).await {
-            Ok(Fetched::All) => return self.fetched(&fetch).await,
+            Ok(Fetched::All) => {
+                self.missing.remove(&(fetch.vnode, fetch.owner));
+                return self.fetched(&fetch).await;
+            }
             Ok(Fetched::Some { objects, bytes }) => {
                 metrics.exchange().fetched(objects, bytes);
                 fetch.failures = 0;

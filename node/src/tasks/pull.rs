@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::cluster::view::View;
 use crate::coordinator::Coordinator;
+use crate::dynamo::arrival::Way;
 use crate::dynamo::exchange::{Answer, Compared, Told, fingerprint};
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::frontier::Frontier;
@@ -80,6 +81,8 @@ pub(super) enum Pulled {
 pub(super) struct Reach<'a> {
     pub(super) coordinator: &'a Coordinator,
     pub(super) view: &'a View,
+    /// How what is merged is said to have come.
+    pub(super) way: Way,
 }
 
 impl Pull {
@@ -336,7 +339,7 @@ impl Reach<'_> {
         address: Address,
         object: EncodedObject,
     ) -> Result<bool, RequestError> {
-        let merge = Merge::of_hint(address.clone(), object);
+        let merge = Merge::repair(self.way, address.clone(), object);
         match merge_patiently(self.shards(), merge).await {
             Err(RequestError::Damaged { .. }) => {
                 self.mend(&address);

@@ -19,6 +19,7 @@ use super::rounds::Pace;
 use super::{Step, Worker};
 use crate::cluster::view::View;
 use crate::coordinator::Coordinator;
+use crate::dynamo::arrival::Way;
 use crate::dynamo::key::VnodeId;
 use crate::dynamo::ttl::purged_until_ms;
 use crate::env::Env;
@@ -60,7 +61,7 @@ impl PurgeParts {
         let coordinator = &*self.coordinator;
         let Some(view) = coordinator.cluster().view() else { return Ok(()) };
         loop {
-            let owned = (Reach { coordinator, view: &view }).owned();
+            let owned = (Reach { coordinator, view: &view, way: Way::default() }).owned();
             let due = owned.into_iter().filter_map(|vnode| self.due(&view, vnode)).collect();
             let purge = coordinator.shards().purge(due, deadline());
             let purged = PACE.keep(&self.env, purge).await?;

@@ -26,6 +26,7 @@ use super::pull::{Pull, Pulled, Reach};
 use super::{Step, Worker};
 use crate::cluster::view::View;
 use crate::coordinator::Coordinator;
+use crate::dynamo::arrival::Way;
 use crate::dynamo::key::{NodeId, VnodeId};
 use crate::dynamo::standing::unheard;
 use crate::env::Env;
@@ -166,7 +167,7 @@ impl Refill {
 
     /// One page of what the owner holds; none when it has told all.
     async fn advance(&mut self, view: &View, mut pull: Pull) -> Result<Option<Pull>, RequestError> {
-        let reach = Reach { coordinator: &self.parts.coordinator, view };
+        let reach = Reach { coordinator: &self.parts.coordinator, view, way: Way::Rebuild };
         let objects = match pull.step(&reach).await? {
             Pulled::All => return self.told_all(view, pull).await.map(|()| None),
             Pulled::Page { objects, .. } => objects,

@@ -23,6 +23,7 @@ use super::pull::{Reach, deadline};
 use super::rounds::{Pace, Rounds};
 use super::{Step, Worker};
 use crate::coordinator::Coordinator;
+use crate::dynamo::arrival::Way;
 use crate::dynamo::key::VnodeId;
 use crate::dynamo::merkle::Leaf;
 use crate::env::Env;
@@ -66,7 +67,7 @@ impl ScrubParts {
         let coordinator = &*self.coordinator;
         let Some(view) = coordinator.cluster().view() else { return Ok(()) };
         let mut failed = None;
-        for vnode in (Reach { coordinator, view: &view }).owned() {
+        for vnode in (Reach { coordinator, view: &view, way: Way::default() }).owned() {
             if let Err(error) = self.partition(vnode).await {
                 failed.get_or_insert(error);
             }

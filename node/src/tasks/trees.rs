@@ -31,6 +31,7 @@ use super::pull::{Reach, deadline};
 use super::rounds::{Pace, Rounds};
 use super::{Step, Worker};
 use crate::coordinator::Coordinator;
+use crate::dynamo::arrival::Way;
 use crate::dynamo::key::{Key, NamespaceId, NodeId, VnodeId};
 use crate::dynamo::merkle::{Children, Descent, Leaf, Listing, Node, Place, Summary, differing};
 use crate::dynamo::standing::Standing;
@@ -89,7 +90,7 @@ impl CompareTreesParts {
     async fn round(&self) -> Result<(), RequestError> {
         let coordinator = &*self.coordinator;
         let Some(view) = coordinator.cluster().view() else { return Ok(()) };
-        let reach = Reach { coordinator, view: &view };
+        let reach = Reach { coordinator, view: &view, way: Way::Trees };
         let believed = |vnode: &VnodeId| coordinator.standings().of(*vnode) == Standing::Good;
         let mut failed = None;
         for (owner, vnodes) in reach.shared() {

@@ -47,6 +47,11 @@ impl ExchangeMetrics {
         self.missing.set(i64::try_from(missing).unwrap_or(i64::MAX));
     }
 
+    /// How many writes were missing in the last round.
+    pub fn missing(&self) -> u64 {
+        u64::try_from(self.missing.get()).unwrap_or(0)
+    }
+
     /// Counts objects that were fetched.
     pub fn fetched(&self, objects: u64, bytes: u64) {
         self.objects.inc_by(objects);

@@ -26,6 +26,7 @@ use super::expiry::ExpiryMetrics;
 use super::handoff::HandoffMetrics;
 use super::hints::HintMetrics;
 use super::limits::LimitMetrics;
+use super::staleness::StalenessMetrics;
 use super::tls::TlsMetrics;
 use super::trees::TreeMetrics;
 use crate::error::RequestError;
@@ -218,6 +219,7 @@ pub struct Metrics {
     exchange: ExchangeMetrics,
     trees: TreeMetrics,
     expiry: ExpiryMetrics,
+    staleness: StalenessMetrics,
     hints: HintMetrics,
     single: Single,
     tls: TlsMetrics,
@@ -363,6 +365,7 @@ impl Metrics {
         let exchange = ExchangeMetrics::register(&mut registry);
         let trees = TreeMetrics::register(&mut registry);
         let expiry = ExpiryMetrics::register(&mut registry);
+        let staleness = StalenessMetrics::register(&mut registry);
         let hints = HintMetrics::register(&mut registry);
         let single = Single::register(&mut registry);
         let tls = TlsMetrics::register(&mut registry);
@@ -383,6 +386,7 @@ impl Metrics {
             exchange,
             trees,
             expiry,
+            staleness,
             hints,
             single,
             tls,
@@ -430,6 +434,11 @@ impl Metrics {
     /// Values that expire.
     pub fn expiry(&self) -> &ExpiryMetrics {
         &self.expiry
+    }
+
+    /// How old writes were when they came.
+    pub fn staleness(&self) -> &StalenessMetrics {
+        &self.staleness
     }
 
     /// What trees of hashes told.

@@ -11,6 +11,7 @@ use rand_core::Rng;
 
 use super::turn::Turn;
 use super::{Address, Merge, Write, Written};
+use crate::dynamo::arrival::{Arrival, newest_news};
 use crate::dynamo::clock::{Actor, Dot, Hlc, VersionVector};
 use crate::dynamo::context::Context;
 use crate::dynamo::encoding::DecodeError;
@@ -301,12 +302,14 @@ impl Objects {
         let stored = merge.address.stored();
         let mut object = match self.object_to_change(turn, &merge.address, &stored, beside) {
             Err(RequestError::Damaged { .. }) if merge.mend => {
+                self.note_arrival(turn, merge, newest_news(&Object::default(), &received));
                 self.mend(turn, stored, &received, beside)?;
                 return Ok((received, true));
             }
             found => found?,
         };
         let before = beside.before(&stored, &object);
+        self.note_arrival(turn, merge, newest_news(&object, &received));
         let known = merge.operation.is_some_and(|(_, dot, _)| object.version().covers(dot));
         if planted!("repair_replaces_instead_of_merging") && merge.operation.is_none() {
             object = Object::default();
@@ -340,6 +343,15 @@ impl Objects {
             beside.lied(turn);
         }
         object.merge(received)
+    }
+
+    /// Writes came that were not here, of which the newest was made at this time. What a fallback keeps has
+    /// come nowhere yet.
+    fn note_arrival(&self, turn: &mut Turn<'_>, merge: &Merge, newest_ms: Option<u64>) {
+        let Some(newest_ms) = newest_ms.filter(|_| self.space == Space::Objects) else { return };
+        let (namespace, way) = (merge.address.namespace, merge.way);
+        let age_ms = turn.admitting.now_ms.saturating_sub(newest_ms);
+        turn.arrivals.push(Arrival { namespace, way, age_ms });
     }
 
     /// Whether another's object names a write of this vnode's actor that was never made, which this

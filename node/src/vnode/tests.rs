@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::clocks::Trust;
+use crate::dynamo::arrival::Way;
 use crate::dynamo::clock::Actor;
 use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::decode_recorded;
@@ -124,6 +125,7 @@ impl Store {
             trust: self.trust,
             future: 0,
             lies: 0,
+            arrivals: Vec::new(),
             hash_key: &self.key,
             queues: &self.queues,
             hinted: Hinted::default(),
@@ -300,6 +302,7 @@ fn a_merge_records_the_operation_and_adds_only_this_keys_dots() {
         clock_ms: 0,
         wait_ms: 0,
         mend: false,
+        way: Way::Write,
     };
     home.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
     assert!(home.vnode.frontier().contains(second.dot));
@@ -369,6 +372,7 @@ fn only_a_mend_replaces_a_damaged_record() {
         clock_ms: 0,
         wait_ms: 0,
         mend: false,
+        way: Way::Write,
     };
     let refused = store.turn(|vnode, turn| vnode.merge(turn, merge.clone())).unwrap_err();
     assert_eq!(refused.kind(), "damaged", "it may hold less than what was acknowledged here");
@@ -391,6 +395,7 @@ fn only_a_mend_replaces_a_damaged_record() {
         clock_ms: 0,
         wait_ms: 0,
         mend: true,
+        way: Way::Write,
     };
     store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
     assert_eq!(store.mended, Mended { mended: 0, lost: 1 }, "never without a count");
@@ -426,6 +431,7 @@ fn a_malformed_object_of_a_peer_stages_nothing() {
         clock_ms: 0,
         wait_ms: 0,
         mend: false,
+        way: Way::Write,
     };
     let refused = store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap_err();
     assert_eq!(refused.kind(), "invalid");
@@ -448,6 +454,7 @@ fn an_object_that_names_writes_which_were_never_made_is_refused() {
         clock_ms: 0,
         wait_ms: 0,
         mend: false,
+        way: Way::Write,
     };
     let refused = store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap_err();
     assert_eq!(refused.kind(), "invalid", "{refused}");
@@ -504,6 +511,7 @@ fn a_retry_of_a_write_that_rot_took_is_not_acknowledged_again() {
         clock_ms: 0,
         wait_ms: 0,
         mend: true,
+        way: Way::Write,
     };
     store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
     let retry = store.write(put(1, 1, Context::default())).unwrap_err();

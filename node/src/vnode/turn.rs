@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use super::queues::{HintQueues, Hinted};
 use super::tree::HashKey;
 use crate::clocks::Trust;
+use crate::dynamo::arrival::Arrival;
 use crate::dynamo::clock::Hlc;
 use crate::dynamo::format::encode_recorded;
 use crate::dynamo::object::Object;
@@ -46,6 +47,8 @@ pub struct Turn<'a> {
     pub future: u64,
     /// How many frontiers were found to vouch for what is not there.
     pub lies: u64,
+    /// What came to this node as an owner.
+    pub arrivals: Vec<Arrival>,
     /// Under which objects are hashed.
     pub hash_key: &'a HashKey,
     /// The queues of hints, of all shards.

@@ -67,3 +67,36 @@ fn a_node_that_nobody_keeps_hints_for_catches_up_by_itself() {
     let bytes = metric(node, "quorate_exchange_objects_bytes_total").expect("it fetched some");
     println!("{bytes} bytes for {ROWS} objects");
 }
+
+#[test]
+fn how_stale_nodes_are_is_told() {
+    let mut cluster = without_hints();
+    cluster.node(3).kill();
+    import(&cluster, "new");
+    cluster.node(3).start();
+    cluster.wait_ready();
+    let row = |way: &str| {
+        let json = cluster.cli().json("cluster staleness");
+        let member = json["members"].as_array()?.iter().find(|m| m["name"] == "node-3")?.clone();
+        let arrivals = member["arrivals"].as_array()?.clone();
+        let found =
+            arrivals.into_iter().find(|row| row["way"] == way && row["namespace"] == "things");
+        found.map(|row| (member, row))
+    };
+    let (member, row) = until("all came by exchange", || {
+        row("exchange").filter(|(member, row)| {
+            row["count"].as_u64() >= Some(ROWS as u64) && member["missing_writes"] == 0
+        })
+    });
+    assert_eq!(
+        (&member["missing_for_ms"], &member["error"]),
+        (&0.into(), &serde_json::Value::Null)
+    );
+    let [p50, p99, max] = ["p50_ms", "p99_ms", "max_ms"].map(|name| row[name].as_u64().unwrap());
+    assert!(0 < p50 && p50 <= p99 && p99 <= max, "{row}");
+    cluster.node(2).kill();
+    let text = cluster.cli().line("cluster staleness").ok().text();
+    for part in ["MISSING WRITES", "exchange", "node-2: "] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+}

@@ -27,7 +27,7 @@ const MODULES: [(&str, &[&str]); 29] = [
     ("transport", &["dynamo", "error", "limits", "trace"]),
     // What an operator chooses and sees.
     ("config", &["storage"]),
-    ("telemetry", &["config", "error"]),
+    ("telemetry", &["config", "dynamo", "error"]),
     ("http", &["telemetry"]),
     // Who is there.
     ("liveness", &["dynamo"]),

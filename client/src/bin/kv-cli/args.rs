@@ -736,6 +736,13 @@ pub(crate) enum ClusterCommand {
     /// Show the members: which are alive, who votes, and which of them answer
     Status,
     Ring(RingArgs),
+    /// Show what each member lacks that others have seen, and how old writes were when they came to it
+    #[command(
+        after_help = "A write is as old as the time since its coordinator made it, by the clocks of the \
+        two. Ages are of what came since the member was started; P50 and P99 are rounded up to a power of \
+        two of a millisecond."
+    )]
+    Staleness,
 }
 
 /// Show each node's share of the keys, or which nodes own one key

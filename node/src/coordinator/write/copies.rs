@@ -14,6 +14,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::coordinator::{Coordinator, cause_of, cause_of_error};
+use crate::dynamo::arrival::Way;
 use crate::dynamo::key::NodeId;
 use crate::dynamo::quorum::{Cause, Failure, Verdict};
 use crate::dynamo::write::{Effect, StandIn, WriteOp};
@@ -205,7 +206,7 @@ pub(super) fn hint_of(address: &Address, replicate: Replicate) -> (Merge, NodeId
     let Replicate { object, operation, clock_ms, hint_for, .. } = replicate;
     let (address, wait_ms, mend) = (address.clone(), 0, false);
     let owner = hint_for.expect("a hint is for an owner");
-    (Merge { address, object, operation, clock_ms, wait_ms, mend }, owner)
+    (Merge { address, object, operation, clock_ms, wait_ms, mend, way: Way::Write }, owner)
 }
 
 /// Why the node is among those that are away, if it is.

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::Coordinator;
 use crate::coordinator::resolve::{Asking, who_may_know};
 use crate::coordinator::{Target, remaining};
+use crate::dynamo::arrival::Way;
 use crate::dynamo::clock::Dot;
 use crate::dynamo::format::EncodedObject;
 use crate::dynamo::key::NodeId;
@@ -246,7 +247,15 @@ impl Coordinator {
         let address = target.address.clone();
         let Done { dot, clock_ms, payload } = done;
         let operation = Some((operation, dot, payload));
-        let merge = Merge { address, object, operation, clock_ms, wait_ms: 0, mend: false };
+        let merge = Merge {
+            address,
+            object,
+            operation,
+            clock_ms,
+            wait_ms: 0,
+            mend: false,
+            way: Way::Write,
+        };
         let owners = target.preference()?.owners();
         if owners.contains(&self.node) {
             return self.shards.merge(merge, false, deadline).await;

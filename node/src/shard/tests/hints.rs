@@ -11,7 +11,15 @@ const C: NodeId = NodeId(3);
 
 fn merge(key: &str, namespace: u64, object: EncodedObject) -> Merge {
     let address = address(namespace, key);
-    Merge { address, object, operation: None, clock_ms: 0, wait_ms: 0, mend: false }
+    Merge {
+        address,
+        object,
+        operation: None,
+        clock_ms: 0,
+        wait_ms: 0,
+        mend: false,
+        way: Way::Write,
+    }
 }
 
 /// A key of another partition, which is another shard's.

@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use super::super::{Address, HintQueues, Hinted, Mended, Merge, Turn, Write};
 use super::*;
 use crate::clocks::Trust;
+use crate::dynamo::arrival::Way;
 use crate::dynamo::clock::{Actor, Dot, Hlc};
 use crate::dynamo::context::Context;
 use crate::dynamo::key::{Key, NamespaceId, PartitionId};
@@ -98,6 +99,7 @@ impl Store {
             trust: Trust::Right,
             future: 0,
             lies: 0,
+            arrivals: Vec::new(),
             hash_key: &HashKey::default(),
             queues: &self.queues,
             hinted: Hinted::default(),
@@ -135,6 +137,7 @@ impl Store {
             clock_ms: 0,
             wait_ms: 0,
             mend: false,
+            way: Way::Write,
         };
         self.turn(|vnode, turn| vnode.merge(turn, merge, target))
     }

@@ -104,6 +104,7 @@ fn what_an_id_wrote_is_known_where_it_was_merged() {
         clock_ms: 0,
         wait_ms: 0,
         mend: false,
+        way: Way::Write,
     };
     home.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
     let other = Write { change: Change::Delete, ..put(1, 1, Context::default()) };

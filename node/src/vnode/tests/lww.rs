@@ -31,6 +31,7 @@ fn replicated(sequence: u64, written: &Written) -> Merge {
         clock_ms: written.clock_ms,
         wait_ms: 0,
         mend: false,
+        way: Way::Write,
     }
 }
 
@@ -247,6 +248,7 @@ fn the_end_of_time_is_an_error_and_no_panic() {
         clock_ms: 0,
         wait_ms: 0,
         mend: false,
+        way: Way::Write,
     };
     store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap();
     let refused = store.write(last(1, 1, Context::default())).unwrap_err();
@@ -336,8 +338,15 @@ fn a_peers_object_of_the_other_kind_is_refused_and_changes_nothing() {
             let held = held.unwrap().object.decode(home.conflict).unwrap();
             let (object, operation) =
                 (foreign.clone(), Some((operation(4), dot(), PayloadHash(0))));
-            let merge =
-                Merge { address: home.clone(), object, operation, clock_ms: 0, wait_ms: 0, mend };
+            let merge = Merge {
+                address: home.clone(),
+                object,
+                operation,
+                clock_ms: 0,
+                wait_ms: 0,
+                mend,
+                way: Way::Write,
+            };
             let refused = store.turn(|vnode, turn| vnode.merge(turn, merge)).unwrap_err();
             assert_eq!(refused.kind(), "invalid");
             assert!(refused.to_string().contains("conflict rule"), "{refused}");
@@ -375,6 +384,7 @@ fn a_record_of_the_other_kind_is_damaged() {
             clock_ms: 0,
             wait_ms: 0,
             mend: false,
+            way: Way::Write,
         };
         let refused = store.turn(|vnode, turn| vnode.merge(turn, merge.clone())).unwrap_err();
         assert_eq!(refused.kind(), "damaged", "no repair replaces it");

@@ -1,6 +1,7 @@
-//! `cluster status` and `cluster ring`: who is there, and who holds what.
+//! `cluster status`, `cluster ring` and `cluster staleness`: who is there, who holds what, and who lacks what.
 
 mod ring;
+mod staleness;
 
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub(super) async fn run(session: &Session, command: ClusterCommand) -> Result<Ex
     match command {
         ClusterCommand::Status => status(session, &topology).await?,
         ClusterCommand::Ring(args) => ring::run(session.output, &topology, args)?,
+        ClusterCommand::Staleness => staleness::run(session, &topology).await?,
     }
     Ok(Exit::Done)
 }
@@ -151,17 +153,29 @@ fn seen(name: &str, topology: &Topology) -> Option<SeenJson> {
     })
 }
 
+/// How long a member is waited for that is asked itself.
+fn patience(session: &Session, member: &Member) -> Duration {
+    let there = !matches!(member.state, Some(MemberState::Suspect | MemberState::Down));
+    if there { PROBE_MAX } else { PROBE_AWAY }.min(session.timeout)
+}
+
+/// What was told within that time, or why nothing was.
+async fn asked_within<T>(
+    limit: Duration,
+    asked: impl Future<Output = Result<T, quorate_client::Error>>,
+) -> (Option<T>, Option<String>) {
+    match tokio::time::timeout(limit, asked).await {
+        Ok(Ok(told)) => (Some(told), None),
+        Ok(Err(error)) => (None, Some(error.to_string())),
+        Err(_) => (None, Some(format!("no answer within {} ms", limit.as_millis()))),
+    }
+}
+
 /// Asks a member itself, and what it knows. One that does not answer is a row of the table, not an
 /// error.
 async fn probe<'a>(session: &Session, member: &'a Member) -> (MemberJson<'a>, Option<Topology>) {
-    let there = !matches!(member.state, Some(MemberState::Suspect | MemberState::Down));
-    let limit = if there { PROBE_MAX } else { PROBE_AWAY }.min(session.timeout);
-    let asked = tokio::time::timeout(limit, session.client.describe_from(&member.name)).await;
-    let (topology, error) = match asked {
-        Ok(Ok(topology)) => (Some(topology), None),
-        Ok(Err(error)) => (None, Some(error.to_string())),
-        Err(_) => (None, Some(format!("no answer within {} ms", limit.as_millis()))),
-    };
+    let asked = session.client.describe_from(&member.name);
+    let (topology, error) = asked_within(patience(session, member), asked).await;
     let version = topology.as_ref().map(|topology| topology.version);
     let votes = topology.as_ref().and_then(|topology| topology.vote);
     let json = MemberJson {
@@ -319,8 +333,7 @@ fn catching_up_text(name: &str, told: &CatchingUpJson) -> String {
     };
     let CatchingUpJson { vnodes, left, why, .. } = told;
     format!(
-        "{name}: it was started again, and does not count in quorums of {left} of its {vnodes} partitions \
-         yet: {why}{waits}"
+        "{name}: it does not count in quorums of {left} of its {vnodes} partitions yet: {why}{waits}"
     )
 }
 
