@@ -18,7 +18,7 @@ use quorate_node::error::WriteError;
 use quorate_node::storage::record;
 use quorate_node::transport::WriteResult;
 use quorate_tests::sim::story::story;
-use quorate_tests::sim::{SimCluster, SimSize, strict};
+use quorate_tests::sim::{SimCluster, SimSize, node, strict};
 use tokio::time::sleep;
 
 const NODES: usize = 3;
@@ -41,10 +41,14 @@ fn key(number: u64) -> Key {
 
 impl Scene {
     async fn new(rule: Conflict) -> Result<Self> {
+        Self::of(NODES, NewNamespace { conflict: rule, ..strict("things") }).await
+    }
+
+    async fn of(nodes: usize, namespace: NewNamespace) -> Result<Self> {
+        let rule = namespace.conflict;
         let every = Duration::from_secs(3);
         let size = SimSize { trees_every: every, scrub_every: every, ..SimSize::default() };
-        let cluster = SimCluster::sized(NODES, 1, size).await?;
-        let namespace = NewNamespace { conflict: rule, ..strict("things") };
+        let cluster = SimCluster::sized(nodes, 1, size).await?;
         cluster.create_namespace(namespace).await?;
         // Clocks were compared by then.
         sleep(Duration::from_secs(2)).await;
@@ -93,6 +97,13 @@ impl Scene {
     fn holders(&self, number: u64) -> usize {
         let holds = |at: &usize| self.held(*at, number).is_some_and(|object| !object.is_empty());
         (0..NODES).filter(holds).count()
+    }
+
+    fn owners(&self, number: u64) -> Vec<usize> {
+        let view = self.cluster.view().unwrap();
+        let vnode = view.vnode(view.namespace_named("things").unwrap(), &key(number));
+        let owners = view.preference(vnode).unwrap().owners().to_vec();
+        (0..5).filter(|&at| owners.contains(&node(at))).collect()
     }
 
     fn are_alike(&self, number: u64) -> bool {
@@ -225,6 +236,46 @@ fn sim_a_hint_extends_no_deadline_and_brings_nothing_back() -> Result<()> {
             }
             assert_eq!((scene.holders(1), scene.are_alike(1)), (0, true));
             assert_eq!(deadline_ms(&scene.held(2, 2).unwrap()), longer);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Whoever is asked: an owner, one that is none, or one that stands in while all owners are away.
+#[test]
+fn sim_any_node_lets_a_value_expire() -> Result<()> {
+    for conflict in RULES {
+        story(async {
+            let namespace = NewNamespace { conflict, ..NewNamespace::named("things") };
+            let mut scene = Scene::of(5, namespace).await?;
+            let at = |at: usize| at % 5;
+            for number in 0..10 {
+                let (first, then) = (at(number), at(number + 1));
+                scene.put(first, number as u64, 600 * SECOND_MS).await.unwrap();
+                scene.write(then, number as u64, Change::Expire(Ttl::Never)).await.unwrap();
+                scene.write(first, number as u64, Change::Expire(after(SECOND_MS))).await.unwrap();
+            }
+            sleep(PURGED).await;
+            let none =
+                |number| (0..5).all(|at| scene.held(at, number).is_none_or(|o| o.is_empty()));
+            assert!((0..10).all(none));
+
+            let owners = scene.owners(77);
+            let others: Vec<usize> = (0..5).filter(|at| !owners.contains(at)).collect();
+            owners.iter().for_each(|&owner| scene.cluster.kill(owner));
+            sleep(PURGED).await;
+            scene.put(others[0], 77, SECOND_MS * 60).await.unwrap();
+            let gone = scene.write(others[0], 78, Change::Expire(Ttl::Never)).await;
+            assert!(gone.is_err(), "{gone:?}: nobody can tell, or there is nothing");
+            for &owner in &owners {
+                scene.cluster.restart(owner)?;
+            }
+            sleep(PURGED).await;
+            scene.write(others[1], 77, Change::Expire(Ttl::Never)).await.unwrap();
+            sleep(5 * PURGED).await;
+            let holds = |at: &usize| scene.held(*at, 77).is_some_and(|object| !object.is_empty());
+            assert_eq!(owners.iter().filter(|at| holds(at)).count(), 3);
             Ok(())
         })?;
     }
