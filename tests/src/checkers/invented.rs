@@ -1,7 +1,7 @@
 //! I2: a value that shows was written to that key, and its write was not refused.
 
 use super::Violation;
-use super::index::{Index, Key, Name, OfKey, Source};
+use super::index::{Index, Key, Name, OfKey, Source, Written};
 use crate::history::{Held, Moment, Operation, Outcome};
 
 pub(super) fn check(index: &Index<'_>) -> Vec<Violation> {
@@ -55,7 +55,8 @@ fn judge(
     Some(Violation { invariant: "I2", text, operations })
 }
 
-/// A last write that deleted must be somebody's too: a delete whose dot is known or may be this.
+/// A last write that deleted must be somebody's too: a delete whose dot is known or may be this, which is so
+/// too of each copy but the last of one that was run several times.
 fn deleted_by_nobody(
     key: Key<'_>,
     of: &OfKey<'_>,
@@ -63,7 +64,8 @@ fn deleted_by_nobody(
     source: Source<'_>,
 ) -> Option<Violation> {
     let (_, dot) = held.last.filter(|_| held.values.is_empty())?;
-    let unknown = || of.writes.iter().any(|write| write.value.is_none() && write.dot.is_none());
+    let has_others = |write: &Written<'_>| write.dot.is_none() || write.copies;
+    let unknown = || of.writes.iter().any(|write| write.value.is_none() && has_others(write));
     // If the dot is a value's, `dots` objects.
     if of.by_dot.contains_key(&dot) || unknown() {
         return None;
@@ -76,6 +78,7 @@ fn deleted_by_nobody(
 mod tests {
     use super::super::testing::{Story, assert_accepts, assert_finds};
     use super::*;
+    use crate::history::Action;
 
     #[test]
     fn what_shows_was_written_there() {
@@ -135,5 +138,12 @@ mod tests {
         assert_accepts(&deleted);
         story.holds(1, "k", "a1 b1", "").last(8, "b1");
         assert_finds(check, &story, "which nobody did");
+        // The same, if a delete that is known by another dot may have been done twice.
+        story.delete("k", "", "c1");
+        assert_finds(check, &story, "which nobody did");
+        let delete = story.history.operations.last_mut().unwrap();
+        let Action::Write { copies, .. } = &mut delete.action else { unreachable!() };
+        *copies = true;
+        assert_accepts(&story);
     }
 }
