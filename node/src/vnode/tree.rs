@@ -3,8 +3,8 @@
 //! ```text
 //!   a write:    leaf += hash of the new values - hash of the old ones
 //!               a key's first one: its name is kept beside the leaf, so that a leaf can be counted anew
-//!   in memory   the sums of all leaves, 64 KiB: read once an opening, then kept in step, so that a write reads
-//!               no leaf
+//!   in memory   the sums of all leaves, 64 KiB: read once an opening, some with each of the first writes, then
+//!               kept in step, so that a write reads no leaf
 //! ```
 //!
 //! So after a crash leaves and objects agree, since either is there or neither, and nobody ever goes through
@@ -165,6 +165,13 @@ impl Tree {
     ) -> Result<(), RequestError> {
         self.prepared = None;
         let Some(place) = self.place(stored) else { return Ok(()) };
+        if self.rebuild.is_none() {
+            // Reading some leaves now spares the next writes a look at theirs.
+            self.count(staged)?;
+            if self.rebuild.is_some() {
+                return Ok(());
+            }
+        }
         match self.leaf(staged, place.leaf())? {
             Some(sum) => self.prepared = Some((place.leaf(), sum)),
             None => self.doubt(),
@@ -404,7 +411,7 @@ impl Tree {
         }
         let (mut batch, mut lost) = (Batch::new(), false);
         match self.rebuild.clone() {
-            None => self.count(engine)?,
+            None => self.count(&Staged { engine, batch: &mut batch })?,
             Some(Rebuild::Clear) => lost = self.clear(engine, &mut batch)?,
             Some(Rebuild::Count(until)) => self.go_through(engine, &mut batch, until)?,
         }
@@ -412,13 +419,14 @@ impl Tree {
         Ok((batch, lost))
     }
 
-    fn count(&mut self, engine: &dyn Engine) -> Result<(), RequestError> {
+    /// Some more leaves are known, as the batch leaves them.
+    fn count(&mut self, staged: &Staged<'_>) -> Result<(), RequestError> {
         let first = self.sums.len() as u16;
         let count = COUNTED_AT_ONCE.min(LEAVES - first);
         if count == 0 {
             return Ok(());
         }
-        let read = self.read_sums(engine, Leaf(first), count)?;
+        let read = self.read_sums(staged.engine, Leaf(first), count)?;
         self.sums.reserve_exact(usize::from(LEAVES - first));
         self.sums.resize(usize::from(first + count), Sum::default());
         for (leaf, sum) in read {
@@ -427,6 +435,15 @@ impl Tree {
                 return Ok(());
             };
             self.sums[usize::from(leaf.0)] = sum;
+        }
+        let changed = staged.batch.iter().filter(|(space, ..)| *space == Space::Trees);
+        for (_, key, value) in changed {
+            let leaf = record::leaf_of(key).filter(|_| record::vnode_of(key) == Some(self.id));
+            let Some(leaf) = leaf.filter(|leaf| (first..first + count).contains(&leaf.0)) else {
+                continue;
+            };
+            let sum = value.map_or(Some(Sum::default()), |sealed| decode_sum(key, sealed));
+            self.sums[usize::from(leaf.0)] = sum.expect("it was staged here");
         }
         Ok(())
     }

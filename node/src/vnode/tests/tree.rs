@@ -237,6 +237,24 @@ fn a_tree_is_found_as_it_was_left_and_read_some_leaves_at_a_time() {
     store.tree_is_what_the_records_come_to();
 }
 
+/// Each write reads some more leaves, among which are those that writes before it have changed, and that are
+/// not in the engine yet.
+#[test]
+fn leaves_that_are_read_in_the_turn_that_changes_them_are_as_the_turn_leaves_them() {
+    let mut store = Store::new(1);
+    for key in 0..50 {
+        store.write(put(key, key.into(), Context::default())).unwrap();
+    }
+    let mut store = Store::open(store.engine.kill(), store.rng);
+    let contexts: Vec<Context> = (0..50).map(|key| Context::of_read(&store.read(key))).collect();
+    store.turn(|vnode, turn| {
+        for (key, context) in (0..50).zip(contexts) {
+            vnode.write(turn, put(key, 100 + u64::from(key), context)).unwrap();
+        }
+    });
+    store.tree_is_what_the_records_come_to();
+}
+
 #[test]
 fn what_was_lost_without_a_trace_is_noticed_when_its_leaf_is_read() {
     let mut store = Store::new(1);
@@ -382,6 +400,7 @@ fn leaves_that_have_objects_are_found_some_at_a_time() {
     for key in 0..200 {
         store.write(put(key, key.into(), Context::default())).unwrap();
     }
+    let mut store = Store::open(store.engine.kill(), store.rng);
     assert_eq!(store.vnode.occupied(&store.engine, Leaf(0), LEAVES).unwrap(), None, "not yet");
     while !store.ready_tree() {}
     let leaves: BTreeSet<Leaf> =
