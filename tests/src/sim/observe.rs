@@ -165,11 +165,12 @@ impl SimCluster {
         };
         let mut keeps = [false; 2];
         for engine in std::iter::once(engine).chain(twin) {
-            let visible = [&row, &stored].map(|key| engine.get(Space::Hints, key).ok());
+            let [owed, kept] = [&row, &stored].map(|key| engine.get(Space::Hints, key).ok());
+            keeps[0] |= covers([owed?, kept?])?;
+            // What is damaged there may have been replaced since.
             let durable = [&row, &stored].map(|key| engine.get_durable(Space::Hints, key).ok());
-            for (keeps, [owed, kept]) in keeps.iter_mut().zip([visible, durable]) {
-                *keeps |= covers([owed?, kept?])?;
-            }
+            let [owed, kept] = durable.map(Option::flatten);
+            keeps[1] |= covers([owed, kept]).unwrap_or(false);
         }
         Some(keeps)
     }
